@@ -1,0 +1,89 @@
+"""What every main() shares: how it logs, and how an exception becomes one line and an exit code.
+
+Exit codes: 0 done; 2 the operator can mend it; 75 (EX_TEMPFAIL) the same command may work later; 1 a bug of ours, with
+its traceback.
+"""
+
+import argparse
+import errno
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NoReturn, TypeVar
+
+from tqdm import tqdm
+
+EXIT_USER = 2
+EXIT_TRANSIENT = 75
+LOG_PERIOD_S = 10.0
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class UserError(Exception):
+    """Something the operator can mend; its text is one line: what is wrong: which thing, which value; what to do."""
+
+
+class TransientError(Exception):
+    """A cause outside the program that may pass: the same command may work later."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are one line on stderr, like every other complaint of ours."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError instead of printing the usage and leaving."""
+        raise UserError(f"command line: {message}; see {self.prog} --help")
+
+
+def progress(items: Iterable[T], total: int, label: str, unit: str = "it") -> Iterator[T]:
+    """Yield `items` while showing rate and ETA: a bar on a terminal, a line about every ten seconds in a log."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, total=total, desc=label, unit=unit, dynamic_ncols=True)
+        return
+    start = last = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - last >= LOG_PERIOD_S:
+            rate = done / (now - start)
+            left_s = (total - done) / rate
+            log.info("%s: %d of %d, %.1f %s/s, about %.0f s left", label, done, total, rate, unit, left_s)
+            last = now
+
+
+def set_up_logging(level: int = logging.INFO) -> None:
+    """One format for the whole pipeline, on stderr, so that stdout stays for results."""
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", force=True)
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an exception, or its type when it has none, without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
+    """Call `main`, turn what it raises into an exit code, and leave the process.
+
+    A traceback is printed for our own bugs only.
+    """
+    set_up_logging()
+    try:
+        code = main(None)
+    except UserError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        code = EXIT_USER
+    except TransientError as error:
+        print(f"error (may pass; run the same command again): {one_line(error)}", file=sys.stderr)
+        code = EXIT_TRANSIENT
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        code = 130
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"error: disk full: {error.filename or 'a write'} failed; free some space and run again", file=sys.stderr)
+        code = EXIT_USER
+    sys.exit(code)

@@ -1,0 +1,147 @@
+"""Bytes in, whole files and folders out: under a final name stands either everything or nothing, whatever kills us.
+
+A file is written beside its name, flushed to disk and renamed. A folder is built as `.tmp-<name>-<pid>`, gets a
+`manifest.json` with the size and sha256 of each file last, and is renamed.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common.command import UserError
+
+MANIFEST = "manifest.json"
+CHUNK_BYTES = 1 << 20
+_TEMPORARY = re.compile(r"^\.tmp-(?P<name>.+)-(?P<pid>\d+)$|^\.(?P<file>.+)\.(?P<fpid>\d+)\.tmp$")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write `data` under `path` at once: readers see the old file or the new one, never a part."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; what was written there takes the name when the block ends well."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON; NaN is refused because JSON has none."""
+    write_file(path, (json.dumps(value, indent=4, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; raises UserError naming the file when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, manifest: bool = True) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path`, complete, when the block ends well, and vanishes when it does not.
+
+    An existing `path` is replaced: the caller has made sure that it may be.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(path.parent)
+    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if manifest:
+            write_json(temporary / MANIFEST, describe_folder(temporary))
+        for folder, _, names in os.walk(temporary, topdown=False):
+            for name in names:
+                sync(Path(folder, name))
+            sync(Path(folder))
+        _take_name(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def describe_folder(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return size and sha256 of every file below `folder`, by relative name, in sorted order."""
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return {n: {"bytes": (folder / n).stat().st_size, "sha256": sha256(folder / n)} for n in names if n != MANIFEST}
+
+
+def sha256(path: Path) -> str:
+    """Return the hex sha256 of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove temporaries in `folder` that a process which is gone has left behind."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = _TEMPORARY.match(path.name)
+        if match and not _is_alive(int(match["pid"] or match["fpid"])):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def require_free(folder: Path, needed_bytes: int, what: str) -> None:
+    """Raise UserError naming both figures when the disk that holds `folder` cannot take `needed_bytes` more."""
+    while not folder.exists():
+        folder = folder.parent
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
+        raise UserError(
+            f"disk too full for {what}: {folder} has {free_bytes:,} bytes free, {needed_bytes:,} are needed; "
+            "free some space or choose another folder"
+        )
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _take_name(temporary: Path, path: Path) -> None:
+    if path.exists():
+        # Two renames instead of one removal: at no moment is the old content half gone under the final name.
+        old = path.with_name(f".tmp-{path.name}.old-{os.getpid()}")
+        path.rename(old)
+        temporary.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        temporary.rename(path)
+    sync(path.parent)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
