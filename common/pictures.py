@@ -1,0 +1,48 @@
+"""JPEG, PNG or video bytes in, RGB pictures (height, width, 3) uint8 out."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from common.command import UserError, one_line
+
+Picture = npt.NDArray[np.uint8]
+
+
+def decode_picture(data: bytes) -> Picture:
+    """Decode a JPEG or PNG file to RGB (height, width, 3) uint8; raises UserError when it is damaged."""
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    if picture is None:
+        raise UserError(f"the picture ({len(data)} bytes) does not decode")
+    return picture  # type: ignore[return-value]
+
+
+def decode_video(path: Path, start_s: float, count: int, fps: int) -> Iterator[Picture]:
+    """Yield `count` frames of a video from time `start_s` on, in order, RGB (height, width, 3) uint8.
+
+    Frame i is the one shown at start_s + i / fps; a frame further off than 1e-4 s (LeRobot's tolerance) is an error.
+    """
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            container.seek(int(start_s / (stream.time_base or 1)), stream=stream)  # to the key frame at or before it
+            done = 0
+            for frame in container.decode(stream):
+                if frame.time < start_s - 1e-4:
+                    continue
+                if done == count:
+                    return
+                if abs(frame.time - (start_s + done / fps)) > 1e-4:
+                    raise UserError(
+                        f"{path}: the frame at {frame.time:.4f} s should be at {start_s + done / fps:.4f} s"
+                    )
+                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+                done += 1
+    except (av.FFmpegError, OSError) as error:
+        raise UserError(f"{path} cannot be decoded: {one_line(error)}") from error

@@ -1,0 +1,168 @@
+"""Joint angles and a target in, the camera's RGB picture of the cell out: a table, a red target disc and the arm.
+
+A pinhole camera stands in front of the arm and looks down at the workspace. Pictures are drawn larger and averaged
+down, so that they change smoothly, by less than a pixel, when the arm or the target moves a little.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from demo.arm import Array, origins
+
+Picture = npt.NDArray[np.uint8]
+Colour = tuple[int, int, int]
+
+HEIGHT_PX, WIDTH_PX = 64, 96
+WORKSPACE_X_M, WORKSPACE_Y_M = (-1.0, -0.55), (-0.3, 0.3)
+TARGET_RADIUS_M = 0.04
+
+CAMERA_EYE_M = np.array([-1.36, 0.0, 1.02])
+CAMERA_LOOK_AT_M = np.array([-0.775, 0.0, 0.03])
+CAMERA_FOV_DEG = 27.5  # from the top of the picture to its bottom
+NEAREST_M = 0.1  # what comes closer to the camera than this is not drawn
+
+OVERSAMPLING = 3
+SUBPIXEL_BITS = 4  # OpenCV takes coordinates as whole numbers of 1/2**bits pixels
+
+TABLE: Colour = (206, 202, 192)
+GRID: Colour = (190, 186, 176)
+GRID_M = 0.1
+TARGET: Colour = (226, 24, 34)
+TARGET_CENTRE: Colour = (255, 120, 120)
+METAL: Colour = (150, 158, 170)
+JOINT_CAP: Colour = (64, 128, 196)
+TOOL: Colour = (44, 50, 60)
+TIP: Colour = (40, 220, 70)
+SHADOW = 0.62  # the share of the light that is left below the arm
+
+
+class Link(NamedTuple):
+    """A straight piece of the arm between two DH frames, with its thickness."""
+
+    start: int
+    end: int
+    radius_m: float
+    colour: Colour
+
+
+LINKS = (
+    Link(0, 1, 0.075, METAL),
+    Link(1, 2, 0.060, METAL),
+    Link(2, 3, 0.045, METAL),
+    Link(3, 4, 0.036, METAL),
+    Link(4, 5, 0.036, JOINT_CAP),
+    Link(5, 6, 0.018, TOOL),
+)
+TIP_RADIUS_M = 0.017
+
+
+class Projected(NamedTuple):
+    """Points as the camera sees them: pixel coordinates (N, 2), depth (N,), and pixels per metre there (N,)."""
+
+    pixels: Array
+    depth_m: Array
+    px_per_m: Array
+
+
+def project(points_m: npt.ArrayLike, height_px: int = HEIGHT_PX, width_px: int = WIDTH_PX) -> Projected:
+    """Project points (N, 3) onto a picture of height_px x width_px; pixel (0, 0) is the top left pixel's corner."""
+    in_camera = (np.asarray(points_m, np.float64) - CAMERA_EYE_M) @ _camera_axes().T
+    depth_m = np.maximum(in_camera[:, 2], 1e-6)
+    px_per_m = height_px / 2 / np.tan(np.radians(CAMERA_FOV_DEG) / 2) / depth_m
+    pixels = in_camera[:, :2] * px_per_m[:, None] + (width_px / 2, height_px / 2)
+    return Projected(pixels, in_camera[:, 2], px_per_m)
+
+
+def render(
+    joints: npt.ArrayLike, target_xy_m: npt.ArrayLike, height_px: int = HEIGHT_PX, width_px: int = WIDTH_PX
+) -> Picture:
+    """Return the camera's picture, (height_px, width_px, 3) uint8 RGB, for angles (6,) and a target at xy (2,)."""
+    size = height_px * OVERSAMPLING, width_px * OVERSAMPLING
+    points = origins(joints)
+    canvas = _table(*size).copy()
+    _draw_target(canvas, np.asarray(target_xy_m, np.float64))
+    canvas = _with_shadow(canvas, points)
+    _draw_arm(canvas, points)
+    return np.asarray(cv2.resize(canvas, (width_px, height_px), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def target_pixels(picture: Picture) -> int:
+    """Count the pixels of an RGB picture (H, W, 3) that can only be the target's: nothing else in the cell is red."""
+    red, green, blue = np.moveaxis(picture.astype(np.int16), -1, 0)
+    return int(np.count_nonzero(red - np.maximum(green, blue) > 60))
+
+
+@cache
+def _camera_axes() -> Array:
+    """Return the camera's right, down and forward directions as the rows of a (3, 3) matrix."""
+    forward = CAMERA_LOOK_AT_M - CAMERA_EYE_M
+    forward /= np.linalg.norm(forward)
+    right = np.cross(forward, [0.0, 0.0, 1.0])
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(forward, right), forward])
+
+
+@cache
+def _table(height_px: int, width_px: int) -> Picture:
+    """Draw the empty table with a grid of GRID_M."""
+    canvas = np.full((height_px, width_px, 3), TABLE, np.uint8)
+    for line in np.arange(-2.0, 2.0, GRID_M):
+        for ends in ([(-1.3, line, 0), (0.5, line, 0)], [(line, -1, 0), (line, 1, 0)]):
+            if -1.3 <= line:
+                first, second = _fixed(project(ends, height_px, width_px).pixels)
+                cv2.line(canvas, first, second, GRID, 2, cv2.LINE_AA, SUBPIXEL_BITS)
+    return canvas
+
+
+def _draw_target(canvas: Picture, target_xy_m: Array) -> None:
+    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    circle = np.stack([np.cos(angle), np.sin(angle), np.zeros_like(angle)], axis=-1)
+    centre = np.append(target_xy_m, 0.0)
+    for radius_m, colour in ((TARGET_RADIUS_M, TARGET), (TARGET_RADIUS_M / 3, TARGET_CENTRE)):
+        outline = project(centre + radius_m * circle, *canvas.shape[:2]).pixels
+        cv2.fillConvexPoly(canvas, _fixed(outline), colour, cv2.LINE_AA, SUBPIXEL_BITS)
+
+
+def _with_shadow(canvas: Picture, points_m: Array) -> Picture:
+    """Darken what lies straight below the arm: with the tip it shows the tool's place over the table and its height."""
+    light = np.full(canvas.shape[:2], 255, np.uint8)
+    seen = project(points_m * (1, 1, 0), *canvas.shape[:2])
+    for link in LINKS:
+        _draw_capsule(light, seen, link, link.radius_m, (round(255 * SHADOW),))
+    return np.asarray(cv2.multiply(canvas, cv2.merge([light] * 3), scale=1 / 255), np.uint8)
+
+
+def _draw_arm(canvas: Picture, points_m: Array) -> None:
+    """Draw the links from the farthest to the nearest, each as a dark capsule with brighter ones within."""
+    seen = project(points_m, *canvas.shape[:2])
+    for link in sorted(LINKS, key=lambda k: -(seen.depth_m[k.start] + seen.depth_m[k.end])):
+        for width, brightness in ((1.0, 0.55), (0.82, 1.0), (0.35, 1.25)):
+            colour = tuple(min(255, round(channel * brightness)) for channel in link.colour)
+            _draw_capsule(canvas, seen, link, link.radius_m * width, colour)
+    tip = Link(6, 6, TIP_RADIUS_M, TIP)
+    _draw_capsule(canvas, seen, tip, tip.radius_m, tip.colour)
+
+
+def _draw_capsule(canvas: Picture, seen: Projected, link: Link, radius_m: float, colour: tuple[int, ...]) -> None:
+    """Fill the outline of a thick line whose ends are round; perspective makes the farther end thinner."""
+    ends = [link.start, link.end]
+    if seen.depth_m[ends].min() < NEAREST_M:
+        return
+    pixels, radii_px = seen.pixels[ends], seen.px_per_m[ends] * radius_m
+    for centre, radius in zip(_fixed(pixels), _fixed(radii_px), strict=True):
+        cv2.circle(canvas, centre, int(radius), colour, cv2.FILLED, cv2.LINE_AA, SUBPIXEL_BITS)
+    along = pixels[1] - pixels[0]
+    length_px = np.hypot(*along)
+    if length_px > 0:
+        across = np.array([-along[1], along[0]]) / length_px * radii_px[:, None]
+        outline = np.stack([pixels[0] + across[0], pixels[1] + across[1], pixels[1] - across[1], pixels[0] - across[0]])
+        cv2.fillConvexPoly(canvas, _fixed(outline), colour, cv2.LINE_AA, SUBPIXEL_BITS)
+
+
+def _fixed(pixels: Array) -> npt.NDArray[np.int32]:
+    """Return pixel lengths or positions as OpenCV's fixed-point numbers."""
+    return np.rint(pixels * 2**SUBPIXEL_BITS).astype(np.int32)
