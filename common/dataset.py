@@ -67,6 +67,11 @@ def data_file(index: int) -> tuple[int, int]:
     return divmod(index, FILES_PER_CHUNK)
 
 
+def picture_key(camera: str) -> str:
+    """Return the feature key of a camera's pictures; a key outside observation.images. is its own camera name."""
+    return camera if camera.startswith("observation.") else IMAGES + camera
+
+
 def arrow_type(feature: Feature) -> pa.DataType:
     """Return the parquet type LeRobot expects of a feature stored in the data files (videos have no column there)."""
     if feature.dtype == "image":
@@ -113,7 +118,7 @@ class Dataset:
     def cameras(self) -> dict[str, tuple[int, int, int]]:
         """Camera name -> picture shape (height, width, channels), in the dataset's order."""
         keys = (key for key, feature in self.features.items() if feature.dtype in PICTURE_DTYPES)
-        return {key.removeprefix(IMAGES): _three(self.features[key]) for key in keys if key.startswith(IMAGES)}
+        return {key.removeprefix(IMAGES): _three(self.features[key]) for key in keys}
 
     @property
     def joint_names(self) -> tuple[str, ...]:
@@ -187,10 +192,10 @@ class Dataset:
 
         Raises UserError naming the episode and the frame when a picture is damaged or has another size.
         """
-        feature = self.features[IMAGES + camera]
+        feature = self.features[picture_key(camera)]
         if feature.dtype == "video":
-            chunk, file, start_s, _ = episode.videos[IMAGES + camera]
-            path = VIDEO_PATH.format(video_key=IMAGES + camera, chunk_index=chunk, file_index=file)
+            chunk, file, start_s, _ = episode.videos[picture_key(camera)]
+            path = VIDEO_PATH.format(video_key=picture_key(camera), chunk_index=chunk, file_index=file)
             pictures = decode_video(self.root / path, start_s, episode.length, self.fps)
         else:
             pictures = (decode_picture(data) for data in self.encoded_pictures(episode, camera))
@@ -213,7 +218,7 @@ class Dataset:
     def encoded_pictures(self, episode: Episode, camera: str) -> Iterator[bytes]:
         """Yield the stored JPEG or PNG files of one camera of an episode, in order."""
         path = self.root / DATA_PATH.format(chunk_index=episode.data_file[0], file_index=episode.data_file[1])
-        key = IMAGES + camera
+        key = picture_key(camera)
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=64, columns=[f"{key}.bytes", "episode_index"]):
                 mine = np.asarray(batch.column("episode_index")) == episode.number

@@ -28,7 +28,7 @@ def open_frames(dataset: Dataset, cache_dir: Path) -> dict[str, npt.NDArray[np.u
     """Return camera -> (rows, height, width, 3) uint8 memory map of every picture, RGB.
 
     The first process to ask decodes the pictures; others, of this run or of another, wait for it and share the result.
-    The key holds the dataset's fingerprint, so a changed dataset is decoded anew. Raises UserError when the disk lacks room.
+    The key holds the dataset's fingerprint, so a changed dataset is decoded anew. A disk without room is a UserError.
     """
     folder = cache_dir / "frames" / _key(dataset)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,271 @@
+"""A `pretrained_model/` folder in, network and normalisation out; and back to the folder: the contract with LeRobot.
+
+LeRobot 0.4.0 to 0.6.1 load what `write` writes, and `read` takes what they write. What LeRobot's strict config.json has no
+room for, the joint names, the frame rate and what an action means, stands in train_config.json, which LeRobot's inference
+never reads.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from common.act import Act, ActConfig
+from common.command import UserError, one_line
+from common.dataset import ACTION, IMAGES, STATE, picture_key
+from common.files import read_json, write_json
+from common.normalise import Normaliser
+
+ENVIRONMENT = "observation.environment_state"
+WEIGHTS, CONFIG, TRAIN_CONFIG = "model.safetensors", "config.json", "train_config.json"
+PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor", "policy_postprocessor"
+STATE_FILES = {
+    PREPROCESSOR: "policy_preprocessor_step_3_normalizer_processor.safetensors",
+    POSTPROCESSOR: "policy_postprocessor_step_0_unnormalizer_processor.safetensors",
+}
+# With one of these in config.json, older LeRobot releases refuse the file; all three are their defaults when absent.
+LATE_KEYS = ("use_peft", "pretrained_path", "pretrained_revision")
+
+Processor = dict[str, dict[str, Any]]  # registry name of a step -> the step
+
+
+@dataclass(frozen=True)
+class Robot:
+    """What a driver must know to apply the actions; None where a checkpoint of another tool does not say."""
+
+    joint_names: tuple[str, ...] | None = None
+    fps: int | None = None
+    action_meaning: str | None = None
+    action_wrapped: bool | None = None
+
+
+@dataclass(frozen=True)
+class PolicyShape:
+    """The sizes of what goes in and out: cameras maps a name to (height, width, channels)."""
+
+    state_dim: int
+    action_dim: int
+    cameras: dict[str, tuple[int, int, int]]
+    environment_dim: int = 0
+
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape that the statistics of each used feature must have."""
+        vectors = {STATE: (self.state_dim,), ACTION: (self.action_dim,), ENVIRONMENT: (self.environment_dim,)}
+        pictures = {picture_key(name): (size[2], 1, 1) for name, size in self.cameras.items()}
+        return {key: size for key, size in {**vectors, **pictures}.items() if size != (0,)}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a pretrained_model folder holds. `settings` is config.json as it was read, so that no key is lost."""
+
+    network: Act
+    act: ActConfig
+    shape: PolicyShape
+    normaliser: Normaliser
+    robot: Robot
+    settings: dict[str, Any] = field(default_factory=dict)
+    train_config: dict[str, Any] = field(default_factory=dict)
+    rename_map: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Checkpoint":
+        """Read a folder of ours or of LeRobot 0.4 and later.
+
+        Raises UserError in one line when weights or normalisation are missing, damaged or do not fit config.json.
+        """
+        if not (folder / CONFIG).is_file():
+            raise UserError(f"no checkpoint in {folder}: {CONFIG} is missing; give a pretrained_model folder")
+        settings = read_json(folder / CONFIG)
+        try:
+            act, shape = _parse_settings(settings)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{folder / CONFIG} does not describe an ACT policy: {one_line(error)}") from error
+        network = new_network(act, shape)
+        _load_weights(network, folder / WEIGHTS)
+        before, after = (_read_processor(folder, name) for name in (PREPROCESSOR, POSTPROCESSOR))
+        normaliser = _normaliser(folder, before, after, settings, shape)
+        train_config = read_json(folder / TRAIN_CONFIG) if (folder / TRAIN_CONFIG).is_file() else {}
+        robot = _robot(train_config.get("robot"), folder)
+        rename = before.get("rename_observations_processor", {}).get("config", {}).get("rename_map") or {}
+        return cls(network, act, shape, normaliser, robot, settings, train_config, dict(rename))
+
+    def write(self, folder: Path) -> None:
+        """Write the seven files into an existing folder."""
+        settings = self._config_json()
+        write_json(folder / CONFIG, settings)
+        weights = {f"model.{k}": v.detach().cpu().float().contiguous() for k, v in self.network.state_dict().items()}
+        save_file(weights, folder / WEIGHTS)
+        features = settings["input_features"] | settings["output_features"]
+        for name, processor in _processors(features, self.normaliser.mapping, self.rename_map).items():
+            write_json(folder / f"{name}.json", processor)
+            save_file(self.normaliser.statistics(), folder / STATE_FILES[name])
+        robot = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self.robot).items()}
+        write_json(folder / TRAIN_CONFIG, {**self.train_config, "robot": robot})
+
+    def _config_json(self) -> dict[str, Any]:
+        inputs: dict[str, Any] = {STATE: {"type": "STATE", "shape": [self.shape.state_dim]}}
+        for name, (height, width, channels) in self.shape.cameras.items():
+            inputs[picture_key(name)] = {"type": "VISUAL", "shape": [channels, height, width]}
+        if self.shape.environment_dim:
+            inputs[ENVIRONMENT] = {"type": "ENV", "shape": [self.shape.environment_dim]}
+        written = {
+            **_CONFIG_DEFAULTS,
+            **self.settings,
+            **vars(self.act),
+            "input_features": self.settings.get("input_features", inputs),
+            "output_features": {ACTION: {"type": "ACTION", "shape": [self.shape.action_dim]}},
+            "n_action_steps": self.act.n_action_steps or self.act.chunk_size,
+            "normalization_mapping": self.normaliser.mapping,
+            "pretrained_backbone_weights": None,  # anything else makes LeRobot download them before it loads ours
+        }
+        return {key: value for key, value in written.items() if key not in LATE_KEYS}
+
+
+def new_network(act: ActConfig, shape: PolicyShape) -> Act:
+    """Build the network with fresh weights, drawn from torch's global generator."""
+    return Act(act, shape.state_dim, shape.action_dim, len(shape.cameras), shape.environment_dim)
+
+
+def _parse_settings(settings: dict[str, Any]) -> tuple[ActConfig, PolicyShape]:
+    if settings["type"] != "act":
+        raise ValueError(f"its type is {settings['type']!r}")
+    known = ActConfig.__dataclass_fields__
+    act = ActConfig(**{key: value for key, value in settings.items() if key in known})
+    if settings.get("replace_final_stride_with_dilation"):
+        raise ValueError("replace_final_stride_with_dilation is not supported")
+    sizes: dict[str, int] = {}
+    cameras: dict[str, tuple[int, int, int]] = {}
+    for key, feature in (settings["input_features"] | settings["output_features"]).items():
+        if feature["type"] == "VISUAL":
+            channels, height, width = feature["shape"]
+            cameras[key.removeprefix(IMAGES)] = (height, width, channels)
+        else:
+            (sizes[key],) = feature["shape"]
+    return act, PolicyShape(sizes[STATE], sizes[ACTION], cameras, sizes.get(ENVIRONMENT, 0))
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"{path} is missing: the checkpoint is incomplete")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {one_line(error)}") from error
+
+
+def _load_weights(network: Act, path: Path) -> None:
+    weights = {key.removeprefix("model."): value for key, value in _read_tensors(path).items()}
+    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in weights.items()}
+    for key in sorted(expected.keys() | found.keys()):
+        if expected.get(key) != found.get(key):
+            raise UserError(
+                f"{path} does not fit config.json: model.{key} is {found.get(key, 'missing')}, "
+                f"config.json asks for {expected.get(key, 'no such tensor')}"
+            )
+    network.load_state_dict(weights)
+
+
+def _read_processor(folder: Path, name: str) -> Processor:
+    if not (folder / f"{name}.json").is_file():
+        raise UserError(f"{folder / name}.json is missing: without its normalisation the policy would answer nonsense")
+    processor = read_json(folder / f"{name}.json")
+    try:
+        return {step["registry_name"]: step for step in processor["steps"]}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / name}.json is damaged: {one_line(error)}") from error
+
+
+def _normaliser(
+    folder: Path, before: Processor, after: Processor, settings: dict[str, Any], shape: PolicyShape
+) -> Normaliser:
+    statistics = _read_statistics(folder, PREPROCESSOR, before, "normalizer_processor")
+    output = _read_statistics(folder, POSTPROCESSOR, after, "unnormalizer_processor")
+    for key in output:
+        if key.startswith(f"{ACTION}.") and key in statistics and not torch.equal(output[key], statistics[key]):
+            raise UserError(f"{folder}: the pre- and post-processor disagree on {key}; they come from two trainings")
+    mapping = before["normalizer_processor"]["config"].get("norm_map", settings["normalization_mapping"])
+    return Normaliser(statistics | output, mapping, shape.sizes(), where=str(folder))
+
+
+def _read_statistics(folder: Path, name: str, processor: Processor, step: str) -> dict[str, Tensor]:
+    state_file = processor.get(step, {}).get("state_file")
+    if not isinstance(state_file, str) or Path(state_file).name != state_file:
+        raise UserError(f"{folder / name}.json names no {step} with a state file beside it")
+    return _read_tensors(folder / state_file)
+
+
+def _robot(raw: Any, folder: Path) -> Robot:
+    if raw is None:
+        return Robot()
+    try:
+        names = tuple(raw["joint_names"]) if raw["joint_names"] else None
+        return Robot(names, raw["fps"], raw["action_meaning"], raw["action_wrapped"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / TRAIN_CONFIG}: its `robot` section is damaged: {one_line(error)}") from error
+
+
+def _processors(features: dict[str, Any], mapping: dict[str, str], rename_map: dict[str, str]) -> dict[str, Any]:
+    def normaliser(name: str, of: dict[str, Any]) -> dict[str, Any]:
+        return {"registry_name": name, "config": {"eps": 1e-08, "features": of, "norm_map": mapping}}
+
+    # Always "cpu": LeRobot moves the step to the device it runs on, and a file from a GPU then loads anywhere.
+    device = {"registry_name": "device_processor", "config": {"device": "cpu", "float_dtype": None}}
+    before = [
+        {"registry_name": "rename_observations_processor", "config": {"rename_map": rename_map}},
+        {"registry_name": "to_batch_processor", "config": {}},
+        device,
+        {**normaliser("normalizer_processor", features), "state_file": STATE_FILES[PREPROCESSOR]},
+    ]
+    action = {ACTION: features[ACTION]}
+    after = [
+        {**normaliser("unnormalizer_processor", action), "state_file": STATE_FILES[POSTPROCESSOR]},
+        device,
+    ]
+    return {
+        PREPROCESSOR: {"name": PREPROCESSOR, "steps": before},
+        POSTPROCESSOR: {"name": POSTPROCESSOR, "steps": after},
+    }
+
+
+# Keys and order of the config.json that LeRobot 0.4.0 to 0.6.1 all parse (they refuse unknown keys).
+_CONFIG_DEFAULTS: dict[str, Any] = {
+    "type": "act",
+    "n_obs_steps": 1,
+    "input_features": {},
+    "output_features": {},
+    "device": "cpu",
+    "use_amp": False,
+    "push_to_hub": False,
+    "repo_id": None,
+    "private": None,
+    "tags": None,
+    "license": None,
+    "chunk_size": 100,
+    "n_action_steps": 100,
+    "normalization_mapping": {},
+    "vision_backbone": "resnet18",
+    "pretrained_backbone_weights": None,
+    "replace_final_stride_with_dilation": False,
+    "pre_norm": False,
+    "dim_model": 512,
+    "n_heads": 8,
+    "dim_feedforward": 3200,
+    "feedforward_activation": "relu",
+    "n_encoder_layers": 4,
+    "n_decoder_layers": 1,
+    "use_vae": True,
+    "latent_dim": 32,
+    "n_vae_encoder_layers": 4,
+    "temporal_ensemble_coeff": None,
+    "dropout": 0.1,
+    "kl_weight": 10.0,
+    "optimizer_lr": 1e-05,
+    "optimizer_weight_decay": 0.0001,
+    "optimizer_lr_backbone": 1e-05,
+}
