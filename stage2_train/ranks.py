@@ -1,9 +1,11 @@
 """torchrun's environment in, this process's place among the others out; without torchrun the world is one process."""
 
 import contextlib
+import inspect
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -32,10 +34,11 @@ class Ranks:
         """Make a module average its gradients over the ranks in backward()."""
         if self.world_size == 1:
             return module
-        # Frozen batch norms never change and every parameter is used in every step, so nothing has to be looked for.
-        return DistributedDataParallel(
-            module, broadcast_buffers=False, gradient_as_bucket_view=True, bucket_cap_mb=ONE_BUCKET_MB
-        )
+        # Frozen batch norms never change, so their buffers need no broadcast (newer torch has renamed the flag).
+        known = inspect.signature(DistributedDataParallel).parameters
+        flag = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        buffers: dict[str, Any] = {flag: False}
+        return DistributedDataParallel(module, gradient_as_bucket_view=True, bucket_cap_mb=ONE_BUCKET_MB, **buffers)
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean of a tensor over all ranks."""

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,23 +20,21 @@ log = logging.getLogger(__name__)
 
 
 class Window:
-    """What happened since the last log. Losses add up on the device, so that no step waits for one to be read."""
+    """The steps since the last log. Losses add up on the device, so that no step waits for one to be read."""
 
     def __init__(self, device: torch.device) -> None:
         self._sums = torch.zeros(3, device=device)
-        self._steps, self._waited_s, self._since = 0, 0.0, time.perf_counter()
+        self._steps, self._step_s, self._wait_s = 0, 0.0, 0.0
 
-    def add(self, loss: Loss, waited_s: float) -> None:
-        """Take in one step: its losses and how long it waited for data."""
+    def add(self, loss: Loss, step_s: float, wait_s: float) -> None:
+        """Take in one step: its losses, how long it took and how much of that it waited for data."""
         self._sums += torch.stack([loss.total, loss.l1, loss.kl]).detach()
-        self._steps += 1
-        self._waited_s += waited_s
+        self._steps, self._step_s, self._wait_s = self._steps + 1, self._step_s + step_s, self._wait_s + wait_s
 
-    def close(self, ranks: Ranks) -> Metrics:
-        """Return the means over the window and all ranks (reading them waits for the device) and start a new one."""
+    def means(self, ranks: Ranks) -> Metrics:
+        """Return the means over the window, the losses' over all ranks; reading them waits for the device."""
         total, l1, kl = (ranks.mean(self._sums) / self._steps).tolist()
-        step_s, wait_s = (time.perf_counter() - self._since) / self._steps, self._waited_s / self._steps
-        self.__init__(self._sums.device)  # type: ignore[misc]
+        step_s, wait_s = self._step_s / self._steps, self._wait_s / self._steps
         return {"loss": total, "l1_loss": l1, "kl_loss": kl, "step_s": step_s, "data_wait_s": wait_s}
 
 

@@ -84,19 +84,19 @@ def _train(
         feed = batches(samples, plan, 0, training.steps, training.num_workers, pin=ranks.device.type == "cuda")
         window = Window(ranks.device)
         for step in range(training.steps):
-            asked = time.perf_counter()
+            started = time.perf_counter()
             batch = next(feed).each(lambda tensor: tensor.to(ranks.device, non_blocking=True))
-            waited_s = time.perf_counter() - asked
+            wait_s = time.perf_counter() - started
 
             torch.manual_seed(step_seed(training.seed, ranks.rank, step))  # dropout: nothing random to store or restore
             loss = learner.loss(batch, ranks.world_size)
             loss.total.backward()  # type: ignore[no-untyped-call]
             lr, grad_norm = optimizer.step(step)
-            window.add(loss, waited_s)
+            window.add(loss, time.perf_counter() - started, wait_s)
 
             done = step + 1
             if done % training.log_freq == 0 or done == training.steps:
-                metrics = window.close(ranks)
+                metrics, window = window.means(ranks), Window(ranks.device)
                 if not math.isfinite(metrics["loss"]):
                     raise UserError(f"the loss is {metrics['loss']} at step {done}; lower training.lr={training.lr:g}")
                 rate = plan.global_batch / metrics["step_s"]

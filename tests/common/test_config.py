@@ -1,0 +1,105 @@
+"""Configuration: values convert by the field's type, and a mistake is named before any work."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common import config
+from common.command import UserError
+from common.config import option, section
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = option(1e-5, "a rate", low=0, high=1)
+    count: int = option(3, "a count", low=1)
+    flag: bool = option(False, "a flag")
+    name: str = option("x", "a name")
+    size: list[int] | None = option(None, "a size", low=1)
+    map: dict[str, str] = option({}, "a map")
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner = section(Inner)
+
+
+def test_a_rate_written_as_5e_5_is_a_number() -> None:
+    assert config.load(Outer, None, ["inner.rate=5e-5"]).inner.rate == 5e-5
+
+
+@pytest.mark.parametrize("text", ["no", "010", "12:30", "null_", "true"])
+def test_text_stays_the_text_that_was_written(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(f"inner: {{name: {text}}}")
+    assert config.load(Outer, tmp_path / "c.yaml").inner.name == text
+
+
+def test_an_override_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("inner:\n  count: 7\n  flag: true\n")
+    loaded = config.load(Outer, tmp_path / "c.yaml", ["inner.count=8"])
+    assert (loaded.inner.count, loaded.inner.flag, loaded.inner.rate) == (8, True, 1e-5)
+
+
+def test_lists_maps_and_null_are_understood() -> None:
+    loaded = config.load(Outer, None, ["inner.size=[64, 96]", "inner.map={a: /t}", "inner.map.b=/u"])
+    assert loaded.inner.size == [64, 96]
+    assert loaded.inner.map == {"a": "/t", "b": "/u"}
+    assert config.load(Outer, None, ["inner.size=null"]).inner.size is None
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("inner.cuont=4", ["inner.cuont", "inner.count"]),
+        ("inenr.count=4", ["inenr", "did you mean inner?"]),
+        ("inner.count=4.5", ["inner.count=4.5", "whole number"]),
+        ("inner.count=true", ["inner.count=true", "whole number"]),
+        ("inner.count=0", ["inner.count=0", "at least 1"]),
+        ("inner.rate=2", ["inner.rate=2", "at most 1"]),
+        ("inner.rate=nan", ["inner.rate=nan", "finite"]),
+        ("inner.rate=fast", ["inner.rate=fast", "a number"]),
+        ("inner.flag=yes", ["inner.flag=yes", "true or false"]),
+        ("inner.size=[64, 0]", ["inner.size", "at least 1"]),
+        ("inner.size=64", ["inner.size=64", "a list"]),
+        ("inner=5", ["inner='5'", "section"]),
+        ("inner.count", ["key=value"]),
+        ("inner.size=[1", ["not valid YAML"]),
+    ],
+)
+def test_a_mistake_is_refused_naming_key_value_and_expectation(override: str, words: list[str]) -> None:
+    with pytest.raises(UserError) as refusal:
+        config.load(Outer, None, [override])
+    for word in words:
+        assert word in str(refusal.value)
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("inner:\n  count: 7\n  count: 8\n")
+    with pytest.raises(UserError, match="'count' is given twice"):
+        config.load(Outer, tmp_path / "c.yaml")
+
+
+def test_every_option_is_described() -> None:
+    rows = {key: default for key, default, _ in config.describe(Outer)}
+    assert rows["inner.rate"] == "1e-05"
+    assert rows["inner.size"] == "null"
+    assert all(doc for _, _, doc in config.describe(Outer))
+
+
+@given(st.floats(0, 1), st.integers(1, 10**9), st.booleans())
+def test_what_is_written_is_what_is_read(rate: float, count: int, flag: bool) -> None:
+    overrides = [f"inner.rate={rate!r}", f"inner.count={count}", f"inner.flag={str(flag).lower()}"]
+    inner = config.load(Outer, None, overrides).inner
+    assert (inner.rate, inner.count, inner.flag) == (rate, count, flag)
+
+
+@given(st.text(max_size=40))
+def test_any_text_as_a_config_file_is_read_or_refused_but_never_a_crash(text: str) -> None:
+    try:
+        tree = config._parse(text, "text")
+        config._build(Outer, tree, "")
+    except UserError as refusal:
+        assert str(refusal)  # either outcome is right, a crash is not

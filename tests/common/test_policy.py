@@ -1,0 +1,235 @@
+"""The policy answers what LeRobot's answers, to the digit, and refuses what would make it answer nonsense."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from common.checkpoint import PREPROCESSOR, STATE_FILES, Checkpoint
+from common.command import UserError
+from common.policy import Policy, _Ensemble
+from tests.conftest import GOLDEN
+
+CLOSE = {"atol": 1e-5, "rtol": 0.0}
+KEYS = {
+    "config.json",
+    "model.safetensors",
+    "policy_preprocessor.json",
+    "policy_preprocessor_step_3_normalizer_processor.safetensors",
+    "policy_postprocessor.json",
+    "policy_postprocessor_step_0_unnormalizer_processor.safetensors",
+    "train_config.json",
+}
+
+
+@pytest.fixture(scope="module")
+def inputs() -> dict[str, Tensor]:
+    return dict(load_file(GOLDEN / "act_tiny" / "inputs.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, Tensor]:
+    return dict(load_file(GOLDEN / "act_tiny" / "expected.safetensors"))
+
+
+def observation(inputs: dict[str, Tensor], at: slice, prefix: str = "") -> dict[str, Tensor]:
+    image = inputs[f"{prefix}image_u8_hwc"][at]
+    return {"observation.state": inputs[f"{prefix}state"][at], "observation.images.color": image}
+
+
+def test_a_chunk_equals_lerobots_in_robot_units(
+    act_tiny: Path, inputs: dict[str, Tensor], expected: dict[str, Tensor]
+) -> None:
+    chunk = Policy.load(act_tiny).predict_chunk(observation(inputs, slice(None)))
+    assert chunk.dtype == torch.float32
+    torch.testing.assert_close(chunk, expected["eval.chunk"], **CLOSE)
+
+
+def test_arrays_are_taken_as_well_as_tensors(
+    act_tiny: Path, inputs: dict[str, Tensor], expected: dict[str, Tensor]
+) -> None:
+    arrays = {key: value.numpy() for key, value in observation(inputs, slice(None)).items()}
+    torch.testing.assert_close(Policy.load(act_tiny).predict_chunk(arrays), expected["eval.chunk"], **CLOSE)
+
+
+@pytest.mark.parametrize("n_action_steps", [4, 10])
+def test_the_action_queue_equals_lerobots(
+    act_tiny: Path, inputs: dict[str, Tensor], expected: dict[str, Tensor], n_action_steps: int
+) -> None:
+    policy = Policy.load(act_tiny)
+    policy.n_action_steps = n_action_steps
+    actions = [policy.select_action(observation(inputs, slice(i, i + 1), "seq_")) for i in range(12)]
+    torch.testing.assert_close(torch.cat(actions), expected[f"queue{n_action_steps}.actions"], **CLOSE)
+
+
+@pytest.mark.parametrize("coeff", ["0.01", "0.0"])
+def test_temporal_ensembling_equals_lerobots(
+    act_tiny: Path, inputs: dict[str, Tensor], expected: dict[str, Tensor], coeff: str
+) -> None:
+    policy = Policy.load(act_tiny)
+    policy.temporal_ensemble_coeff = float(coeff)
+    for _ in range(2):  # the second pass shows that reset() forgets the first
+        policy.reset()
+        actions = [policy.select_action(observation(inputs, slice(i, i + 1), "seq_")) for i in range(12)]
+        torch.testing.assert_close(torch.cat(actions), expected[f"ensemble_{coeff}.actions"], **CLOSE)
+
+
+def test_ensembling_over_a_long_episode_equals_lerobots(inputs: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    ensemble = _Ensemble(0.01, 10)
+    actions = [ensemble.next(chunk[None]) for chunk in inputs["syn_chunks"]]
+    torch.testing.assert_close(torch.cat(actions), expected["syn_ensemble_0.01"], **CLOSE)
+
+
+def test_saving_and_loading_gives_the_same_files_and_answers(
+    act_tiny: Path, inputs: dict[str, Tensor], tmp_path: Path
+) -> None:
+    policy = Policy.load(act_tiny)
+    policy.save(tmp_path / "again")
+    assert {p.name for p in (tmp_path / "again").iterdir()} == KEYS
+    again = Policy.load(tmp_path / "again")
+    assert torch.equal(
+        policy.predict_chunk(observation(inputs, slice(None))), again.predict_chunk(observation(inputs, slice(None)))
+    )
+    for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
+        assert json.loads((tmp_path / "again" / name).read_text()) == json.loads((act_tiny / name).read_text())
+    before, after = load_file(act_tiny / "model.safetensors"), load_file(tmp_path / "again" / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_a_saved_config_has_the_keys_that_every_lerobot_since_0_4_parses(act_tiny: Path, tmp_path: Path) -> None:
+    Policy.load(act_tiny).save(tmp_path / "again")
+    saved = json.loads((tmp_path / "again" / "config.json").read_text())
+    written_by_lerobot = json.loads((act_tiny / "config.json").read_text())
+    for late in ("use_peft", "pretrained_path", "pretrained_revision"):
+        del written_by_lerobot[late]
+    assert saved == written_by_lerobot
+
+
+def test_a_checkpoint_of_real_lerobot_training_reads(tmp_path: Path) -> None:
+    layout = GOLDEN / "checkpoint_layout" / "pretrained_model"
+    assert Checkpoint.__doc__
+    from common.checkpoint import _normaliser, _parse_settings, _read_processor
+
+    settings = json.loads((layout / "config.json").read_text())
+    act, shape = _parse_settings(settings)
+    before, after = (_read_processor(layout, name) for name in STATE_FILES)
+    normaliser = _normaliser(layout, before, after, settings, shape)
+    assert (act.chunk_size, act.dim_feedforward, shape.cameras) == (100, 3200, {"color": (64, 96, 3)})
+    statistics = normaliser.statistics()
+    assert statistics["observation.images.color.mean"].flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    assert "timestamp.q99" in statistics  # unused ones are kept for saving
+
+
+def test_it_tells_a_driver_what_it_needs(act_tiny: Path) -> None:
+    policy = Policy.load(act_tiny)
+    assert policy.cameras == {"color": (64, 96, 3)}
+    assert policy.chunk_size == 10
+    assert policy.joint_names == [f"joint_{i}" for i in range(6)]
+    assert (policy.fps, policy.action_meaning) == (None, None)
+
+
+def test_untrained_weights_are_a_function_of_the_seed(act_tiny: Path, inputs: dict[str, Tensor]) -> None:
+    policy = Policy.load(act_tiny)
+    one, same, other = (
+        policy.with_random_weights(seed).predict_chunk(observation(inputs, slice(None))) for seed in (1, 1, 2)
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"observation.state": np.zeros((3, 5))},
+            r"observation\.state has shape \(3, 5\): this policy takes \(batch, 6\)",
+        ),
+        ({"observation.state": np.full((3, 6), np.nan)}, "not finite"),
+        ({"observation.images.color": np.zeros((3, 64, 96, 3))}, "dtype float64"),
+        ({"observation.images.color": np.zeros((3, 480, 640, 3), np.uint8)}, r"trained on \(3, 64, 96, 3\) uint8"),
+        ({"observation.images.color": np.zeros((2, 64, 96, 3), np.uint8)}, r"has shape \(2, 64, 96, 3\)"),
+    ],
+)
+def test_a_wrong_observation_is_refused(
+    act_tiny: Path, inputs: dict[str, Tensor], change: dict[str, np.ndarray], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        Policy.load(act_tiny).predict_chunk({**observation(inputs, slice(None)), **change})
+
+
+def test_a_missing_picture_is_refused_naming_it(act_tiny: Path, inputs: dict[str, Tensor]) -> None:
+    with pytest.raises(UserError, match=r"lacks observation\.images\.color"):
+        Policy.load(act_tiny).predict_chunk({"observation.state": inputs["state"]})
+
+
+@pytest.fixture
+def broken(act_tiny: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(act_tiny, tmp_path / "broken"))
+
+
+@pytest.mark.parametrize("name", sorted(KEYS - {"train_config.json"}))
+def test_a_missing_file_is_refused_naming_it(broken: Path, name: str) -> None:
+    (broken / name).unlink()
+    with pytest.raises(UserError, match=name):
+        Policy.load(broken)
+
+
+@pytest.mark.parametrize("name", sorted(KEYS - {"train_config.json"}))
+def test_a_truncated_file_is_refused_naming_it(broken: Path, name: str) -> None:
+    (broken / name).write_bytes((broken / name).read_bytes()[:-9])
+    with pytest.raises(UserError, match=name):
+        Policy.load(broken)
+
+
+@pytest.mark.parametrize("key", ["action.mean", "observation.state.std", "observation.images.color.mean"])
+def test_missing_normalisation_is_refused_naming_the_statistic(broken: Path, key: str) -> None:
+    for name in STATE_FILES.values():
+        tensors = load_file(broken / name)
+        tensors.pop(key)
+        save_file(tensors, broken / name)
+    with pytest.raises(UserError, match=f"lacks {key}"):
+        Policy.load(broken)
+
+
+def test_normalisation_of_another_size_is_refused(broken: Path) -> None:
+    for name in STATE_FILES.values():
+        save_file({**load_file(broken / name), "action.std": torch.ones(7)}, broken / name)
+    with pytest.raises(UserError, match=r"action\.std has shape \(7,\), the policy needs \(6,\)"):
+        Policy.load(broken)
+
+
+def test_processors_of_two_trainings_are_refused(broken: Path) -> None:
+    tensors = load_file(broken / STATE_FILES[PREPROCESSOR])
+    save_file({**tensors, "action.mean": tensors["action.mean"] + 1}, broken / STATE_FILES[PREPROCESSOR])
+    with pytest.raises(UserError, match="disagree on action"):
+        Policy.load(broken)
+
+
+def test_weights_that_do_not_fit_the_config_are_refused_naming_the_tensor(broken: Path) -> None:
+    settings = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(settings | {"n_decoder_layers": 2}))
+    with pytest.raises(UserError, match=r"model\.decoder\.layers\.1.* is missing"):
+        Policy.load(broken)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"type": "diffusion"}, "'diffusion'"), ({"chunk_size": None}, "ACT policy"), ({"dim_model": 33}, "dim_model=33")],
+)
+def test_a_config_of_something_else_is_refused(broken: Path, change: dict[str, object], words: str) -> None:
+    settings = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(settings | change))
+    with pytest.raises(UserError, match=words):
+        Policy.load(broken)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_device_that_is_not_there_is_refused(act_tiny: Path) -> None:
+    with pytest.raises(UserError, match="no CUDA device"):
+        Policy.load(act_tiny, device="cuda")

@@ -1,0 +1,57 @@
+"""What several test files share: the checkpoint and datasets that LeRobot itself wrote, and a small trained run."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import save_file
+
+from tests.golden import golden_weights
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+
+TINY_TRAINING = [
+    "model.chunk_size=10",
+    "model.dim_model=32",
+    "model.n_heads=4",
+    "model.dim_feedforward=64",
+    "model.n_encoder_layers=1",
+    "model.n_vae_encoder_layers=1",
+    "training.batch_size=4",
+    "training.steps=4",
+    "training.log_freq=1",
+    "training.save_freq=2",
+    "training.lr=1e-4",
+    "training.device=cpu",
+]
+
+
+@pytest.fixture(scope="session")
+def act_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pretrained_model folder as LeRobot 0.6.1 saved it, its weights rebuilt from their recipe."""
+    import json
+
+    folder = tmp_path_factory.mktemp("act_tiny") / "pretrained_model"
+    shutil.copytree(GOLDEN / "act_tiny" / "pretrained_model", folder)
+    keys = json.loads((GOLDEN / "act_tiny" / "keys.json").read_text())
+    save_file(golden_weights.build(keys), folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def image_dataset(tmp_path: Path) -> Path:
+    """A writable copy of a dataset with PNG pictures that LeRobot 0.6.1 wrote: 2 episodes, 20 + 22 frames."""
+    return Path(shutil.copytree(GOLDEN / "dataset_image", tmp_path / "dataset_image"))
+
+
+def run_module(module: str, *args: object, torchrun: int = 0, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run `python -m module args` as a user would, or under torchrun with this many processes."""
+    launcher: Sequence[str] = [sys.executable]
+    if torchrun:
+        launcher = [str(Path(sys.executable).with_name("torchrun")), "--standalone", f"--nproc_per_node={torchrun}"]
+    command = [*launcher, "-m", module, *map(str, args)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
