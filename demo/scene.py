@@ -20,12 +20,12 @@ HEIGHT_PX, WIDTH_PX = 64, 96
 WORKSPACE_X_M, WORKSPACE_Y_M = (-1.0, -0.55), (-0.3, 0.3)
 TARGET_RADIUS_M = 0.04
 
-CAMERA_EYE_M = np.array([-1.36, 0.0, 1.02])
-CAMERA_LOOK_AT_M = np.array([-0.775, 0.0, 0.03])
-CAMERA_FOV_DEG = 27.5  # from the top of the picture to its bottom
+CAMERA_EYE_M = np.array([-1.3, 0.0, 1.2])
+CAMERA_LOOK_AT_M = np.array([-0.75, 0.0, 0.03])
+CAMERA_FOV_DEG = 25.5  # from the top of the picture to its bottom
 NEAREST_M = 0.1  # what comes closer to the camera than this is not drawn
 
-OVERSAMPLING = 3
+OVERSAMPLING = 2
 SUBPIXEL_BITS = 4  # OpenCV takes coordinates as whole numbers of 1/2**bits pixels
 
 TABLE: Colour = (206, 202, 192)
@@ -37,7 +37,7 @@ METAL: Colour = (150, 158, 170)
 JOINT_CAP: Colour = (64, 128, 196)
 TOOL: Colour = (44, 50, 60)
 TIP: Colour = (40, 220, 70)
-SHADOW = 0.62  # the share of the light that is left below the arm
+SHADOW: Colour = (158, 158, 158)  # of 255: the light that is left below the arm
 
 
 class Link(NamedTuple):
@@ -56,8 +56,12 @@ LINKS = (
     Link(3, 4, 0.036, METAL),
     Link(4, 5, 0.036, JOINT_CAP),
     Link(5, 6, 0.018, TOOL),
+    Link(6, 6, 0.018, TIP),
 )
-TIP_RADIUS_M = 0.017
+TIP_LINK = len(LINKS) - 1
+STARTS, ENDS = [link.start for link in LINKS], [link.end for link in LINKS]
+RADII_M = np.array([link.radius_m for link in LINKS])
+SHADING = ((1.0, 0.55), (0.82, 1.0), (0.35, 1.25))  # (share of the thickness, brightness), from the rim inwards
 
 
 class Projected(NamedTuple):
@@ -71,7 +75,7 @@ class Projected(NamedTuple):
 def project(points_m: npt.ArrayLike, height_px: int = HEIGHT_PX, width_px: int = WIDTH_PX) -> Projected:
     """Project points (N, 3) onto a picture of height_px x width_px; pixel (0, 0) is the top left pixel's corner."""
     in_camera = (np.asarray(points_m, np.float64) - CAMERA_EYE_M) @ _camera_axes().T
-    depth_m = np.maximum(in_camera[:, 2], 1e-6)
+    depth_m = np.maximum(in_camera[:, 2], NEAREST_M)
     px_per_m = height_px / 2 / np.tan(np.radians(CAMERA_FOV_DEG) / 2) / depth_m
     pixels = in_camera[:, :2] * px_per_m[:, None] + (width_px / 2, height_px / 2)
     return Projected(pixels, in_camera[:, 2], px_per_m)
@@ -110,11 +114,12 @@ def _camera_axes() -> Array:
 def _table(height_px: int, width_px: int) -> Picture:
     """Draw the empty table with a grid of GRID_M."""
     canvas = np.full((height_px, width_px, 3), TABLE, np.uint8)
-    for line in np.arange(-2.0, 2.0, GRID_M):
-        for ends in ([(-1.3, line, 0), (0.5, line, 0)], [(line, -1, 0), (line, 1, 0)]):
-            if -1.3 <= line:
-                first, second = _fixed(project(ends, height_px, width_px).pixels)
-                cv2.line(canvas, first, second, GRID, 2, cv2.LINE_AA, SUBPIXEL_BITS)
+    (x_from, x_to), (y_from, y_to) = (-1.2, 0.4), (-0.8, 0.8)
+    across = [[(x, y_from, 0), (x, y_to, 0)] for x in np.arange(x_from, x_to, GRID_M)]
+    along = [[(x_from, y, 0), (x_to, y, 0)] for y in np.arange(y_from, y_to, GRID_M)]
+    for ends in across + along:
+        first, second = _fixed(project(ends, height_px, width_px).pixels)
+        cv2.line(canvas, first, second, GRID, 2, cv2.LINE_AA, SUBPIXEL_BITS)
     return canvas
 
 
@@ -129,40 +134,47 @@ def _draw_target(canvas: Picture, target_xy_m: Array) -> None:
 
 def _with_shadow(canvas: Picture, points_m: Array) -> Picture:
     """Darken what lies straight below the arm: with the tip it shows the tool's place over the table and its height."""
-    light = np.full(canvas.shape[:2], 255, np.uint8)
+    light = np.full_like(canvas, 255)
     seen = project(points_m * (1, 1, 0), *canvas.shape[:2])
-    for link in LINKS:
-        _draw_capsule(light, seen, link, link.radius_m, (round(255 * SHADOW),))
-    return np.asarray(cv2.multiply(canvas, cv2.merge([light] * 3), scale=1 / 255), np.uint8)
+    for outline, in_front in zip(_outlines(seen, 1.0), _in_front(seen), strict=True):
+        if in_front:
+            cv2.fillConvexPoly(light, outline, SHADOW, cv2.LINE_AA, SUBPIXEL_BITS)
+    return np.asarray(cv2.multiply(canvas, light, scale=1 / 255), np.uint8)
 
 
 def _draw_arm(canvas: Picture, points_m: Array) -> None:
-    """Draw the links from the farthest to the nearest, each as a dark capsule with brighter ones within."""
+    """Draw the links from the farthest to the nearest, each as a dark capsule with brighter ones within.
+
+    The tip comes last, as a light that shines through the tool: what matters most must be seen in every picture.
+    """
     seen = project(points_m, *canvas.shape[:2])
-    for link in sorted(LINKS, key=lambda k: -(seen.depth_m[k.start] + seen.depth_m[k.end])):
-        for width, brightness in ((1.0, 0.55), (0.82, 1.0), (0.35, 1.25)):
-            colour = tuple(min(255, round(channel * brightness)) for channel in link.colour)
-            _draw_capsule(canvas, seen, link, link.radius_m * width, colour)
-    tip = Link(6, 6, TIP_RADIUS_M, TIP)
-    _draw_capsule(canvas, seen, tip, tip.radius_m, tip.colour)
+    layers = [(_outlines(seen, share), brightness) for share, brightness in SHADING]
+    in_front = _in_front(seen)
+    far_to_near = np.argsort(-(seen.depth_m[STARTS] + seen.depth_m[ENDS])[:TIP_LINK], kind="stable")
+    for k in (*far_to_near, TIP_LINK):
+        if in_front[k]:
+            for outlines, brightness in layers:
+                colour = tuple(min(255, round(channel * brightness)) for channel in LINKS[k].colour)
+                cv2.fillConvexPoly(canvas, outlines[k], colour, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
-def _draw_capsule(canvas: Picture, seen: Projected, link: Link, radius_m: float, colour: tuple[int, ...]) -> None:
-    """Fill the outline of a thick line whose ends are round; perspective makes the farther end thinner."""
-    ends = [link.start, link.end]
-    if seen.depth_m[ends].min() < NEAREST_M:
-        return
-    pixels, radii_px = seen.pixels[ends], seen.px_per_m[ends] * radius_m
-    for centre, radius in zip(_fixed(pixels), _fixed(radii_px), strict=True):
-        cv2.circle(canvas, centre, int(radius), colour, cv2.FILLED, cv2.LINE_AA, SUBPIXEL_BITS)
-    along = pixels[1] - pixels[0]
-    length_px = np.hypot(*along)
-    if length_px > 0:
-        across = np.array([-along[1], along[0]]) / length_px * radii_px[:, None]
-        outline = np.stack([pixels[0] + across[0], pixels[1] + across[1], pixels[1] - across[1], pixels[0] - across[0]])
-        cv2.fillConvexPoly(canvas, _fixed(outline), colour, cv2.LINE_AA, SUBPIXEL_BITS)
+def _outlines(seen: Projected, share: float) -> npt.NDArray[np.int32]:
+    """Return each link's outline (links, corners, 2), a thick line with round ends, thinner where it is farther away."""
+    along = seen.pixels[ENDS] - seen.pixels[STARTS]
+    heading = np.arctan2(along[:, 1], along[:, 0])[:, None]
+    half_turn = np.linspace(-np.pi / 2, np.pi / 2, 12)
+    caps = []
+    for points, turn in ((ENDS, heading + half_turn), (STARTS, heading + half_turn + np.pi)):
+        radius_px = (share * RADII_M * seen.px_per_m[points])[:, None, None]
+        caps.append(seen.pixels[points, None] + radius_px * np.stack([np.cos(turn), np.sin(turn)], axis=-1))
+    return _fixed(np.concatenate(caps, axis=1))
+
+
+def _in_front(seen: Projected) -> npt.NDArray[np.bool_]:
+    """Return which links (links,) are in front of the camera as a whole: others have no outline to speak of."""
+    return np.minimum(seen.depth_m[STARTS], seen.depth_m[ENDS]) > NEAREST_M
 
 
 def _fixed(pixels: Array) -> npt.NDArray[np.int32]:
     """Return pixel lengths or positions as OpenCV's fixed-point numbers."""
-    return np.rint(pixels * 2**SUBPIXEL_BITS).astype(np.int32)
+    return np.asarray(np.rint(pixels * 2**SUBPIXEL_BITS), np.int32)

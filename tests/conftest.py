@@ -1,5 +1,6 @@
 """What several test files share: the checkpoint and datasets that LeRobot itself wrote, and a small trained run."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -7,9 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from tests.golden import golden_weights
+
+torch.set_num_threads(1)  # see run_module
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -54,4 +58,6 @@ def run_module(module: str, *args: object, torchrun: int = 0, cwd: Path = ROOT) 
     if torchrun:
         launcher = [str(Path(sys.executable).with_name("torchrun")), "--standalone", f"--nproc_per_node={torchrun}"]
     command = [*launcher, "-m", module, *map(str, args)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+    # One thread each: on a busy machine OpenMP's threads wait for each other far longer than they compute.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)

@@ -1,0 +1,280 @@
+"""A seed in, a folder of rosbag2 bags out, as a recorder on the cell's ROS 2 network would have written them.
+
+One bag per episode, all four kinds in turn: sqlite3 or mcap storage, JPEG or raw pictures. Beside the bags stand
+truth.json, what no bag tells (targets, starts, lost frames), written first, and recording.json, written last.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.store import Typestore
+
+from common.command import Parser, UserError, progress, run
+from common.files import read_json, remove_stale, require_free, sync, write_json
+from demo.arm import JOINT_NAMES, Array
+from demo.expert import EPISODE_S, RECORDING_STREAM, Task, motion, sample_task, task_rng
+from demo.scene import Picture, render
+
+Nanoseconds = npt.NDArray[np.int64]
+Message = tuple[int, str, bytes]  # receive time in ns, topic, CDR
+
+FORMAT_VERSION = 1
+TRUTH, RECORDING = "truth.json", "recording.json"
+
+JOINT_TOPIC, JOINT_TYPE = "/joint_states", "sensor_msgs/msg/JointState"
+RAW_TOPIC, RAW_TYPE = "/camera/color/image_raw", "sensor_msgs/msg/Image"
+JPEG_TOPIC, JPEG_TYPE = "/camera/color/image_raw/compressed", "sensor_msgs/msg/CompressedImage"
+TYPES = {JOINT_TOPIC: JOINT_TYPE, RAW_TOPIC: RAW_TYPE, JPEG_TOPIC: JPEG_TYPE}
+# Universal_Robots_ROS2_Driver publishes in this order, not in the order of the chain: whoever reads must go by name.
+DRIVER_ORDER = [1, 2, 3, 4, 5, 0]
+
+EPOCH_NS = 1_700_000_000 * 10**9
+PERIOD_NS = 10 * 10**9  # from one episode's start to the next one's
+JOINT_HZ, CAMERA_HZ = 500, 30
+JPEG_QUALITY = 95
+LOST_SHARE = 0.01
+BAG_BYTES = 2_000_000  # no bag is larger
+
+
+class Stamps(NamedTuple):
+    """When M messages were made (header stamp) and when the recorder got them (bag time), int64 ns each."""
+
+    header_ns: Nanoseconds
+    receive_ns: Nanoseconds
+
+
+class Episode(NamedTuple):
+    """Everything random about one episode; its bag follows from it."""
+
+    name: str
+    storage: StoragePlugin
+    camera_topic: str
+    start_ns: int
+    task: Task
+    joint_stamps: Stamps
+    camera_stamps: Stamps
+    lost_frames: list[int]
+
+
+def plan_episode(seed: int, index: int) -> Episode:
+    """Draw episode `index` of a recording; nothing but the two numbers decides it."""
+    rng = task_rng(seed, RECORDING_STREAM, index)
+    task = sample_task(rng)
+    start_ns = EPOCH_NS + index * PERIOD_NS
+    joints, (camera, lost_frames) = _joint_stamps(rng), _camera_stamps(rng)
+    return Episode(
+        name=f"episode_{index:04d}",
+        storage=StoragePlugin.MCAP if index % 2 else StoragePlugin.SQLITE3,
+        camera_topic=RAW_TOPIC if index // 2 % 2 else JPEG_TOPIC,
+        start_ns=start_ns,
+        task=task,
+        joint_stamps=Stamps(*(start_ns + stamps for stamps in joints)),
+        camera_stamps=Stamps(*(start_ns + stamps for stamps in camera)),
+        lost_frames=lost_frames,
+    )
+
+
+def messages(episode: Episode) -> list[Message]:
+    """Return all messages of an episode's bag in the order in which they were received."""
+    received = [*_joint_messages(episode), *_camera_messages(episode)]
+    return sorted(received, key=lambda message: message[0])
+
+
+def record(out: Path, episodes: int = 200, seed: int = 0, workers: int = 1) -> bool:
+    """Record `episodes` bags into the folder `out`; return False when they were all there already.
+
+    An interrupted recording is completed. Raises UserError when `out` holds anything else.
+    """
+    remove_stale(out)
+    recording = {"format_version": FORMAT_VERSION, "seed": seed, "episodes": episodes}
+    wanted = f"seed {seed} with {episodes} episodes"
+    if (out / RECORDING).is_file():
+        if read_json(out / RECORDING) != recording:
+            raise UserError(f"{out} holds another recording than {wanted}; give another --out")
+        return False
+    plans = [plan_episode(seed, index) for index in range(episodes)]
+    truth = recording | {"bags": [_truth(plan) for plan in plans]}
+    if (out / TRUTH).is_file():
+        if read_json(out / TRUTH) != json.loads(json.dumps(truth)):
+            raise UserError(f"{out} holds a part of another recording than {wanted}; give another --out")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not an empty folder; give another --out")
+    missing = [index for index, plan in enumerate(plans) if not (out / plan.name).exists()]
+    require_free(out, len(missing) * BAG_BYTES, f"{len(missing)} bags")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / TRUTH, truth)
+    for _ in progress(_over(workers, partial(_record_episode, out, seed), missing), len(missing), "recording", "bag"):
+        pass
+    write_json(out / RECORDING, recording)
+    return True
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and record."""
+    parser = Parser(prog="python -m demo.record", description="Record the simulated cell into rosbag2 bags.")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the bags; new, empty or interrupted")
+    parser.add_argument("--episodes", type=_at_least(1), default=200, help="number of bags (%(default)s)")
+    parser.add_argument("--seed", type=_at_least(0), default=0, help="decides every byte recorded (%(default)s)")
+    parser.add_argument("--workers", type=_at_least(1), default=os.cpu_count() or 1, help="processes (%(default)s)")
+    args = parser.parse_args(argv)
+    if record(args.out, args.episodes, args.seed, args.workers):
+        print(f"recorded {args.episodes} bags in {args.out}")
+    else:
+        print(f"already recorded: {args.episodes} bags in {args.out}")
+    return 0
+
+
+def _joint_stamps(rng: np.random.Generator) -> Stamps:
+    """Stamps since the start: a controller's steady clock, and a millisecond of network."""
+    count = round(EPISODE_S * JOINT_HZ)
+    header_s = np.arange(count) / JOINT_HZ + rng.normal(0.0, 20e-6, count).clip(-100e-6, 100e-6)
+    return _stamps(header_s, rng.normal(1e-3, 0.1e-3, count).clip(0.6e-3, 1.4e-3))
+
+
+def _camera_stamps(rng: np.random.Generator) -> tuple[Stamps, list[int]]:
+    """Stamps since the start, without the lost frames, and their numbers.
+
+    A camera runs free: its first frame comes at any time, its clock jitters, and a picture takes 20 ms to arrive.
+    Neither the first nor the last frame is lost and never two in a row, so each loss is one gap of two periods.
+    """
+    count = round(EPISODE_S * CAMERA_HZ)
+    jitter_s = rng.normal(0.0, 1.5e-3, count).clip(-5e-3, 5e-3)
+    header_s = rng.uniform(5e-3, 25e-3) + np.arange(count) / CAMERA_HZ + jitter_s
+    stamps = _stamps(header_s, rng.normal(20e-3, 1e-3, count).clip(16e-3, 24e-3))
+    lost = rng.random(count) < LOST_SHARE
+    lost[1:] &= ~lost[:-1]
+    lost[[0, -1]] = False
+    return Stamps(stamps.header_ns[~lost], stamps.receive_ns[~lost]), np.flatnonzero(lost).tolist()
+
+
+def _stamps(header_s: Array, latency_s: Array) -> Stamps:
+    header_ns = np.rint(header_s * 1e9).astype(np.int64)
+    return Stamps(header_ns, header_ns + np.rint(latency_s * 1e9).astype(np.int64))
+
+
+def _joint_messages(episode: Episode) -> Iterator[Message]:
+    header_ns, receive_ns = episode.joint_stamps
+    positions, velocities = motion(episode.task, (header_ns - episode.start_ns) / 1e9)
+    for index, received in enumerate(receive_ns.tolist()):
+        body = {
+            "name": [JOINT_NAMES[joint] for joint in DRIVER_ORDER],
+            "position": positions[index, DRIVER_ORDER],
+            "velocity": velocities[index, DRIVER_ORDER],
+            "effort": np.zeros(6),
+        }
+        yield received, JOINT_TOPIC, _cdr(JOINT_TYPE, int(header_ns[index]), "base_link", body)
+
+
+def _camera_messages(episode: Episode) -> Iterator[Message]:
+    """Each picture shows the arm where it was when the picture was taken, not when it arrived."""
+    header_ns, receive_ns = episode.camera_stamps
+    positions, _ = motion(episode.task, (header_ns - episode.start_ns) / 1e9)
+    for index, received in enumerate(receive_ns.tolist()):
+        picture = render(positions[index], episode.task.target_xy_m)
+        body = _raw_image(picture) if episode.camera_topic == RAW_TOPIC else _jpeg_image(picture)
+        cdr = _cdr(TYPES[episode.camera_topic], int(header_ns[index]), "camera_color_optical_frame", body)
+        yield received, episode.camera_topic, cdr
+
+
+def _raw_image(picture: Picture) -> dict[str, Any]:
+    height, width, channels = picture.shape
+    size = {"height": height, "width": width, "step": width * channels}
+    return {**size, "encoding": "rgb8", "is_bigendian": 0, "data": picture.reshape(-1)}
+
+
+def _jpeg_image(picture: Picture) -> dict[str, Any]:
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return {"format": "jpeg", "data": encoded.reshape(-1)}
+
+
+@cache
+def _typestore() -> Typestore:
+    return get_typestore(Stores.ROS2_HUMBLE)
+
+
+def _cdr(msgtype: str, stamp_ns: int, frame_id: str, body: dict[str, Any]) -> bytes:
+    store = _typestore()
+    sec, nanosec = divmod(stamp_ns, 10**9)
+    stamp = store.types["builtin_interfaces/msg/Time"](sec=sec, nanosec=nanosec)
+    header = store.types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id)
+    return bytes(store.serialize_cdr(store.types[msgtype](header=header, **body), msgtype))
+
+
+def _record_episode(out: Path, seed: int, index: int) -> None:
+    """Write one bag; under its name stands all of it or nothing."""
+    episode = plan_episode(seed, index)
+    # The bag is made within a temporary folder, not as one: rosbags names the storage file after the bag's folder.
+    temporary = out / f".tmp-{episode.name}-{os.getpid()}"
+    try:
+        bag = temporary / episode.name
+        _write_bag(bag, episode)
+        for path in (*bag.iterdir(), bag):
+            sync(path)
+        bag.rename(out / episode.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync(out)
+
+
+def _write_bag(bag: Path, episode: Episode) -> None:
+    with Writer(bag, version=Writer.VERSION_LATEST, storage_plugin=episode.storage) as writer:
+        topics = (JOINT_TOPIC, episode.camera_topic)
+        connections = {t: writer.add_connection(t, TYPES[t], typestore=_typestore()) for t in topics}
+        for receive_ns, topic, cdr in messages(episode):
+            writer.write(connections[topic], receive_ns, cdr)
+
+
+def _truth(episode: Episode) -> dict[str, Any]:
+    return {
+        "bag": episode.name,
+        "storage": episode.storage.name.lower(),
+        "camera_topic": episode.camera_topic,
+        "target_xy_m": episode.task.target_xy_m.tolist(),
+        "start_joints": dict(zip(JOINT_NAMES, episode.task.start.tolist(), strict=True)),
+        "lost_frames": episode.lost_frames,
+    }
+
+
+def _over(workers: int, work: Callable[[int], None], indices: list[int]) -> Iterator[None]:
+    """Do the work for every index, over processes when there is more than one worker."""
+    workers = min(workers, len(indices))
+    if workers <= 1:
+        yield from map(work, indices)
+        return
+    # Spawned, because a fork of a process with threads (OpenCV, torch) may hang; Ctrl-C is for the parent to handle.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+    ) as pool:
+        yield from pool.map(work, indices)
+
+
+def _at_least(low: int) -> Callable[[str], int]:
+    """Return an argparse type for whole numbers from `low` on."""
+
+    def whole_number(text: str) -> int:
+        value = int(text)
+        if value < low:
+            raise argparse.ArgumentTypeError(f"{value}: expected at least {low}")
+        return value
+
+    return whole_number
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,216 @@
+"""A trained policy in, closed-loop rollouts in the simulated cell out: a table, rollouts.json and rollout.png.
+
+The policy sees only pictures and joint angles. Its targets come from a stream of random numbers that recordings never
+draw from (demo.expert), so none of them was in the training data.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.command import Parser, UserError, run
+from common.dataset import STATE, picture_key
+from common.files import write_file, write_json
+from common.policy import Policy
+from demo.arm import JOINT_NAMES, Array, tool_position
+from demo.expert import ROLLOUT_STREAM, Task, hover_point, sample_task, task_rng
+from demo.scene import HEIGHT_PX, WIDTH_PX, Picture, render
+
+DEFAULT_FPS = 30
+ROLLOUT_S = 2.5
+SUCCESS_M = 0.03
+SETTLED_STEPS = 5  # the final distance is the mean over these last steps: passing by is not arriving
+
+STRIP_ROLLOUTS, STRIP_TIMES = 4, 6
+STRIP_TILE_PX = 192  # a tile of the strip is at least this high
+CAPTION_PX = 20
+
+
+class Driver(Protocol):
+    """What a rollout needs of a policy; `common.policy.Policy` is one."""
+
+    @property
+    def action_meaning(self) -> str | None:
+        """`delta` (added to the joints) or `next_position`."""
+
+    @property
+    def joint_names(self) -> list[str]:
+        """The order of states and actions."""
+
+    @property
+    def cameras(self) -> dict[str, tuple[int, int, int]]:
+        """Camera name -> (height, width, 3)."""
+
+    @property
+    def fps(self) -> int | None:
+        """Actions per second."""
+
+    def reset(self) -> None:
+        """Forget the previous episode."""
+
+    def select_action(self, observation: Mapping[str, Tensor], /) -> Tensor:
+        """Return actions (B, A) in robot units for B observations."""
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """How the arm moved for N tasks: joint angles (N, steps + 1, 6), the start included, at `fps` per second."""
+
+    tasks: list[Task]
+    joints: Array
+    fps: int
+
+    @property
+    def distances_m(self) -> Array:
+        """Distance of the tool tip from the hover point, (N, steps + 1)."""
+        goals = hover_point(np.stack([task.target_xy_m for task in self.tasks]))
+        distances: Array = np.linalg.norm(tool_position(self.joints) - goals[:, None], axis=-1)
+        return distances
+
+    @property
+    def final_m(self) -> Array:
+        """Mean distance over the last SETTLED_STEPS steps, (N,)."""
+        final: Array = self.distances_m[:, -SETTLED_STEPS:].mean(axis=1)
+        return final
+
+    @property
+    def successes(self) -> int:
+        """Number of tasks that ended within SUCCESS_M of the hover point."""
+        return int(np.count_nonzero(self.final_m <= SUCCESS_M))
+
+
+def held_out_tasks(seed: int, count: int) -> list[Task]:
+    """Draw `count` tasks from the rollouts' own stream of random numbers."""
+    return [sample_task(task_rng(seed, ROLLOUT_STREAM, index)) for index in range(count)]
+
+
+def rollout(policy: Driver, tasks: Sequence[Task]) -> Rollouts:
+    """Drive the simulated arm with the policy for ROLLOUT_S seconds, all tasks as one batch.
+
+    Raises UserError when the policy is made for another robot or does not say what its actions mean.
+    """
+    _require_fit(policy)
+    order = [JOINT_NAMES.index(name) for name in policy.joint_names]
+    fps = policy.fps or DEFAULT_FPS
+    joints = np.stack([task.start for task in tasks])
+    steps = [joints]
+    policy.reset()
+    for _ in range(round(ROLLOUT_S * fps)):
+        action = policy.select_action(_observe(policy, order, joints, tasks)).detach().cpu().numpy()
+        joints = joints.copy()
+        joints[:, order] = action + (joints[:, order] if policy.action_meaning == "delta" else 0.0)
+        steps.append(joints)
+    return Rollouts(list(tasks), np.stack(steps, axis=1), fps)
+
+
+def describe(rollouts: Rollouts) -> str:
+    """Return the table that is printed: a line per target and the number of successes."""
+    lines = [" target     x cm     y cm   start cm   final cm   closest cm"]
+    for index, (task, distances_m, final_m) in enumerate(
+        zip(rollouts.tasks, rollouts.distances_m, rollouts.final_m, strict=True)
+    ):
+        x_cm, y_cm = task.target_xy_m * 100
+        start_cm, closest_cm = distances_m[0] * 100, distances_m.min() * 100
+        lines.append(f"{index:7d} {x_cm:8.1f} {y_cm:8.1f} {start_cm:10.1f} {final_m * 100:10.1f} {closest_cm:12.1f}")
+    return "\n".join([*lines, f"{rollouts.successes} of {len(rollouts.tasks)} within {SUCCESS_M * 100:.0f} cm"])
+
+
+def to_json(rollouts: Rollouts) -> list[dict[str, Any]]:
+    """Return one record per rollout, metres and radians."""
+    return [
+        {
+            "target_xy_m": task.target_xy_m.tolist(),
+            "start_joints": dict(zip(JOINT_NAMES, task.start.tolist(), strict=True)),
+            "start_distance_m": float(distances_m[0]),
+            "final_distance_m": float(final_m),
+            "closest_distance_m": float(distances_m.min()),
+            "success": bool(final_m <= SUCCESS_M),
+        }
+        for task, distances_m, final_m in zip(rollouts.tasks, rollouts.distances_m, rollouts.final_m, strict=True)
+    ]
+
+
+def draw_strip(rollouts: Rollouts, height_px: int = HEIGHT_PX, width_px: int = WIDTH_PX) -> Picture:
+    """Return an RGB picture of the first rollouts, one per row, time from left to right, as the policy saw them."""
+    steps = np.linspace(0, rollouts.joints.shape[1] - 1, STRIP_TIMES).round().astype(int)
+    distances_m = rollouts.distances_m
+    rows = []
+    for index, task in enumerate(rollouts.tasks[:STRIP_ROLLOUTS]):
+        tiles = []
+        for step in steps:
+            picture = render(rollouts.joints[index, step], task.target_xy_m, height_px, width_px)
+            caption = f"target {index}  {step / rollouts.fps:.1f} s  {distances_m[index, step] * 100:.1f} cm"
+            tiles.append(_tile(picture, caption))
+        rows.append(np.concatenate(tiles, axis=1))
+    return np.concatenate(rows)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, roll out, print and save."""
+    parser = Parser(prog="python -m demo.rollout", description="Let a trained policy drive the simulated cell.")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="pretrained_model folder")
+    parser.add_argument("--targets", type=int, default=20, help="number of held-out targets (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1000, help="decides targets and starts (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("rollouts"), help="folder for the results (%(default)s)")
+    parser.add_argument("--untrained", action="store_true", help="random weights instead, for comparison")
+    args = parser.parse_args(argv)
+    if args.targets < 1 or args.seed < 0:
+        raise UserError(f"--targets {args.targets} --seed {args.seed}: expected at least 1 and 0")
+    policy = Policy.load(args.checkpoint, device="cpu")
+    if args.untrained:
+        policy = policy.with_random_weights(args.seed)
+    rollouts = rollout(policy, held_out_tasks(args.seed, args.targets))
+    print(describe(rollouts))
+    args.out.mkdir(parents=True, exist_ok=True)
+    summary = {"seed": args.seed, "untrained": args.untrained, "fps": rollouts.fps, "success_m": SUCCESS_M}
+    counts = {"targets": args.targets, "successes": rollouts.successes}
+    write_json(args.out / "rollouts.json", {**summary, **counts, "rollouts": to_json(rollouts)})
+    height_px, width_px, _ = next(iter(policy.cameras.values()), (HEIGHT_PX, WIDTH_PX, 3))
+    write_file(args.out / "rollout.png", _png(draw_strip(rollouts, height_px, width_px)))
+    print(f"rollouts.json and rollout.png are in {args.out}")
+    return 0
+
+
+def _require_fit(policy: Driver) -> None:
+    if sorted(policy.joint_names) != sorted(JOINT_NAMES):
+        raise UserError(
+            f"the policy moves the joints {', '.join(policy.joint_names)}; this cell's are {', '.join(JOINT_NAMES)}"
+        )
+    if policy.action_meaning not in ("delta", "next_position"):
+        raise UserError(
+            f"the policy's actions mean {policy.action_meaning!r}: the cell knows delta and next_position; "
+            "give a checkpoint that says which in its train_config.json"
+        )
+
+
+def _observe(policy: Driver, order: list[int], joints: Array, tasks: Sequence[Task]) -> dict[str, Tensor]:
+    observation = {STATE: torch.from_numpy(joints[:, order].astype(np.float32))}
+    for camera, (height_px, width_px, _) in policy.cameras.items():
+        pictures = [render(q, task.target_xy_m, height_px, width_px) for q, task in zip(joints, tasks, strict=True)]
+        observation[picture_key(camera)] = torch.from_numpy(np.stack(pictures))
+    return observation
+
+
+def _tile(picture: Picture, caption: str) -> Picture:
+    """Enlarge a picture by a whole number and write the caption below it."""
+    scale = -(-STRIP_TILE_PX // picture.shape[0])
+    enlarged = picture.repeat(scale, axis=0).repeat(scale, axis=1)
+    tile = np.pad(enlarged, ((0, CAPTION_PX), (0, 4), (0, 0)), constant_values=255)
+    place = (4, tile.shape[0] - 6)
+    cv2.putText(tile, caption, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    return tile
+
+
+def _png(picture: Picture) -> bytes:
+    _, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    return encoded.tobytes()
+
+
+if __name__ == "__main__":
+    run(main)

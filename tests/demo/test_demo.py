@@ -1,0 +1,52 @@
+"""`make demo` in small: the whole chain, by the commands that users run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import run_module
+
+SMALL = ["--episodes", "8", "--override", "training.steps=2", "--override", "data.val_fraction=0.25"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "out"
+    for _ in range(2):  # the second run must find its way around the first one's results
+        done = run_module("demo", "--out", out, *SMALL)
+        assert done.returncode == 0, done.stdout + done.stderr
+    (out / "printed.txt").write_text(done.stdout)
+    return out
+
+
+def test_the_chain_ends_in_a_summary_of_both_loops(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["targets"] == 20
+    assert 0 <= summary["reached"] <= 20
+    assert summary["ratio_to_best_baseline"] > 0
+    assert {"record", "convert", "train", "evaluate", "rollout", "all"} <= summary["took_s"].keys()
+
+
+def test_what_is_printed_is_what_was_measured(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    printed = (finished / "printed.txt").read_text()
+    assert f"{summary['reached']} of 20 held-out targets" in printed
+    assert f"{summary['ratio_to_best_baseline']:.2f} of the best trivial baseline" in printed
+
+
+@pytest.mark.parametrize(
+    "picture", ["rollout/rollout.png", "rollout-untrained/rollout.png", "eval/curves.png", "train/curves.png"]
+)
+def test_the_pictures_it_names_are_there(finished: Path, picture: str) -> None:
+    assert (finished / picture).read_bytes().startswith(b"\x89PNG")
+    assert picture in (finished / "printed.txt").read_text()
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "thesis.txt").write_text("mine")
+    done = run_module("demo", "--out", tmp_path)
+    assert done.returncode == 2
+    assert "holds something else" in done.stderr
+    assert (tmp_path / "train" / "thesis.txt").read_text() == "mine"

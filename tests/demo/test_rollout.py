@@ -1,0 +1,209 @@
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from common.act import ActConfig
+from common.checkpoint import Checkpoint, PolicyShape, Robot, new_network
+from common.command import UserError
+from common.normalise import Normaliser
+from common.policy import Policy
+from demo.arm import JOINT_NAMES, joints_pointing_down
+from demo.expert import Task, hover_point
+from demo.record import plan_episode
+from demo.rollout import Rollouts, describe, draw_strip, held_out_tasks, main, rollout
+from demo.scene import render
+
+SHUFFLED = [JOINT_NAMES[index] for index in (3, 1, 5, 0, 4, 2)]
+
+
+class Pilot:
+    """Steers to points it was told, a fifth of the way at each step; the input of these tests."""
+
+    def __init__(
+        self, goals_m: np.ndarray, action_meaning: str | None = "delta", joint_names: list[str] | None = None
+    ) -> None:
+        self.action_meaning = action_meaning
+        self.joint_names = joint_names or list(JOINT_NAMES)
+        self.cameras = {"color": (64, 96, 3)}
+        self.fps: int | None = 30
+        self.goals = joints_pointing_down(goals_m)
+        self.seen: list[Mapping[str, Tensor]] = []
+        self.resets = 0
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def select_action(self, observation: Mapping[str, Tensor], /) -> Tensor:
+        self.seen.append(observation)
+        state = observation["observation.state"].numpy()
+        order = [JOINT_NAMES.index(name) for name in self.joint_names if name in JOINT_NAMES]
+        delta = 0.2 * (self.goals[:, order] - state)
+        return torch.from_numpy((delta if self.action_meaning == "delta" else state + delta).astype(np.float32))
+
+
+def pilot_for(tasks: list[Task], **options: object) -> Pilot:
+    return Pilot(hover_point(np.stack([task.target_xy_m for task in tasks])), **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def tasks() -> list[Task]:
+    return held_out_tasks(1000, 20)
+
+
+@pytest.fixture(scope="module")
+def driven(tasks: list[Task]) -> Rollouts:
+    return rollout(pilot_for(tasks), tasks)
+
+
+def test_the_targets_are_not_those_of_a_recording_with_the_same_seed() -> None:
+    recorded = [plan_episode(7, index).task.target_xy_m for index in range(20)]
+    held_out = [task.target_xy_m for task in held_out_tasks(7, 20)]
+    assert np.linalg.norm(np.stack(recorded)[:, None] - np.stack(held_out), axis=-1).min() > 1e-6
+
+
+@pytest.mark.parametrize("action_meaning", ["delta", "next_position"])
+@pytest.mark.parametrize("joint_names", [list(JOINT_NAMES), SHUFFLED])
+def test_a_policy_that_knows_the_targets_reaches_all_of_them(
+    tasks: list[Task], action_meaning: str, joint_names: list[str]
+) -> None:
+    rollouts = rollout(pilot_for(tasks, action_meaning=action_meaning, joint_names=joint_names), tasks)
+    assert rollouts.successes == 20
+    assert rollouts.final_m.max() < 0.001
+
+
+def test_a_policy_that_does_not_move_reaches_nothing(tasks: list[Task]) -> None:
+    pilot = pilot_for(tasks[:5])
+    pilot.goals = np.stack([task.start for task in tasks[:5]])
+    rollouts = rollout(pilot, tasks[:5])
+    assert rollouts.successes == 0
+    np.testing.assert_allclose(rollouts.final_m, rollouts.distances_m[:, 0], atol=1e-6)
+
+
+def test_ending_two_centimetres_off_is_a_success_and_four_are_not(tasks: list[Task]) -> None:
+    for off_m, successes in ((0.02, 5), (0.04, 0)):
+        goals_m = hover_point(np.stack([task.target_xy_m for task in tasks[:5]])) + np.array([0.0, 0.0, off_m])
+        rollouts = rollout(Pilot(goals_m), tasks[:5])
+        assert rollouts.successes == successes
+        np.testing.assert_allclose(rollouts.final_m, off_m, atol=1e-3)
+
+
+def test_passing_the_hover_point_without_staying_is_not_a_success(tasks: list[Task], driven: Rollouts) -> None:
+    backwards = Rollouts(tasks, driven.joints[:, ::-1], driven.fps)
+    assert backwards.distances_m.min(axis=1).max() < 0.001
+    assert backwards.successes == 0
+
+
+def test_a_rollout_takes_two_and_a_half_seconds_of_the_policys_frame_rate(tasks: list[Task], driven: Rollouts) -> None:
+    slow = pilot_for(tasks[:1])
+    slow.fps = 10
+    assert driven.joints.shape == (20, 76, 6)
+    assert rollout(slow, tasks[:1]).joints.shape == (1, 26, 6)
+
+
+def test_the_policy_sees_what_the_camera_shows_in_its_size_and_joints_in_its_order(tasks: list[Task]) -> None:
+    pilot = pilot_for(tasks[:2], joint_names=SHUFFLED)
+    pilot.cameras = {"left": (48, 64, 3), "right": (64, 96, 3)}
+    rollouts = rollout(pilot, tasks[:2])
+    assert (pilot.resets, len(pilot.seen)) == (1, 75)
+    observation = pilot.seen[40]
+    assert set(observation) == {"observation.state", "observation.images.left", "observation.images.right"}
+    at_40 = rollouts.joints[:, 40]
+    expected = np.stack([at_40[:, JOINT_NAMES.index(name)] for name in SHUFFLED], axis=1)
+    np.testing.assert_array_equal(observation["observation.state"], expected.astype(np.float32))
+    for camera, height, width in (("left", 48, 64), ("right", 64, 96)):
+        shown = np.stack([render(at_40[i], tasks[i].target_xy_m, height, width) for i in range(2)])
+        np.testing.assert_array_equal(observation[f"observation.images.{camera}"], shown)
+
+
+def test_a_policy_for_another_robot_is_refused(tasks: list[Task]) -> None:
+    with pytest.raises(UserError, match=r"joints joint_0, .* this cell's are shoulder_pan_joint"):
+        rollout(pilot_for(tasks, joint_names=[f"joint_{index}" for index in range(6)]), tasks)
+
+
+def test_a_policy_that_does_not_say_what_its_actions_mean_is_refused(tasks: list[Task]) -> None:
+    with pytest.raises(UserError, match="actions mean None"):
+        rollout(pilot_for(tasks, action_meaning=None), tasks)
+
+
+def test_the_table_has_a_line_per_target_and_the_count(driven: Rollouts) -> None:
+    lines = describe(driven).splitlines()
+    assert len(lines) == 22
+    assert lines[-1] == "20 of 20 within 3 cm"
+
+
+def test_the_strip_shows_the_pictures_the_policy_saw_enlarged(tasks: list[Task], driven: Rollouts) -> None:
+    strip = draw_strip(driven)
+    first = render(tasks[0].start, tasks[0].target_xy_m)
+    np.testing.assert_array_equal(strip[1:192:3, 1:288:3], first)
+    rows, columns = 4, 6
+    assert strip.shape == (rows * (192 + 20), columns * (288 + 4), 3)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny policy that was never trained, saved like a trained one."""
+    act = ActConfig(chunk_size=80, dim_model=16, n_heads=2, dim_feedforward=16, n_encoder_layers=1, latent_dim=4)
+    shape = PolicyShape(state_dim=6, action_dim=6, cameras={"color": (64, 96, 3)})
+    statistics = {
+        f"{key}.{name}": torch.full(size, value)
+        for key, size in shape.sizes().items()
+        for name, value in (("mean", 0.0), ("std", 0.01))
+    }
+    normaliser = Normaliser(statistics, dict.fromkeys(("VISUAL", "STATE", "ACTION"), "MEAN_STD"), shape.sizes(), "here")
+    robot = Robot(joint_names=tuple(SHUFFLED), fps=30, action_meaning="delta", action_wrapped=False)
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("checkpoint") / "pretrained_model"
+    Policy(Checkpoint(new_network(act, shape), act, shape, normaliser, robot)).save(folder)
+    return folder
+
+
+def run_main(checkpoint: Path, out: Path, *flags: str) -> dict[str, object]:
+    assert main(["--checkpoint", str(checkpoint), "--out", str(out), "--targets", "3", *flags]) == 0
+    written: dict[str, object] = json.loads((out / "rollouts.json").read_text())
+    return written
+
+
+def test_the_command_prints_the_count_and_writes_results_and_strip(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = run_main(checkpoint, tmp_path / "out")
+    assert f"{written['successes']} of 3 within 3 cm" in capsys.readouterr().out
+    assert (written["seed"], written["targets"], written["untrained"]) == (1000, 3, False)
+    records = written["rollouts"]
+    assert isinstance(records, list)
+    for record, task in zip(records, held_out_tasks(1000, 3), strict=True):
+        assert record["target_xy_m"] == task.target_xy_m.tolist()
+        assert list(record["start_joints"].values()) == task.start.tolist()
+        assert record["closest_distance_m"] <= record["final_distance_m"]
+        assert record["success"] == (record["final_distance_m"] <= 0.03)
+    strip = np.asarray(cv2.imread(str(tmp_path / "out" / "rollout.png")))
+    assert strip.shape == (3 * 212, 6 * 292, 3)
+
+
+def test_the_same_command_gives_the_same_results(checkpoint: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        run_main(checkpoint, tmp_path / name)
+    assert (tmp_path / "one" / "rollouts.json").read_bytes() == (tmp_path / "two" / "rollouts.json").read_bytes()
+
+
+def test_untrained_drives_with_other_weights_than_the_checkpoints(checkpoint: Path, tmp_path: Path) -> None:
+    trained = run_main(checkpoint, tmp_path / "trained")
+    untrained = run_main(checkpoint, tmp_path / "untrained", "--untrained")
+    assert untrained["untrained"] is True
+    assert untrained["rollouts"] != trained["rollouts"]
+
+
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="checkpoint"):
+        main(["--checkpoint", str(tmp_path), "--out", str(tmp_path / "out")])
+
+
+def test_no_targets_are_refused(checkpoint: Path) -> None:
+    with pytest.raises(UserError, match="--targets 0"):
+        main(["--checkpoint", str(checkpoint), "--targets", "0"])

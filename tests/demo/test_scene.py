@@ -1,0 +1,86 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from demo import scene
+from demo.arm import joints_pointing_down, tool_position
+from demo.expert import hover_point
+from demo.scene import Picture, project, render, target_pixels
+
+HOME = joints_pointing_down((-0.6, 0.25, 0.2))
+OUT_OF_SIGHT = (5.0, 5.0)
+GRID = [
+    (x, y) for x, y in itertools.product(np.linspace(*scene.WORKSPACE_X_M, 7), np.linspace(*scene.WORKSPACE_Y_M, 7))
+]
+
+
+def red_centre(picture: Picture) -> np.ndarray:
+    red = picture[..., 0].astype(float) - picture[..., 1:].max(axis=-1)
+    red = np.clip(red - 30, 0, None)
+    rows, columns = np.mgrid[: picture.shape[0], : picture.shape[1]] + 0.5
+    return np.array([(columns * red).sum() / red.sum(), (rows * red).sum() / red.sum()])
+
+
+@pytest.mark.parametrize("size", [(64, 96), (48, 64), (240, 320)])
+def test_the_picture_has_the_size_asked_for(size: tuple[int, int]) -> None:
+    picture = render(HOME, (-0.8, 0.0), *size)
+    assert picture.shape == (*size, 3)
+    assert picture.dtype == np.uint8
+
+
+def test_the_same_cell_gives_the_same_picture() -> None:
+    np.testing.assert_array_equal(render(HOME, (-0.8, 0.0)), render(HOME, (-0.8, 0.0)))
+
+
+def test_the_target_is_drawn_where_the_camera_model_says() -> None:
+    target = (-0.85, -0.1)
+    expected = project([(*target, 0.0)]).pixels[0]
+    np.testing.assert_allclose(red_centre(render(HOME, target)), expected, atol=0.3)
+
+
+@pytest.mark.parametrize("step", [(0.005, 0.0), (0.0, 0.005)])
+def test_half_a_centimetre_of_target_can_be_told_from_the_picture(step: tuple[float, float]) -> None:
+    here, there = np.array([-0.85, -0.1]), np.array([-0.85, -0.1]) + step
+    moved_px = np.linalg.norm(red_centre(render(HOME, there)) - red_centre(render(HOME, here)))
+    assert 0.4 < moved_px < 0.8
+
+
+def test_a_pixel_is_about_a_centimetre_or_less_all_over_the_workspace() -> None:
+    corners = [(x, y, 0.0) for x in scene.WORKSPACE_X_M for y in scene.WORKSPACE_Y_M]
+    assert project(corners).px_per_m.min() > 99
+
+
+@pytest.mark.parametrize("target", GRID)
+def test_every_target_is_seen_whole_before_the_arm_and_still_seen_below_the_tool(target: tuple[float, float]) -> None:
+    away = (-0.55, 0.3 if target[1] < 0 else -0.3, 0.35)
+    assert target_pixels(render(joints_pointing_down(away), target)) >= 45
+    assert target_pixels(render(joints_pointing_down(hover_point(target)), target)) >= 25
+
+
+@pytest.mark.parametrize("target", GRID)
+def test_the_tip_is_green_in_the_picture_where_the_tool_is(target: tuple[float, float]) -> None:
+    joints = joints_pointing_down(hover_point(target))
+    column, row = np.floor(project([tool_position(joints)]).pixels[0]).astype(int)
+    red, green, blue = render(joints, target)[row, column].astype(int)
+    assert green > max(red, blue) + 80
+
+
+def test_nothing_but_the_target_counts_as_target() -> None:
+    rng = np.random.default_rng(0)
+    low, high = np.array([scene.WORKSPACE_X_M, scene.WORKSPACE_Y_M, (0.05, 0.35)]).T
+    for xyz in rng.uniform(low, high, (50, 3)):
+        assert target_pixels(render(joints_pointing_down(xyz), OUT_OF_SIGHT)) == 0
+
+
+@pytest.mark.parametrize("height_m", [0.15, 0.25, 0.35])
+def test_the_table_lies_in_shadow_straight_below_the_tool_at_any_height(height_m: float) -> None:
+    column, row = np.floor(project([(-0.8, 0.0, 0.0)]).pixels[0]).astype(int)
+    in_shadow = render(joints_pointing_down((-0.8, 0.0, height_m)), OUT_OF_SIGHT)[row, column]
+    in_light = render(HOME, OUT_OF_SIGHT)[row, column]
+    np.testing.assert_allclose(in_shadow, 0.62 * in_light, atol=3)
+
+
+def test_an_arm_gone_wild_even_through_the_camera_is_still_drawn() -> None:
+    for joints in np.random.default_rng(0).uniform(-4, 4, (300, 6)):
+        render(joints, (-0.8, 0.0))

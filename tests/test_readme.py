@@ -1,0 +1,90 @@
+"""The README is true: its commands run, its configuration reference is the code's, its make targets exist."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.config import describe
+from stage1_convert.config import ConvertConfig
+from stage2_train.config import TrainConfig
+from tests.conftest import ROOT
+
+README = ROOT / "README.md"
+REFERENCE = re.compile(r"(<!-- reference: [^\n]*-->\n).*?(<!-- end of reference -->)", re.DOTALL)
+
+
+def reference() -> str:
+    """The configuration tables as the README must show them."""
+    tables = []
+    for title, cls in (("stage1_convert", ConvertConfig), ("stage2_train", TrainConfig)):
+        rows = [f"| `{key}` | `{default}` | {doc} |" for key, default, doc in describe(cls)]
+        tables.append("\n".join([f"\n### {title}\n", "| key | default | meaning |", "|---|---|---|", *rows]))
+    return "\n".join(tables) + "\n\n"
+
+
+def with_reference(text: str) -> str:
+    return REFERENCE.sub(lambda match: match[1] + reference() + match[2], text)
+
+
+def block(language: str) -> str:
+    (found,) = re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+    return str(found)
+
+
+def test_the_configuration_reference_is_the_codes() -> None:
+    text = README.read_text()
+    assert REFERENCE.search(text)
+    assert text == with_reference(text), "run python -m tests.test_readme"
+
+
+def test_the_make_targets_exist() -> None:
+    for line in block("sh").splitlines():
+        target = line.split()[1]
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_yaml_for_another_arm_is_a_valid_configuration(tmp_path: Path) -> None:
+    from common.config import load
+
+    (tmp_path / "arm.yaml").write_text(block("yaml"))
+    config = load(ConvertConfig, tmp_path / "arm.yaml")
+    assert len(config.conventions.joint_order) == 7
+
+
+@pytest.fixture(scope="module")
+def taste(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the README's commands have been run, word for word, and its Python after them."""
+    folder = tmp_path_factory.mktemp("taste")
+    (folder / "demo").symlink_to(ROOT / "demo")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "cache")}
+    script = "set -e\n" + block("bash")
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_the_three_commands_run_as_written(taste: Path) -> None:
+    for made in ("lerobot/meta/info.json", "train/curves.png", "eval/all_episodes.parquet", "rollout/rollout.png"):
+        assert (taste / made).is_file()
+
+
+def test_the_drivers_lines_run_as_written(taste: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+
+    monkeypatch.chdir(taste)
+    names = {"state": np.zeros((1, 6)), "picture": np.zeros((1, 64, 96, 3), np.uint8)}
+    exec(block("python"), names)
+    action = names["action"]
+    assert tuple(action.shape) == (1, 6)
+
+
+if __name__ == "__main__":
+    README.write_text(with_reference(README.read_text()))
