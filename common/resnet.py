@@ -3,17 +3,15 @@
 Tensor names end in their axes: B batch, C channels, H W pixels or cells.
 """
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.command import UserError
+from common.command import UserError, one_line
 
 NORM_EPS = 1e-5  # torchvision's BatchNorm2d
 STAGE_CHANNELS = (64, 128, 256, 512)
@@ -33,12 +31,14 @@ WEIGHTS_URLS = {
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """The constants of a batch norm whose statistics and affine part never change; never called, only folded."""
+    """A batch norm whose statistics and affine part never change: never called, but folded into a convolution."""
 
     weight: Tensor
     bias: Tensor
     running_mean: Tensor
     running_var: Tensor
+    folded_weight: Tensor | None
+    folded_bias: Tensor | None
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -46,6 +46,17 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("bias", torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("folded_weight", None, persistent=False)
+        self.register_buffer("folded_bias", None, persistent=False)
+
+    def fold(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weight, in channels_last, and the bias of a convolution that also does this norm."""
+        if self.folded_weight is not None and self.folded_bias is not None:
+            return self.folded_weight, self.folded_bias
+        scale_C = self.weight * (self.running_var + NORM_EPS).rsqrt()
+        # The layout is changed before the product, so that the backward pass finds it changed already.
+        weight = weight.contiguous(memory_format=torch.channels_last) * scale_C[:, None, None, None]
+        return weight, self.bias - self.running_mean * scale_C
 
 
 class _Block(nn.Module):
@@ -103,6 +114,14 @@ class ResNet(nn.Module):
             x = self.get_submodule(f"layer{stage}")(x)
         return x
 
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Fold the norms once and for all, for inference; weights loaded or trained afterwards would not be seen."""
+        convs = [module for module in self.modules() if isinstance(module, nn.Conv2d)]
+        norms = [module for module in self.modules() if isinstance(module, FrozenBatchNorm2d)]
+        for conv, norm in zip(convs, norms, strict=True):  # each convolution is declared right before its norm
+            norm.folded_weight, norm.folded_bias = norm.fold(conv.weight)
+
 
 def load_backbone_weights(backbone: ResNet, source: str) -> None:
     """Start `backbone` from `source`: a torchvision weights name or a local .pth or .safetensors file.
@@ -138,31 +157,27 @@ def _conv(channels_in: int, channels_out: int, size: int, stride: int = 1) -> nn
 
 
 def _convolve(x_BCHW: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> Tensor:
-    """Convolve and normalise in one: the norm's scale goes into the weight, its shift is the bias."""
-    scale_C = norm.weight * (norm.running_var + NORM_EPS).rsqrt()
-    shift_C = norm.bias - norm.running_mean * scale_C
-    return F.conv2d(x_BCHW, conv.weight * scale_C[:, None, None, None], shift_C, conv.stride, conv.padding)
+    weight, bias = norm.fold(conv.weight)
+    return F.conv2d(x_BCHW, weight, bias, conv.stride, conv.padding)
 
 
 def _read(source: str) -> Mapping[str, Tensor]:
     where = f"model.pretrained_backbone_weights={source}"
-    if source in WEIGHTS_URLS:
-        try:
-            return torch.hub.load_state_dict_from_url(
-                WEIGHTS_URLS[source], map_location="cpu", progress=False, check_hash=True, weights_only=True
-            )
-        except (OSError, RuntimeError, pickle.UnpicklingError) as error:  # no network, wrong hash, damaged cache
-            raise UserError(
-                f"{where}: cannot fetch {WEIGHTS_URLS[source]} ({error}); download it elsewhere and give the path of the file"
-            ) from error
-    path = Path(source)
-    if not path.is_file():
+    url, path = WEIGHTS_URLS.get(source), Path(source)
+    if url is None and not path.is_file():
         raise UserError(
             f"{where}: no such file and no known name; give a local file or one of {', '.join(WEIGHTS_URLS)}"
         )
     try:
+        if url is not None:
+            return torch.hub.load_state_dict_from_url(
+                url, map_location="cpu", progress=False, check_hash=True, weights_only=True
+            )
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return dict(safetensors.torch.load_file(path))
         return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
-        raise UserError(f"{where}: cannot be read as weights ({error}); give a .pth or .safetensors file") from error
+    except Exception as error:  # no network, a wrong hash, and a damaged pickle can raise nearly anything
+        remedy = (
+            f"download {url} elsewhere and give the path of the file" if url else "give a .pth or .safetensors file"
+        )
+        raise UserError(f"{where}: cannot be read ({one_line(error)}); {remedy}") from error

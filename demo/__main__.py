@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="changes demo/train.yaml")
     flags = parser.parse_args(argv)
     out: Path = flags.out
-    _own(out)
+    _own(out, flags.episodes)
     started = time.monotonic()
     took_s: dict[str, float] = {}
     train = configuration.load(TrainConfig, HERE / "train.yaml", flags.override)
@@ -59,13 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _own(out: Path) -> None:
-    """Make `out` the demo's folder and clear the last run's results; the bags stay, being a function of the seed."""
+def _own(out: Path, episodes: int) -> None:
+    """Make `out` the demo's folder and clear the last run's results; bags of as many episodes stay as they are."""
     if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
         raise UserError(f"--out {out} holds something else; choose an empty or a new folder")
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / MARK, {"made_by": "python -m demo"})
-    for name in ("train", "eval", "rollout", "rollout-untrained"):
+    truth = out / "bags" / "truth.json"
+    stale = ["bags"] if truth.exists() and read_json(truth)["episodes"] != episodes else []
+    for name in ("train", "eval", "rollout", "rollout-untrained", *stale):
         shutil.rmtree(out / name, ignore_errors=True)
 
 

@@ -1,0 +1,108 @@
+"""The stamps of several streams in; an exact fps grid, and which sample of a stream each of its ticks gets, out."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from common.command import UserError
+
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+
+SECOND_NS = 1_000_000_000
+# A header clock further than this from the receive clock, or wandering more than this against it, is another clock:
+# simulation time, a camera's own uptime, an unset system clock.
+MAX_CLOCK_OFFSET_NS = SECOND_NS // 2
+MAX_SPAN_NS = 48 * 3600 * SECOND_NS
+
+
+class Clock(NamedTuple):
+    """The stamps a stream is aligned by, where they come from and why, and the median header-to-receive delay."""
+
+    stamps_ns: Int64
+    source: str
+    reason: str
+    latency_ms: float | None
+
+
+def choose_clock(header_ns: Int64, receive_ns: Int64, wanted: str) -> Clock:
+    """Choose between header and receive stamps, both (messages,), of one stream; `wanted` is auto, header or receive.
+
+    Raises UserError when header stamps are demanded and are zero or go back.
+    """
+    known = header_ns > 0
+    latency_ms = round(float(np.median((receive_ns - header_ns)[known])) / 1e6, 3) if known.any() else None
+    fault = _order_fault(header_ns)
+    if wanted == "header":
+        if fault:
+            raise UserError(f"{fault}; set data.time_source to auto or receive")
+        return Clock(header_ns, "header", "configured", latency_ms)
+    fault = fault or _offset_fault(header_ns, receive_ns)
+    if wanted == "receive" or fault:
+        return Clock(receive_ns, "receive", fault if wanted == "auto" and fault else "configured", latency_ms)
+    return Clock(header_ns, "header", "header stamps are in order and near the receive times", latency_ms)
+
+
+def _order_fault(header_ns: Int64) -> str | None:
+    zero = int(np.count_nonzero(header_ns <= 0))
+    if zero:
+        return f"{zero} of {len(header_ns)} header stamps are zero"
+    back = np.flatnonzero(np.diff(header_ns) < 0)
+    return f"header stamps go back {len(back)} times, first at message {back[0] + 1}" if len(back) else None
+
+
+def _offset_fault(header_ns: Int64, receive_ns: Int64) -> str | None:
+    low, middle, high = np.quantile(receive_ns - header_ns, (0.05, 0.5, 0.95))  # a stalled recorder is no fault
+    if abs(middle) > MAX_CLOCK_OFFSET_NS:
+        return f"header stamps lie {middle / SECOND_NS:.3f} s before the receive times"
+    if high - low > MAX_CLOCK_OFFSET_NS:
+        return f"header stamps wander by {(high - low) / SECOND_NS:.3f} s against the receive times"
+    return None
+
+
+def grid(start_ns: int, stop_ns: int, fps: int) -> Int64:
+    """Return the ticks start + k * 1e9 // fps that are not after `stop_ns`: integer arithmetic, so they never drift.
+
+    Raises UserError when the span is longer than any recording, which means that a clock jumped.
+    """
+    if stop_ns - start_ns > MAX_SPAN_NS:
+        raise UserError(f"the stamps span {(stop_ns - start_ns) / SECOND_NS / 3600:.1f} h: a clock jumped")
+    count = ((stop_ns - start_ns + 1) * fps - 1) // SECOND_NS + 1 if stop_ns >= start_ns else 0
+    return start_ns + np.arange(count, dtype=np.int64) * SECOND_NS // fps
+
+
+def pick(stamps_ns: Int64, ticks_ns: Int64, rule: str, limit_ns: int) -> tuple[Int64, Bool]:
+    """Return for every tick the index of its sample, and whether that sample is acceptable.
+
+    `stamps_ns` (samples,) is non-decreasing. hold: the newest sample not after the tick, at most `limit_ns` old.
+    nearest: the closest, the earlier on a tie, at most `limit_ns` off. linear: the sample before the tick, when it and
+    the one after are at most `limit_ns` off, so that no hole is bridged.
+    """
+    before = np.searchsorted(stamps_ns, ticks_ns, side="right").astype(np.int64) - 1
+    left, right = np.maximum(before, 0), np.minimum(before + 1, len(stamps_ns) - 1)
+    to_left, to_right = np.abs(ticks_ns - stamps_ns[left]), np.abs(stamps_ns[right] - ticks_ns)
+    if rule == "hold":
+        return left, (before >= 0) & (to_left <= limit_ns)
+    if rule == "nearest":
+        return np.where(to_right < to_left, right, left), np.minimum(to_left, to_right) <= limit_ns
+    bracketed = (ticks_ns <= stamps_ns[right]) & (to_left <= limit_ns) & (to_right <= limit_ns)
+    return left, (before >= 0) & (bracketed | (to_left == 0))
+
+
+def interpolate(stamps_ns: Int64, angles: Float64, ticks_ns: Int64, left: Int64) -> Float64:
+    """Return angles (ticks, joints) between the samples `left` and `left` + 1, in radians, the shorter way around."""
+    right = np.minimum(left + 1, len(stamps_ns) - 1)
+    span = np.maximum(stamps_ns[right] - stamps_ns[left], 1)
+    weight = (ticks_ns - stamps_ns[left]) / span
+    step = angles[right] - angles[left]
+    step -= 2 * np.pi * np.round(step / (2 * np.pi))
+    blended: Float64 = angles[left] + step * np.clip(weight, 0.0, 1.0)[:, None]
+    return blended
+
+
+def runs(good: Bool) -> list[tuple[int, int]]:
+    """Return the half-open runs of true values in `good`, in order."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]]).astype(np.int8)))
+    return [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True)]

@@ -1,0 +1,130 @@
+"""Flags in; the opened policy, dataset and episodes to evaluate out, or one line about what does not fit together."""
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from common.checkpoint import CONFIG, ENVIRONMENT, WEIGHTS
+from common.command import UserError
+from common.dataset import ACTION, STATE, Dataset, Episode, picture_key
+from common.files import sha256
+from common.policy import Policy
+
+DEFAULT_EPISODES = ["0-3"]
+log = logging.getLogger(__name__)
+
+
+class Inputs(NamedTuple):
+    """A policy and a dataset that fit each other, and which episodes to evaluate."""
+
+    policy: Policy
+    checkpoint_sha256: str
+    dataset: Dataset
+    episodes: list[Episode]
+
+
+def open_inputs(checkpoint: Path, dataset: Path, episodes: Sequence[str] | None, device: str | None) -> Inputs:
+    """Open both and check that they belong together; raises UserError naming both sides where they differ."""
+    opened = Dataset.open(dataset)
+    policy = Policy.load(checkpoint, choose_device(device))
+    require_match(policy, opened)
+    inner = checkpoint / "pretrained_model"
+    weights = (inner if (inner / CONFIG).is_file() else checkpoint) / WEIGHTS
+    return Inputs(policy, sha256(weights), opened, choose_episodes(episodes, policy, opened))
+
+
+def choose_device(flag: str | None) -> str:
+    """Return `flag`, else $EVAL_DEVICE, else cuda where there is one."""
+    device = flag or os.environ.get("EVAL_DEVICE")
+    if device and device not in ("cpu", "cuda"):
+        raise UserError(f"EVAL_DEVICE={device}: expected cpu or cuda")
+    if not device and not torch.cuda.is_available():
+        log.info("no CUDA device here: evaluating on the CPU")
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose_episodes(flag: Sequence[str] | None, policy: Policy, dataset: Dataset) -> list[Episode]:
+    """Return the episodes that the flag names, each once, in its order; without a flag those of $EVAL_EPISODES or 0-3.
+
+    The flag takes numbers, ranges such as 0-3, `all`, and `val`, the episodes that the training held out. What it names
+    must exist (else UserError); of the defaults only those that exist are taken.
+    """
+    there = len(dataset.episodes)
+    named, wished = " ".join(flag or ()).split(), os.environ.get("EVAL_EPISODES", "").split()
+    words = named or wished or DEFAULT_EPISODES
+    numbers = list(dict.fromkeys(number for word in words for number in _numbers(word, policy, there)))
+    missing = [number for number in numbers if number >= there]
+    if missing and (named or len(missing) == len(numbers)):
+        raise UserError(f"episode {missing[0]} does not exist: {dataset.root} has {there} episodes, 0 to {there - 1}")
+    if missing and wished:
+        log.warning("%s has only %d episodes: leaving out %s", dataset.root, there, ", ".join(map(str, missing)))
+    chosen = [dataset.episodes[number] for number in numbers if number < there]
+    _warn_about_training(chosen, policy, dataset)
+    return chosen
+
+
+def require_match(policy: Policy, dataset: Dataset) -> None:
+    """Raise UserError, naming both sides, when the policy was trained on something else than the dataset holds."""
+    robot, shape, features = policy.checkpoint.robot, policy.checkpoint.shape, dataset.features
+    _require_equal(f"{STATE} has shape", (shape.state_dim,), features[STATE].shape)
+    _require_equal(f"{ACTION} has shape", (shape.action_dim,), features[ACTION].shape)
+    if robot.joint_names and features[ACTION].names:
+        _require_equal("the joints are", ", ".join(robot.joint_names), ", ".join(dataset.joint_names))
+    if robot.action_meaning and dataset.action_meaning:
+        _require_equal("an action means", robot.action_meaning, dataset.action_meaning)
+    if shape.environment_dim:
+        there = features[ENVIRONMENT].shape if ENVIRONMENT in features else None
+        _require_equal(f"{ENVIRONMENT} has shape", (shape.environment_dim,), there)
+    renamed = policy.checkpoint.rename_map
+    cameras = {renamed.get(picture_key(name), picture_key(name)): size for name, size in dataset.cameras.items()}
+    wanted = {picture_key(name): size for name, size in policy.cameras.items()}
+    if wanted.keys() - cameras.keys():
+        _require_equal("the cameras are", ", ".join(wanted) or "none", ", ".join(cameras) or "none")
+    for key, size in wanted.items():
+        _require_equal(f"{key} has height, width, channels", size, cameras[key])
+    if cameras.keys() - wanted.keys():
+        log.warning("the checkpoint does not look at %s", ", ".join(sorted(cameras.keys() - wanted.keys())))
+    if policy.fps and policy.fps != dataset.fps:
+        log.warning("the checkpoint was trained at %d fps, the dataset has %d", policy.fps, dataset.fps)
+    mean = dataset.stats.get(ACTION, {}).get("mean", np.empty(0))
+    if mean.shape != (shape.action_dim,) or not np.isfinite(mean).all():
+        raise UserError(f"{dataset.root}/meta/stats.json has no mean of {shape.action_dim} actions: {mean.tolist()}")
+
+
+def _numbers(word: str, policy: Policy, there: int) -> Sequence[int]:
+    if word == "all":
+        return range(there)
+    if word == "val":
+        held_out: list[int] | None = policy.checkpoint.train_config.get("val_episodes")
+        if not held_out:
+            raise UserError(
+                "episodes val: the training held out none, or its train_config.json does not say; name some"
+            )
+        return held_out
+    match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", word)
+    if not match or int(match[2] or match[1]) < int(match[1]):
+        raise UserError(f"episodes {word!r}: expected numbers, a range such as 0-3, all or val")
+    return range(int(match[1]), min(int(match[2] or match[1]), max(there, int(match[1]))) + 1)
+
+
+def _require_equal(what: str, in_checkpoint: object, in_dataset: object) -> None:
+    if in_checkpoint != in_dataset:
+        raise UserError(
+            f"checkpoint and dataset do not fit: {what} {in_checkpoint} in the checkpoint, {in_dataset} in the dataset; "
+            "evaluate on data made like the training's"
+        )
+
+
+def _warn_about_training(chosen: Sequence[Episode], policy: Policy, dataset: Dataset) -> None:
+    record = policy.checkpoint.train_config
+    if record.get("dataset", {}).get("fingerprint") != dataset.fingerprint:
+        return
+    seen = [episode.number for episode in chosen if episode.number not in record.get("val_episodes", [])]
+    if seen:
+        log.warning("the policy was trained on this dataset; not held out: %s", ", ".join(map(str, seen)))

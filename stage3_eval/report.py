@@ -1,0 +1,61 @@
+"""The summary of an evaluation in, the table that a person reads out. Pure."""
+
+import math
+from typing import Any
+
+from stage3_eval.metrics import FIRST_STEP, VALID_HORIZON
+
+
+def report(summary: dict[str, Any]) -> str:
+    """Return the printed report: error per joint beside each baseline's, ratios, latency and a verdict."""
+    meaning = summary["action_meaning"] or "(meaning unknown)"
+    return "\n".join(
+        [
+            f"{len(summary['episodes'])} episodes, {summary['frames']} frames, {summary['protocol']}: a new chunk of "
+            f"{summary['chunk_size']} {meaning} actions from every recorded observation",
+            "",
+            f"mean absolute error over the chunk's valid horizon, in {summary['units']}",
+            *_table(summary),
+            "",
+            f"first step only: {_ratio(summary, FIRST_STEP)}",
+            _latency(summary["latency"]),
+            _ratio(summary, VALID_HORIZON),
+        ]
+    )
+
+
+def _table(summary: dict[str, Any]) -> list[str]:
+    columns = {"policy": summary["policy"], **summary["baselines"]}
+    rows = {
+        joint: [of[VALID_HORIZON]["per_joint"][joint]["mae"] for of in columns.values()]
+        for joint in summary["joint_names"]
+    }
+    rows["overall"] = [of[VALID_HORIZON]["mae"] for of in columns.values()]
+    if summary["units"] == "rad":
+        rows["overall, degrees"] = [math.degrees(value) for value in rows["overall"]]
+    rows["overall, first step"] = [of[FIRST_STEP]["mae"] for of in columns.values()]
+    left = max(map(len, rows))
+    head = " " * left + "".join(f"{_words(name):>14}" for name in columns)
+    return [head, *(f"{name:<{left}}" + "".join(f"{v:14.6f}" for v in values) for name, values in rows.items())]
+
+
+def _ratio(summary: dict[str, Any], scope: str) -> str:
+    best, ratio = _words(summary["best_baseline"][scope]), summary["ratio_to_best_baseline"][scope]
+    if ratio is None:
+        return f"no verdict: the best trivial baseline ({best}) makes no error at all; do these episodes move?"
+    where = "at the first step" if scope == FIRST_STEP else "over the chunk's valid horizon"
+    word = "better" if ratio < 1 else "NOT better"
+    return f"{word} than the best trivial baseline ({best}): {ratio:.2f} of its error {where}"
+
+
+def _latency(latency: dict[str, Any]) -> str:
+    names = [name for name in ("p50", "p95", "p99") if latency[f"{name}_s"] is not None]
+    times = "".join(f"{name} {1000 * latency[f'{name}_s']:.1f} ms, " for name in names)
+    return (
+        f"latency on {latency['device']}, batch 1, {latency['n']} warm predictions: {times}"
+        f"first call {1000 * latency['first_call_s']:.1f} ms"
+    )
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

@@ -1,0 +1,117 @@
+"""A second, independent reader of bags and a second aligner: the mcap package or sqlite3, struct, and plain loops."""
+
+import sqlite3
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mcap.reader import make_reader
+
+
+class Sample(NamedTuple):
+    """One message: its header stamp and what it says."""
+
+    stamp_ns: int
+    value: Any
+
+
+class Cdr:
+    """Reads little-endian CDR fields one after the other; alignment counts from behind the four header bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        assert data[:4] == b"\0\1\0\0"
+        self.data, self.at = data[4:], 0
+
+    def number(self, code: str) -> Any:
+        size = struct.calcsize(code)
+        self.at += -self.at % size
+        (value,) = struct.unpack_from("<" + code, self.data, self.at)
+        self.at += size
+        return value
+
+    def block(self, size: int) -> bytes:
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def text(self) -> str:
+        return self.block(self.number("I"))[:-1].decode()
+
+    def stamp_ns(self) -> int:
+        stamp_ns = int(self.number("i") * 10**9 + self.number("I"))
+        self.text()
+        return stamp_ns
+
+
+def raw_messages(bag: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield (topic, CDR) in the order of the receive times."""
+    for path in bag.glob("*.mcap"):
+        with path.open("rb") as file:
+            for _, channel, message in make_reader(file).iter_messages():
+                yield channel.topic, message.data
+    for path in bag.glob("*.db3"):
+        query = "SELECT name, data FROM messages JOIN topics ON topic_id = topics.id ORDER BY timestamp"
+        yield from sqlite3.connect(path).execute(query)
+
+
+def joint_samples(bag: Path, topic: str, joints: list[str]) -> list[Sample]:
+    """Return every joint message as a list of angles in the order of `joints`."""
+    samples = []
+    for name, data in raw_messages(bag):
+        if name == topic:
+            cdr = Cdr(data)
+            stamp_ns = cdr.stamp_ns()
+            names = [cdr.text() for _ in range(cdr.number("I"))]
+            positions = [cdr.number("d") for _ in range(cdr.number("I"))]
+            angle_of = dict(zip(names, positions, strict=True))
+            samples.append(Sample(stamp_ns, [angle_of[joint] for joint in joints]))
+    return samples
+
+
+def compressed_samples(bag: Path, topic: str) -> list[Sample]:
+    """Return every CompressedImage's bytes."""
+    samples = []
+    for name, data in raw_messages(bag):
+        if name == topic:
+            cdr = Cdr(data)
+            stamp_ns = cdr.stamp_ns()
+            cdr.text()
+            samples.append(Sample(stamp_ns, cdr.block(cdr.number("I"))))
+    return samples
+
+
+def raw_samples(bag: Path, topic: str) -> list[Sample]:
+    """Return every Image's pixel rows, without their padding, as (height, width, encoding, bytes)."""
+    samples = []
+    for name, data in raw_messages(bag):
+        if name == topic:
+            cdr = Cdr(data)
+            stamp_ns = cdr.stamp_ns()
+            height, width, encoding = cdr.number("I"), cdr.number("I"), cdr.text()
+            cdr.number("B")
+            step = cdr.number("I")
+            pixels = cdr.block(cdr.number("I"))
+            size = width * {"rgb8": 3, "bgr8": 3, "mono8": 1}[encoding]
+            rows = b"".join(pixels[row * step : row * step + size] for row in range(height))
+            samples.append(Sample(stamp_ns, (height, width, encoding, rows)))
+    return samples
+
+
+def newest(samples: list[Sample], tick_ns: int) -> Sample | None:
+    """Return the last sample that is not after the tick."""
+    found = None
+    for sample in samples:
+        if sample.stamp_ns <= tick_ns:
+            found = sample
+    return found
+
+
+def hold(streams: list[list[Sample]], fps: int) -> list[tuple[int, list[Any]]]:
+    """Return every tick from the first moment all streams have spoken to the last, with each stream's newest value."""
+    start_ns = max(samples[0].stamp_ns for samples in streams)
+    stop_ns = min(samples[-1].stamp_ns for samples in streams)
+    frames: list[tuple[int, list[Any]]] = []
+    while (tick_ns := start_ns + len(frames) * 10**9 // fps) <= stop_ns:
+        shown = [newest(samples, tick_ns) for samples in streams]
+        frames.append((tick_ns, [sample.value for sample in shown if sample]))
+    return frames

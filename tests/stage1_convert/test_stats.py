@@ -1,0 +1,39 @@
+"""Statistics against numpy over all values."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from common.pictures import Picture
+from stage1_convert import stats
+
+pictures = st.integers(1, 4).flatmap(
+    lambda n: arrays(np.uint8, (n, 5, 7, 3), elements=st.sampled_from([0, 1, 7, 128, 254, 255]))
+)
+
+
+@settings(deadline=None)
+@given(pictures)
+def test_picture_statistics_from_histograms_equal_those_over_all_pixels(batch: Picture) -> None:
+    found = stats.picture_stats(np.sum([stats.histogram(picture) for picture in batch], axis=0), len(batch))
+    pixels = batch.reshape(-1, 3) / 255
+    assert found["count"] == [len(batch)]
+    expected = {"min": pixels.min(0), "max": pixels.max(0), "mean": pixels.mean(0), "std": pixels.std(0)}
+    for name, values in expected.items():
+        np.testing.assert_allclose(np.ravel(found[name]), values, atol=1e-12)
+    for name, q in stats.QUANTILES.items():
+        np.testing.assert_allclose(np.ravel(found[name]), np.quantile(pixels, q, axis=0), atol=1e-12)
+
+
+def test_vector_statistics_have_a_value_for_each_dimension() -> None:
+    values = np.arange(12, dtype=np.float32).reshape(4, 3)
+    found = stats.vector_stats(values)
+    assert list(found) == list(stats.NAMES)
+    assert found["mean"] == [4.5, 5.5, 6.5]
+    assert found["count"] == [4]
+    assert found["q50"] == [4.5, 5.5, 6.5]
+
+
+def test_scalar_columns_have_one_value() -> None:
+    assert stats.vector_stats(np.arange(5))["max"] == [4.0]

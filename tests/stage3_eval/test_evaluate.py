@@ -1,0 +1,262 @@
+"""The whole command on datasets that LeRobot wrote: what it writes, that it says the same twice, what it leaves on errors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from common.command import UserError
+from stage3_eval.__main__ import main
+from stage3_eval.table import METADATA_KEY
+from tests.conftest import GOLDEN, ROOT, run_module
+from tests.stage3_eval.conftest import WriteCheckpoint
+
+JOINTS = ["shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3"]
+FILES = ["all_episodes.parquet", "curves.png", "episode_000.parquet", "episode_001.parquet", "summary.json"]
+
+
+def evaluate(checkpoint: Path, dataset: Path, out: Path, *flags: object) -> Path:
+    argv = ["--checkpoint", checkpoint, "--dataset", dataset, "--out", out, "--batch-size", 8, "--latency-steps", 2]
+    assert main([str(word) for word in (*argv, *flags)]) == 0
+    return out
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def read_summary(out: Path) -> dict[str, Any]:
+    def refuse(word: str) -> NoReturn:
+        raise AssertionError(f"{word} is not JSON")
+
+    summary: dict[str, Any] = json.loads((out / "summary.json").read_text(), parse_constant=refuse)
+    return summary
+
+
+@pytest.fixture(scope="module")
+def out(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both episodes of the golden image dataset, evaluated once for the tests that only look."""
+    return evaluate(
+        checkpoint, GOLDEN / "dataset_image", tmp_path_factory.mktemp("evaluation") / "out", "--device", "cpu"
+    )
+
+
+def test_the_files_are_those_promised(out: Path) -> None:
+    assert names(out) == FILES
+
+
+def test_columns_and_types_are_those_promised(out: Path) -> None:
+    groups = ("joint_position_", "predicted_action_", "gt_action_", "abs_error_")
+    expected = [("episode_index", "int64"), ("frame_index", "int64"), ("timestamp", "float")]
+    expected += [(group + joint, "float") for group in groups for joint in JOINTS]
+    expected += [("inference_time_s", "double")]
+    for name in FILES:
+        if name.endswith(".parquet"):
+            assert [(field.name, str(field.type)) for field in pq.read_schema(out / name)] == expected
+
+
+def test_pandas_reads_a_row_per_frame_with_the_recording_as_it_was(out: Path) -> None:
+    frames = pd.read_parquet(out / "episode_001.parquet")
+    recorded = pd.read_parquet(GOLDEN / "dataset_image" / "data").query("episode_index == 1")
+    assert frames["frame_index"].tolist() == list(range(22))
+    assert set(frames["episode_index"]) == {1}
+    for ours, theirs in (("gt_action_", "action"), ("joint_position_", "observation.state")):
+        values = frames[[ours + joint for joint in JOINTS]].to_numpy()
+        np.testing.assert_array_equal(values, np.stack(recorded[theirs].to_list()))
+    np.testing.assert_array_equal(frames["timestamp"], recorded["timestamp"])
+
+
+def test_errors_are_the_difference_of_their_neighbours(out: Path) -> None:
+    frames = pd.read_parquet(out / "all_episodes.parquet")
+    for joint in JOINTS:
+        difference = (frames[f"predicted_action_{joint}"] - frames[f"gt_action_{joint}"]).abs()
+        np.testing.assert_allclose(frames[f"abs_error_{joint}"], difference, rtol=1e-6)
+
+
+def test_all_episodes_are_the_episodes_one_after_the_other(out: Path) -> None:
+    parts = [pq.read_table(out / name) for name in ("episode_000.parquet", "episode_001.parquet")]
+    assert pq.read_table(out / "all_episodes.parquet").equals(pa.concat_tables(parts), check_metadata=True)
+
+
+def test_only_some_frames_are_timed_on_the_cpu(out: Path) -> None:
+    times = pd.read_parquet(out / "episode_000.parquet")["inference_time_s"]
+    assert times.notna().to_numpy().nonzero()[0].tolist() == [0, 19]
+    latency = read_summary(out)["latency"]
+    assert (latency["n"], latency["device"]) == (4, "cpu")
+    assert 0 < latency["p50_s"] <= latency["p95_s"] <= latency["p99_s"]
+    assert latency["first_call_s"] > 0
+
+
+def test_where_the_numbers_come_from_stands_in_every_file(out: Path) -> None:
+    summary = read_summary(out)
+    metadata = json.loads(pq.read_schema(out / "episode_000.parquet").metadata[METADATA_KEY])
+    for key in ("format_version", "protocol", "checkpoint_sha256", "dataset_fingerprint", "action_meaning", "units"):
+        assert metadata[key] == summary[key]
+    assert (summary["protocol"], summary["action_meaning"], summary["units"]) == ("open_loop", "delta", "rad")
+
+
+def test_the_summary_agrees_with_the_parquet_files(out: Path) -> None:
+    summary, frames = read_summary(out), pd.read_parquet(out / "all_episodes.parquet")
+    errors = frames[[f"abs_error_{joint}" for joint in JOINTS]].to_numpy(np.float64)
+    first = summary["policy"]["first_step"]
+    assert first["mae"] == pytest.approx(errors.mean(), rel=1e-5)
+    assert first["max"] == pytest.approx(errors.max(), rel=1e-5)
+    assert [first["per_joint"][joint]["mae"] for joint in JOINTS] == pytest.approx(errors.mean(axis=0), rel=1e-5)
+    recorded = frames[[f"gt_action_{joint}" for joint in JOINTS]].to_numpy(np.float64)
+    assert summary["baselines"]["zero_action"]["first_step"]["mae"] == pytest.approx(np.abs(recorded).mean())
+    assert summary["policy"]["mae_by_step"][0] == pytest.approx(first["mae"])
+    assert len(summary["policy"]["mae_by_step"]) == summary["chunk_size"] == 10
+    assert (summary["episodes"], summary["frames"], summary["joint_names"]) == ([0, 1], 42, JOINTS)
+    weighted = sum(of["mae"]["first_step"] * of["frames"] for of in summary["by_episode"]) / 42
+    assert weighted == pytest.approx(first["mae"])
+
+
+def test_the_ratio_is_to_the_best_baseline(out: Path) -> None:
+    summary = read_summary(out)
+    for scope in ("first_step", "valid_horizon"):
+        maes = {name: of[scope]["mae"] for name, of in summary["baselines"].items()}
+        assert summary["best_baseline"][scope] == min(maes, key=lambda name: maes[name])
+        ratio = summary["policy"][scope]["mae"] / min(maes.values())
+        assert summary["ratio_to_best_baseline"][scope] == pytest.approx(ratio)
+
+
+def test_the_same_command_writes_the_same_again_apart_from_times(checkpoint: Path, out: Path, tmp_path: Path) -> None:
+    again = evaluate(checkpoint, GOLDEN / "dataset_image", tmp_path / "out")
+    again = evaluate(checkpoint, GOLDEN / "dataset_image", again)  # over an earlier one
+    for name in FILES:
+        if name.endswith(".parquet"):
+            first, second = (pq.read_table(folder / name).drop(["inference_time_s"]) for folder in (out, again))
+            assert first.equals(second, check_metadata=True)
+    first, second = read_summary(out), read_summary(again)
+    del first["latency"], second["latency"]
+    assert first == second
+    assert (out / "curves.png").read_bytes() == (again / "curves.png").read_bytes()
+    assert names(tmp_path) == ["cache", "out"]
+
+
+def test_the_report_shows_joints_baselines_and_a_verdict(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = evaluate(checkpoint, GOLDEN / "dataset_image", tmp_path / "out", "--episodes", 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert names(out) == ["curves.png", "episode_001.parquet", "summary.json"]
+    assert [line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in JOINTS] == JOINTS
+    summary = read_summary(out)
+    ratio, best = summary["ratio_to_best_baseline"]["valid_horizon"], summary["best_baseline"]["valid_horizon"]
+    word = "better" if ratio < 1 else "NOT better"
+    assert lines[-1] == (
+        f"{word} than the best trivial baseline ({best.replace('_', ' ')}): {ratio:.2f} of its error over the chunk's "
+        "valid horizon"
+    )
+
+
+def test_lerobots_checkpoint_and_video_dataset_are_evaluated_as_they_are(act_tiny: Path, tmp_path: Path) -> None:
+    out = evaluate(act_tiny, GOLDEN / "dataset_video", tmp_path / "out", "--latency-steps", 0)
+    summary = read_summary(out)
+    assert (summary["action_meaning"], summary["units"]) == (None, "the dataset's units")
+    assert list(summary["baselines"]) == ["zero_action", "hold_still", "repeat_last", "dataset_mean"]
+    assert (summary["latency"]["n"], summary["latency"]["p50_s"]) == (0, None)
+    assert names(out) == FILES
+
+
+def damage_picture(dataset: Path, row: int) -> None:
+    path = dataset / "data" / "chunk-000" / "file-000.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("observation.images.color")
+    pictures = table.column(place).to_pylist()
+    pictures[row]["bytes"] = pictures[row]["bytes"][:20]
+    field = table.schema.field(place)
+    pq.write_table(table.set_column(place, field, pa.array(pictures, field.type)), path)
+
+
+def test_a_damaged_picture_midway_leaves_nothing(checkpoint: Path, image_dataset: Path, tmp_path: Path) -> None:
+    damage_picture(image_dataset, row=33)
+    with pytest.raises(UserError, match="camera color, episode 1, frame 13"):
+        evaluate(checkpoint, image_dataset, tmp_path / "results" / "out")
+    assert names(tmp_path / "results") == []
+
+
+def test_an_action_that_is_not_a_number_is_named(checkpoint: Path, image_dataset: Path, tmp_path: Path) -> None:
+    path = image_dataset / "data" / "chunk-000" / "file-000.parquet"
+    table = pq.read_table(path)
+    place, values = table.schema.get_field_index("action"), table.column("action").to_pylist()
+    values[25][2] = float("nan")
+    pq.write_table(
+        table.set_column(place, table.schema.field(place), pa.array(values, table.schema.field(place).type)), path
+    )
+    with pytest.raises(UserError, match=r"action is not finite: episode 1, frame 5"):
+        evaluate(checkpoint, image_dataset, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_broken_weights_are_said_to_be_broken(write_checkpoint: WriteCheckpoint, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = write_checkpoint()
+    weights = load_file(folder / "model.safetensors")
+    weights["model.action_head.bias"][0] = float("nan")
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"prediction is not finite: episode 0, frame 0"):
+        evaluate(folder, GOLDEN / "dataset_image", tmp_path / "out")
+
+
+def test_a_run_that_is_killed_leaves_nothing_under_the_name_and_the_next_one_tidies_up(
+    checkpoint: Path, out: Path, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    command = [sys.executable, "-m", "stage3_eval", "--checkpoint", str(checkpoint), "--dataset"]
+    command += [
+        str(GOLDEN / "dataset_image"),
+        "--out",
+        str(results / "out"),
+        "--batch-size",
+        "2",
+        "--latency-steps",
+        "9",
+    ]
+    with subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, "EVAL_DEVICE": "cpu"}, stderr=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 200
+        while not list(results.glob(".tmp-out-*/episode_000.parquet")) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not (results / "out").exists()
+    evaluate(checkpoint, GOLDEN / "dataset_image", results / "out")
+    assert names(results) == ["out"]
+    assert names(results / "out") == FILES
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "--checkpoint, --dataset, --out"),
+        (
+            ["--checkpoint", "nowhere", "--dataset", GOLDEN / "dataset_image", "--out", "{tmp}/out"],
+            "no checkpoint in nowhere",
+        ),
+        (["--checkpoint", "nowhere", "--dataset", "nowhere", "--out", "{tmp}/out"], "no dataset in nowhere"),
+        (["--checkpoint", "x", "--dataset", "x", "--out", ROOT], "is no evaluation of ours"),
+        (["--checkpoint", "x", "--dataset", "x", "--out", "x", "--batch-size", "0"], "a whole number from 1 on"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line_and_exit_code_2(
+    flags: list[object], words: str, tmp_path: Path
+) -> None:
+    done = run_module("stage3_eval", *(str(flag).replace("{tmp}", str(tmp_path)) for flag in flags))
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if "INFO" not in line]
+    assert words in line
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,182 @@
+"""A checkpoint and a dataset that do not belong together are refused with both sides named, before any work."""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.checkpoint import Checkpoint, PolicyShape, Robot
+from common.command import UserError
+from common.dataset import Dataset
+from common.policy import Policy
+from stage3_eval.inputs import choose_device, choose_episodes, open_inputs, require_match
+from tests.conftest import GOLDEN
+from tests.stage3_eval.conftest import WriteCheckpoint, tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def golden() -> Dataset:
+    return Dataset.open(GOLDEN / "dataset_image")
+
+
+@pytest.fixture(scope="module")
+def trained(golden: Dataset) -> Checkpoint:
+    return tiny_checkpoint(golden)
+
+
+def edit_info(root: Path, **features: dict[str, Any]) -> Dataset:
+    """Change some features in meta/info.json; a key's dots are written as double underscores."""
+    info = json.loads((root / "meta" / "info.json").read_text())
+    for name, changes in features.items():
+        info["features"][name.replace("__", ".")].update(changes)
+    (root / "meta" / "info.json").write_text(json.dumps(info))
+    return Dataset.open(root)
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        (PolicyShape(7, 6, {"color": (64, 96, 3)}), r"observation\.state .*\(7,\).*\(6,\)"),
+        (PolicyShape(6, 5, {"color": (64, 96, 3)}), r"action .*\(5,\).*\(6,\)"),
+        (PolicyShape(6, 6, {"wrist": (64, 96, 3)}), r"images\.wrist in the checkpoint.*images\.color in the dataset"),
+        (PolicyShape(6, 6, {"color": (48, 64, 3)}), r"color .*\(48, 64, 3\).*\(64, 96, 3\)"),
+        (PolicyShape(6, 6, {"color": (64, 96, 3)}, environment_dim=4), r"environment_state .*\(4,\).*None"),
+    ],
+)
+def test_other_sizes_or_cameras_are_refused(
+    shape: PolicyShape, words: str, golden: Dataset, trained: Checkpoint
+) -> None:
+    with pytest.raises(UserError, match=words):
+        require_match(Policy(replace(trained, shape=shape)), golden)
+
+
+def test_other_joints_are_refused(golden: Dataset, trained: Checkpoint) -> None:
+    names = ("elbow", *golden.joint_names[1:])
+    with pytest.raises(UserError, match=r"joints are elbow, .* in the checkpoint, shoulder_pan, .* in the dataset"):
+        require_match(Policy(replace(trained, robot=Robot(names))), golden)
+
+
+def test_joints_are_not_compared_when_one_side_does_not_name_them(golden: Dataset, trained: Checkpoint) -> None:
+    require_match(Policy(replace(trained, robot=Robot(None))), golden)
+
+
+def test_another_meaning_of_actions_is_refused(image_dataset: Path, trained: Checkpoint) -> None:
+    dataset = edit_info(image_dataset, action={"info": {"action_meaning": "next_position"}})
+    with pytest.raises(UserError, match="means delta in the checkpoint, next_position in the dataset"):
+        require_match(Policy(trained), dataset)
+
+
+def test_another_frame_rate_is_warned_about(
+    golden: Dataset, trained: Checkpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    require_match(Policy(replace(trained, robot=Robot(fps=15))), golden)
+    assert "trained at 15 fps, the dataset has 30" in caplog.text
+
+
+def test_a_camera_the_policy_does_not_look_at_is_warned_about(
+    golden: Dataset, trained: Checkpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    require_match(Policy(replace(trained, shape=PolicyShape(6, 6, {}))), golden)
+    assert "does not look at observation.images.color" in caplog.text
+
+
+def test_a_camera_under_another_name_in_training_is_found(golden: Dataset, trained: Checkpoint) -> None:
+    wrist = PolicyShape(6, 6, {"wrist": (64, 96, 3)})
+    rename = {"observation.images.color": "observation.images.wrist"}
+    require_match(Policy(replace(trained, shape=wrist, rename_map=rename)), golden)
+
+
+def test_a_dataset_without_a_mean_action_is_refused(image_dataset: Path, trained: Checkpoint) -> None:
+    path = image_dataset / "meta" / "stats.json"
+    stats = json.loads(path.read_text())
+    del stats["action"]["mean"]
+    path.write_text(json.dumps(stats))
+    with pytest.raises(UserError, match=r"stats\.json has no mean of 6 actions"):
+        require_match(Policy(trained), Dataset.open(image_dataset))
+
+
+@pytest.mark.parametrize(
+    ("flag", "numbers"),
+    [(["1"], [1]), (["1", "0"], [1, 0]), (["0 1"], [0, 1]), (["0-1", "1"], [0, 1]), (["all"], [0, 1]), (None, [0, 1])],
+)
+def test_episodes_are_named_by_number_range_or_all(
+    flag: list[str] | None, numbers: list[int], golden: Dataset, trained: Checkpoint
+) -> None:
+    assert [episode.number for episode in choose_episodes(flag, Policy(trained), golden)] == numbers
+
+
+@pytest.mark.parametrize("flag", [["2"], ["0-3"], ["0", "7"]])
+def test_a_named_episode_that_does_not_exist_is_refused(flag: list[str], golden: Dataset, trained: Checkpoint) -> None:
+    with pytest.raises(UserError, match=r"episode [27] does not exist: .* has 2 episodes, 0 to 1"):
+        choose_episodes(flag, Policy(trained), golden)
+
+
+@pytest.mark.parametrize("flag", ["one", "-1", "3-1", "1,2", "0-", "9" * 5000])
+def test_what_names_no_episode_is_refused(flag: str, golden: Dataset, trained: Checkpoint) -> None:
+    with pytest.raises(UserError, match="expected numbers, a range such as 0-3, all or val"):
+        choose_episodes([flag], Policy(trained), golden)
+
+
+def test_the_environment_names_the_default_episodes(
+    golden: Dataset, trained: Checkpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("EVAL_EPISODES", "1 2 3")
+    assert [episode.number for episode in choose_episodes(None, Policy(trained), golden)] == [1]
+    assert "leaving out 2, 3" in caplog.text
+    assert [episode.number for episode in choose_episodes(["0"], Policy(trained), golden)] == [0]
+
+
+def test_a_default_of_which_nothing_exists_is_refused(
+    golden: Dataset, trained: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVAL_EPISODES", "5 6")
+    with pytest.raises(UserError, match="episode 5 does not exist"):
+        choose_episodes(None, Policy(trained), golden)
+
+
+def test_val_takes_the_episodes_that_training_held_out(golden: Dataset, trained: Checkpoint) -> None:
+    policy = Policy(replace(trained, train_config={"val_episodes": [1]}))
+    assert [episode.number for episode in choose_episodes(["val"], policy, golden)] == [1]
+
+
+@pytest.mark.parametrize("record", [{}, {"val_episodes": []}])
+def test_val_is_refused_when_training_held_out_none(
+    record: dict[str, Any], golden: Dataset, trained: Checkpoint
+) -> None:
+    with pytest.raises(UserError, match="held out none"):
+        choose_episodes(["val"], Policy(replace(trained, train_config=record)), golden)
+
+
+def test_episodes_the_policy_was_trained_on_are_named(
+    golden: Dataset, trained: Checkpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = {"dataset": {"fingerprint": golden.fingerprint}, "val_episodes": [1]}
+    choose_episodes(["all"], Policy(replace(trained, train_config=record)), golden)
+    assert "not held out: 0" in caplog.text
+    caplog.clear()
+    choose_episodes(["val"], Policy(replace(trained, train_config=record)), golden)
+    assert not caplog.records
+
+
+def test_the_device_is_the_flag_then_the_environment(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("EVAL_DEVICE", "cuda")
+    assert (choose_device("cpu"), choose_device(None)) == ("cpu", "cuda")
+    monkeypatch.setenv("EVAL_DEVICE", "tpu")
+    with pytest.raises(UserError, match="EVAL_DEVICE=tpu: expected cpu or cuda"):
+        choose_device(None)
+    monkeypatch.delenv("EVAL_DEVICE")
+    with caplog.at_level(logging.INFO):
+        assert (choose_device(None) == "cpu") == ("no CUDA device" in caplog.text)
+
+
+def test_a_folder_above_pretrained_model_is_taken_too(
+    write_checkpoint: WriteCheckpoint, golden: Dataset, trained: Checkpoint
+) -> None:
+    folder = write_checkpoint()
+    inputs = [open_inputs(path, golden.root, ["0"], "cpu") for path in (folder, folder.parent)]
+    assert inputs[0].checkpoint_sha256 == inputs[1].checkpoint_sha256

@@ -1,0 +1,47 @@
+"""Every frame gets a chunk of its own, the same in any batch; only the frames asked for are timed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from common.dataset import ACTION, STATE, Dataset
+from common.policy import Policy
+from stage3_eval.predict import predict_episode, spread, time_first_call
+from tests.conftest import GOLDEN
+
+
+def rows_of(dataset: Dataset, episode: int, cache: Path) -> dict[str, npt.NDArray[Any]]:
+    of = dataset.episodes[episode]
+    return {key: values[of.start : of.stop] for key, values in dataset.columns([STATE, ACTION], cache).items()}
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_batches_predict_what_frames_one_at_a_time_do(kind: str, checkpoint: Path, tmp_path: Path) -> None:
+    dataset, policy = Dataset.open(GOLDEN / f"dataset_{kind}"), Policy.load(checkpoint)
+    rows, episode = rows_of(dataset, 1, tmp_path), dataset.episodes[1]
+    batched, _ = predict_episode(policy, dataset, episode, rows, batch_size=8, n_timed=0)
+    assert batched.shape == (22, 10, 6)
+    assert batched.dtype == np.float32
+    for t, picture in enumerate(dataset.pictures(episode, "color")):
+        single = policy.predict_chunk({STATE: rows[STATE][t : t + 1], "observation.images.color": picture[None]})
+        np.testing.assert_allclose(batched[t], single[0], atol=1e-5, rtol=0)
+
+
+def test_exactly_the_frames_asked_for_are_timed(checkpoint: Path, tmp_path: Path) -> None:
+    dataset, policy = Dataset.open(GOLDEN / "dataset_image"), Policy.load(checkpoint)
+    rows = rows_of(dataset, 0, tmp_path)
+    _, latency_T_s = predict_episode(policy, dataset, dataset.episodes[0], rows, batch_size=8, n_timed=3)
+    assert np.flatnonzero(np.isfinite(latency_T_s)).tolist() == spread(20, 3).tolist()
+    assert (latency_T_s[np.isfinite(latency_T_s)] > 0).all()
+    assert time_first_call(policy, dataset, dataset.episodes[0], rows) > 0
+
+
+@pytest.mark.parametrize(
+    ("length", "count", "frames"),
+    [(20, 3, [0, 10, 19]), (3, 50, [0, 1, 2]), (5, 0, []), (1, 4, [0]), (7, 1, [0])],
+)
+def test_timed_frames_are_spread_over_the_episode(length: int, count: int, frames: list[int]) -> None:
+    assert spread(length, count).tolist() == frames
