@@ -85,7 +85,8 @@ class Checkpoint:
             act, shape = _parse_settings(settings)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{folder / CONFIG} does not describe an ACT policy: {one_line(error)}") from error
-        network = new_network(act, shape)
+        with torch.device("meta"):  # the weights come from the file; drawing random ones first would only take time
+            network = new_network(act, shape)
         _load_weights(network, folder / WEIGHTS)
         before, after = (_read_processor(folder, name) for name in (PREPROCESSOR, POSTPROCESSOR))
         normaliser = _normaliser(folder, before, after, settings, shape)
@@ -168,7 +169,7 @@ def _load_weights(network: Act, path: Path) -> None:
                 f"{path} does not fit config.json: model.{key} is {found.get(key, 'missing')}, "
                 f"config.json asks for {expected.get(key, 'no such tensor')}"
             )
-    network.load_state_dict(weights)
+    network.load_state_dict(weights, assign=True)
 
 
 def _read_processor(folder: Path, name: str) -> Processor:

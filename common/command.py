@@ -10,6 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
@@ -36,6 +37,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise UserError instead of printing the usage and leaving."""
         raise UserError(f"command line: {message}; see {self.prog} --help")
+
+
+def add_config_flags(parser: argparse.ArgumentParser, sections: str) -> None:
+    """Add --config and --override, the same in every stage; `flags.override` is a flat list of key=value texts."""
+    parser.add_argument("--config", type=Path, help=f"YAML file with the sections {sections}")
+    help_text = "such as data.fps=15; takes several and repeats"
+    parser.add_argument("--override", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=help_text)
 
 
 def progress(items: Iterable[T], total: int, label: str, unit: str = "it") -> Iterator[T]:

@@ -64,6 +64,7 @@ def new_folder(path: Path, manifest: bool = True) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(path.parent)
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)  # a restarted container gives the same pids again
     temporary.mkdir()
     try:
         yield temporary

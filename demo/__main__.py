@@ -29,8 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("demo-output"), help="folder for everything (default: demo-output)"
     )
-    parser.add_argument("--episodes", type=int, default=200, help="episodes to record (default: 200)")
-    parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="changes demo/train.yaml")
+    parser.add_argument("--episodes", type=int, default=400, help="episodes to record (default: 400)")
+    parser.add_argument(
+        "--override", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="changes demo/train.yaml"
+    )
     flags = parser.parse_args(argv)
     out: Path = flags.out
     _own(out, flags.episodes)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.command import Parser, UserError, run
+from common.command import Parser, UserError, add_config_flags, run
 from common.config import load
 from stage1_convert.config import Config
 from stage1_convert.convert import RefusedError, convert
@@ -17,8 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m stage1_convert", description=__doc__)
     parser.add_argument("--src", type=Path, required=True, help="folder with the bags, at any depth")
     parser.add_argument("--out", type=Path, required=True, help="the dataset; one made by this command is replaced")
-    parser.add_argument("--config", type=Path, help="YAML file with the sections data and conventions")
-    parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="such as data.fps=15")
+    add_config_flags(parser, "data and conventions")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.add_argument("--strict", action="store_true", help="one refused bag refuses the whole dataset")
     args = parser.parse_args(argv)

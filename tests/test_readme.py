@@ -5,11 +5,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common.config import describe
-from stage1_convert.config import ConvertConfig
+from stage1_convert.config import Config as ConvertConfig
 from stage2_train.config import TrainConfig
 from tests.conftest import ROOT
 
@@ -80,7 +81,7 @@ def test_the_drivers_lines_run_as_written(taste: Path, monkeypatch: pytest.Monke
     import numpy as np
 
     monkeypatch.chdir(taste)
-    names = {"state": np.zeros((1, 6)), "picture": np.zeros((1, 64, 96, 3), np.uint8)}
+    names: dict[str, Any] = {"state": np.zeros((1, 6)), "picture": np.zeros((1, 64, 96, 3), np.uint8)}
     exec(block("python"), names)
     action = names["action"]
     assert tuple(action.shape) == (1, 6)

@@ -10,12 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from common.checkpoint import PREPROCESSOR, STATE_FILES, Checkpoint
+from common.checkpoint import PREPROCESSOR, STATE_FILES, _normaliser, _parse_settings, _read_processor
 from common.command import UserError
 from common.policy import Policy, _Ensemble
 from tests.conftest import GOLDEN
 
-CLOSE = {"atol": 1e-5, "rtol": 0.0}
 KEYS = {
     "config.json",
     "model.safetensors",
@@ -37,6 +36,10 @@ def expected() -> dict[str, Tensor]:
     return dict(load_file(GOLDEN / "act_tiny" / "expected.safetensors"))
 
 
+def assert_close(actual: Tensor, wanted: Tensor) -> None:
+    torch.testing.assert_close(actual, wanted, atol=1e-5, rtol=0.0)
+
+
 def observation(inputs: dict[str, Tensor], at: slice, prefix: str = "") -> dict[str, Tensor]:
     image = inputs[f"{prefix}image_u8_hwc"][at]
     return {"observation.state": inputs[f"{prefix}state"][at], "observation.images.color": image}
@@ -47,14 +50,14 @@ def test_a_chunk_equals_lerobots_in_robot_units(
 ) -> None:
     chunk = Policy.load(act_tiny).predict_chunk(observation(inputs, slice(None)))
     assert chunk.dtype == torch.float32
-    torch.testing.assert_close(chunk, expected["eval.chunk"], **CLOSE)
+    assert_close(chunk, expected["eval.chunk"])
 
 
 def test_arrays_are_taken_as_well_as_tensors(
     act_tiny: Path, inputs: dict[str, Tensor], expected: dict[str, Tensor]
 ) -> None:
     arrays = {key: value.numpy() for key, value in observation(inputs, slice(None)).items()}
-    torch.testing.assert_close(Policy.load(act_tiny).predict_chunk(arrays), expected["eval.chunk"], **CLOSE)
+    assert_close(Policy.load(act_tiny).predict_chunk(arrays), expected["eval.chunk"])
 
 
 @pytest.mark.parametrize("n_action_steps", [4, 10])
@@ -64,7 +67,7 @@ def test_the_action_queue_equals_lerobots(
     policy = Policy.load(act_tiny)
     policy.n_action_steps = n_action_steps
     actions = [policy.select_action(observation(inputs, slice(i, i + 1), "seq_")) for i in range(12)]
-    torch.testing.assert_close(torch.cat(actions), expected[f"queue{n_action_steps}.actions"], **CLOSE)
+    assert_close(torch.cat(actions), expected[f"queue{n_action_steps}.actions"])
 
 
 @pytest.mark.parametrize("coeff", ["0.01", "0.0"])
@@ -76,13 +79,13 @@ def test_temporal_ensembling_equals_lerobots(
     for _ in range(2):  # the second pass shows that reset() forgets the first
         policy.reset()
         actions = [policy.select_action(observation(inputs, slice(i, i + 1), "seq_")) for i in range(12)]
-        torch.testing.assert_close(torch.cat(actions), expected[f"ensemble_{coeff}.actions"], **CLOSE)
+        assert_close(torch.cat(actions), expected[f"ensemble_{coeff}.actions"])
 
 
 def test_ensembling_over_a_long_episode_equals_lerobots(inputs: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     ensemble = _Ensemble(0.01, 10)
     actions = [ensemble.next(chunk[None]) for chunk in inputs["syn_chunks"]]
-    torch.testing.assert_close(torch.cat(actions), expected["syn_ensemble_0.01"], **CLOSE)
+    assert_close(torch.cat(actions), expected["syn_ensemble_0.01"])
 
 
 def test_saving_and_loading_gives_the_same_files_and_answers(
@@ -111,11 +114,8 @@ def test_a_saved_config_has_the_keys_that_every_lerobot_since_0_4_parses(act_tin
     assert saved == written_by_lerobot
 
 
-def test_a_checkpoint_of_real_lerobot_training_reads(tmp_path: Path) -> None:
+def test_a_checkpoint_of_real_lerobot_training_reads() -> None:
     layout = GOLDEN / "checkpoint_layout" / "pretrained_model"
-    assert Checkpoint.__doc__
-    from common.checkpoint import _normaliser, _parse_settings, _read_processor
-
     settings = json.loads((layout / "config.json").read_text())
     act, shape = _parse_settings(settings)
     before, after = (_read_processor(layout, name) for name in STATE_FILES)
