@@ -25,12 +25,13 @@ def stamps(path: Path, scratch: Path, topics: tuple[str, ...] = (JOINT_TOPIC, JP
 def test_bags_are_found_at_any_depth_in_the_order_of_their_names(tmp_path: Path) -> None:
     cell(seconds=0.1).write(tmp_path / "b" / "c" / "one")
     cell(seconds=0.1).write(tmp_path / "a" / "two")
+    cell(seconds=0.1).write(tmp_path / "a-1")
     bare = cell(seconds=0.1).write(tmp_path / "elsewhere") / "elsewhere.mcap"
     shutil.copy(bare, tmp_path / "a" / "bare.mcap")
     shutil.copy(bare, tmp_path / "a" / ".hidden.mcap")
     (tmp_path / "b" / "metadata.yaml").write_text("title: holiday pictures")
     (tmp_path / "b" / "loop").symlink_to(tmp_path / "b")
-    assert [source.name for source in find_bags(tmp_path)] == ["a/bare.mcap", "a/two", "b/c/one", "elsewhere"]
+    assert [source.name for source in find_bags(tmp_path)] == ["a-1", "a/bare.mcap", "a/two", "b/c/one", "elsewhere"]
 
 
 def test_a_bag_folder_given_as_the_source_is_named_after_itself(tmp_path: Path) -> None:
@@ -46,12 +47,11 @@ def test_a_bare_storage_file_gives_the_same_messages_as_its_folder(tmp_path: Pat
     assert stamps(file, tmp_path) == stamps(bag, tmp_path)
 
 
-def split(recording: Recording, folder: Path, cut: int) -> Path:
-    """Write a recording as two files of one bag; the first one to be listed is the later one."""
+def split(recording: Recording, folder: Path, cut: int, pictures: int) -> Path:
+    """Write a recording as two files of one bag, cut before these messages; the later file is listed first."""
     late, early = Recording(), Recording()
-    for part, where in ((late, slice(cut, None)), (early, slice(None, cut))):
-        part.joints = recording.joints[where]
-    early.pictures = recording.pictures
+    late.joints, early.joints = recording.joints[cut:], recording.joints[:cut]
+    late.pictures, early.pictures = recording.pictures[pictures:], recording.pictures[:pictures]
     first = late.write(folder / "late")
     second = early.write(folder / "early")
     shutil.move(second / "early.mcap", first / "part_1.mcap")
@@ -60,15 +60,16 @@ def split(recording: Recording, folder: Path, cut: int) -> Path:
     return first
 
 
-def test_the_parts_of_a_split_bag_are_read_in_the_order_of_time(tmp_path: Path) -> None:
-    bag = split(cell(), tmp_path, 60)
+@pytest.mark.parametrize("pictures", [18, 45], ids=["one after the other", "overlapping"])
+def test_the_parts_of_a_split_bag_are_read_in_the_order_of_time(tmp_path: Path, pictures: int) -> None:
+    bag = split(cell(), tmp_path, 60, pictures)
     found = stamps(bag, tmp_path)
     assert len(found) == 195
     assert found == sorted(found)
 
 
 def test_a_part_of_a_split_bag_that_is_missing_is_reported(tmp_path: Path) -> None:
-    bag = split(cell(), tmp_path, 60)
+    bag = split(cell(), tmp_path, 60, 18)
     (bag / "part_1.mcap").unlink()
     with open_bag(bag, tmp_path, "humble") as opened:
         assert opened.warnings == ["part_1.mcap is missing"]

@@ -181,7 +181,7 @@ def number_of_first(src: Path) -> int:
 
 
 def test_statistics_cover_every_value_and_every_pixel(tmp_path: Path) -> None:
-    cell(seed=1).write(tmp_path / "src" / "a")
+    cell(seed=1, seconds=3.0).write(tmp_path / "src" / "a")  # more rows than are written at a time
     cell(seed=2, seconds=1.0).write(tmp_path / "src" / "b")
     run(tmp_path / "src", tmp_path / "out")
     dataset = Dataset.open(tmp_path / "out")

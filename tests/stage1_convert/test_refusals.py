@@ -161,8 +161,8 @@ def test_a_bag_whose_size_differs_from_the_first_good_bag_is_refused(tmp_path: P
 
 def test_a_bag_that_is_too_short_is_refused(tmp_path: Path) -> None:
     recording = cell()
-    recording.pictures = recording.pictures[:1]
-    assert "too short" in reason(tmp_path, recording, "data.min_episode_s=0")
+    recording.pictures = recording.pictures[20:21]
+    assert "has 1 frames at 30 fps, 2 are needed" in reason(tmp_path, recording, "data.min_episode_s=0")
 
 
 def test_streams_that_never_speak_together_are_refused(tmp_path: Path) -> None:
