@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import run_module
 
-SMALL = ["--episodes", "8", "--override", "training.steps=2", "--override", "data.val_fraction=0.25"]
+SMALL = ["--episodes", "8", "--override", "training.steps=2", "training.warmup_steps=1", "data.val_fraction=0.25"]
 
 
 @pytest.fixture(scope="module")
