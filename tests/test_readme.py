@@ -18,17 +18,14 @@ README = ROOT / "README.md"
 REFERENCE = re.compile(r"(<!-- reference: [^\n]*-->\n).*?(<!-- end of reference -->)", re.DOTALL)
 
 
-def reference() -> str:
-    """The configuration tables as the README must show them."""
-    tables = []
-    for title, cls in (("stage1_convert", ConvertConfig), ("stage2_train", TrainConfig)):
-        rows = [f"| `{key}` | `{default}` | {doc} |" for key, default, doc in describe(cls)]
-        tables.append("\n".join([f"\n### {title}\n", "| key | default | meaning |", "|---|---|---|", *rows]))
-    return "\n".join(tables) + "\n\n"
+REFERENCES = {ROOT / "stage1_convert" / "README.md": ConvertConfig, ROOT / "stage2_train" / "README.md": TrainConfig}
 
 
-def with_reference(text: str) -> str:
-    return REFERENCE.sub(lambda match: match[1] + reference() + match[2], text)
+def with_reference(text: str, cls: type[Any]) -> str:
+    """The text of a README with the configuration table as the code has it."""
+    rows = [f"| `{key}` | `{default}` | {doc} |" for key, default, doc in describe(cls)]
+    table = "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])
+    return REFERENCE.sub(lambda match: f"{match[1]}{table}\n{match[2]}", text)
 
 
 def block(language: str) -> str:
@@ -36,10 +33,11 @@ def block(language: str) -> str:
     return str(found)
 
 
-def test_the_configuration_reference_is_the_codes() -> None:
-    text = README.read_text()
+@pytest.mark.parametrize("readme", REFERENCES, ids=lambda path: path.parent.name)
+def test_the_configuration_reference_is_the_codes(readme: Path) -> None:
+    text = readme.read_text()
     assert REFERENCE.search(text)
-    assert text == with_reference(text), "run python -m tests.test_readme"
+    assert text == with_reference(text, REFERENCES[readme]), "run python -m tests.test_readme"
 
 
 def test_the_make_targets_exist() -> None:
@@ -88,4 +86,5 @@ def test_the_drivers_lines_run_as_written(taste: Path, monkeypatch: pytest.Monke
 
 
 if __name__ == "__main__":
-    README.write_text(with_reference(README.read_text()))
+    for path, config in REFERENCES.items():
+        path.write_text(with_reference(path.read_text(), config))

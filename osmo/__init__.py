@@ -1,0 +1,1 @@
+"""NVIDIA OSMO workflows over the stages, and what checks, runs and submits them."""
