@@ -32,18 +32,40 @@ def to_jpeg(message: Any, size: tuple[int, int] | None, quality: int) -> tuple[b
     else is encoded with 4:2:0 chroma at `quality`. Raises UserError when the picture is damaged or of a kind that is
     not supported.
     """
-    if hasattr(message, "encoding"):
-        picture = _raw(message)
-    else:
-        data = message.data.tobytes()
-        height, width, untouched = _compressed_header(data, message.format)
-        picture = _decode(data)
-        if picture.shape != (height, width, 3):
-            raise UserError(f"the picture claims {height}x{width} and decodes to {picture.shape}")
-        if untouched and size in (None, (height, width)):
-            return data, picture
-    jpeg = _encode(picture, size, quality)
+    data, picture = _recorded(message)
+    if data is not None and size in (None, picture.shape[:2]):
+        return data, picture
+    jpeg = _encode(_resized(picture, size), quality)
     return jpeg, _decode(jpeg)
+
+
+def to_picture(message: Any, size: tuple[int, int] | None) -> Picture:
+    """Return the RGB picture (height, width, 3) uint8 of an image message, resized to `size` (height, width)."""
+    return _resized(_recorded(message)[1], size)
+
+
+def untouched_jpeg(message: Any, size: tuple[int, int] | None) -> tuple[bytes, tuple[int, int]] | None:
+    """Return the JPEG file of a message and its (height, width) when it can pass through as it is, else None.
+
+    Only its header and its end marker are looked at. Raises UserError when they are damaged.
+    """
+    if hasattr(message, "encoding"):
+        return None
+    data = message.data.tobytes()
+    height, width, untouched = _compressed_header(data, message.format)
+    return (data, (height, width)) if untouched and size in (None, (height, width)) else None
+
+
+def _recorded(message: Any) -> tuple[bytes | None, Picture]:
+    """Return the picture of a message, and its file where that is a JPEG that can pass through."""
+    if hasattr(message, "encoding"):
+        return None, _raw(message)
+    data = message.data.tobytes()
+    height, width, untouched = _compressed_header(data, message.format)
+    picture = _decode(data)
+    if picture.shape != (height, width, 3):
+        raise UserError(f"the picture claims {height}x{width} and decodes to {picture.shape}")
+    return data if untouched else None, picture
 
 
 def _raw(message: Any) -> Picture:
@@ -115,12 +137,16 @@ def _decode(data: bytes) -> Picture:
     return picture
 
 
-def _encode(picture: Picture, size: tuple[int, int] | None, quality: int) -> bytes:
+def _resized(picture: Picture, size: tuple[int, int] | None) -> Picture:
     height, width, _ = picture.shape
-    if size is not None and size != (height, width):
-        shrinking = size[0] <= height and size[1] <= width
-        way = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-        picture = cv2.resize(picture, (size[1], size[0]), interpolation=way)  # type: ignore[assignment]
+    if size is None or size == (height, width):
+        return picture
+    shrinking = size[0] <= height and size[1] <= width
+    way = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    return cv2.resize(picture, (size[1], size[0]), interpolation=way)  # type: ignore[return-value]
+
+
+def _encode(picture: Picture, quality: int) -> bytes:
     sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
     _, data = cv2.imencode(
         ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality, *sampling]

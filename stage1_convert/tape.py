@@ -14,19 +14,30 @@ JOINT_TYPE = "sensor_msgs/msg/JointState"
 PICTURE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 
-class Tape(NamedTuple):
-    """The streams of a bag, called `joints` or by their camera; messages are numbered in reading order.
+class Stream(NamedTuple):
+    """One stream of a bag: `read` messages on its topic, of which `numbers` (samples,) are its own.
 
-    `numbers` counts, among all messages on the joint topic, those that speak of our joints: another publisher may
-    share the topic. `angles` (those messages, joints) are in radians, NaN where `faults` says why.
+    `values` (samples, numbers) are as recorded, NaN where `faults` says why; a camera has none of them.
     """
 
-    topics: dict[str, str]
-    read: dict[str, int]
-    clocks: dict[str, sync.Clock]
+    topic: str
+    read: int
+    clock: sync.Clock
     numbers: sync.Int64
-    angles: sync.Float64
+    values: sync.Float64
     faults: dict[int, str]
+
+
+class Tape(NamedTuple):
+    """The streams of a bag by name, and the times at which data.split_topic asks for a new episode."""
+
+    streams: dict[str, Stream]
+    markers_ns: sync.Int64
+
+    @property
+    def clocks(self) -> dict[str, sync.Clock]:
+        """Return the clock of each stream."""
+        return {name: stream.clock for name, stream in self.streams.items()}
 
 
 def read_tape(bag: Bag, config: Config) -> Tape:
@@ -60,7 +71,10 @@ def read_tape(bag: Bag, config: Config) -> Tape:
             ours = f" that names any of {', '.join(joints)}" if read[stream] else ""
             raise UserError(f"topic {topic} holds no message{ours}; {bag.topics[topic].declared} are declared")
     clocks = {stream: _clock(topics[stream], both, config.data.time_source) for stream, both in stamps.items()}
-    return Tape(topics, read, clocks, np.array(numbers, np.int64), np.array(angles, np.float64), faults)
+    every = {name: (np.arange(read[name]), np.zeros((read[name], 0)), dict[int, str]()) for name in topics}
+    every[JOINTS] = (np.array(numbers, np.int64), np.array(angles, np.float64), faults)
+    streams = {name: Stream(topics[name], read[name], clocks[name], *every[name]) for name in topics}
+    return Tape(streams, np.zeros(0, np.int64))
 
 
 def _find_topic(bag: Bag, candidates: Sequence[str], types: Sequence[str]) -> str:
