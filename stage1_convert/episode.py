@@ -27,7 +27,7 @@ from stage1_convert.parts import Part, key_of, new_part, piece_in, read_part, wr
 from stage1_convert.plan import Plan, Span, make_plan
 from stage1_convert.rowfile import Numbers, RowFile, schema_of
 from stage1_convert.shots import Shot, Shots
-from stage1_convert.source import Source, storage_files
+from stage1_convert.source import Source, storage_files, storage_format
 from stage1_convert.tape import Stream, Tape, read_tape
 
 BATCH_ROWS = 64
@@ -58,7 +58,7 @@ def convert_bag(source: Source, number: int, task_index: int, job: Job) -> Outco
         sums = _fingerprint(source.path)
         key = key_of(sums, job.config, job.trust_images)
         if not (job.parts / key).exists():
-            report |= {"key": key, "storage": _storage(sums), "sha256": sums}
+            report |= {"key": key, "storage": storage_format(" ".join(sums)), "sha256": sums}
             with new_part(job.parts, key) as folder:
                 start = board.guess(number, task_index)
                 _Conversion(folder, job, report, board, number).run(source.path, start)
@@ -104,13 +104,9 @@ def _fingerprint(path: Path) -> dict[str, str]:
         raise UserError(f"cannot be read: {one_line(error)}") from error
 
 
-def _storage(sums: dict[str, str]) -> str:
-    return "mcap" if any(".mcap" in name for name in sums) else "sqlite3"
-
-
 def _read_and_plan(bag: Bag, config: Config, report: dict[str, Any]) -> tuple[Tape, Plan]:
     """Read the tape, plan the episodes, and fill in what conversion.json tells of them."""
-    report["custom_data"] = getattr(bag, "custom", {})
+    report["custom_data"] = bag.custom
     tape = read_tape(bag, config)
     messages = report["messages"] = dict[str, Any]()
     for stream in tape.streams.values():
