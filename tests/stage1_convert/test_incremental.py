@@ -148,7 +148,8 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(
     bags: Path, whole: Path, tmp_path: Path
 ) -> None:
     loops, generator = int(os.environ.get("KILLS", "4")), random.Random(3)
-    command = [sys.executable, "-m", "stage1_convert", "--src", bags, "--out", tmp_path / "out", "--workers", "2"]
+    flags = ["--src", str(bags), "--out", str(tmp_path / "out"), "--workers", "2"]
+    command = [sys.executable, "-m", "stage1_convert", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     kept = 0
     for _ in range(loops):
