@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from urllib.parse import quote, quote_plus, unquote
 
 import pytest
@@ -24,7 +25,7 @@ def lower_quoted(text: str) -> str:
     return re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), quote(text, safe=""))
 
 
-SPELLINGS = {
+SPELLINGS: dict[str, Callable[[str], str]] = {
     "as it is": str,
     "in a path": quote,
     "in a query": quote_plus,
