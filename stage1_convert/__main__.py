@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common.command import Parser, UserError, add_config_flags, run
 from common.config import load
+from stage1_convert.check import check, print_report
 from stage1_convert.config import Config
 from stage1_convert.convert import RefusedError, convert
 
@@ -15,12 +16,18 @@ from stage1_convert.convert import RefusedError, convert
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert and print a summary; returns 0, also when some bags were refused and --strict is not given."""
     parser = Parser(prog="python -m stage1_convert", description=__doc__)
-    parser.add_argument("--src", type=Path, required=True, help="folder with the bags, at any depth")
-    parser.add_argument("--out", type=Path, required=True, help="the dataset; one made by this command is replaced")
+    parser.add_argument("--src", type=Path, help="folder with the bags, at any depth")
+    parser.add_argument("--out", type=Path, help="the dataset; one made by this command is replaced")
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument("--check", type=Path, metavar="DATASET", help="look for faults in any LeRobot v3.0 dataset")
     add_config_flags(parser, "data and conventions")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.add_argument("--strict", action="store_true", help="one refused bag refuses the whole dataset")
     args = parser.parse_args(argv)
+    if args.check:
+        return print_report(check(args.check))
+    if not (args.src and args.out):
+        parser.error("--src and --out are needed")
     if args.workers < 1:
         raise UserError(f"--workers {args.workers}: expected at least 1")
     config = load(Config, args.config, args.override)
