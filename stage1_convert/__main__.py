@@ -11,6 +11,7 @@ from common.config import load
 from stage1_convert.check import check, print_report
 from stage1_convert.config import Config
 from stage1_convert.convert import RefusedError, convert
+from stage1_convert.inspect import inspect
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--src", type=Path, help="folder with the bags, at any depth")
     parser.add_argument("--out", type=Path, help="the dataset; one made by this command is replaced")
     modes = parser.add_mutually_exclusive_group()
+    modes.add_argument("--inspect", type=Path, metavar="BAG", help="tell what a bag, or each bag in a folder, holds")
     modes.add_argument("--check", type=Path, metavar="DATASET", help="look for faults in any LeRobot v3.0 dataset")
     add_config_flags(parser, "data and conventions")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
@@ -26,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.check:
         return print_report(check(args.check))
+    if args.inspect:
+        return inspect(args.inspect, args.out, load(Config, args.config, args.override).data.ros_distro)
     if not (args.src and args.out):
         parser.error("--src and --out are needed")
     if args.workers < 1:

@@ -90,7 +90,7 @@ class Bag:
         Raises UserError when the storage is damaged beyond reading, or a topic is of two types or not stored as CDR.
         """
         for topic in topics:
-            self._check_topic(topic)
+            self.check_topic(topic)
         with as_user_error():
             last_ns = 0
             for topic, receive_ns, data in self._merged(topics):
@@ -123,7 +123,8 @@ class Bag:
         with as_user_error():
             return typestore(self.topics[topic].type, known[0] if known else NO_DEFINITION, self._distro)
 
-    def _check_topic(self, topic: str) -> None:
+    def check_topic(self, topic: str) -> None:
+        """Raise UserError when messages of a topic cannot be given: two types, or not stored as CDR."""
         channels = self._channels.get(topic, [])
         types = sorted({channel.type for channel in channels})
         if len(types) > 1:

@@ -84,7 +84,7 @@ def _joint_order(facts: Facts) -> list[str]:
 
 
 def _fullest(facts: Facts) -> tuple[str, ...]:
-    return max(facts.orders, key=lambda order: (len(order.names), order.count)).names
+    return max(facts.orders, key=lambda order: (len(order.names), order.messages)).names
 
 
 def _ur_joints(facts: Facts) -> list[str] | None:

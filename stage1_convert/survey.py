@@ -27,7 +27,7 @@ class Order(NamedTuple):
     """An order of joint names, how many messages have it, and the number of the first of them."""
 
     names: tuple[str, ...]
-    count: int
+    messages: int
     first: int
 
 
@@ -173,7 +173,7 @@ class _Watch:
             end = data.rfind(names[-1].encode() + b"\0") + len(names[-1].encode()) + 1 if names else NAMES_AT
             self._prefixes = {data[NAMES_AT:end]: names, **dict(list(self._prefixes.items())[:15])}
         known = self._orders.get(names, Order(names, 0, number))
-        self._orders[names] = known._replace(count=known.count + 1)
+        self._orders[names] = known._replace(messages=known.messages + 1)
 
     def _watch_video(self, number: int, data: bytes) -> None:
         """Decode until the first picture is there."""
@@ -208,4 +208,4 @@ def _clock(header_ns: Int64, receive_ns: Int64, has_header: bool) -> Clock:
 def changes(orders: list[Order]) -> Iterator[str]:
     """Yield a sentence for every change of the joints' order."""
     for order in orders[1:]:
-        yield f"from message {order.first} on ({order.count} messages): {', '.join(order.names)}"
+        yield f"from message {order.first} on ({order.messages} messages): {', '.join(order.names)}"
