@@ -10,8 +10,10 @@ from common.command import Parser, UserError, add_config_flags, run
 from common.config import load
 from stage1_convert.check import check, print_report
 from stage1_convert.config import Config
-from stage1_convert.convert import Options, RefusedError, convert
+from stage1_convert.convert import Options, RefusedError, convert, select
+from stage1_convert.dryrun import dry_run
 from stage1_convert.inspect import inspect
+from stage1_convert.source import find_bags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,11 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_config_flags(parser, "data and conventions")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.add_argument("--strict", action="store_true", help="one refused bag refuses the whole dataset")
+    modes.add_argument("--dry-run", action="store_true", help="tell what would be converted, and how large it gets")
     args = parser.parse_args(argv)
     if args.check:
         return print_report(check(args.check))
     if args.inspect:
         return inspect(args.inspect, args.out, load(Config, args.config, args.override).data.ros_distro)
+    if args.dry_run and args.src:
+        config = load(Config, args.config, args.override)
+        return dry_run(select(find_bags(args.src), config.data), config, args.out)
     if not (args.src and args.out):
         parser.error("--src and --out are needed")
     if args.workers < 1:
