@@ -7,6 +7,7 @@ its traceback.
 import argparse
 import errno
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +19,16 @@ from tqdm import tqdm
 EXIT_USER = 2
 EXIT_TRANSIENT = 75
 LOG_PERIOD_S = 10.0
+# What the operating system refuses and its owner can mend; every other OSError is a bug of ours.
+_REMEDIES = {
+    errno.ENOSPC: "free some space and run again",
+    errno.EDQUOT: "free some space and run again",
+    errno.EACCES: "allow it or choose another place",
+    errno.EPERM: "allow it or choose another place",
+    errno.EROFS: "choose a place that may be written to",
+    errno.ENOTDIR: "choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -90,8 +101,9 @@ def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
         print("stopped; run the same command again to go on", file=sys.stderr)
         code = 130
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in _REMEDIES:
             raise
-        print(f"error: disk full: {error.filename or 'a write'} failed; free some space and run again", file=sys.stderr)
+        what, remedy = error.filename or "a write", _REMEDIES[error.errno]
+        print(f"error: {what}: {os.strerror(error.errno)}; {remedy}", file=sys.stderr)
         code = EXIT_USER
     sys.exit(code)

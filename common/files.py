@@ -5,6 +5,7 @@ A file is written beside its name, flushed to disk and renamed. A folder is buil
 """
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -59,13 +60,17 @@ def read_json(path: Path) -> Any:
 def new_folder(path: Path, manifest: bool = True) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path`, complete, when the block ends well, and vanishes when it does not.
 
-    An existing `path` is replaced: the caller has made sure that it may be.
+    An existing `path` is replaced: the caller has made sure that it may be. Raises UserError when nothing can be made
+    there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale(path.parent)
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)  # a restarted container gives the same pids again
-    temporary.mkdir()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(path.parent)
+        shutil.rmtree(temporary, ignore_errors=True)  # a restarted container gives the same pids again
+        temporary.mkdir()
+    except OSError as error:
+        raise UserError(f"{path} cannot be made: {error.strerror}; choose another folder") from error
     try:
         yield temporary
         if manifest:
@@ -127,15 +132,22 @@ def sync(path: Path) -> None:
 
 
 def _take_name(temporary: Path, path: Path) -> None:
-    if path.exists():
+    if path.exists() and not _exchange(temporary, path):
         # Two renames instead of one removal: at no moment is the old content half gone under the final name.
         old = path.with_name(f".tmp-{path.name}.old-{os.getpid()}")
         path.rename(old)
         temporary.rename(path)
         shutil.rmtree(old, ignore_errors=True)
-    else:
+    elif not path.exists():
         temporary.rename(path)
     sync(path.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names at once, so that a kill leaves the old content or the new one; False where Linux cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE (renameat2(2))
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def _is_alive(pid: int) -> bool:

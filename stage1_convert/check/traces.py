@@ -23,11 +23,13 @@ def check_traces(root: Path, declared: Declared, episodes: Episodes, faults: Fau
     if not record.exists() and not folder.exists():
         return
     lengths = episodes.columns["length"]
-    told = _check_record(record, declared, lengths, faults)
+    told, merged = _check_record(record, declared, lengths, faults)
     expected = {root / SYNC_PATH.format(*data_file(number)): number for number in range(len(lengths))}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path not in expected):
         faults.add(path, "belongs to no episode")
     for path, number in expected.items():
+        if merged and number not in told:  # an episode that another tool made
+            continue
         table = faults.read(path)
         if table is not None:
             _check_sync(path, table, lengths[number], declared.fps, faults)
@@ -35,8 +37,12 @@ def check_traces(root: Path, declared: Declared, episodes: Episodes, faults: Fau
                 _check_told(record, number, told[number], table, faults)
 
 
-def _check_record(path: Path, declared: Declared, lengths: list[int], faults: Faults) -> dict[int, dict[str, Any]]:
-    """Hold conversion.json against info.json; returns what it tells of each episode."""
+def _check_record(
+    path: Path, declared: Declared, lengths: list[int], faults: Faults
+) -> tuple[dict[int, dict[str, Any]], bool]:
+    """Hold conversion.json against info.json; returns what it tells of each episode, and whether datasets were merged:
+    then it may tell nothing of some.
+    """
     faults.files.add(path)
     told: dict[int, dict[str, Any]] = {}
     try:
@@ -48,14 +54,18 @@ def _check_record(path: Path, declared: Declared, lengths: list[int], faults: Fa
                 faults.add(path, f"bag {bag['bag']} is {bag['status']} and has episode {episode['episode_index']}")
     except (UserError, KeyError, TypeError, AttributeError) as error:
         faults.add(path, f"does not tell which bag became which episode: {type(error).__name__}: {error}")
-        return {}
-    faults.expect(path, "episodes", [episode["episode_index"] for _, episode in entries], list(range(len(lengths))))
-    action = declared.features.get(ACTION)
-    if action is not None:
-        faults.expect(path, "action (info.json: features.action.info)", record.get("action"), action.info)
-    cameras = [key.removeprefix(IMAGES) for key in declared.of("image", "video")]
-    faults.expect(path, "cameras", record.get("cameras"), cameras)
-    return told
+        return {}, False
+    numbers = [episode["episode_index"] for _, episode in entries]
+    merged = "merged" in record
+    every = [number for number in range(len(lengths)) if number in told or not merged]
+    faults.expect(path, "episodes", numbers, every)
+    if not merged:
+        action = declared.features.get(ACTION)
+        if action is not None:
+            faults.expect(path, "action (info.json: features.action.info)", record.get("action"), action.info)
+        cameras = [key.removeprefix(IMAGES) for key in declared.of("image", "video")]
+        faults.expect(path, "cameras", record.get("cameras"), cameras)
+    return told, merged
 
 
 def _check_sync(path: Path, table: pa.Table, length: int, fps: float, faults: Faults) -> None:

@@ -21,7 +21,12 @@ from common.command import Parser, TransientError, UserError, progress, run
         (
             OSError(errno.ENOSPC, "No space left", "/data/x"),
             2,
-            "error: disk full: /data/x failed; free some space and run again\n",
+            "error: /data/x: No space left on device; free some space and run again\n",
+        ),
+        (
+            OSError(errno.EROFS, "Read-only", "/data/x"),
+            2,
+            "error: /data/x: Read-only file system; choose a place that may be written to\n",
         ),
     ],
 )

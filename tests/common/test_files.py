@@ -9,6 +9,17 @@ import pytest
 
 from common.command import UserError
 from common.files import MANIFEST, new_folder, read_json, remove_stale, replacing, require_free, sha256, write_json
+from tests.conftest import ROOT
+
+REPLACE_FOR_EVER = """
+import sys
+from pathlib import Path
+from common.files import new_folder
+
+for number in range(10**6):
+    with new_folder(Path(sys.argv[1]), manifest=False) as folder:
+        (folder / str(number)).touch()
+"""
 
 
 def test_a_failed_write_leaves_the_old_content_and_no_temporary(tmp_path: Path) -> None:
@@ -45,6 +56,29 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
             (folder / name).touch()
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["second"]
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_the_name_of_a_folder_is_never_free_while_it_is_replaced(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    writer = subprocess.Popen([sys.executable, "-c", REPLACE_FOR_EVER, str(run)], cwd=ROOT)
+    try:
+        changes, last = 0, 0
+        while changes < 20:  # a new inode for each replacement; a free name would raise
+            now = run.stat().st_ino
+            changes, last = changes + (now != last), now
+    finally:
+        writer.kill()
+        writer.wait()
+
+
+def test_a_place_where_no_folder_can_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match=r"file/run cannot be made: File exists"),
+        new_folder(tmp_path / "file" / "run"),
+    ):
+        pass
 
 
 def test_temporaries_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
