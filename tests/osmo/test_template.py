@@ -101,7 +101,7 @@ def test_what_cannot_be_rendered_names_the_line(tmp_path: Path, line: str, numbe
 
 
 def test_a_value_that_is_no_default_value_is_refused_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(TemplateError, match="--set cout: not among the default-values; did you mean count?"):
+    with pytest.raises(TemplateError, match=r"--set cout: not among the default-values; did you mean count\?"):
         rendered(tmp_path, LOOP, cout=1)
 
 
