@@ -5,8 +5,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from common.act import ActConfig
-from common.checkpoint import CONFIG, Checkpoint, PolicyShape, read_settings
+from common.checkpoint import Checkpoint, PolicyShape, read_settings
 from common.command import UserError
+from common.runs import CONFIG
 from stage2_train.config import TrainConfig
 
 # How the chunks are used, and how hard the training is, may differ; everything else decides what the weights mean.
