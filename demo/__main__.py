@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = {
         "bags": "url",
         "results": "none",
+        "convert_config": HERE / "convert.yaml",
         "config": HERE / "train.yaml",
         "steps": train.steps,
         "warmup_steps": train.warmup_steps,
