@@ -1,0 +1,172 @@
+"""A function and items in; the results out, in the items' order, each computed where it can do no harm.
+
+Foreign data can crash the library that parses it, make it loop, or let it ask for all memory. Each call runs in a process
+with a memory and a time limit; when that dies or is stopped, its item's result is the reason, and the others go on.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from common.command import TransientError, UserError
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class Limits(NamedTuple):
+    """What one call may take: memory on top of what the process has at its start (mapped files are free), and time."""
+
+    memory_bytes: int
+    time_s: float
+
+
+def each(
+    function: Callable[[A], R], items: Sequence[A], workers: int, limits: Callable[[A], Limits]
+) -> Generator[R | UserError, None, None]:
+    """Yield function(item) for every item, in order; a UserError takes the place of a result that could not be had.
+
+    `function` must be importable. A UserError that it raises is its result; what else it raises, apart from MemoryError, is
+    raised here. Closing the generator stops every process, and so does the death of this one.
+    """
+    waiting = deque(enumerate(items))
+    done: dict[int, R | UserError] = {}
+    pool: list[_Worker[A, R]] = []
+    try:
+        for number in range(len(items)):
+            while number not in done:
+                while waiting and len(pool) < workers:
+                    pool.append(_Worker(function))
+                for worker in pool:
+                    if waiting and worker.number is None:
+                        at, item = waiting.popleft()
+                        worker.give(at, item, limits(item))
+                done.update(_collect(pool))
+            yield done.pop(number)
+    finally:
+        for worker in pool:
+            worker.stop()
+
+
+def _collect(pool: "list[_Worker[Any, Any]]") -> dict[int, Any]:
+    """Wait until a worker has something to say or has run out of time; workers that are lost leave the pool."""
+    busy = [worker for worker in pool if worker.number is not None]
+    left_s = min(worker.deadline_s for worker in busy) - time.monotonic()
+    spoken = wait([worker.connection for worker in busy], max(0.0, left_s))
+    found = {}
+    for worker in busy:
+        late = time.monotonic() > worker.deadline_s
+        if worker.connection in spoken or late:
+            assert worker.number is not None
+            found[worker.number] = worker.take() if worker.connection in spoken else worker.give_up()
+            worker.number = None
+            if worker.is_lost:
+                worker.stop()
+                pool.remove(worker)
+    return found
+
+
+class _Worker(Generic[A, R]):
+    """A process that computes one item at a time; `number` is the item's, None while it is idle."""
+
+    def __init__(self, function: Callable[[A], R]) -> None:
+        context = multiprocessing.get_context("forkserver")  # fork would copy the threads of numpy and Arrow halfway
+        context.set_forkserver_preload([function.__module__])  # so that another worker costs milliseconds
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
+        self._process.start()
+        theirs.close()  # the worker's death is then the end of the connection
+        self.number: int | None = None
+        self.deadline_s = 0.0
+        self.is_lost = False
+        self._limits = Limits(0, 0)
+
+    def give(self, number: int, item: A, limits: Limits) -> None:
+        """Let the process begin with an item."""
+        self.number, self._limits, self.deadline_s = number, limits, time.monotonic() + limits.time_s
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died: take() will say so
+            self.connection.send((item, limits.memory_bytes))
+
+    def take(self) -> R | UserError:
+        """Return what the process has sent, or why it never will."""
+        try:
+            kind, value = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.is_lost = True
+            self._process.join()
+            return UserError(_cause_of_death(self._process.exitcode or 0))
+        if kind == "error":
+            raise value
+        if kind == "memory":
+            self.is_lost = True  # what is left of its memory may be in pieces
+            return UserError(
+                f"asks for more than {self._limits.memory_bytes:,} bytes of memory; it is damaged or too large"
+            )
+        result: R | UserError = value
+        return result
+
+    def give_up(self) -> UserError:
+        """Stop a process that has run out of time."""
+        self.is_lost = True
+        return UserError(f"took longer than {self._limits.time_s:g} s; it is damaged or too large")
+
+    def stop(self) -> None:
+        """End the process, whatever it does."""
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+
+
+def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is answered once, by the parent
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            item, memory_bytes = connection.recv()
+            connection.send(_answer(function, item, memory_bytes))
+
+
+def _answer(function: Callable[[Any], Any], item: Any, memory_bytes: int) -> tuple[str, Any]:
+    # RLIMIT_DATA counts what is allocated; RLIMIT_AS would count every mapped file and library, too.
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + memory_bytes, most))
+    try:
+        return "result", function(item)
+    except UserError as error:
+        return "result", UserError(*error.args)
+    except MemoryError:
+        return "memory", None
+    except (OSError, TransientError) as error:
+        return "error", error
+    except Exception:  # a bug travels as text: not every exception survives the way
+        return "error", RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def _data_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
+        return int(file.read().split()[5]) * resource.getpagesize()
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()  # a parent that was killed cannot tell its workers
+    os._exit(1)
+
+
+def _cause_of_death(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "the process that read it was killed, probably for want of memory; free some or use fewer --workers"
+    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return f"the process that read it died ({name}); it is damaged"
