@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("demo-output"), help="folder for everything (default: demo-output)"
     )
-    parser.add_argument("--episodes", type=int, default=400, help="episodes to record (default: 400)")
+    parser.add_argument("--episodes", type=int, default=800, help="episodes to record (default: 800)")
     parser.add_argument(
         "--override", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="changes demo/train.yaml"
     )
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"data.dataset={out / 'dataset'}",
         f"data.cache_dir={out / 'cache'}",
         f"training.output_dir={out / 'train'}",
+        *_precision(),
     ]
 
     _call(took_s, "record", "demo.record", "--out", out / "bags", "--episodes", flags.episodes)
@@ -71,6 +72,13 @@ def _own(out: Path, episodes: int) -> None:
     stale = ["bags"] if truth.exists() and read_json(truth)["episodes"] != episodes else []
     for name in ("train", "eval", "rollout", "rollout-untrained", *stale):
         shutil.rmtree(out / name, ignore_errors=True)
+
+
+def _precision() -> list[str]:
+    """Train in bfloat16 where the processor computes in it: elsewhere it is emulated, and slower than float32."""
+    cpuinfo = Path("/proc/cpuinfo")
+    known = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return ["training.amp=bf16"] if known & {"amx_bf16", "avx512_bf16"} else []
 
 
 def _call(took_s: dict[str, float], name: str, module: str, *args: object) -> None:
