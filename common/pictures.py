@@ -11,10 +11,13 @@ from common.command import UserError, one_line
 
 Picture = npt.NDArray[np.uint8]
 
+MAX_PIXELS = 1 << 24  # a small file can claim any size: it is compared with this before memory is taken
+
 
 def decode_picture(data: bytes) -> Picture:
     """Decode a JPEG or PNG file to RGB (height, width, 3) uint8; raises UserError when it is damaged."""
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    way = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # rows as they are stored, like every other reader
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), way) if data else None
     if picture is None:
         raise UserError(f"the picture ({len(data)} bytes) does not decode")
     return picture  # type: ignore[return-value]

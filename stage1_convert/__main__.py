@@ -9,7 +9,7 @@ from pathlib import Path
 from common.command import Parser, UserError, add_config_flags, run
 from common.config import load
 from stage1_convert.config import Config
-from stage1_convert.convert import RefusedError, convert
+from stage1_convert.convert import Options, RefusedError, convert
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = load(Config, args.config, args.override)
     start = time.monotonic()
     try:
-        summary = convert(args.src, args.out, config, args.workers, args.strict)
+        summary = convert(args.src, args.out, config, Options(args.workers, args.strict))
     except RefusedError as error:
         _print_notes("refused", error.refused)
         raise

@@ -1,32 +1,30 @@
-"""One ROS 2 bag in; its topics and its typed, stamped messages in the order in which they were received, out.
+"""One bag in; its topics and its stamped messages in the order in which they were received, serialised or taken apart, out.
 
-Each storage file is opened by itself: a metadata.yaml that is missing, damaged or at odds with the storage (rosbags
-drops topics whose QoS text differs there) then costs nothing but its message counts, which are held against what was
-read.
+`records` gives messages as CDR bytes, for those who read many of them at once (fields.py); `messages` takes each one
+apart. Each storage file is opened by itself: a metadata.yaml that is missing, damaged or at odds with the storage costs
+nothing but its message counts, which are held against what was read.
 """
 
 import contextlib
 import errno
-import functools
 import heapq
 import itertools
-import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import pyarrow as pa
 import yaml
-from rosbags.interfaces import Connection, MessageDefinition, MessageDefinitionFormat
-from rosbags.rosbag2 import Reader
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from common.command import UserError, one_line
+from stage1_convert.database import Database
+from stage1_convert.definitions import typestore
+from stage1_convert.mcap import Mcap
+from stage1_convert.rosbag1 import Rosbag1
 from stage1_convert.source import STORAGE_SUFFIXES, storage_files
+from stage1_convert.storage import NO_DEFINITION, Channel, Storage
+from stage1_convert.unpack import ZSTD_MAGIC, unpack, unpack_file
 
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-MAX_MESSAGE_BYTES = 256 << 20
 MAX_STAMP_NS = 1 << 62
 
 
@@ -37,8 +35,16 @@ class Topic(NamedTuple):
     declared: int
 
 
+class Record(NamedTuple):
+    """A message as it was stored: CDR bytes, already unpacked."""
+
+    topic: str
+    receive_ns: int
+    data: bytes
+
+
 class Message(NamedTuple):
-    """A message with both of its stamps; a header stamp that was never set is 0."""
+    """A message with both of its stamps; a header stamp that was never set, or that the type does not have, is 0."""
 
     topic: str
     receive_ns: int
@@ -46,126 +52,191 @@ class Message(NamedTuple):
     content: Any
 
 
-class Bag:
-    """An open bag; `warnings` tells what is odd about it without making it unreadable."""
+class Metadata(NamedTuple):
+    """What metadata.yaml says: storage files, each topic's type and messages, and what the recording was tagged with."""
 
-    def __init__(self, files: list[Path], readers: list[Reader], counts: dict[str, int], distro: str) -> None:
+    names: list[str]
+    topics: dict[str, Topic]
+    custom: dict[str, str]
+    warnings: list[str]
+
+
+class Bag:
+    """An open bag; `warnings` tells what is odd about it without making it unreadable, and may grow while it is read.
+
+    `custom` is the custom data of its metadata.yaml.
+    """
+
+    def __init__(self, files: list[Path], storages: list[Storage], metadata: Metadata, distro: str) -> None:
         self.files = files
-        self.warnings: list[str] = []
+        self.custom = metadata.custom
         self._distro = distro
-        self._readers = sorted(readers, key=lambda reader: reader.start_time)
-        self.topics: dict[str, Topic] = {}
-        for connection in (c for reader in self._readers for c in reader.connections):
-            before = self.topics.get(connection.topic, Topic(connection.msgtype, 0))
-            if before.type != connection.msgtype:
-                raise UserError(f"topic {connection.topic} has two types: {before.type} and {connection.msgtype}")
-            self.topics[connection.topic] = before._replace(declared=before.declared + connection.msgcount)
-        for name in self.topics.keys() & counts.keys():
-            self.topics[name] = self.topics[name]._replace(declared=counts[name])
+        self._storages = sorted(storages, key=lambda storage: storage.start_ns)
+        self.warnings = metadata.warnings
+        self._channels: dict[str, list[Channel]] = {}
+        for channel in (c for storage in self._storages for c in storage.channels.values()):
+            self._channels.setdefault(channel.topic, []).append(channel)
+        self.topics = {
+            name: Topic(channels[0].type, sum(channel.declared for channel in channels))
+            for name, channels in self._channels.items()
+        }
+        for name, topic in metadata.topics.items():
+            known = self.topics.get(name, topic)
+            self.topics[name] = known._replace(declared=topic.declared)
+
+    def records(self, topics: Collection[str]) -> Iterator[Record]:
+        """Yield the messages of `topics` as CDR bytes in the order of their receive times.
+
+        Raises UserError when the storage is damaged beyond reading, or a topic is of two types or not stored as CDR.
+        """
+        for topic in topics:
+            self._check_topic(topic)
+        with as_user_error():
+            last_ns = 0
+            for topic, receive_ns, data in self._merged(topics):
+                if not last_ns <= receive_ns < MAX_STAMP_NS:
+                    raise UserError(f"{topic}: receive time {receive_ns} ns follows {last_ns} ns")
+                last_ns = receive_ns
+                # compression mode MESSAGE; a CDR message starts with a zero byte
+                yield Record(topic, receive_ns, unpack(data, "zstd") if data[:4] == ZSTD_MAGIC else data)
 
     def messages(self, topics: Collection[str]) -> Iterator[Message]:
-        """Yield the messages of `topics` in the order of their receive times.
+        """Yield the messages of `topics`, taken apart, in the order of their receive times.
 
         Raises UserError when the storage or a message is damaged.
         """
-        with _as_user_error():
-            last_ns = 0
-            for connection, receive_ns, data in self._raw(topics):
-                if not last_ns <= receive_ns < MAX_STAMP_NS:
-                    raise UserError(f"{connection.topic}: receive time {receive_ns} ns follows {last_ns} ns")
-                last_ns = receive_ns
-                content: Any = self._deserialise(connection, data)
-                stamp = content.header.stamp
-                yield Message(connection.topic, receive_ns, stamp.sec * 1_000_000_000 + stamp.nanosec, content)
+        for topic, receive_ns, data in self.records(topics):
+            content = self.deserialise(topic, data)
+            stamp = getattr(getattr(content, "header", None), "stamp", None)
+            header_ns = stamp.sec * 1_000_000_000 + stamp.nanosec if stamp else 0
+            yield Message(topic, receive_ns, header_ns, content)
 
-    def _raw(self, topics: Collection[str]) -> Iterator[tuple[Connection, int, bytes]]:
-        wanted = [(reader, [c for c in reader.connections if c.topic in topics]) for reader in self._readers]
-        streams = (reader.messages(connections) for reader, connections in wanted if connections)
+    def deserialise(self, topic: str, data: bytes) -> Any:
+        """Take one message of a topic apart; raises UserError when it is damaged."""
+        with as_user_error():
+            return self.types(topic).deserialize_cdr(data, self.topics[topic].type)
+
+    def types(self, topic: str) -> Typestore:
+        """Return the typestore that knows the type of `topic`; raises UserError when there is no definition of it."""
+        channels = self._channels.get(topic, [])
+        known = [channel.definition for channel in channels if channel.definition.data]
+        with as_user_error():
+            return typestore(self.topics[topic].type, known[0] if known else NO_DEFINITION, self._distro)
+
+    def _check_topic(self, topic: str) -> None:
+        channels = self._channels.get(topic, [])
+        types = sorted({channel.type for channel in channels})
+        if len(types) > 1:
+            raise UserError(f"topic {topic} has two types: {types[0]} and {types[1]}")
+        strange = next((c.serialization for c in channels if c.serialization not in ("cdr", "")), None)
+        if strange:
+            raise UserError(f"topic {topic} is serialised as {strange!r}, and only cdr can be read")
+
+    def _merged(self, topics: Collection[str]) -> Iterator[tuple[str, int, bytes]]:
+        streams = [_of_topics(storage, topics) for storage in self._storages]
         # Parts of a split bag follow each other: merging them all would hold a chunk of each in memory.
-        if all(one.end_time <= two.start_time for one, two in itertools.pairwise(self._readers)):
+        if all(one.end_ns <= two.start_ns for one, two in itertools.pairwise(self._storages)):
             return itertools.chain.from_iterable(streams)
         return heapq.merge(*streams, key=lambda item: item[1])
-
-    def _deserialise(self, connection: Connection, data: bytes) -> object:
-        if connection.ext.serialization_format != "cdr":  # type: ignore[union-attr]
-            raise UserError(f"{connection.topic} is serialised as {connection.ext.serialization_format!r}, not cdr")  # type: ignore[union-attr]
-        if data[:4] == ZSTD_MAGIC:  # compression mode MESSAGE; a CDR message starts with a zero byte
-            data = pa.CompressedInputStream(pa.BufferReader(data), "zstd").read(MAX_MESSAGE_BYTES)
-        types = _types(connection.msgtype, connection.msgdef, self._distro)
-        return types.deserialize_cdr(data, connection.msgtype)
 
 
 @contextlib.contextmanager
 def open_bag(path: Path, scratch: Path, distro: str) -> Iterator[Bag]:
-    """Open the bag folder or storage file at `path`; a compressed file is unpacked into the folder `scratch` first.
+    """Open the bag folder or storage file at `path`; what must be unpacked or merged first goes into `scratch`.
 
     `distro` names the message definitions of bags that carry none. Raises UserError when the bag cannot be read.
     """
+    metadata, files = Metadata([], {}, {}, []), [path]
     if path.is_dir():
-        names, counts, warnings = _metadata(path / "metadata.yaml")
-        listed = [path / name for name in names if (path / name).is_file()]
-        warnings += [f"{name} is missing" for name in names if not (path / name).is_file()]
-        files = listed or storage_files(path)
-    else:
-        files, counts, warnings = [path], {}, []
+        metadata = _read_metadata(path / "metadata.yaml")
+        files = _listed(path, metadata)
     if not files:
         raise UserError(f"holds no storage file ({', '.join(STORAGE_SUFFIXES)})")
     with contextlib.ExitStack() as stack:
-        with _as_user_error():
-            readers = [stack.enter_context(Reader(_unpacked(file, scratch))) for file in files]
-            bag = Bag(files, readers, counts, distro)
-        bag.warnings += warnings
-        yield bag
+        storages: list[Storage] = []
+        for file in files:
+            with as_user_error(f"{file.name} " if len(files) > 1 else ""):
+                storage = _open(file, scratch, metadata.warnings)
+            stack.callback(storage.close)
+            storages.append(storage)
+        yield Bag(files, storages, metadata, distro)
 
 
 @contextlib.contextmanager
-def _as_user_error() -> Iterator[None]:
-    """Turn whatever reading a bag raises into one kind of error.
+def as_user_error(subject: str = "") -> Iterator[None]:
+    """Turn whatever reading a bag raises into one kind of error: the one place where foreign exceptions end.
 
-    rosbags lets KeyError, struct.error, OverflowError, UnicodeDecodeError and the errors of apsw and zstd escape.
+    rosbags lets KeyError, struct.error, OverflowError and UnicodeDecodeError escape; sqlite3, Arrow and yaml have theirs.
     """
     try:
         yield
-    except UserError:
-        raise
+    except UserError as error:
+        if not subject:
+            raise
+        raise UserError(f"{subject}{error}") from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
-        raise UserError(f"cannot be read: {type(error).__name__}: {one_line(error)}") from error
+        raise UserError(f"{subject}cannot be read: {type(error).__name__}: {one_line(error)}") from error
 
 
-def _metadata(path: Path) -> tuple[list[str], dict[str, int], list[str]]:
-    """Return the storage files' names, the declared messages of each topic, and what is wrong with metadata.yaml."""
+def _of_topics(storage: Storage, topics: Collection[str]) -> Iterator[tuple[str, int, bytes]]:
+    names = {number: channel.topic for number, channel in storage.channels.items() if channel.topic in topics}
+    if names:
+        for number, receive_ns, data in storage.read(names):
+            yield names[number], receive_ns, data
+
+
+def _open(file: Path, scratch: Path, warnings: list[str]) -> Storage:
+    if not file.stat().st_size:
+        raise UserError("is empty: a file of 0 bytes")
+    name = file.name.removesuffix(".zstd")
+    if name != file.name:
+        packed, file = file, scratch / name
+        try:
+            unpack_file(packed, file)
+        except UserError:
+            raise
+        except Exception as error:
+            if not name.endswith(".mcap") or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+                raise
+            warnings.append(f"{packed.name} is cut off ({one_line(error)}): its beginning is salvaged")
+    if name.endswith(".mcap"):
+        return Mcap(file, warnings)
+    return Database(file, scratch, warnings) if name.endswith(".db3") else Rosbag1(file)
+
+
+def _listed(folder: Path, metadata: Metadata) -> list[Path]:
+    """Return the storage files of a bag folder; what metadata.yaml does not list is reported, not mixed in."""
+    present = storage_files(folder)
+    listed = []
+    for name in metadata.names:
+        file = next((file for file in present if file.name in (name, f"{name}.zstd")), None)
+        if file:
+            listed.append(file)
+        else:
+            metadata.warnings.append(f"{name} is missing")
+    if not listed:
+        return present
+    extra = [file.name for file in present if file not in listed]
+    if extra:
+        metadata.warnings.append(f"metadata.yaml does not list {', '.join(extra)}, which is not read")
+    return listed
+
+
+def _read_metadata(path: Path) -> Metadata:
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
         information = tree["rosbag2_bagfile_information"]
         names = [PurePosixPath(name).name for name in information["relative_file_paths"]]
-        topics = information["topics_with_message_count"]
-        counts = {topic["topic_metadata"]["name"]: int(topic["message_count"]) for topic in topics}
+        topics = {
+            str(entry["topic_metadata"]["name"]): Topic(
+                str(entry["topic_metadata"]["type"]), int(entry["message_count"])
+            )
+            for entry in information["topics_with_message_count"]
+        }
+        custom = {str(key): str(value) for key, value in (information.get("custom_data") or {}).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        return [], {}, [f"metadata.yaml is not readable ({type(error).__name__}): the storage was read without it"]
-    return names, counts, []
-
-
-def _unpacked(file: Path, scratch: Path) -> Path:
-    write_ahead_log = file.with_name(file.name + "-wal")
-    if write_ahead_log.exists() and write_ahead_log.stat().st_size:
-        raise UserError(
-            f"{write_ahead_log.name} holds messages that were never merged into {file.name}; merge them with: "
-            f"sqlite3 {file.name} 'PRAGMA wal_checkpoint(TRUNCATE)'"
-        )
-    if file.suffix != ".zstd":
-        return file
-    target = scratch / file.stem
-    with pa.CompressedInputStream(pa.OSFile(str(file)), "zstd") as packed, target.open("wb") as unpacked:
-        shutil.copyfileobj(packed, unpacked, 1 << 20)
-    return target
-
-
-@functools.cache
-def _types(msgtype: str, definition: MessageDefinition, distro: str) -> Typestore:
-    if definition.format is not MessageDefinitionFormat.MSG:
-        return get_typestore(Stores(f"ros2_{distro}"))
-    types = get_typestore(Stores.EMPTY)
-    types.register(get_types_from_msg(definition.data, msgtype))
-    return types
+        fault = f"metadata.yaml is not readable ({type(error).__name__}): the storage was read without it"
+        return Metadata([], {}, {}, [fault])
+    return Metadata(names, topics, custom, [])

@@ -32,7 +32,7 @@ def wrap(angles: Float64) -> Float64:
     return wrapped
 
 
-def to_states(angles: Float64, sign: Sequence[float] | None, wrapped: bool) -> Float64:
+def to_states(angles: Float64, sign: Sequence[float] | Float64 | None, wrapped: bool) -> Float64:
     """Return the states (frames, joints) in radians: `angles` times `sign`, wrapped to (-pi, pi] when asked to."""
     states = angles if sign is None else angles * np.asarray(sign)
     return wrap(states) if wrapped else states
@@ -46,3 +46,12 @@ def to_actions(states: Float64, meaning: str) -> Float64:
     """
     following = np.concatenate([states[1:], states[-1:]])
     return wrap(following - states) if meaning == "delta" else following
+
+
+def to_field_actions(values: Float64, meaning: str) -> Float64:
+    """Return the actions (frames, 1) of a state field that is no angle, such as a gripper's opening.
+
+    delta: the difference to the next value; next_position: the next value; command: the value, which was commanded.
+    """
+    following = np.concatenate([values[1:], values[-1:]])
+    return {"delta": following - values, "next_position": following, "command": values}[meaning]

@@ -1,34 +1,42 @@
 """A folder of bags in; one dataset, converted by several processes and independent of their number, out."""
 
-import concurrent.futures
 import contextlib
-import itertools
+import fnmatch
 import multiprocessing
 import os
-import shutil
 import signal
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
-import numpy as np
 import pyarrow as pa
 
-from common.command import UserError, progress
-from common.config import to_dict
-from common.dataset import data_file
-from common.files import new_folder, write_json
-from stage1_convert.config import Config
-from stage1_convert.episode import Converted, Piece, convert_bag
-from stage1_convert.lerobot import DatasetWriter, describe_features
+from common.command import UserError
+from common.files import new_folder
+from stage1_convert.assemble import Assembly, task_of
+from stage1_convert.board import Board
+from stage1_convert.config import Config, DataConfig
+from stage1_convert.episode import Job, Outcome, convert_bag
+from stage1_convert.parts import REPORT, adopt, parts_folder, parts_path
+from stage1_convert.progress import shown_progress
 from stage1_convert.source import Source, find_bags
 
-REPORT = "meta/conversion.json"
-SOURCES_PATH = "meta/sync/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+
+class Options(NamedTuple):
+    """How to convert, as far as the result does not depend on it or it is not a matter of the bags' content.
+
+    `shard` (i, n) takes every n-th bag, from the i-th on, counted from 1.
+    """
+
+    workers: int = 1
+    strict: bool = False
+    shard: tuple[int, int] = (1, 1)
+    trust_images: bool = False
 
 
 class Summary(NamedTuple):
@@ -39,6 +47,7 @@ class Summary(NamedTuple):
     frames: int
     refused: list[tuple[str, str]]
     warnings: list[tuple[str, str]]
+    reused: int
 
 
 class RefusedError(UserError):
@@ -49,38 +58,61 @@ class RefusedError(UserError):
         self.refused = refused
 
 
-def convert(src: Path, out: Path, config: Config, workers: int, strict: bool = False) -> Summary:
+def convert(src: Path, out: Path, config: Config, options: Options) -> Summary:
     """Convert the bags below `src` into a dataset that takes the name `out` when it is complete.
 
-    A bag that cannot be converted is left out and reported. Raises UserError when `src` or `out` is unfit, and its
-    subclass RefusedError when no bag can be converted or, with `strict`, not every one.
+    A bag that cannot be converted is left out and reported; one that was converted before, alike, is not converted
+    again. Raises UserError when `src` or `out` is unfit, and its subclass RefusedError when no bag can be converted
+    or, with `strict`, not every one.
     """
     src, out = src.resolve(), out.resolve()
-    sources = find_bags(src)
-    _check_out(src, out)
-    with new_folder(out, manifest=False) as root:
-        scratch = root / "scratch"
-        with contextlib.closing(_converted(sources, scratch, config, workers)) as results:
-            writer, reports = _assemble(root, progress(results, len(sources), "convert", "bag"), config)
-        refused = [(report["bag"], report["reason"]) for report in reports if report["status"] == "refused"]
-        if writer is None:
-            first = "bag {}: {}".format(*refused[0])
-            raise RefusedError(f"none of the {len(sources)} bags could be converted; the first: {first}", refused)
-        if refused and strict:
-            raise RefusedError(
-                f"{len(refused)} of {len(sources)} bags are refused and --strict is given: {out} is not written",
-                refused,
-            )
-        shutil.rmtree(scratch)
-        writer.finish()
-        write_json(root / REPORT, _describe(config, reports))
-    warnings = [(report["bag"], warning) for report in reports for warning in report["warnings"]]
-    return Summary(len(sources), writer.n_episodes, writer.n_frames, refused, warnings)
+    sources = select(find_bags(src), config.data, options.shard)
+    check_apart(src, out)
+    check_out(out)
+    with parts_folder(out) as parts:
+        adopt(out, parts)
+        before = {path.name for path in parts.iterdir()}
+        job = Job(parts, parts / "board", config, options.trust_images)
+        board = Board(job.board, [_size_bytes(source.path) for source in sources])
+        with new_folder(out, manifest=False) as root:
+            assembly = Assembly(root, parts, config)
+            with shown_progress(board, len(sources)), contextlib.closing(_outcomes(sources, job, options)) as outcomes:
+                reused = sum(_take(assembly, board, at, outcome) in before for at, outcome in enumerate(outcomes))
+            summary = summarise(assembly, reused)
+            _require_enough(summary, out, options.strict)
+            assembly.finish(options.trust_images)
+    return summary
 
 
-def _check_out(src: Path, out: Path) -> None:
+def select(sources: Sequence[Source], data: DataConfig, shard: tuple[int, int] = (1, 1)) -> list[Source]:
+    """Return the bags that data.include and data.exclude leave, and of these those of a shard.
+
+    Raises UserError when none is left.
+    """
+    chosen = [
+        source
+        for source in sources
+        if (not data.include or _matches(source.name, data.include)) and not _matches(source.name, data.exclude)
+    ]
+    if not chosen:
+        raise UserError(
+            f"data.include and data.exclude leave none of the {len(sources)} bags; the first is {sources[0].name}"
+        )
+    part, parts = shard
+    mine = chosen[part - 1 :: parts]
+    if not mine:
+        raise UserError(f"--shard {part}/{parts} is empty: there are {len(chosen)} bags")
+    return mine
+
+
+def check_apart(src: Path, out: Path) -> None:
+    """Raise UserError when the source and the dataset lie inside each other."""
     if out == src or out in src.parents or src in out.parents:
         raise UserError(f"--out {out} and --src {src} lie inside each other; choose another --out")
+
+
+def check_out(out: Path) -> None:
+    """Raise UserError when `out` holds anything but a dataset of ours, or cannot be written."""
     if out.exists() and not (out / REPORT).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} holds something else than a converted dataset; choose another --out or remove it")
     parent = next(folder for folder in out.parents if folder.exists())
@@ -88,25 +120,76 @@ def _check_out(src: Path, out: Path) -> None:
         raise UserError(f"--out {out} cannot be made: {parent} is not a folder that may be written to")
 
 
-def _converted(
-    sources: Sequence[Source], scratch: Path, config: Config, workers: int
-) -> Generator[Converted, None, None]:
+def summarise(assembly: Assembly, reused: int) -> Summary:
+    """Return what an assembly holds so far."""
+    reports, writer = assembly.reports, assembly.writer
+    refused = [(report["bag"], report["reason"]) for report in reports if report["status"] == "refused"]
+    warnings = [(report["bag"], warning) for report in reports for warning in report["warnings"]]
+    episodes, frames = (writer.n_episodes, writer.n_frames) if writer else (0, 0)
+    return Summary(len(reports), episodes, frames, refused, warnings, reused)
+
+
+def _require_enough(summary: Summary, out: Path, strict: bool) -> None:
+    refused = summary.refused
+    if not summary.episodes:
+        first = "bag {}: {}".format(*refused[0])
+        raise RefusedError(f"none of the {summary.bags} bags could be converted; the first: {first}", refused)
+    if refused and strict:
+        text = f"{len(refused)} of {summary.bags} bags are refused and --strict is given: {out} is not written; "
+        text += f"the others wait in {parts_path(out)} for the next run"
+        raise RefusedError(text, refused)
+
+
+def _take(assembly: Assembly, board: Board, at: int, outcome: Outcome) -> str | None:
+    """Take one bag's outcome into the dataset; returns the key of its part."""
+    if outcome.key is None:
+        assembly.refuse(outcome.bag, outcome.report)
+    elif not assembly.add(outcome.bag, outcome.key):
+        board.plan(at, 0, 0)
+    return outcome.key
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _size_bytes(path: Path) -> int:
+    files = path.iterdir() if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _outcomes(sources: Sequence[Source], job: Job, options: Options) -> Generator[Outcome, None, None]:
     """Yield what became of each bag, in the order of `sources`."""
-    folders = [scratch / f"{number}" for number in range(len(sources))]
-    workers = min(workers, len(sources))
-    if workers <= 1:
-        yield from map(convert_bag, sources, folders, itertools.repeat(config))
+    tasks: dict[str, int] = {}
+    named = [tasks.setdefault(task_of(source.name, {}, job.config), len(tasks)) for source in sources]
+    todo = zip(sources, range(len(sources)), named, strict=True)
+    if min(options.workers, len(sources)) <= 1:
+        for source, number, task_index in todo:
+            yield convert_bag(source, number, task_index, job)
         return
     context = multiprocessing.get_context("spawn")  # fork would copy the threads of numpy, OpenCV and Arrow halfway
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_become_worker)
+    pool = ProcessPoolExecutor(min(options.workers, len(sources)), context, initializer=_become_worker)
     try:
-        yield from pool.map(convert_bag, sources, folders, itertools.repeat(config))
+        yield from _in_order(pool, todo, job, 2 * options.workers)
     except BrokenProcessPool as error:
         raise UserError(
-            f"a worker process died, probably for want of memory; run again with fewer than --workers {workers}"
+            f"a worker process died, probably for want of memory; run again with fewer than --workers {options.workers}"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _in_order(
+    pool: ProcessPoolExecutor, todo: Iterable[tuple[Source, int, int]], job: Job, ahead: int
+) -> Iterator[Outcome]:
+    """Yield the outcomes in the order of `todo`, of which at most `ahead` are taken before they are needed."""
+    waiting: deque[Future[Outcome]] = deque()
+    for source, number, task_index in todo:
+        waiting.append(pool.submit(convert_bag, source, number, task_index, job))
+        while len(waiting) >= ahead or (waiting and waiting[0].done()):
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _become_worker() -> None:
@@ -117,63 +200,7 @@ def _become_worker() -> None:
 
 
 def _leave_with_parent() -> None:
-    parent = multiprocessing.parent_process()
+    parent: Any = multiprocessing.parent_process()
     assert parent is not None
     parent.join()  # a parent that was killed cannot tell its workers, who would wait for work for ever
     os._exit(1)
-
-
-def _assemble(
-    root: Path, results: Iterator[Converted], config: Config
-) -> tuple[DatasetWriter | None, list[dict[str, Any]]]:
-    """Number the episodes in the order of the bags and write their files; the first good bag sets the picture size."""
-    writer, reports = None, []
-    sizes: dict[str, tuple[int, int]] = {}
-    model = ""
-    for result in results:
-        report, pieces = result.report, result.pieces
-        if pieces and writer is None:
-            sizes, model = {camera: result.sizes[camera] for camera in config.data.cameras}, report["bag"]
-            features = describe_features(config.conventions.joint_order, sizes, _action_info(config))
-            writer = DatasetWriter(root, features, config.data.fps, config.data.robot_type, config.data.task)
-        if pieces and result.sizes != sizes:
-            pieces = []
-            report |= {"status": "refused", "reason": _size_fault(result.sizes, sizes, model)}
-        episodes = [_add(root, writer, piece) for piece in pieces if writer is not None]
-        reports.append({**report, "episodes": episodes})
-    return writer, reports
-
-
-def _size_fault(found: dict[str, tuple[int, int]], sizes: dict[str, tuple[int, int]], model: str) -> str:
-    camera = next(camera for camera in sizes if found[camera] != sizes[camera])
-    here, there = ("{}x{}".format(*of[camera]) for of in (found, sizes))
-    return f"camera {camera} gives {here} pictures, in bag {model} {there}; set conventions.image_resize"
-
-
-def _add(root: Path, writer: DatasetWriter, piece: Piece) -> dict[str, Any]:
-    with pa.memory_map(str(piece.rows)) as file:
-        number = writer.add(pa.ipc.open_file(file).read_all(), piece.histograms)
-    piece.rows.unlink()
-    chunk, place = data_file(number)
-    path = root / SOURCES_PATH.format(chunk_index=chunk, file_index=place)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    piece.sources.rename(path)
-    return {"episode_index": number, **piece.report}
-
-
-def _action_info(config: Config) -> dict[str, Any]:
-    rules = config.conventions
-    return {"action_meaning": rules.action, "wrapped": rules.wrap_angles, "unit": "radian"}
-
-
-def _describe(config: Config, reports: list[dict[str, Any]]) -> dict[str, Any]:
-    libraries = {"rosbags": version("rosbags"), "numpy": np.__version__, "opencv": cv2.__version__}
-    return {
-        "format": 1,
-        "tool": {"name": "stage1_convert", **libraries, "pyarrow": pa.__version__},
-        "config": to_dict(config),
-        "action": _action_info(config),
-        "joint_names": config.conventions.joint_order,
-        "cameras": list(config.data.cameras),
-        "bags": reports,
-    }

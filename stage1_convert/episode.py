@@ -1,271 +1,260 @@
-"""One bag in; its episodes' rows on disk, still without a place in the dataset, and a report of what was done, out.
+"""One bag in; its part, episodes on disk that have no place in a dataset yet, or the reason why there is none, out.
 
 The bag is read twice: first the tape, which decides what each frame shows, then the pictures, one at a time.
 """
 
 import itertools
-import math
-from collections import deque
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.command import UserError, one_line
 from common.dataset import ACTION, IMAGES, STATE
 from common.files import sha256
-from stage1_convert import conventions, stats, sync
+from stage1_convert import rows
 from stage1_convert.bag import Bag, open_bag
-from stage1_convert.config import JOINTS, Config, DataConfig
-from stage1_convert.decode import to_jpeg
-from stage1_convert.source import Source, storage_files
-from stage1_convert.tape import Tape, read_tape
+from stage1_convert.board import Board
+from stage1_convert.config import JOINTS, Config
+from stage1_convert.features import describe_features
+from stage1_convert.lerobot import Piece
+from stage1_convert.mp4 import VideoFile
+from stage1_convert.parts import Part, key_of, new_part, piece_in, read_part, write_record
+from stage1_convert.plan import Plan, Span, make_plan
+from stage1_convert.rowfile import Numbers, RowFile, schema_of
+from stage1_convert.shots import Shot, Shots
+from stage1_convert.source import Source, storage_files, storage_format
+from stage1_convert.tape import Stream, Tape, read_tape
 
 BATCH_ROWS = 64
-MAX_ANGLE_RAD = 1e4  # a thousand turns and more are a damaged number
-
-Float64 = npt.NDArray[np.float64]
-Histograms = dict[str, npt.NDArray[np.int64]]
+SUFFIX = {"jpeg": "jpg", "png": "png"}
 
 
-class Piece(NamedTuple):
-    """An episode on disk: its rows (Arrow file), the source of every frame (parquet), and its pictures' values."""
+class Job(NamedTuple):
+    """What is the same for all bags of a conversion: where the parts and the board lie, and how to convert."""
 
-    rows: Path
-    sources: Path
-    histograms: Histograms
+    parts: Path
+    board: Path
+    config: Config
+    trust_images: bool
+
+
+class Outcome(NamedTuple):
+    """What became of a bag: the key of its part, or None and what is known about it, with the reason."""
+
+    bag: str
+    key: str | None
     report: dict[str, Any]
 
 
-class Converted(NamedTuple):
-    """What became of a bag: its entry in conversion.json, its episodes and its pictures' (height, width) by camera."""
-
-    report: dict[str, Any]
-    pieces: list[Piece]
-    sizes: dict[str, tuple[int, int]]
-
-
-class Plan(NamedTuple):
-    """What every frame shows: the grid, the sample each stream gives to each tick, and the episodes' tick ranges."""
-
-    ticks_ns: sync.Int64
-    picks: dict[str, sync.Int64]
-    pieces: list[tuple[int, int]]
-    left_out: list[tuple[int, int]]
-    gaps: list[dict[str, Any]]
-
-
-class Shot(NamedTuple):
-    """A stored picture and how often each value occurs in it (3, 256)."""
-
-    jpeg: bytes
-    histogram: npt.NDArray[np.int64]
-
-
-def convert_bag(source: Source, folder: Path, config: Config) -> Converted:
-    """Convert one bag into files in `folder`, which is made; what is wrong with the bag stands in the report."""
-    folder.mkdir(parents=True)
-    report: dict[str, Any] = {"bag": source.name, "status": "refused", "reason": None, "warnings": []}
-    sizes: dict[str, tuple[int, int]] = {}
+def convert_bag(source: Source, number: int, task_index: int, job: Job) -> Outcome:
+    """Convert one bag, the `number`-th, unless its part is there already."""
+    board, report = Board(job.board), dict[str, Any](warnings=[])
     try:
-        report |= _fingerprint(source.path)
-        with open_bag(source.path, folder, config.data.ros_distro) as bag:
-            report["warnings"] = bag.warnings
-            tape = read_tape(bag, config)
-            report |= _describe(bag, tape)
-            plan = _align(tape.clocks, config.data)
-            _note_plan(report, tape, plan)
-            _check_joints(tape, plan, config)
-            shots = _shots(bag, tape, plan, config, sizes)
-            pieces = [_write(folder, piece, tape, plan, shots, config) for piece in plan.pieces]
+        sums = _fingerprint(source.path)
+        key = key_of(sums, job.config, job.trust_images)
+        if not (job.parts / key).exists():
+            report |= {"key": key, "storage": storage_format(" ".join(sums)), "sha256": sums}
+            with new_part(job.parts, key) as folder:
+                start = board.guess(number, task_index)
+                _Conversion(folder, job, report, board, number).run(source.path, start)
+        pieces = read_part(job.parts / key).pieces
     except UserError as error:
-        report["reason"] = one_line(error)
-        return Converted(report, [], {})
-    report["status"] = "converted"
-    return Converted(report, pieces, sizes)
+        board.plan(number, 0, 0)
+        return Outcome(source.name, None, {"reason": one_line(error), **report})
+    board.plan(number, len(pieces), sum(piece.report["frames"] for piece in pieces))
+    return Outcome(source.name, key, {})
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
-    files = storage_files(path) if path.is_dir() else [path]
+class BagPlan(NamedTuple):
+    """What a conversion would make of a bag: its topics' messages, clocks, episodes and gaps (as in conversion.json),
+    the grid, the streams and the sizes of its files in bytes.
+    """
+
+    report: dict[str, Any]
+    tape: Tape
+    plan: Plan
+
+
+def plan_bag(source: Source, config: Config, scratch: Path) -> BagPlan:
+    """Return what a conversion would make of a bag, from one reading that leaves the pictures alone.
+
+    Raises UserError as the conversion would, but for damaged pictures; `scratch` is an existing folder.
+    """
+    report: dict[str, Any] = {"warnings": []}
+    with open_bag(source.path, scratch, config.data.ros_distro) as bag:
+        tape, plan = _read_and_plan(bag, config, report)
+        report["warnings"] += bag.warnings
+    report["episodes"] = [
+        {"frames": span.frames, "start_ns": int(plan.ticks_ns[span.start]), "begins": span.reason}
+        for span in plan.episodes
+    ]
+    return BagPlan(report, tape, plan)
+
+
+def _fingerprint(path: Path) -> dict[str, str]:
+    files = [*storage_files(path), *path.glob("metadata.yaml")] if path.is_dir() else [path]
     try:
-        sums = {file.name: sha256(file) for file in files}
+        return {file.name: sha256(file) for file in files}
     except OSError as error:
         raise UserError(f"cannot be read: {one_line(error)}") from error
-    return {"storage": "mcap" if any(".mcap" in name for name in sums) else "sqlite3", "sha256": sums}
 
 
-def _describe(bag: Bag, tape: Tape) -> dict[str, Any]:
-    """Hold what was read against what the bag declares, and tell which clocks were taken."""
-    messages = {}
-    for stream, topic in tape.topics.items():
-        declared, read = bag.topics[topic].declared, tape.read[stream]
-        messages[topic] = {"declared": declared, "read": read, "used": 0}
-        if read != declared:
-            bag.warnings.append(f"topic {topic}: {declared} messages declared, {read} read")
-    clocks = tape.clocks.items()
-    return {
-        "messages": messages,
-        "clock": {s: {k: v for k, v in c._asdict().items() if k != "stamps_ns"} for s, c in clocks},
-    }
-
-
-def _align(clocks: dict[str, sync.Clock], data: DataConfig) -> Plan:
-    """Lay the grid from the first moment at which every stream has spoken to the last at which every one still does."""
-    start_ns = max(int(clock.stamps_ns[0]) for clock in clocks.values())
-    ticks_ns = sync.grid(start_ns, min(int(clock.stamps_ns[-1]) for clock in clocks.values()), data.fps)
-    index, good = {}, {}
-    for stream, clock in clocks.items():
-        rule = "nearest" if data.resample == "linear" and stream != JOINTS else data.resample
-        limit_ns = round((data.max_age_ms if rule == "hold" else data.max_offset_ms) * 1e6)
-        index[stream], good[stream] = sync.pick(clock.stamps_ns, ticks_ns, rule, limit_ns)
-    whole = np.logical_and.reduce(list(good.values()))
-    gaps: list[dict[str, Any]] = [
-        {"start_ns": int(ticks_ns[a]), "frames": b - a, "streams": [s for s, ok in good.items() if not ok[a:b].all()]}
-        for a, b in sync.runs(~whole)
-    ]
-    if gaps and data.on_gap == "fail":
-        at_s, silent = (gaps[0]["start_ns"] - start_ns) / 1e9, ", ".join(gaps[0]["streams"])
-        raise UserError(f"a gap of {gaps[0]['frames']} frames {at_s:.3f} s after the start: nothing from {silent}")
-    pieces = sync.runs(whole)
-    shortest = max(2, math.ceil(data.min_episode_s * data.fps - 1e-9))
-    kept = [(a, b) for a, b in pieces if b - a >= shortest]
-    if not kept:
-        longest = max((b - a for a, b in pieces), default=0)
-        raise UserError(
-            f"too short: the longest stretch in which every stream speaks has {longest} frames at {data.fps} fps, "
-            f"{shortest} are needed"
-        )
-    return Plan(ticks_ns, index, kept, [piece for piece in pieces if piece not in kept], gaps)
-
-
-def _note_plan(report: dict[str, Any], tape: Tape, plan: Plan) -> None:
+def _read_and_plan(bag: Bag, config: Config, report: dict[str, Any]) -> tuple[Tape, Plan]:
+    """Read the tape, plan the episodes, and fill in what conversion.json tells of them."""
+    report["custom_data"] = bag.custom
+    tape = read_tape(bag, config)
+    messages = report["messages"] = dict[str, Any]()
+    for stream in tape.streams.values():
+        declared = bag.topics[stream.topic].declared
+        messages[stream.topic] = {"declared": declared, "read": stream.read, "used": 0}
+        if stream.read != declared:
+            report["warnings"].append(f"topic {stream.topic}: {declared} messages declared, {stream.read} read")
+    report["clock"] = {name: _describe_clock(stream) for name, stream in tape.streams.items()}
+    angles = tape.streams[JOINTS].values[:, : len(config.conventions.joint_order)]
+    plan = make_plan(tape.clocks, angles, tape.markers_ns, config)
     first_ns = min(int(clock.stamps_ns[0]) for clock in tape.clocks.values())
     last_ns = max(int(clock.stamps_ns[-1]) for clock in tape.clocks.values())
     report["warm_up_s"] = round((int(plan.ticks_ns[0]) - first_ns) / 1e9, 6)
     report["tail_s"] = round((last_ns - int(plan.ticks_ns[-1])) / 1e9, 6)
     report["gaps"] = plan.gaps
-    report["left_out"] = [{"start_ns": int(plan.ticks_ns[a]), "frames": b - a} for a, b in plan.left_out]
-    for stream, topic in tape.topics.items():
-        used = [plan.picks[stream][a:b] for a, b in plan.pieces]
-        report["messages"][topic]["used"] = len(np.unique(np.concatenate(used)))
+    report["left_out"] = [
+        {"start_ns": int(plan.ticks_ns[span.start]), "frames": span.frames, "reason": span.reason}
+        for span in plan.left_out
+    ]
+    for name, stream in tape.streams.items():
+        messages[stream.topic]["used"] = max(messages[stream.topic]["used"], len(plan.used(name)))
+    rows.check_numbers(tape, plan, config)
+    return tape, plan
 
 
-def _check_joints(tape: Tape, plan: Plan, config: Config) -> None:
-    """Refuse joint messages that a frame needs and that do not give all its angles: no value is ever made up."""
-    used = np.unique(np.concatenate([plan.picks[JOINTS][a:b] for a, b in plan.pieces]))
-    if config.data.resample == "linear":
-        used = np.unique(np.minimum(np.concatenate([used, used + 1]), len(tape.angles) - 1))
-    sound = np.abs(tape.angles) <= MAX_ANGLE_RAD  # false for NaN, too
-    bad = used[~sound[used].all(axis=1)]
-    if len(bad):
-        first = int(bad[0])
-        values = zip(config.conventions.joint_order, tape.angles[first], sound[first], strict=True)
-        fault = tape.faults.get(first) or ", ".join(
-            f"{joint} is {value} rad" for joint, value, fine in values if not fine
-        )
-        raise UserError(f"topic {tape.topics[JOINTS]}, message {tape.numbers[first]}: {fault}")
+def _describe_clock(stream: Stream) -> dict[str, Any]:
+    clock = {key: value for key, value in stream.clock._asdict().items() if key != "stamps_ns"}
+    stamps_ns = stream.clock.stamps_ns
+    return {**clock, "first_ns": int(stamps_ns[0]), "last_ns": int(stamps_ns[-1])}
 
 
-def _shots(
-    bag: Bag, tape: Tape, plan: Plan, config: Config, sizes: dict[str, tuple[int, int]]
-) -> Iterator[dict[str, Shot]]:
-    """Yield every frame's pictures, over all episodes in order, and fill in each camera's (height, width)."""
-    camera_of = {topic: stream for stream, topic in tape.topics.items() if stream != JOINTS}
-    ticks = np.concatenate([np.arange(a, b) for a, b in plan.pieces])
-    uses = {c: np.bincount(plan.picks[c][ticks], minlength=len(tape.clocks[c].stamps_ns)) for c in camera_of.values()}
-    waiting: dict[str, deque[Shot]] = {camera: deque() for camera in camera_of.values()}
-    seen = dict.fromkeys(waiting, 0)
-    wanted = tuple(config.conventions.image_resize or ())
-    for message in bag.messages(camera_of):
-        camera = camera_of[message.topic]
-        number, seen[camera] = seen[camera], seen[camera] + 1
-        if not uses[camera][number]:
-            continue
-        try:
-            jpeg, picture = to_jpeg(message.content, wanted or None, config.conventions.jpeg_quality)  # type: ignore[arg-type]
-            height, width, _ = picture.shape
-            if sizes.setdefault(camera, (height, width)) != (height, width):
-                first = "{}x{}".format(*sizes[camera])
-                raise UserError(f"the picture is {height}x{width}, the ones before it {first}")
-        except UserError as error:
-            stamp_ns = tape.clocks[camera].stamps_ns[number]
-            raise UserError(f"camera {camera}, message {number} stamped {stamp_ns} ns: {error}") from error
-        waiting[camera].extend([Shot(jpeg, stats.histogram(picture))] * int(uses[camera][number]))
-        while all(waiting.values()):
-            yield {camera: queue.popleft() for camera, queue in waiting.items()}
+class _Conversion:
+    """The conversion of one bag into the folder of its part."""
+
+    def __init__(self, folder: Path, job: Job, report: dict[str, Any], board: Board, number: int) -> None:
+        self._folder, self._config, self._trust = folder, job.config, job.trust_images
+        self._report, self._board, self._number = report, board, number
+
+    def run(self, path: Path, start: Numbers) -> None:
+        """Convert the bag at `path`; its first episode gets the numbers `start`, the others follow."""
+        scratch = self._folder / "scratch"
+        scratch.mkdir()
+        with open_bag(path, scratch, self._config.data.ros_distro) as bag:
+            try:
+                tape, plan = _read_and_plan(bag, self._config, self._report)
+                spans = plan.episodes
+                self._board.plan(self._number, len(spans), sum(span.frames for span in spans))
+                shots = Shots(bag, tape, plan, self._config, self._trust)
+                frames, pieces = shots.frames(), []
+                for at, span in enumerate(spans):
+                    done = sum(before.frames for before in spans[:at])
+                    numbers = Numbers(start.episode_index + at, start.first_index + done, start.task_index)
+                    pieces.append(self._write(at, span, tape, plan, shots, frames, numbers))
+            finally:
+                self._report["warnings"] += bag.warnings
+        shutil.rmtree(scratch)
+        write_record(self._folder, Part(self._report, shots.sizes, pieces))
+
+    def _write(
+        self,
+        at: int,
+        span: Span,
+        tape: Tape,
+        plan: Plan,
+        shots: Shots,
+        frames: Iterator[dict[str, Shot]],
+        place: Numbers,
+    ) -> Piece:
+        """Write the `at`-th episode: its rows, the sources of its frames and its videos."""
+        config, cameras = self._config, list(self._config.data.cameras)
+        sources = rows.sources_of(tape, plan, span)
+        piece = piece_in(self._folder, at, (), {}, {"frames": span.frames, "start_ns": int(sources["tick_ns"][0])})
+        pq.write_table(pa.table(sources), piece.sources)
+        values = _columns(rows.numbers_of(tape, plan, span, config), sources, config)
+        tallies = {camera: _Tally() for camera in cameras}
+        file: RowFile | None = None
+        videos: dict[str, VideoFile] = {}
+        for first in range(0, span.frames, BATCH_ROWS):
+            stop = min(first + BATCH_ROWS, span.frames)
+            taken = list(itertools.islice(frames, stop - first))
+            assert len(taken) == stop - first, "the second reading gave fewer pictures than the first"
+            if file is None:
+                file = RowFile(piece.rows, schema_of(describe_features(config, shots.sizes)), place)
+                videos = self._open_videos(at, shots.sizes)
+            columns = {name: column[first:stop] for name, column in values.items()}
+            for camera in cameras:
+                tallies[camera].count([shot[camera] for shot in taken])
+                if videos:
+                    for shot in taken:
+                        picture = shot[camera].picture
+                        assert picture is not None, "pictures of videos are always decoded"
+                        videos[camera].add(picture)
+                else:
+                    columns[IMAGES + camera] = self._pictures([shot[camera].data for shot in taken], first)
+            file.add(pa.record_batch(columns))
+            self._board.wrote(self._number, stop - first)
+        assert file is not None
+        file.close()
+        pictures = {camera: (tally.histogram, tally.decoded) for camera, tally in tallies.items()}
+        pictures |= {camera: video.close() for camera, video in videos.items()}
+        report = {**piece.report, "begins": span.reason, **rows.describe_ages(sources, cameras, tape.streams)}
+        report["repeated"] = {camera: tally.repeated for camera, tally in tallies.items()}
+        return piece._replace(pictures=pictures, report=report)
+
+    def _open_videos(self, at: int, sizes: dict[str, tuple[int, int]]) -> dict[str, VideoFile]:
+        if self._config.data.storage != "video":
+            return {}
+        fps = self._config.data.fps
+        return {
+            camera: VideoFile(self._folder / f"{at:03d}.{camera}.mp4", sizes[camera], fps)
+            for camera in self._config.data.cameras
+        }
+
+    def _pictures(self, files: list[bytes], first: int) -> pa.StructArray:
+        suffix = SUFFIX[self._config.data.storage]
+        paths = pa.array([f"frame-{first + row:06d}.{suffix}" for row in range(len(files))])
+        return pa.StructArray.from_arrays([pa.array(files, pa.binary()), paths], ["bytes", "path"])
 
 
-def _write(
-    folder: Path, piece: tuple[int, int], tape: Tape, plan: Plan, shots: Iterator[dict[str, Shot]], config: Config
-) -> Piece:
-    """Write one episode's rows and where each of them comes from."""
-    start, stop = piece
-    ticks_ns, index = plan.ticks_ns[start:stop], {stream: at[start:stop] for stream, at in plan.picks.items()}
-    stamps_ns = {stream: clock.stamps_ns[index[stream]] for stream, clock in tape.clocks.items()}
-    histograms = {IMAGES + camera: np.zeros((3, 256), np.int64) for camera in config.data.cameras}
-    batches = _batches(ticks_ns, index[JOINTS], tape, shots, histograms, config)
-    path = folder / f"{start}.arrow"
-    head = next(batches)
-    with pa.ipc.new_file(path, head.schema) as file:
-        for batch in itertools.chain([head], batches):
-            file.write_batch(batch)
+class _Tally:
+    """Counts a camera's pictures over an episode: how many were decoded, their values, and those shown twice."""
 
-    numbers = index | {JOINTS: tape.numbers[index[JOINTS]]}
-    sources = {"frame_index": np.arange(stop - start), "tick_ns": ticks_ns}
-    for stream in tape.clocks:
-        sources |= {f"{stream}.stamp_ns": stamps_ns[stream], f"{stream}.message": numbers[stream]}
-    pq.write_table(pa.table(sources), path.with_suffix(".parquet"))
-    ages_ms = {stream: np.abs(ticks_ns - stamps) / 1e6 for stream, stamps in stamps_ns.items()}
-    report: dict[str, Any] = {
-        "frames": stop - start,
-        "start_ns": int(ticks_ns[0]),
-        "age_ms": {},
-        "held": {},
-        "dropped": {},
-    }
-    for stream, age in ages_ms.items():
-        figures = {"mean": age.mean(), "p95": np.quantile(age, 0.95), "max": age.max()}
-        report["age_ms"][stream] = {name: round(float(value), 3) for name, value in figures.items()}
-    for camera in config.data.cameras:
-        shown = len(np.unique(index[camera]))
-        report["held"][camera] = stop - start - shown
-        report["dropped"][camera] = int(index[camera][-1] - index[camera][0]) + 1 - shown
-    return Piece(path, path.with_suffix(".parquet"), histograms, report)
+    def __init__(self) -> None:
+        self.decoded, self.repeated = 0, 0
+        self.histogram = np.zeros((3, 256), np.int64)
+        self._last: Shot | None = None
+
+    def count(self, shots: list[Shot]) -> None:
+        """Count the next frames' pictures."""
+        for shot in shots:
+            if shot.histogram is not None:
+                self.decoded += 1
+                self.histogram += shot.histogram
+            if shot is not self._last and self._last is not None:
+                self.repeated += shot.repeated
+            self._last = shot
 
 
-def _batches(
-    ticks_ns: sync.Int64,
-    index: sync.Int64,
-    tape: Tape,
-    shots: Iterator[dict[str, Shot]],
-    histograms: Histograms,
-    config: Config,
-) -> Iterator[pa.RecordBatch]:
-    """Yield one episode's rows, a few at a time; the pictures' values are added to `histograms`."""
-    rules, data = config.conventions, config.data
-    angles = tape.angles[index]
-    if data.resample == "linear":
-        angles = sync.interpolate(tape.clocks[JOINTS].stamps_ns, tape.angles, ticks_ns, index)
-    states = conventions.to_states(angles, rules.joint_sign if rules.apply_joint_sign else None, rules.wrap_angles)
-    actions = conventions.to_actions(states, rules.action)
-    for first in range(0, len(ticks_ns), BATCH_ROWS):
-        rows = np.arange(first, min(first + BATCH_ROWS, len(ticks_ns)))
-        taken = list(itertools.islice(shots, len(rows)))
-        assert len(taken) == len(rows), "the second reading gave fewer pictures than the first"
-        columns = {STATE: _vectors(states[rows]), ACTION: _vectors(actions[rows])}
-        paths = pa.array([f"frame-{row:06d}.jpg" for row in rows])
-        for camera in data.cameras:
-            jpegs = pa.array([shot[camera].jpeg for shot in taken], pa.binary())
-            columns[IMAGES + camera] = pa.StructArray.from_arrays([jpegs, paths], ["bytes", "path"])
-            histograms[IMAGES + camera] += sum(shot[camera].histogram for shot in taken)
-        columns["timestamp"] = pa.array((rows / data.fps).astype(np.float32))
-        columns["frame_index"] = pa.array(rows)
-        yield pa.record_batch(columns)
+def _columns(numbers: rows.Numbers, sources: dict[str, Any], config: Config) -> dict[str, pa.Array]:
+    """Return an episode's columns but for its pictures and its place."""
+    frames = sources["frame_index"]
+    columns = {STATE: _vectors(numbers.states), ACTION: _vectors(numbers.actions)}
+    if config.data.sync_columns:
+        for stream, age in rows.ages_ms(sources, config.streams).items():
+            columns[f"sync.{stream}_age_ms"] = pa.array(age.astype(np.float32))
+    columns["timestamp"] = pa.array((frames / config.data.fps).astype(np.float32))
+    return {**columns, "frame_index": pa.array(frames)}
 
 
-def _vectors(values: Float64) -> pa.FixedSizeListArray:
+def _vectors(values: Any) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float32).ravel()), values.shape[1])

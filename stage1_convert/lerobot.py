@@ -1,9 +1,11 @@
-"""Episodes' rows in; the files of a LeRobot v3.0 dataset, one data file for each episode, out."""
+"""Converted episodes in; the files of a LeRobot v3.0 dataset, one data file for each episode, out."""
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,145 +13,199 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.dataset import (
-    ACTION,
     DATA_PATH,
     EPISODES_PATH,
     FILES_PER_CHUNK,
     IMAGES,
-    INDEX_COLUMNS,
-    STATE,
+    PICTURE_DTYPES,
     VERSION,
+    VIDEO_PATH,
     Feature,
-    arrow_type,
     data_file,
 )
 from common.files import write_json
 from stage1_convert import stats
+from stage1_convert.rowfile import PLACE, Numbers, numbers_in, renumber
 
-MAX_GROUP_BYTES = 1 << 30  # readers cannot rebuild a struct column of 2 GiB from one row group
+PICTURES_PATH = "meta/pictures.parquet"
+SOURCES_PATH = "meta/sync/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+FLUSH_EPISODES = 1000  # so that memory does not grow with the number of episodes
+
+Histogram = tuple[npt.NDArray[np.int64], int]  # how often each value occurs (3, 256), over so many pictures
 
 
-def describe_features(
-    joints: Sequence[str], sizes: Mapping[str, tuple[int, int]], action_info: dict[str, Any]
-) -> dict[str, Feature]:
-    """Return the columns of a dataset, in order; `sizes` maps a camera to its pictures' (height, width)."""
-    vector = Feature("float32", (len(joints),), tuple(joints), {})
-    axes = ("height", "width", "channels")
-    pictures = {IMAGES + camera: Feature("image", (*size, 3), axes, {}) for camera, size in sizes.items()}
-    scalars = {key: Feature(dtype, (1,), None, {}) for key, dtype in INDEX_COLUMNS.items()}
-    return {STATE: vector, ACTION: vector._replace(info=action_info), **pictures, **scalars}
+class Piece(NamedTuple):
+    """An episode on disk: its rows under any numbers, the sources of its frames, its videos, its pictures' values."""
+
+    rows: Path
+    sources: Path
+    videos: dict[str, Path]
+    pictures: dict[str, Histogram]
+    report: dict[str, Any]
 
 
 class DatasetWriter:
     """Numbers the episodes it is given, in order, and writes them and the metadata below `root`."""
 
-    def __init__(self, root: Path, features: dict[str, Feature], fps: int, robot_type: str, task: str) -> None:
-        self._root, self._features, self._fps, self._robot_type, self._task = root, features, fps, robot_type, task
-        self._schema = _schema(features)
-        self._episodes: list[dict[str, Any]] = []
-        self._columns: dict[str, list[npt.NDArray[Any]]] = {k: [] for k, f in features.items() if f.dtype != "image"}
-        self._histograms = {k: np.zeros((3, 256), np.int64) for k, f in features.items() if f.dtype == "image"}
-        self.n_frames = 0
-
-    @property
-    def n_episodes(self) -> int:
-        """Number of episodes so far."""
-        return len(self._episodes)
-
-    def add(self, rows: pa.Table, histograms: Mapping[str, npt.NDArray[np.int64]]) -> int:
-        """Write an episode and return its number.
-
-        `rows` holds every column but episode_index, index and task_index; `histograms` (3, 256) by feature count the
-        values of all its pictures.
-        """
-        number, count = self.n_episodes, rows.num_rows
-        first, last = self.n_frames, self.n_frames + count
-        numbers = {
-            "episode_index": np.full(count, number, np.int64),
-            "index": np.arange(first, last, dtype=np.int64),
-            "task_index": np.zeros(count, np.int64),
+    def __init__(self, root: Path, features: dict[str, Feature], fps: int, robot_type: str) -> None:
+        self._root, self._features, self._fps, self._robot_type = root, features, fps, robot_type
+        self._tasks: dict[str, int] = {}
+        self._keys = [key for key, feature in features.items() if feature.dtype not in PICTURE_DTYPES]
+        self._columns = stats.Columns(root)
+        self._pictures: dict[str, Histogram] = {
+            key: (np.zeros((3, 256), np.int64), 0) for key, f in features.items() if f.dtype in PICTURE_DTYPES
         }
-        for key, column in numbers.items():
-            rows = rows.append_column(key, pa.array(column))
-        chunk, file = data_file(number)
-        path = self._root / DATA_PATH.format(chunk_index=chunk, file_index=file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        groups = 1 + rows.nbytes // MAX_GROUP_BYTES
-        pq.write_table(rows.select(self._schema.names).cast(self._schema), path, row_group_size=-(-count // groups))
+        self._episodes = Rows(root / EPISODES_PATH.format(chunk_index=0, file_index=0))
+        self._counts = Rows(root / PICTURES_PATH)
+        self.n_episodes = self.n_frames = 0
 
-        arrays = {key: _values(rows.column(key)) for key in self._columns}
+    def numbers(self, task: str) -> Numbers:
+        """Return the place that the next episode will have."""
+        return Numbers(self.n_episodes, self.n_frames, self._tasks.get(task, len(self._tasks)))
+
+    def add(self, piece: Piece, task: str) -> int:
+        """Take an episode in and return its number."""
+        numbers, count = self.numbers(task), int(piece.report["frames"])
+        self._tasks.setdefault(task, numbers.task_index)
+        number = numbers.episode_index
+        chunk, file = data_file(number)
+        self._place(piece, numbers)
+        table = pq.read_table(piece.rows, columns=[key for key in self._keys if key not in PLACE])
+        arrays = {key: _column(table, key, numbers) for key in self._keys}
         for key, array in arrays.items():
-            self._columns[key].append(array)
-        for key in self._histograms:
-            self._histograms[key] += histograms[key]
-        row = {"episode_index": number, "tasks": [self._task], "length": count, "data/chunk_index": chunk}
-        row |= {"data/file_index": file, "dataset_from_index": first, "dataset_to_index": last}
-        for key, values in self._statistics(arrays, histograms, count).items():
-            row |= {f"stats/{key}/{name}": value for name, value in values.items()}
-        self._episodes.append({**row, "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0})
-        self.n_frames = last
+            self._columns.add(key, array)
+        pictures = {IMAGES + camera: counted for camera, counted in piece.pictures.items()}
+        for key, (histogram, taken) in pictures.items():
+            self._pictures[key] = (self._pictures[key][0] + histogram, self._pictures[key][1] + taken)
+            row = {"episode_index": number, "camera": key.removeprefix(IMAGES), "count": taken}
+            self._counts.add({**row, "histogram": histogram.ravel().tolist()})
+        place = {"chunk_index": chunk, "file_index": file}
+        row = {"episode_index": number, "tasks": [task], "length": count}
+        row |= {f"data/{name}": value for name, value in place.items()}
+        row |= {"dataset_from_index": numbers.first_index, "dataset_to_index": numbers.first_index + count}
+        for key, feature in self._features.items():
+            if feature.dtype == "video":
+                times = {"from_timestamp": 0.0, "to_timestamp": count / self._fps}
+                row |= {f"videos/{key}/{name}": value for name, value in {**place, **times}.items()}
+        for key in self._features:
+            found = stats.picture_stats(*pictures[key]) if key in pictures else stats.vector_stats(arrays[key])
+            row |= {f"stats/{key}/{name}": value for name, value in found.items()}
+        self._episodes.add({**row, "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0})
+        self.n_episodes, self.n_frames = number + 1, self.n_frames + count
         return number
 
     def finish(self) -> None:
         """Write meta/: info.json, stats.json, tasks.parquet and episodes."""
         meta = self._root / "meta"
-        meta.mkdir(exist_ok=True)
         write_json(meta / "info.json", self._info())
-        columns = {key: np.concatenate(parts) for key, parts in self._columns.items()}
-        write_json(meta / "stats.json", self._statistics(columns, self._histograms, self.n_frames))
-        pq.write_table(_tasks([self._task]), meta / "tasks.parquet")
-        path = self._root / EPISODES_PATH.format(chunk_index=0, file_index=0)
-        path.parent.mkdir(parents=True)
-        types = {key: _episode_type(key) for key in self._episodes[0]}
-        pq.write_table(pa.Table.from_pylist(self._episodes, schema=pa.schema(types)), path)
-
-    def _statistics(
-        self,
-        columns: Mapping[str, npt.NDArray[Any]],
-        histograms: Mapping[str, npt.NDArray[np.int64]],
-        frames: int,
-    ) -> dict[str, dict[str, list[Any]]]:
-        return {
-            key: stats.picture_stats(histograms[key], frames) if key in histograms else stats.vector_stats(columns[key])
+        found = {
+            key: stats.picture_stats(*self._pictures[key]) if key in self._pictures else self._columns.stats(key)
             for key in self._features
         }
+        write_json(meta / "stats.json", found)
+        pq.write_table(task_table(list(self._tasks)), meta / "tasks.parquet")
+        self._episodes.close()
+        self._counts.close()
+
+    def _place(self, piece: Piece, numbers: Numbers) -> None:
+        """Give an episode's files their names: links where the numbers are right, which cost neither time nor disk."""
+        chunk, file = data_file(numbers.episode_index)
+        rows = self._root / DATA_PATH.format(chunk_index=chunk, file_index=file)
+        rows.parent.mkdir(parents=True, exist_ok=True)
+        if numbers_in(piece.rows) == numbers:
+            link(piece.rows, rows)
+        else:
+            renumber(piece.rows, rows, numbers)
+        link(piece.sources, self._root / SOURCES_PATH.format(chunk_index=chunk, file_index=file))
+        for camera, video in piece.videos.items():
+            name = VIDEO_PATH.format(video_key=IMAGES + camera, chunk_index=chunk, file_index=file)
+            link(video, self._root / name)
 
     def _info(self) -> dict[str, Any]:
-        features = {
-            key: {"dtype": f.dtype, "shape": list(f.shape), "names": list(f.names) if f.names else None}
-            | ({"info": f.info} if f.info else {})
-            for key, f in self._features.items()
-        }
-        return {
-            "codebase_version": VERSION,
-            "fps": self._fps,
-            "features": features,
-            "total_episodes": self.n_episodes,
-            "total_frames": self.n_frames,
-            "total_tasks": 1,
-            "chunks_size": FILES_PER_CHUNK,
-            "data_files_size_in_mb": 100,
-            "video_files_size_in_mb": 200,
-            "data_path": DATA_PATH,
-            "video_path": None,
-            "robot_type": self._robot_type,
-            "splits": {"train": f"0:{self.n_episodes}"},
-        }
+        return describe_info(
+            self._features, self._fps, self._robot_type, (self.n_episodes, self.n_frames, len(self._tasks))
+        )
 
 
-def _schema(features: Mapping[str, Feature]) -> pa.Schema:
-    """Return the data files' schema with the note by which `datasets` (version 4 on) knows the pictures."""
-    noted: dict[str, Any] = {}
-    for key, feature in features.items():
-        value = {"dtype": feature.dtype, "_type": "Value"}
-        if feature.dtype == "image":
-            noted[key] = {"_type": "Image"}
-        elif feature.shape == (1,):
-            noted[key] = value
-        else:
-            noted[key] = {"feature": value, "length": feature.shape[0], "_type": "List"}
-    note = json.dumps({"info": {"features": noted}})
-    return pa.schema({key: arrow_type(f) for key, f in features.items()}, metadata={"huggingface": note})
+class Rows:
+    """Writes dicts, all with the same keys, as the rows of a parquet file, FLUSH_EPISODES to a row group."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._waiting = path, list[dict[str, Any]]()
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Take the next row."""
+        self._waiting.append(row)
+        if len(self._waiting) == FLUSH_EPISODES:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._waiting:
+            self._flush()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _flush(self) -> None:
+        schema = pa.schema({key: _episode_type(key) for key in self._waiting[0]})
+        if self._writer is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(self._path, schema)
+        self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=schema))
+        self._waiting = []
+
+
+def picture_counts(path: Path) -> dict[tuple[int, str], Histogram]:
+    """Return what a dataset's meta/pictures.parquet tells of every episode and camera."""
+    columns = pq.read_table(path).to_pydict()
+    histograms = (np.array(values, np.int64).reshape(3, 256) for values in columns["histogram"])
+    keys = zip(columns["episode_index"], columns["camera"], strict=True)
+    return dict(zip(keys, zip(histograms, columns["count"], strict=True), strict=True))
+
+
+def describe_info(
+    features: Mapping[str, Feature], fps: int, robot_type: str | None, totals: tuple[int, int, int]
+) -> dict[str, Any]:
+    """Return meta/info.json; `totals` are the numbers of episodes, frames and tasks."""
+    described = {
+        key: {"dtype": f.dtype, "shape": list(f.shape), "names": list(f.names) if f.names else None}
+        | ({"info": f.info} if f.info else {})
+        for key, f in features.items()
+    }
+    videos = any(feature.dtype == "video" for feature in features.values())
+    return {
+        "codebase_version": VERSION,
+        "fps": fps,
+        "features": described,
+        "total_episodes": totals[0],
+        "total_frames": totals[1],
+        "total_tasks": totals[2],
+        "chunks_size": FILES_PER_CHUNK,
+        "data_files_size_in_mb": 100,
+        "video_files_size_in_mb": 200,
+        "data_path": DATA_PATH,
+        "video_path": VIDEO_PATH if videos else None,
+        "robot_type": robot_type,
+        "splits": {"train": f"0:{totals[0]}"},
+    }
+
+
+def link(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, or a copy where the file system knows no links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _column(table: pa.Table, key: str, numbers: Numbers) -> npt.NDArray[Any]:
+    if key == "index":
+        return np.arange(numbers.first_index, numbers.first_index + table.num_rows)
+    if key in PLACE:
+        return np.full(table.num_rows, getattr(numbers, key), np.int64)
+    return _values(table.column(key))
 
 
 def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
@@ -160,17 +216,19 @@ def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
 
 
 def _episode_type(key: str) -> pa.DataType:
-    if key == "tasks":
-        return pa.list_(pa.string())
+    if key in ("tasks", "camera"):
+        return pa.list_(pa.string()) if key == "tasks" else pa.string()
+    if key == "histogram":
+        return pa.list_(pa.int64())
     if not key.startswith("stats/"):
-        return pa.int64()
+        return pa.float64() if key.endswith("_timestamp") else pa.int64()
     if key.endswith("/count"):
         return pa.list_(pa.int64())
     one = pa.list_(pa.float64())
     return pa.list_(pa.list_(one)) if key.startswith("stats/" + IMAGES) else one
 
 
-def _tasks(tasks: Sequence[str]) -> pa.Table:
+def task_table(tasks: Iterable[str]) -> pa.Table:
     """Return tasks.parquet, whose text column must be marked as the index of a pandas frame: LeRobot looks tasks up
     by their position in it.
     """
@@ -186,5 +244,6 @@ def _tasks(tasks: Sequence[str]) -> pa.Table:
         "creator": {"library": "pyarrow", "version": pa.__version__},
         "pandas_version": "2.0.0",
     }
+    tasks = list(tasks)
     table = pa.table({"task_index": pa.array(range(len(tasks)), pa.int64()), "task": pa.array(tasks, pa.string())})
     return table.replace_schema_metadata({"pandas": json.dumps(note)})

@@ -4,7 +4,9 @@ Quantiles are those of numpy's default method (linear between neighbours). LeRob
 and samples the pictures, so its figures differ a little.
 """
 
-from typing import Any
+import tempfile
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -14,14 +16,41 @@ QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 NAMES = ("min", "max", "mean", "std", "count", *QUANTILES)
 
 
+class Columns:
+    """Collects the columns of a whole dataset in files without a name below `folder`, so that memory holds one
+    dimension of one column at a time, however many episodes there are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, tuple[BinaryIO, npt.NDArray[Any]]] = {}
+
+    def add(self, key: str, values: npt.NDArray[Any]) -> None:
+        """Append rows (rows,) or (rows, dimensions) to a column."""
+        if key not in self._files:
+            self._files[key] = (tempfile.TemporaryFile(dir=self._folder), values[:0])  # noqa: SIM115 (closed in stats)
+        self._files[key][0].write(np.ascontiguousarray(values).data)
+
+    def stats(self, key: str) -> dict[str, list[Any]]:
+        """Return the statistics of everything that was added to a column, which is then forgotten."""
+        file, empty = self._files.pop(key)
+        with file:
+            file.flush()
+            return vector_stats(np.memmap(file, empty.dtype, "r").reshape(-1, *empty.shape[1:]))
+
+
 def vector_stats(values: npt.NDArray[Any]) -> dict[str, list[Any]]:
     """Return the statistics of a column (rows,) or (rows, dimensions), one value for each dimension; std is of the
     whole population.
     """
-    table = values.reshape(len(values), -1).astype(np.float64)
-    quantiles = np.quantile(table, list(QUANTILES.values()), axis=0)
-    found = [table.min(axis=0), table.max(axis=0), table.mean(axis=0), table.std(axis=0), np.array([len(table)])]
-    return {name: array.tolist() for name, array in zip(NAMES, [*found, *quantiles], strict=True)}
+    of = [_dimension_stats(column.astype(np.float64)) for column in values.reshape(len(values), -1).T]
+    return {name: [len(values)] if name == "count" else [each[name] for each in of] for name in NAMES}
+
+
+def _dimension_stats(values: npt.NDArray[np.float64]) -> dict[str, float]:
+    quantiles = dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values())).tolist(), strict=True))
+    found = {"min": values.min(), "max": values.max(), "mean": values.mean(), "std": values.std()}
+    return {name: float(value) for name, value in found.items()} | quantiles
 
 
 def histogram(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """The stamps of several streams in; an exact fps grid, and which sample of a stream each of its ticks gets, out."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,9 @@ SECOND_NS = 1_000_000_000
 # simulation time, a camera's own uptime, an unset system clock.
 MAX_CLOCK_OFFSET_NS = SECOND_NS // 2
 MAX_SPAN_NS = 48 * 3600 * SECOND_NS
+# An arm rests while no joint turns faster than half a degree per second: above an encoder's noise, below any motion
+# that somebody meant.
+REST_RAD_S = 0.01
 
 
 class Clock(NamedTuple):
@@ -91,14 +95,18 @@ def pick(stamps_ns: Int64, ticks_ns: Int64, rule: str, limit_ns: int) -> tuple[I
     return left, (before >= 0) & (bracketed | (to_left == 0))
 
 
-def interpolate(stamps_ns: Int64, angles: Float64, ticks_ns: Int64, left: Int64) -> Float64:
-    """Return angles (ticks, joints) between the samples `left` and `left` + 1, in radians, the shorter way around."""
+def interpolate(stamps_ns: Int64, values: Float64, ticks_ns: Int64, left: Int64, angular: Bool) -> Float64:
+    """Return values (ticks, dimensions) between the samples `left` and `left` + 1.
+
+    `angular` (dimensions,) marks angles, in radians, which take the shorter way around.
+    """
     right = np.minimum(left + 1, len(stamps_ns) - 1)
     span = np.maximum(stamps_ns[right] - stamps_ns[left], 1)
-    weight = (ticks_ns - stamps_ns[left]) / span
-    step = angles[right] - angles[left]
-    step -= 2 * np.pi * np.round(step / (2 * np.pi))
-    blended: Float64 = angles[left] + step * np.clip(weight, 0.0, 1.0)[:, None]
+    weight = np.clip((ticks_ns - stamps_ns[left]) / span, 0.0, 1.0)[:, None]
+    step = values[right] - values[left]
+    step -= np.where(angular, 2 * np.pi * np.round(step / (2 * np.pi)), 0.0)
+    # Where both ends are far off, one at weight 0 or 1 must still be met to the bit.
+    blended: Float64 = np.where(weight > 0, values[left] + step * weight, values[left])
     return blended
 
 
@@ -106,3 +114,31 @@ def runs(good: Bool) -> list[tuple[int, int]]:
     """Return the half-open runs of true values in `good`, in order."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]]).astype(np.int8)))
     return [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def resting(angles: Float64, fps: int) -> Bool:
+    """Return for each of the frames `angles` (frames, joints) whether no joint moves on the way to the next frame.
+
+    Radians, the shorter way around; the last frame is like the one before it, and unknown angles (NaN) never rest.
+    """
+    step = np.diff(angles, axis=0)
+    step -= 2 * np.pi * np.round(step / (2 * np.pi))
+    still: Bool = np.all(np.abs(step) * fps < REST_RAD_S, axis=1)  # false for NaN, too
+    return np.concatenate([still, still[-1:]]) if len(still) else np.zeros(len(angles), np.bool_)
+
+
+def trim(still: Bool, keep: int) -> tuple[int, int]:
+    """Return the half-open range of frames that is left when all but `keep` frames of rest are cut from both ends."""
+    moving = np.flatnonzero(~still)
+    if not len(moving):
+        return 0, min(keep, len(still))
+    return max(0, int(moving[0]) - keep), min(len(still), int(moving[-1]) + 1 + keep)
+
+
+def cut_evenly(start: int, stop: int, longest: int) -> list[tuple[int, int]]:
+    """Return the fewest consecutive ranges of at most `longest` frames, equally long to a frame, that fill the range:
+    cutting off full lengths first could leave an end too short to keep.
+    """
+    count = -(-(stop - start) // longest)
+    edges = [start + (stop - start) * k // count for k in range(count + 1)]
+    return list(itertools.pairwise(edges))

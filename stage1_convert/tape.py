@@ -1,92 +1,234 @@
-"""An open bag in; all it says apart from its pictures, the stamps of every stream and the joint angles, out."""
+"""An open bag in; all it says apart from its pictures, the stamps and the numbers of every stream, out.
+
+A stream is `joints`, a camera, a state field, or `command`, by the names of the config. Its samples are those messages
+of its topic that are meant for it: `numbers` gives each sample's place among all messages of the topic, and whoever
+reads the topic again must go by it (camera.py does): another publisher may share the topic of the joints, and a video
+stream may begin with packets that carry no picture.
+"""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from common.command import UserError
-from stage1_convert import conventions, sync
+from stage1_convert import fields, sync
 from stage1_convert.bag import Bag
-from stage1_convert.config import JOINTS, Config
+from stage1_convert.config import COMMAND, FIELD_PATH, JOINTS, Config, DataConfig
+from stage1_convert.video import VIDEO_TYPES, starts_video
 
-JOINT_TYPE = "sensor_msgs/msg/JointState"
-PICTURE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+PICTURE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", *VIDEO_TYPES)
+BATCH_MESSAGES = 1024
+BATCH_BYTES = 4 << 20
+HEAD_BYTES = 4096  # of a picture's message: enough for its stamp
+
+
+class Stream(NamedTuple):
+    """One stream of a bag: `read` messages on its topic, of which `numbers` (samples,) are its own.
+
+    `values` (samples, numbers) are as recorded (joint angles in radians, each of data.joint_fields for all joints), NaN
+    where `faults` says why; a camera has none of them.
+    """
+
+    topic: str
+    read: int
+    clock: sync.Clock
+    numbers: sync.Int64
+    values: sync.Float64
+    faults: dict[int, str]
 
 
 class Tape(NamedTuple):
-    """The streams of a bag, called `joints` or by their camera; messages are numbered in reading order.
+    """The streams of a bag by name, and the times at which data.split_topic asks for a new episode."""
 
-    `numbers` counts, among all messages on the joint topic, those that speak of our joints: another publisher may
-    share the topic. `angles` (those messages, joints) are in radians, NaN where `faults` says why.
-    """
+    streams: dict[str, Stream]
+    markers_ns: sync.Int64
 
-    topics: dict[str, str]
-    read: dict[str, int]
-    clocks: dict[str, sync.Clock]
-    numbers: sync.Int64
-    angles: sync.Float64
-    faults: dict[int, str]
+    @property
+    def topics(self) -> dict[str, str]:
+        """Return the topic of each stream."""
+        return {name: stream.topic for name, stream in self.streams.items()}
+
+    @property
+    def read(self) -> dict[str, int]:
+        """Return how many messages the topic of each stream gave."""
+        return {name: stream.read for name, stream in self.streams.items()}
+
+    @property
+    def clocks(self) -> dict[str, sync.Clock]:
+        """Return the clock of each stream."""
+        return {name: stream.clock for name, stream in self.streams.items()}
+
+    @property
+    def numbers(self) -> sync.Int64:
+        """Return the message numbers of the joints."""
+        return self.streams[JOINTS].numbers
+
+    @property
+    def angles(self) -> sync.Float64:
+        """Return the values (samples, numbers) of the joints."""
+        return self.streams[JOINTS].values
+
+    @property
+    def faults(self) -> dict[int, str]:
+        """Return what is wrong with samples of the joints."""
+        return self.streams[JOINTS].faults
 
 
 def read_tape(bag: Bag, config: Config) -> Tape:
     """Read every message of the wanted topics once; raises UserError when a topic is missing, empty or has no clock."""
-    joints = tuple(config.conventions.joint_order)
-    topics = {JOINTS: _find_topic(bag, [config.data.joint_topic], (JOINT_TYPE,))}
+    if not any(topic.declared for topic in bag.topics.values()):
+        raise UserError("is empty: it holds no message")
+    tracks = {JOINTS: _joints(bag, config)}
     for camera, topic in config.data.cameras.items():
-        compressed = [] if topic.endswith("/compressed") else [f"{topic}/compressed"]
-        topics[camera] = _find_topic(bag, [*compressed, topic], PICTURE_TYPES)
-    stream_of = {topic: stream for stream, topic in topics.items()}
-    stamps: dict[str, list[tuple[int, int]]] = {stream: [] for stream in topics}
-    read = dict.fromkeys(topics, 0)
-    numbers: list[int] = []
-    angles: list[sync.Float64] = []
-    faults: dict[int, str] = {}
-    for message in bag.messages(stream_of):
-        stream = stream_of[message.topic]
-        number, read[stream] = read[stream], read[stream] + 1
-        if stream == JOINTS:
-            try:
-                row = _angles(message.content, joints)
-            except UserError as error:
-                row, faults[len(angles)] = np.full(len(joints), np.nan), str(error)
-            if row is None:
-                continue
-            numbers.append(number)
-            angles.append(row)
-        stamps[stream].append((message.header_ns, message.receive_ns))
-    for stream, topic in topics.items():
-        if not stamps[stream]:
-            ours = f" that names any of {', '.join(joints)}" if read[stream] else ""
-            raise UserError(f"topic {topic} holds no message{ours}; {bag.topics[topic].declared} are declared")
-    clocks = {stream: _clock(topics[stream], both, config.data.time_source) for stream, both in stamps.items()}
-    return Tape(topics, read, clocks, np.array(numbers, np.int64), np.array(angles, np.float64), faults)
+        tracks[camera] = _camera(bag, topic)
+    for name, path in config.data.state_fields.items():
+        tracks[name] = _state_field(bag, path)
+    if COMMAND in config.streams:
+        tracks[COMMAND] = _command(bag, config)
+    marks = _marks(bag, config.data.split_topic) if config.data.split_topic else None
+    _play(bag, [*tracks.values(), *([marks] if marks else [])])
+    streams = {name: track.finish(name, config) for name, track in tracks.items()}
+    markers_ns = marks.finish("", config).clock.stamps_ns if marks and marks.read else np.zeros(0, np.int64)
+    return Tape(streams, markers_ns)
+
+
+class _Track:
+    """A stream while it is read; batches wait in `waiting` until there is enough for numpy."""
+
+    def __init__(self, bag: Bag, topic: str, reader: fields.Fields | None, width: int, whose: str = "") -> None:
+        self.topic, self.width, self.whose = topic, width, whose
+        self.reader, self.read = reader, 0
+        self.type = bag.topics[topic].type
+        self.declared = bag.topics[topic].declared
+        self.leading = 0
+        self._video = self.type in VIDEO_TYPES
+        self._bag = bag
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+        self._receive_ns: list[int] = []
+        self._parts: list[tuple[sync.Int64, sync.Int64, sync.Int64, sync.Float64]] = []
+        self._samples = 0
+        self._faults: dict[int, str] = {}
+
+    def add(self, receive_ns: int, data: bytes) -> None:
+        """Take the next message of the topic."""
+        self.read += 1
+        if self._video and self.leading == self.read - 1 and not self._starts(data):
+            self.leading += 1
+            return
+        data = data if self.width else data[:HEAD_BYTES]
+        self._waiting.append(data)
+        self._receive_ns.append(receive_ns)
+        self._waiting_bytes += len(data)
+        if len(self._waiting) == BATCH_MESSAGES or self._waiting_bytes > BATCH_BYTES:
+            self._flush()
+
+    def finish(self, name: str, config: Config) -> Stream:
+        """Return the whole stream; raises UserError when it has no sample or no clock."""
+        self._flush()
+        if not self._samples:
+            ours = self.whose if self.read else ""
+            raise UserError(f"topic {self.topic} holds no message{ours}; {self.declared} are declared")
+        if self.leading:
+            self._bag.warnings.append(
+                f"topic {self.topic}: {self.leading} packets before the first key frame carry no picture"
+            )
+        numbers, header_ns, receive_ns = (np.concatenate([part[at] for part in self._parts]) for at in range(3))
+        values = np.concatenate([part[3] for part in self._parts])
+        clock = self._clock(name, header_ns, receive_ns, config.data)
+        return Stream(self.topic, self.read, clock, numbers, values, self._faults)
+
+    def _flush(self) -> None:
+        count = len(self._waiting)
+        if not count:
+            return
+        if self.reader:
+            found = self.reader.read(self._waiting)
+        else:
+            nothing = np.zeros(count, np.int64), np.zeros((count, 0)), np.ones(count, np.bool_)
+            found = fields.Numbers(*nothing, {})
+        ours = np.flatnonzero(found.ours)
+        place = dict(zip(ours.tolist(), range(self._samples, self._samples + len(ours)), strict=True))
+        self._faults |= {place[at]: fault for at, fault in found.faults.items()}
+        numbers = np.arange(self.read - count, self.read)[ours]
+        receive_ns = np.array(self._receive_ns, np.int64)[ours]
+        self._parts.append((numbers, found.header_ns[ours], receive_ns, found.values[ours]))
+        self._samples += len(ours)
+        self._waiting, self._receive_ns, self._waiting_bytes = [], [], 0
+
+    def _starts(self, data: bytes) -> bool:
+        return starts_video(self.type, self._bag.deserialise(self.topic, data))
+
+    def _clock(self, name: str, header_ns: sync.Int64, receive_ns: sync.Int64, data: DataConfig) -> sync.Clock:
+        wanted = data.time_source_by_stream.get(name, data.time_source)
+        if not (self.reader and self.reader.has_stamp):
+            if wanted == "header":
+                raise UserError(f"topic {self.topic}: {self.type} has no stamp; set data.time_source_by_stream.{name}")
+            return sync.Clock(receive_ns, "receive", f"{self.type} has no stamp", None)
+        try:
+            return sync.choose_clock(header_ns, receive_ns, wanted)
+        except UserError as error:
+            raise UserError(f"topic {self.topic}: {error}") from error
+
+
+def _play(bag: Bag, tracks: Sequence[_Track]) -> None:
+    tracks_of: dict[str, list[_Track]] = {}
+    for track in tracks:
+        tracks_of.setdefault(track.topic, []).append(track)
+    for topic, receive_ns, data in bag.records(tracks_of):
+        for track in tracks_of[topic]:
+            track.add(receive_ns, data)
+
+
+def _joints(bag: Bag, config: Config) -> _Track:
+    topic = _find_topic(bag, [config.data.joint_topic], (fields.JOINT_STATE,))
+    joints, wanted = tuple(config.conventions.joint_order), config.data.joint_fields
+    reader = fields.joint_state(bag.types(topic), joints, wanted)
+    return _Track(bag, topic, reader, len(joints) * len(wanted), f" that names any of {', '.join(joints)}")
+
+
+def _command(bag: Bag, config: Config) -> _Track:
+    topic = _find_topic(bag, [config.data.command_topic or ""], fields.COMMANDS)
+    joints = tuple(config.conventions.joint_order)
+    reader = fields.command(bag.types(topic), bag.topics[topic].type, joints)
+    return _Track(bag, topic, reader, len(joints), f" that names any of {', '.join(joints)}")
+
+
+def _state_field(bag: Bag, path: str) -> _Track:
+    matched = FIELD_PATH.fullmatch(path)
+    assert matched
+    topic = _find_topic(bag, [matched["topic"]], ())
+    try:
+        reader = fields.single(bag.types(topic), bag.topics[topic].type, matched["path"])
+    except UserError as error:
+        raise UserError(f"topic {topic}: {error}") from error
+    return _Track(bag, topic, reader, 1)
+
+
+def _camera(bag: Bag, topic: str) -> _Track:
+    kinds = ("compressed", "compressedDepth", "ffmpeg")  # siblings that image_transport publishes beside a raw topic
+    siblings = [] if topic.endswith(kinds) else [f"{topic}/{kind}" for kind in kinds]
+    found = _find_topic(bag, [*siblings[:1], topic, *siblings[1:]], PICTURE_TYPES)
+    return _Track(bag, found, fields.stamps(bag.types(found), bag.topics[found].type), 0)
+
+
+def _marks(bag: Bag, topic: str) -> _Track | None:
+    if topic not in bag.topics:
+        bag.warnings.append(f"has no topic {topic} (data.split_topic): it is not split by it")
+        return None
+    try:
+        return _Track(bag, topic, fields.stamps(bag.types(topic), bag.topics[topic].type), 0)
+    except UserError:
+        return _Track(bag, topic, None, 0)  # of any type: also of one that nobody can take apart
 
 
 def _find_topic(bag: Bag, candidates: Sequence[str], types: Sequence[str]) -> str:
     present = [topic for topic in candidates if topic in bag.topics]
     if not present:
         held = ", ".join(f"{name} ({topic.type})" for name, topic in sorted(bag.topics.items())) or "none"
-        raise UserError(f"has no topic {' or '.join(candidates)}; its topics: {held}")
+        raise UserError(f"has no topic {' or '.join(candidates[:2])}; its topics: {held}")
     topic = next((topic for topic in present if bag.topics[topic].declared), present[0])
-    if bag.topics[topic].type not in types:
+    if types and bag.topics[topic].type not in types:
         raise UserError(f"topic {topic} holds {bag.topics[topic].type}, expected {' or '.join(types)}")
     return topic
-
-
-def _angles(message: Any, joints: tuple[str, ...]) -> sync.Float64 | None:
-    columns = conventions.columns(tuple(message.name), joints)
-    if columns is None:
-        return None
-    if len(message.position) != len(message.name):
-        raise UserError(f"{len(message.name)} joints are named and {len(message.position)} positions given")
-    angles: sync.Float64 = message.position[columns]
-    return angles
-
-
-def _clock(topic: str, stamps: list[tuple[int, int]], wanted: str) -> sync.Clock:
-    header_ns, receive_ns = np.array(stamps, np.int64).T
-    try:
-        return sync.choose_clock(header_ns, receive_ns, wanted)
-    except UserError as error:
-        raise UserError(f"topic {topic}: {error}") from error

@@ -12,7 +12,7 @@ from rosbags.typesys import Stores, get_typestore
 
 Picture = npt.NDArray[np.uint8]
 Storage = Literal["mcap", "sqlite3"]
-Compression = Literal["none", "file", "message"]
+Compression = Literal["none", "file", "message", "storage"]
 
 TYPES = get_typestore(Stores.ROS2_HUMBLE)
 HEADER, TIME = TYPES.types["std_msgs/msg/Header"], TYPES.types["builtin_interfaces/msg/Time"]

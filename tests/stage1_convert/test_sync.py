@@ -83,14 +83,14 @@ def test_interpolation_follows_a_steady_turn_across_pi(stamps_ns: sync.Int64, of
     angles = np.remainder(turn + np.pi, 2 * np.pi)[:, None] - np.pi
     ticks_ns = np.arange(stamps_ns[0], stamps_ns[-1] + 1, 7 * MS)
     index, good = sync.pick(stamps_ns, ticks_ns, "linear", 200 * MS)
-    found = sync.interpolate(stamps_ns, angles, ticks_ns, index)[good, 0]
+    found = sync.interpolate(stamps_ns, angles, ticks_ns, index, np.array([True]))[good, 0]
     expected = offset + speed * ticks_ns[good] / 1e9
     np.testing.assert_allclose(np.exp(1j * found), np.exp(1j * expected), atol=1e-9)
 
 
 def test_interpolation_halfway_between_two_angles_beside_pi_is_pi_and_not_zero() -> None:
     ends_ns, angles = np.array([0, 100 * MS]), np.array([[3.1, -3.1, 1.0], [-3.1, 3.1, 2.0]])
-    found = sync.interpolate(ends_ns, angles, np.array([50 * MS]), np.array([0]))
+    found = sync.interpolate(ends_ns, angles, np.array([50 * MS]), np.array([0]), np.full(3, True))
     np.testing.assert_allclose(found, [[np.pi, -np.pi, 1.5]])
 
 

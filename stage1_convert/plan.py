@@ -1,0 +1,175 @@
+"""The clocks of a bag's streams in; what every frame shows, and which frames make the episodes, out.
+
+Only stamps, joint angles and settings decide: the pictures are not needed.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from common.command import UserError
+from stage1_convert import sync
+from stage1_convert.config import JOINTS, Config, DataConfig
+
+
+class Span(NamedTuple):
+    """The frames `start` to `stop` (half open) of the grid, and why they begin where they do or are left out."""
+
+    start: int
+    stop: int
+    reason: str
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return self.stop - self.start
+
+
+class Plan(NamedTuple):
+    """The grid, the sample each stream gives to each tick, the episodes, the frames of no episode, and the gaps.
+
+    Episodes begin because of: start, gap, marker, pause, max_episode_s. Frames are left out because of: shorter_piece
+    (data.on_gap=drop), pause, idle, min_episode_s.
+    """
+
+    ticks_ns: sync.Int64
+    picks: dict[str, sync.Int64]
+    episodes: list[Span]
+    left_out: list[Span]
+    gaps: list[dict[str, Any]]
+
+    def used(self, stream: str) -> sync.Int64:
+        """Return the numbers of the samples that the episodes' frames show, each once, in order."""
+        return np.unique(np.concatenate([self.picks[stream][span.start : span.stop] for span in self.episodes]))
+
+
+def rule_of(stream: str, data: DataConfig) -> tuple[str, int]:
+    """Return the rule by which a stream is resampled, and its limit in nanoseconds."""
+    rule: str = data.resample_by_stream.get(stream, data.resample)
+    if rule == "linear" and stream in data.cameras:
+        rule = "nearest"
+    limit_ms = data.max_age_ms_by_stream.get(stream, data.max_age_ms if rule == "hold" else data.max_offset_ms)
+    return rule, round(limit_ms * 1e6)
+
+
+def make_plan(clocks: Mapping[str, sync.Clock], angles: sync.Float64, markers_ns: sync.Int64, config: Config) -> Plan:
+    """Lay the grid from the first moment at which every stream has spoken to the last at which every one still does,
+    and divide it into episodes.
+
+    `angles` (joint messages, joints) are in radians, `markers_ns` the times at which an episode shall begin. Raises
+    UserError when the streams do not overlap, when nothing long enough is left, or when there is a gap and
+    data.on_gap=fail.
+    """
+    data = config.data
+    ticks_ns = sync.grid(*_overlap(clocks), data.fps)
+    picks, good = {}, {}
+    for stream, clock in clocks.items():
+        picks[stream], good[stream] = sync.pick(clock.stamps_ns, ticks_ns, *rule_of(stream, data))
+    whole = np.logical_and.reduce(list(good.values()))
+    gaps: list[dict[str, Any]] = [
+        {"start_ns": int(ticks_ns[a]), "frames": b - a, "streams": [s for s, ok in good.items() if not ok[a:b].all()]}
+        for a, b in sync.runs(~whole)
+    ]
+    if gaps and data.on_gap == "fail":
+        at_s, silent = (gaps[0]["start_ns"] - int(ticks_ns[0])) / 1e9, ", ".join(gaps[0]["streams"])
+        raise UserError(f"a gap of {gaps[0]['frames']} frames {at_s:.3f} s after the start: nothing from {silent}")
+    pieces = [Span(a, b, "gap" if a else "start") for a, b in sync.runs(whole)]
+    cuts = np.searchsorted(ticks_ns, markers_ns)
+    episodes, left_out = _divide(pieces, cuts, angles[picks[JOINTS]] if _rests_matter(data) else None, data)
+    if not episodes:
+        raise UserError(_too_short(pieces, left_out, data))
+    return Plan(ticks_ns, picks, episodes, sorted(left_out), gaps)
+
+
+def _overlap(clocks: Mapping[str, sync.Clock]) -> tuple[int, int]:
+    first = {stream: int(clock.stamps_ns[0]) for stream, clock in clocks.items()}
+    last = {stream: int(clock.stamps_ns[-1]) for stream, clock in clocks.items()}
+    late, early = max(first, key=first.__getitem__), min(last, key=last.__getitem__)
+    if first[late] > last[early]:
+        raise UserError(
+            f"{late} ({clocks[late].source} time) begins {(first[late] - last[early]) / 1e9:.3f} s after {early} "
+            f"({clocks[early].source} time) has ended: there is no moment to show; look at data.time_source"
+        )
+    return first[late], last[early]
+
+
+def _rests_matter(data: DataConfig) -> bool:
+    return data.split_pause_s > 0 or data.trim_idle_s > 0
+
+
+def _shortest(data: DataConfig) -> int:
+    return max(2, math.ceil(data.min_episode_s * data.fps - 1e-9))
+
+
+def _divide(
+    pieces: list[Span], cuts: Iterable[int], angles: sync.Float64 | None, data: DataConfig
+) -> tuple[list[Span], list[Span]]:
+    """Return the episodes and the frames that are left out of the pieces between gaps."""
+    left_out: list[Span] = []
+    if data.on_gap == "drop" and pieces:
+        longest = max(pieces, key=lambda piece: piece.frames)
+        left_out += [piece._replace(reason="shorter_piece") for piece in pieces if piece is not longest]
+        pieces = [longest]
+    pieces = [part for piece in pieces for part in _cut(piece, cuts)]
+    if angles is not None and data.split_pause_s > 0:
+        pieces = [part for piece in pieces for part in _without_pauses(piece, angles, data, left_out)]
+    if angles is not None and data.trim_idle_s > 0:
+        pieces = [_without_idle_ends(piece, angles, data, left_out) for piece in pieces]
+    longest_frames = max(2, math.floor(data.max_episode_s * data.fps + 1e-9))
+    episodes = []
+    for piece in pieces:
+        if piece.frames < _shortest(data):
+            left_out += [piece._replace(reason="min_episode_s")] if piece.frames else []
+            continue
+        parts = sync.cut_evenly(piece.start, piece.stop, longest_frames)
+        episodes += [Span(a, b, "max_episode_s" if at else piece.reason) for at, (a, b) in enumerate(parts)]
+    return episodes, left_out
+
+
+def _cut(piece: Span, cuts: Iterable[int]) -> Iterator[Span]:
+    """Cut a piece at the ticks `cuts`, ascending, that lie within it."""
+    start, reason = piece.start, piece.reason
+    for cut in cuts:
+        if start < cut < piece.stop:
+            yield Span(start, int(cut), reason)
+            start, reason = int(cut), "marker"
+        elif cut == start:
+            reason = "marker"
+    yield Span(start, piece.stop, reason)
+
+
+def _without_pauses(piece: Span, angles: sync.Float64, data: DataConfig, left_out: list[Span]) -> Iterator[Span]:
+    """Cut the rests of at least data.split_pause_s out of a piece."""
+    still = sync.resting(angles[piece.start : piece.stop], data.fps)
+    long = math.ceil(data.split_pause_s * data.fps - 1e-9)
+    start, reason = piece.start, piece.reason
+    for a, b in sync.runs(still):
+        if b - a >= long:
+            left_out.append(Span(piece.start + a, piece.start + b, "pause"))
+            if piece.start + a > start:
+                yield Span(start, piece.start + a, reason)
+            start, reason = piece.start + b, "pause"
+    if start < piece.stop:
+        yield Span(start, piece.stop, reason)
+
+
+def _without_idle_ends(piece: Span, angles: sync.Float64, data: DataConfig, left_out: list[Span]) -> Span:
+    """Cut all but data.trim_idle_s of the rest at both ends of a piece."""
+    still = sync.resting(angles[piece.start : piece.stop], data.fps)
+    first, last = sync.trim(still, math.ceil(data.trim_idle_s * data.fps - 1e-9))
+    kept = piece._replace(start=piece.start + first, stop=piece.start + last)
+    ends = [Span(piece.start, kept.start, "idle"), Span(kept.stop, piece.stop, "idle")]
+    left_out += [end for end in ends if end.frames]
+    return kept
+
+
+def _too_short(pieces: list[Span], left_out: list[Span], data: DataConfig) -> str:
+    longest = max((piece.frames for piece in pieces), default=0)
+    others = sum(span.frames for span in left_out if span.reason in ("pause", "idle"))
+    idle = f", {others} frames of rest are left out" if others else ""
+    return (
+        f"too short: the longest stretch in which every stream speaks has {longest} frames at {data.fps} fps, "
+        f"{_shortest(data)} are needed{idle}"
+    )

@@ -1,0 +1,75 @@
+"""Compressed bytes in, no more unpacked bytes than are declared and plausible out."""
+
+import shutil
+import struct
+from pathlib import Path
+
+import pyarrow as pa
+
+from common.command import UserError
+
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+PLAIN_BYTES = 64 << 20  # up to this size anything may unpack
+MAX_RATIO = 250  # beyond it only what shrank at most this much: 32 KB of zstd can expand to 1 GiB
+MAX_BYTES = 1 << 30
+PIECE_BYTES = 1 << 20
+
+
+def unpack(data: bytes, codec: str, size: int | None = None) -> bytes:
+    """Return what `data`, one zstd or lz4 frame, unpacks to; `size` is how many bytes it should be, when known.
+
+    Raises UserError, before memory is taken, when the size that is declared is implausible, and when the outcome has
+    another size.
+    """
+    if codec == "zstd" and size is None:
+        size = zstd_content_size(data)
+    limit = size if size is not None else max(PLAIN_BYTES, MAX_RATIO * len(data))
+    check_size(limit if size is not None else 0, len(data))
+    with pa.CompressedInputStream(pa.BufferReader(data), codec) as stream:
+        pieces, count = [], 0
+        while piece := stream.read(min(limit + 1 - count, PIECE_BYTES)):
+            pieces.append(piece)
+            count += len(piece)
+            if count > limit:
+                break
+    if count > limit or (size is not None and count != size):
+        more = "more than " if count > limit else ""
+        raise UserError(f"{len(data)} bytes of {codec} unpack to {more}{min(count, limit)} bytes, not {size or limit}")
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def unpack_file(packed: Path, target: Path) -> None:
+    """Unpack a .zstd file; raises UserError when it expands implausibly or into more than the disk can take."""
+    packed_bytes = packed.stat().st_size
+    with packed.open("rb") as file:
+        declared = zstd_content_size(file.read(18))
+    limit = max(PLAIN_BYTES, MAX_RATIO * packed_bytes)
+    free = shutil.disk_usage(target.parent).free
+    if declared is not None and declared > min(limit, free):
+        raise UserError(f"{packed.name} ({packed_bytes} bytes) claims to unpack to {declared} bytes; {free} are free")
+    written = 0
+    with pa.CompressedInputStream(pa.OSFile(str(packed)), "zstd") as stream, target.open("wb") as out:
+        while piece := stream.read(PIECE_BYTES):
+            written += out.write(piece)
+            if written > limit:
+                raise UserError(f"{packed.name} ({packed_bytes} bytes) unpacks to more than {limit} bytes")
+
+
+def check_size(size: int, packed_bytes: int) -> None:
+    """Refuse a declared size that no recording would reach from so few bytes."""
+    if size > MAX_BYTES or (size > PLAIN_BYTES and size > MAX_RATIO * packed_bytes):
+        raise UserError(f"{packed_bytes} compressed bytes claim to unpack to {size} bytes, which is refused")
+
+
+def zstd_content_size(data: bytes) -> int | None:
+    """Return the size that a zstd frame's header declares, None when it declares none (RFC 8878, 3.1.1.1)."""
+    if data[:4] != ZSTD_MAGIC or len(data) < 6:
+        return None
+    descriptor = data[4]
+    flag, single_segment = descriptor >> 6, descriptor >> 5 & 1
+    start = 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3]
+    code = {0: "<B" if single_segment else "", 1: "<H", 2: "<I", 3: "<Q"}[flag]
+    if not code or len(data) < start + struct.calcsize(code):
+        return None
+    (size,) = struct.unpack_from(code, data, start)
+    return int(size) + (256 if flag == 1 else 0)
