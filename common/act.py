@@ -132,7 +132,7 @@ class Act(nn.Module):
             mu_BL, log_variance_BL = self._encode_chunk(state_BS, action_BCA, action_is_pad_BC)
             latent_BL = mu_BL + (log_variance_BL / 2).exp() * noise_BL
         else:
-            latent_BL = state_BS.new_zeros(len(state_BS), self.config.latent_dim)
+            latent_BL = state_BS.new_zeros(state_BS.shape[0], self.config.latent_dim)
         x_BTD, place_TD = self._tokens(latent_BL, state_BS, environment_BE, images)
         memory_BTD = self.encoder(x_BTD, place_TD)
         y_BCD = self.decoder(memory_BTD, place_TD, self.decoder_pos_embed.weight)
@@ -246,7 +246,7 @@ class Decoder(nn.Module):
 
     def forward(self, memory_BTD: Tensor, memory_place_TD: Tensor, place_CD: Tensor) -> Tensor:
         """Return one token (B, C, D) per learned position `place_CD`."""
-        x_BCD = memory_BTD.new_zeros(len(memory_BTD), *place_CD.shape)
+        x_BCD = memory_BTD.new_zeros(memory_BTD.shape[0], *place_CD.shape)
         key_BTD = memory_BTD + memory_place_TD
         for layer in self.layers:
             x_BCD = layer(x_BCD, place_CD, memory=(key_BTD, memory_BTD))

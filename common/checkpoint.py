@@ -1,8 +1,8 @@
 """A `pretrained_model/` folder in, network and normalisation out; and back to the folder: the contract with LeRobot.
 
-LeRobot 0.4.0 to 0.6.1 load what `write` writes, and `read` takes what they write. What LeRobot's strict config.json has no
-room for, the joint names, the frame rate and what an action means, stands in train_config.json, which LeRobot's inference
-never reads.
+LeRobot 0.4.0 to 0.6.1 load what `write` writes, and `read` takes what they and LeRobot 0.3 write. What LeRobot's strict
+config.json has no room for, the joint names, the frame rate and what an action means, stands in train_config.json, which
+LeRobot's inference never reads.
 """
 
 from dataclasses import dataclass, field
@@ -18,10 +18,11 @@ from common.act import Act, ActConfig
 from common.command import UserError, one_line
 from common.dataset import ACTION, IMAGES, STATE, picture_key
 from common.files import read_json, write_json
-from common.normalise import Normaliser
+from common.normalise import Normaliser, split_buffers
+from common.runs import CONFIG, WEIGHTS
 
 ENVIRONMENT = "observation.environment_state"
-WEIGHTS, CONFIG, TRAIN_CONFIG = "model.safetensors", "config.json", "train_config.json"
+TRAIN_CONFIG = "train_config.json"
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor", "policy_postprocessor"
 STATE_FILES = {
     PREPROCESSOR: "policy_preprocessor_step_3_normalizer_processor.safetensors",
@@ -74,7 +75,7 @@ class Checkpoint:
 
     @classmethod
     def read(cls, folder: Path) -> "Checkpoint":
-        """Read a folder of ours or of LeRobot 0.4 and later.
+        """Read a folder of ours or of LeRobot 0.3 and later.
 
         Raises UserError in one line when weights or normalisation are missing, damaged or do not fit config.json.
         """
@@ -87,9 +88,14 @@ class Checkpoint:
             raise UserError(f"{folder / CONFIG} does not describe an ACT policy: {one_line(error)}") from error
         with torch.device("meta"):  # the weights come from the file; drawing random ones first would only take time
             network = new_network(act, shape)
-        _load_weights(network, folder / WEIGHTS)
-        before, after = (_read_processor(folder, name) for name in (PREPROCESSOR, POSTPROCESSOR))
-        normaliser = _normaliser(folder, before, after, settings, shape)
+        weights, buffers = split_buffers(_read_tensors(folder / WEIGHTS), shape.sizes(), str(folder / WEIGHTS))
+        _load_weights(network, weights, folder / WEIGHTS)
+        if buffers and not (folder / f"{PREPROCESSOR}.json").exists():
+            before: Processor = {}
+            normaliser = Normaliser(buffers, settings["normalization_mapping"], shape.sizes(), where=str(folder))
+        else:
+            before, after = (_read_processor(folder, name) for name in (PREPROCESSOR, POSTPROCESSOR))
+            normaliser = _normaliser(folder, before, after, settings, shape)
         train_config = read_json(folder / TRAIN_CONFIG) if (folder / TRAIN_CONFIG).is_file() else {}
         robot = _robot(train_config.get("robot"), folder)
         rename = before.get("rename_observations_processor", {}).get("config", {}).get("rename_map") or {}
@@ -159,8 +165,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is damaged: {one_line(error)}") from error
 
 
-def _load_weights(network: Act, path: Path) -> None:
-    weights = {key.removeprefix("model."): value for key, value in _read_tensors(path).items()}
+def _load_weights(network: Act, tensors: dict[str, Tensor], path: Path) -> None:
+    weights = {key.removeprefix("model."): value for key, value in tensors.items()}
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in weights.items()}
     for key in sorted(expected.keys() | found.keys()):

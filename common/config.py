@@ -82,7 +82,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the config file {path}: {error}") from error
     tree = _parse(text, f"config file {path}")
-    if tree in NULLS:
+    if tree is None or tree in NULLS:
         return {}
     if not isinstance(tree, dict):
         raise UserError(f"config file {path}: expected sections with keys, found {tree!r}")

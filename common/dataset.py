@@ -128,9 +128,9 @@ class Dataset:
 
     @functools.cached_property
     def action_meaning(self) -> str | None:
-        """`delta` or `next_position`, None when the dataset does not say (other tools' datasets do not)."""
+        """`delta`, `next_position` or `command`, None when the dataset does not say (other tools' datasets do not)."""
         meaning = self.features[ACTION].info.get("action_meaning")
-        return meaning if meaning in ("delta", "next_position") else None
+        return meaning if meaning in ("delta", "next_position", "command") else None
 
     @property
     def action_wrapped(self) -> bool | None:

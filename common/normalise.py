@@ -1,6 +1,7 @@
 """Robot units and 0..255 pictures in, the network's units out, and back; by the statistics a checkpoint carries."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from common.command import UserError
 EPS = 1e-8  # LeRobot's, added to the standard deviation on the way in only
 # Statistics that span -1..1 in each of LeRobot's range modes.
 RANGES = {"MIN_MAX": ("min", "max"), "QUANTILES": ("q01", "q99"), "QUANTILE10": ("q10", "q90")}
+
+# LeRobot 0.3 keeps statistics among the weights, the dots of a feature's key written as underscores.
+_BUFFER = re.compile(r"(?:normalize_inputs|normalize_targets|unnormalize_outputs)\.buffer_(\w+)\.(\w+)")
 
 
 class Normaliser:
@@ -89,3 +93,20 @@ def _kind(key: str) -> str:
     if key == "observation.environment_state":
         return "ENV"
     return "VISUAL" if key.startswith("observation.image") else "STATE"
+
+
+def split_buffers(
+    tensors: Mapping[str, Tensor], keys: Iterable[str], where: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Part a model.safetensors into weights and, when LeRobot 0.3 wrote it, "<feature>.<stat>" statistics."""
+    features = {key.replace(".", "_"): key for key in keys}
+    weights, statistics = {}, dict[str, Tensor]()
+    for name, tensor in tensors.items():
+        match = _BUFFER.fullmatch(name)
+        if match is None or match[1] not in features:
+            weights[name] = tensor
+            continue
+        key = f"{features[match[1]]}.{match[2]}"
+        if not torch.equal(statistics.setdefault(key, tensor), tensor):
+            raise UserError(f"{where}: its buffers disagree on {key}; they come from two trainings")
+    return weights, statistics

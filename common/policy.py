@@ -10,10 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from common.checkpoint import CONFIG, ENVIRONMENT, Checkpoint, new_network
+from common.checkpoint import ENVIRONMENT, Checkpoint, new_network
 from common.command import UserError
 from common.dataset import ACTION, STATE, picture_key
 from common.files import new_folder
+from common.runs import pretrained_folder
 
 Observation = Mapping[str, Tensor | npt.NDArray[Any]]
 
@@ -26,26 +27,28 @@ class Policy:
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
-        """Move a checkpoint to a device for inference; raises UserError when there is no such device here."""
+        """Move a checkpoint to a device for inference; raises UserError when there is no such device here.
+
+        The checkpoint's network is frozen: give a copy of one that is still in training.
+        """
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UserError(f"device={device}: no CUDA device here; use cpu")
         self.checkpoint = checkpoint
         self.device = torch.device(device)
         self.n_action_steps = checkpoint.act.n_action_steps or checkpoint.act.chunk_size
         self.temporal_ensemble_coeff = checkpoint.act.temporal_ensemble_coeff
-        self._network = checkpoint.network.to(self.device).eval()
-        self._normaliser = checkpoint.normaliser.to(self.device)
+        self.network = checkpoint.network.to(self.device).freeze()
+        self.normaliser = checkpoint.normaliser.to(self.device)
         self.reset()
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> "Policy":
-        """Load any ACT checkpoint of ours or of LeRobot 0.4 and later from its pretrained_model folder.
+        """Load any ACT checkpoint of ours or of LeRobot 0.3 and later.
 
+        `path` is a pretrained_model folder, a checkpoint around one, or a whole run, which stands for its newest checkpoint.
         Raises UserError in one line when weights or normalisation are missing, damaged or do not fit config.json.
         """
-        folder = Path(path)
-        inner = folder / "pretrained_model"
-        return cls(Checkpoint.read(inner if (inner / CONFIG).is_file() else folder), device)
+        return cls(Checkpoint.read(pretrained_folder(Path(path))), device)
 
     @property
     def joint_names(self) -> list[str]:
@@ -61,7 +64,7 @@ class Policy:
 
     @property
     def action_meaning(self) -> str | None:
-        """`delta` (add to the present joint positions) or `next_position` (go there); None when nobody said."""
+        """`delta` (add to the present joint positions), `next_position` or `command` (go there); None: nobody said."""
         return self.checkpoint.robot.action_meaning
 
     @property
@@ -92,9 +95,14 @@ class Policy:
 
         Raises UserError when an input is missing, has another size than in training or is not finite.
         """
-        state_BD, images, environment_BE = self._inputs(observation)
-        chunk_BCA = self._network(state_BD, images, environment_BE=environment_BE).actions_BCA
-        return self._normaliser.restore(ACTION, chunk_BCA).float().cpu()
+        state_BD, images, environment_BE = self.inputs(observation)
+        chunk_BCA = self.network(state_BD, images, environment_BE=environment_BE).actions_BCA
+        return self.normaliser.restore(ACTION, chunk_BCA).float().cpu()
+
+    @property
+    def looks_next(self) -> bool:
+        """Whether the next `select_action` predicts from its observation; otherwise it takes a queued action."""
+        return self.temporal_ensemble_coeff is not None or not self._queue
 
     def reset(self) -> None:
         """Forget queued actions; call it at the start of every episode."""
@@ -119,7 +127,8 @@ class Policy:
         with new_folder(Path(path), manifest=False) as folder:
             self.checkpoint.write(folder)
 
-    def _inputs(self, observation: Observation) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    def inputs(self, observation: Observation) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """Check an observation and normalise it: what the network takes (state, one picture per camera, environment)."""
         observation = {self.checkpoint.rename_map.get(key, key): value for key, value in observation.items()}
         state_BD = self._vector(observation, STATE, self.checkpoint.shape.state_dim)
         images = [self._image(observation, name, shape, len(state_BD)) for name, shape in self.cameras.items()]
@@ -133,7 +142,7 @@ class Policy:
             raise UserError(f"{key} has shape {tuple(value.shape)}: this policy takes (batch, {size})")
         if not torch.isfinite(value).all():
             raise UserError(f"{key} holds a value that is not finite")
-        return self._normaliser.apply(key, value.to(self.device))
+        return self.normaliser.apply(key, value.to(self.device))
 
     def _image(self, observation: Observation, name: str, shape: tuple[int, int, int], batch: int) -> Tensor:
         key = picture_key(name)
@@ -143,7 +152,7 @@ class Policy:
                 f"{key} has shape {tuple(value.shape)} and dtype {str(value.dtype).removeprefix('torch.')}: this policy was "
                 f"trained on ({batch}, {shape[0]}, {shape[1]}, {shape[2]}) uint8; resize the pictures or train on this size"
             )
-        return self._normaliser.picture(key, value.to(self.device))
+        return self.normaliser.picture(key, value.to(self.device))
 
 
 class _Ensemble:

@@ -67,9 +67,8 @@ class Fields:
 
     def read(self, batch: Sequence[bytes]) -> Numbers:
         """Read a batch of CDR messages; what is wrong with one of them stands in the faults."""
-        count = len(batch)
-        out = Numbers(np.zeros(count, np.int64), np.full((count, self._width), np.nan), np.ones(count, np.bool_), {})
-        todo = np.arange(count)
+        out = nothing(len(batch), self._width)
+        todo = np.arange(len(batch))
         for plan in list(self._plans):
             todo = _apply(plan, batch, todo, out)
         while len(todo):
@@ -94,7 +93,7 @@ class Fields:
         if self._stamp:
             stamp = layout.places[f"{self._stamp}.sec"], layout.places[f"{self._stamp}.nanosec"]
         needed = [*(stamp or ()), *(picked or [])]
-        last = max((place.offset for place in needed), default=0)
+        last = max((place.offset for place in needed), default=1)
         # What lies behind the last number decides nothing, unless the layout itself is the answer.
         guards = [(at, text) for at, text in layout.guards if picked is None or at < last]
         places = np.array([at + index for at, text in guards for index in range(len(text))], np.intp)
@@ -130,6 +129,11 @@ def _column(block: npt.NDArray[np.uint8], place: Place) -> npt.NDArray[Any]:
     size = int(place.dtype[-1])
     column: npt.NDArray[Any] = np.ascontiguousarray(block[:, place.offset : place.offset + size]).view(place.dtype)
     return column[:, 0]
+
+
+def nothing(count: int, width: int = 0) -> Numbers:
+    """Return what `count` messages say that are not looked into."""
+    return Numbers(np.zeros(count, np.int64), np.full((count, width), np.nan), np.ones(count, np.bool_), {})
 
 
 def stamp_field(types: Typestore, msgtype: str) -> str | None:

@@ -32,6 +32,7 @@ from stage1_convert.lerobot import PICTURES_PATH, SOURCES_PATH, Histogram, Piece
 FORMAT = 2  # of meta/conversion.json and of what a part holds: README.md describes both
 REPORT = "meta/conversion.json"
 RECORD = "record.json"
+TWIN = "holds the same recording as bag"
 PLACELESS = ("task", "task_from", "task_pattern", "success_key", "robot_type", "include", "exclude")
 
 
@@ -180,4 +181,5 @@ def _take_back(dataset: Path, folder: Path, bag: dict[str, Any], counts: Mapping
         pieces.append(piece_in(folder, number, cameras, {c: counts[at, c] for c in cameras}, report))
     placed = ("bag", "status", "reason", "task", "success", "episodes", "sizes")
     report = {name: value for name, value in bag.items() if name not in placed}
+    report["warnings"] = [text for text in report["warnings"] if not text.startswith(TWIN)]
     write_record(folder, Part(report, cameras, pieces))

@@ -47,6 +47,9 @@ class TrainingConfig:
     seed: int = option(1000, "decides weights, order, noise and dropout", low=0)
     num_workers: int = option(2, "threads that gather batches ahead; 0: none", low=0)
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: cuda if there is one")
+    amp: Literal["none", "bf16"] = option(
+        "none", "bf16: the network computes in bfloat16; weights, loss and optimizer stay float32"
+    )
     output_dir: str = option("/output/train-rosbag-act", "where checkpoints and metrics go")
 
     def __post_init__(self) -> None:

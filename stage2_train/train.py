@@ -23,6 +23,7 @@ from stage2_train.ranks import Ranks, join
 from stage2_train.schedule import learning_rate_factor
 from stage2_train.track import Window, tracker
 
+PRECISIONS = {"none": None, "bf16": torch.bfloat16}
 log = logging.getLogger(__name__)
 
 
@@ -125,17 +126,17 @@ class Learner:
     def __init__(self, config: TrainConfig, model: nn.Module, normaliser: Normaliser, cameras: list[str]) -> None:
         self._model, self._normaliser, self._training = model, normaliser, config.training
         self._keys = [picture_key(camera) for camera in cameras]
+        self._precision = PRECISIONS[config.training.amp]
 
     def loss(self, batch: Batch, world_size: int) -> Loss:
         """Normalise on the device, predict, and compare with what was recorded."""
         action_BCA = self._normaliser.apply(ACTION, batch.action_BCA)
-        output = self._model(
-            self._normaliser.apply(STATE, batch.state_BS),
-            [self._normaliser.picture(key, picture) for key, picture in zip(self._keys, batch.pictures, strict=True)],
-            action_BCA,
-            batch.is_pad_BC,
-            batch.noise_BL,
-        )
+        state_BS = self._normaliser.apply(STATE, batch.state_BS)
+        pictures = [
+            self._normaliser.picture(key, picture) for key, picture in zip(self._keys, batch.pictures, strict=True)
+        ]
+        with torch.autocast(state_BS.device.type, self._precision, enabled=self._precision is not None):
+            output = self._model(state_BS, pictures, action_BCA, batch.is_pad_BC, batch.noise_BL)
         training = self._training
         return act_loss(
             output, action_BCA, batch.is_pad_BC, training.kl_weight, batch.valid_count, world_size, training.l1_rule

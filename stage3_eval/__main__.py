@@ -1,42 +1,98 @@
-"""`python -m stage3_eval --checkpoint DIR --dataset DIR --out DIR`: how well a policy predicts recorded actions."""
+"""`python -m stage3_eval --checkpoint C --dataset D --out O`: how well a policy predicts recorded actions.
+
+`--compare A B C --out O` sets several results, or checkpoints, side by side.
+"""
 
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from common.command import Parser, run
+from common.command import Parser, UserError, run
 from stage3_eval.output import require_ours
 from stage3_eval.report import report
 
+if TYPE_CHECKING:
+    from stage3_eval.evaluate import Settings
+
+DEFAULT_METRIC = "policy.valid_horizon.mae"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate a checkpoint on recorded episodes and print the report."""
-    parser = Parser("stage3_eval", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a pretrained_model folder, ours or LeRobot's")
-    parser.add_argument("--dataset", type=Path, required=True, help="a LeRobot v3.0 dataset")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the results; an earlier one is replaced")
-    parser.add_argument(
-        "--episodes",
-        nargs="+",
-        metavar="N",
-        help="0 1 2 3, 0-3, all, or val (what the training held out); default: $EVAL_EPISODES, else 0-3",
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: $EVAL_DEVICE, else cuda where there is one")
-    parser.add_argument("--batch-size", type=_count(1), default=32, metavar="N", help="frames predicted at once (32)")
-    parser.add_argument(
-        "--latency-steps", type=_count(0), metavar="N", help="frames timed per episode (all on cuda, 50 on cpu)"
-    )
-    flags = parser.parse_args(argv)
-
+    """Evaluate a checkpoint on recorded episodes, or compare several, and print the report."""
+    flags = _parser().parse_args(argv)
+    if flags.compare:
+        return _compare(flags)
+    missing = [f"--{name}" for name in ("checkpoint", "dataset", "out") if getattr(flags, name) is None]
+    if missing:
+        raise UserError(f"command line: these are required: {', '.join(missing)}; see stage3_eval --help")
     out = flags.out.resolve()
     require_ours(out)
 
     from stage3_eval.evaluate import evaluate  # importing torch takes seconds, a mistake in the flags should not
     from stage3_eval.inputs import open_inputs
 
-    inputs = open_inputs(flags.checkpoint, flags.dataset, flags.episodes, flags.device)
-    print(report(evaluate(inputs, out, flags.batch_size, flags.latency_steps)))
+    if flags.export:
+        from stage3_eval.export import require_exportable
+
+        require_exportable(flags.export)
+    inputs = open_inputs(flags.checkpoint, flags.dataset, flags.episodes, flags.device, flags.action_meaning)
+    print(report(evaluate(inputs, out, _settings(flags))))
+    if flags.export:
+        from stage3_eval.export import export
+
+        print(export(inputs, flags.export, flags.batch_size))
     return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("stage3_eval", description=__doc__)
+    add = parser.add_argument
+    add("--checkpoint", type=Path, help="a run, one of its checkpoints or a pretrained_model folder, ours or LeRobot's")
+    add("--dataset", type=Path, help="a LeRobot v3.0 dataset")
+    add("--out", type=Path, help="folder for the results; a stopped evaluation in it goes on")
+    episodes = "0 1 2 3, 0-3, all, or val (what the training held out); default: $EVAL_EPISODES, else 0-3"
+    add("--episodes", nargs="+", metavar="N", help=episodes)
+    add("--device", choices=("cpu", "cuda"), help="default: $EVAL_DEVICE, else cuda where there is one")
+    protocols = "open_loop (default): a fresh chunk at every frame; queue: one action at a time, as on the robot"
+    add("--protocol", choices=("open_loop", "queue"), default="open_loop", help=protocols)
+    meaning = "what an action is, for a dataset that does not say; never guessed"
+    add("--action-meaning", choices=("delta", "next_position", "command"), help=meaning)
+    add("--batch-size", type=_count(1), default=32, metavar="N", help="frames predicted at once (32)")
+    timed = "predictions timed per episode (all on cuda, 50 on cpu)"
+    add("--latency-steps", type=_count(0), metavar="N", help=timed)
+    speed = "joint speed in rad/s, one or one per joint: count the frames over it"
+    add("--max-joint-speed", type=_positive, nargs="+", metavar="RAD_S", help=speed)
+    attention = "show what mattered in the pictures of the N worst moments (0)"
+    add("--attention", type=_count(0), default=0, metavar="N", help=attention)
+    add("--export", type=Path, metavar="DIR", help="write the policy as ONNX, verified on the evaluated episodes")
+    compared = "results, or (with --dataset) runs and checkpoints, to set side by side"
+    add("--compare", type=Path, nargs="+", metavar="A", help=compared)
+    add("--metric", default=DEFAULT_METRIC, help=f"dotted path of a number in summary.json ({DEFAULT_METRIC})")
+    return parser
+
+
+def _compare(flags: argparse.Namespace) -> int:
+    if flags.out is None:
+        raise UserError("command line: --compare needs --out; see stage3_eval --help")
+
+    from stage3_eval.compare import compare
+
+    def evaluate_checkpoint(path: Path, folder: Path) -> None:
+        from stage3_eval.evaluate import evaluate
+        from stage3_eval.inputs import open_inputs
+
+        inputs = open_inputs(path, flags.dataset, flags.episodes, flags.device, flags.action_meaning)
+        evaluate(inputs, folder, _settings(flags))
+
+    print(compare(flags.compare, flags.out.resolve(), flags.metric, evaluate_checkpoint if flags.dataset else None))
+    return 0
+
+
+def _settings(flags: argparse.Namespace) -> "Settings":
+    from stage3_eval.evaluate import Settings
+
+    return Settings(flags.protocol, flags.batch_size, flags.latency_steps, flags.max_joint_speed, flags.attention)
 
 
 def _count(low: int) -> Callable[[str], int]:
@@ -46,6 +102,16 @@ def _count(low: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
 
 
 if __name__ == "__main__":

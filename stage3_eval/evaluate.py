@@ -1,146 +1,226 @@
-"""A policy and a dataset's episodes in; per-frame parquet files, a summary and curves out.
+"""A policy and a dataset's episodes in; per-frame parquet files, a summary, curves and a page out.
 
-Letters in array names: T frames of an episode, C chunk steps, A action dimensions.
+Every episode is written as it is done, so an evaluation that was killed goes on where it stopped.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from common.checkpoint import ENVIRONMENT
 from common.command import UserError
-from common.dataset import ACTION, STATE, Dataset, Episode
-from common.files import write_json
-from common.frames import default_cache_dir
-from stage3_eval import metrics
+from common.dataset import ACTION, STATE, Episode
+from common.files import replacing, write_json
 from stage3_eval.curves import draw_curves
 from stage3_eval.inputs import Inputs
-from stage3_eval.metrics import FIRST_STEP, VALID_HORIZON, Errors
-from stage3_eval.output import ALL_EPISODES, CURVES, FORMAT, FORMAT_VERSION, SUMMARY, result_folder
-from stage3_eval.predict import predict_episode, time_first_call
+from stage3_eval.output import (
+    ALL_EPISODES,
+    CURVES,
+    FORMAT,
+    FORMAT_VERSION,
+    PAGE,
+    SUMMARY,
+    episode_file,
+    finished,
+    unfinished,
+)
+from stage3_eval.page import write_page
+from stage3_eval.predict import QUEUE, predict_open_loop, predict_queue, time_first_call
+from stage3_eval.recording import Columns, positions, read_rows, require_finite
+from stage3_eval.scores import EpisodeScores, Rules, score_episode
+from stage3_eval.summary import Totals
 from stage3_eval.table import episode_table
 
+log = logging.getLogger(__name__)
 TIMED_ON_CPU = 50  # frames per episode: enough for percentiles, little against the evaluation itself
-Columns = dict[str, npt.NDArray[Any]]
-Predictors = dict[str, Errors]  # `policy` and the baselines
+MOMENTS = 6  # worst moments on the page, unless more are asked for
 
 
-def evaluate(inputs: Inputs, out: Path, batch_size: int, latency_steps: int | None) -> dict[str, Any]:
-    """Evaluate every episode, write `out` as a whole and return the summary.
+class Settings(NamedTuple):
+    """What the flags decide beyond the inputs."""
 
-    Two batches of pictures are in memory, however many episodes there are. Raises UserError when a picture or a number
-    of the dataset is damaged; `out` is then as it was.
+    protocol: str = "open_loop"
+    batch_size: int = 32
+    latency_steps: int | None = None
+    max_joint_speed: Sequence[float] | None = None  # radians per second: one for all joints, or one each
+    attention: int = 0  # worst moments whose pictures show what the prediction hung on
+
+
+def evaluate(inputs: Inputs, out: Path, settings: Settings) -> dict[str, Any]:
+    """Evaluate every episode into `out` and return the summary; of an evaluation that is done already, only the latter.
+
+    Two batches of pictures are in memory, and running totals, however many episodes there are. Raises UserError when a
+    picture or a number of the dataset is damaged, or `out` holds something else.
     """
-    policy, dataset, episodes = inputs.policy, inputs.dataset, inputs.episodes
-    facts = _facts(inputs)
-    seen = [STATE, ENVIRONMENT] if policy.checkpoint.shape.environment_dim else [STATE]
-    names = [*seen, ACTION, "episode_index", "frame_index", "timestamp"]
-    whole = dataset.columns(names, default_cache_dir())
-    n_timed = latency_steps
-    if n_timed is None:
-        n_timed = dataset.n_frames if policy.device.type == "cuda" else TIMED_ON_CPU
-    first_call_s = time_first_call(policy, dataset, episodes[0], _rows(whole, episodes[0]))
-    errors, latencies = [], []
-    with result_folder(out) as folder:
-        for episode in episodes:
-            rows = _rows(whole, episode)
-            for key in (STATE, ACTION):
-                _require_finite(rows[key], f"{dataset.root}: {key}", episode)
-            chunk_TCA, latency_T_s = predict_episode(policy, dataset, episode, rows, batch_size, n_timed)
-            _require_finite(chunk_TCA, "the policy's prediction", episode)
-            errors.append(_compare(rows, chunk_TCA, dataset, facts["action_meaning"]))
-            latencies.append(latency_T_s[np.isfinite(latency_T_s)])
-            states = dataset.features[STATE].names or [f"joint_{i}" for i in range(rows[STATE].shape[1])]
-            table = episode_table(rows, chunk_TCA[:, 0], latency_T_s, states, dataset.joint_names, facts)
-            pq.write_table(table, folder / _file_name(episode))
-            if episode is episodes[0]:
-                draw_curves(folder / CURVES, rows, chunk_TCA, dataset.joint_names, dataset.fps, facts)
-        if len(episodes) > 1:
-            _join_tables(folder / ALL_EPISODES, [folder / _file_name(episode) for episode in episodes])
-        latency = _describe_latency(np.concatenate(latencies), first_call_s, policy.device.type)
-        summary = {**facts, **_describe_scores(errors, inputs), "latency": latency}
+    facts = _facts(inputs, settings)
+    summary = finished(out, facts["evaluation"])
+    if summary is not None:
+        return summary
+    rules = _rules(inputs, settings)
+    with unfinished(out, facts["evaluation"]) as folder:
+        first_call_s = _first_call(inputs)
+        totals = Totals(list(inputs.dataset.joint_names))
+        for episode in inputs.episodes:
+            if not _is_done(folder, out, episode):
+                _evaluate_episode(inputs, settings, rules, facts, episode, folder)
+            totals.add(episode, EpisodeScores.load(_scores_file(folder, episode)))
+        summary = totals.summary(facts, first_call_s, inputs.policy.device.type)
+        paths = [_episode_path(folder, out, episode) for episode in inputs.episodes]
+        if len(paths) > 1:
+            with replacing(folder / ALL_EPISODES) as temporary:
+                _join_tables(temporary, paths)
+        scores = _Stored(folder, inputs.episodes)
+        _draw_first(folder / CURVES, inputs, scores, facts)
+        write_page(folder / PAGE, summary, totals.latency_s, inputs, scores, settings.attention)
         write_json(folder / SUMMARY, summary)
+    log.info("the page to look at is %s", out / PAGE)
     return summary
 
 
-def _facts(inputs: Inputs) -> dict[str, Any]:
-    meaning = inputs.policy.action_meaning or inputs.dataset.action_meaning
+class _Stored:
+    """The scores of every episode, read from the disk when they are asked for: what the page draws from."""
+
+    def __init__(self, folder: Path, episodes: Sequence[Episode]) -> None:
+        self._folder, self._episodes = folder, episodes
+
+    def __iter__(self) -> Iterator[tuple[Episode, EpisodeScores]]:
+        return ((episode, self.of(episode)) for episode in self._episodes)
+
+    def of(self, episode: Episode) -> EpisodeScores:
+        """Return the scores of one episode."""
+        return EpisodeScores.load(_scores_file(self._folder, episode))
+
+
+def _facts(inputs: Inputs, settings: Settings) -> dict[str, Any]:
+    policy, dataset = inputs.policy, inputs.dataset
+    record = policy.checkpoint.train_config
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "protocol": "open_loop",
+        "protocol": settings.protocol,
+        "checkpoint": str(inputs.folder.resolve()),
         "checkpoint_sha256": inputs.checkpoint_sha256,
-        "dataset_fingerprint": inputs.dataset.fingerprint,
-        "action_meaning": meaning,
-        "units": "rad" if meaning else "the dataset's units",  # only our converter says what actions mean: in radians
+        "dataset": str(dataset.root.resolve()),
+        "dataset_fingerprint": dataset.fingerprint,
+        "action_meaning": inputs.action_meaning,
+        "units": _units(inputs),
+        "fps": dataset.fps,
+        "chunk_size": policy.chunk_size,
+        "n_action_steps": policy.n_action_steps,
+        "temporal_ensemble_coeff": policy.temporal_ensemble_coeff,
+        "joint_names": list(dataset.joint_names),
+        "episodes": [episode.number for episode in inputs.episodes],
+        "frames": sum(episode.length for episode in inputs.episodes),
+        "held_out": inputs.held_out,
+        "training": {key: record[key] for key in ("config", "val_episodes", "git_commit", "versions") if key in record},
+        "evaluation": {  # what must be the same for a stopped evaluation to go on, and for a finished one to stay
+            "format_version": FORMAT_VERSION,
+            "checkpoint_files": inputs.files,
+            "dataset_fingerprint": dataset.fingerprint,
+            "episodes": [episode.number for episode in inputs.episodes],
+            "protocol": settings.protocol,
+            "action_meaning": inputs.action_meaning,
+            "device": policy.device.type,
+            "batch_size": settings.batch_size,
+            "latency_steps": settings.latency_steps,
+            "max_joint_speed": _speed_limits(inputs, settings.max_joint_speed),
+            "attention": settings.attention,
+        },
     }
 
 
-def _rows(columns: Columns, episode: Episode) -> Columns:
-    return {key: values[episode.start : episode.stop] for key, values in columns.items()}
+def _units(inputs: Inputs) -> str:
+    """Our converter's joints are in radians, and only it says what actions mean; other tools may write degrees."""
+    ours = inputs.dataset.action_meaning or inputs.policy.action_meaning
+    is_radian = inputs.dataset.features[ACTION].info.get("unit", "radian") == "radian"
+    return "rad" if ours and is_radian else "the dataset's units"
 
 
-def _file_name(episode: Episode) -> str:
-    return f"episode_{episode.number:03d}.parquet"
+def _speed_limits(inputs: Inputs, speed: Sequence[float] | None) -> list[float] | None:
+    n_joints = len(inputs.dataset.joint_names)
+    if speed is None:
+        return None
+    if len(speed) not in (1, n_joints):
+        raise UserError(f"--max-joint-speed: {len(speed)} values for {n_joints} joints; give one, or one per joint")
+    return list(speed) * (n_joints if len(speed) == 1 else 1)
 
 
-def _require_finite(values_TN: npt.NDArray[Any], what: str, episode: Episode) -> None:
-    bad_T = ~np.isfinite(values_TN.reshape(len(values_TN), -1)).all(axis=1)
-    if bad_T.any():
-        where = f"episode {episode.number}, frame {int(bad_T.argmax())}"
-        raise UserError(f"{what} is not finite: {where}; leave the episode out or mend its source")
+def _rules(inputs: Inputs, settings: Settings) -> Rules:
+    dataset, speed = inputs.dataset, _speed_limits(inputs, settings.max_joint_speed)
+    limit_A = None if speed is None else np.asarray(speed) / dataset.fps
+    mean_A = dataset.stats[ACTION]["mean"]
+    n_moments = max(MOMENTS, settings.attention)
+    return Rules(settings.protocol, inputs.action_meaning, dataset.fps, mean_A, limit_A, n_moments)
 
 
-def _compare(rows: Columns, chunk_TCA: npt.NDArray[np.float32], dataset: Dataset, meaning: str | None) -> Predictors:
-    actions = metrics.baseline_actions(rows[ACTION], rows[STATE], dataset.stats[ACTION]["mean"], meaning)
-    chunks = {name: metrics.as_chunks(action_TA, chunk_TCA.shape[1]) for name, action_TA in actions.items()}
-    return {name: metrics.chunk_errors(of, rows[ACTION]) for name, of in {"policy": chunk_TCA, **chunks}.items()}
+def _evaluate_episode(
+    inputs: Inputs, settings: Settings, rules: Rules, facts: dict[str, Any], episode: Episode, folder: Path
+) -> None:
+    policy, dataset = inputs.policy, inputs.dataset
+    rows = _read(inputs, episode)
+    n_timed = settings.latency_steps
+    if n_timed is None:
+        n_timed = episode.length if policy.device.type == "cuda" else TIMED_ON_CPU
+    predict = predict_queue if settings.protocol == QUEUE else predict_open_loop
+    prediction = predict(policy, dataset, episode, rows, settings.batch_size, n_timed)
+    frames = np.arange(episode.length)
+    require_finite(prediction.executed_TA, "the policy's prediction", episode, frames)
+    if settings.protocol != QUEUE:
+        require_finite(prediction.chunk_SCA, "the policy's prediction", episode, prediction.start_S)
+    scores = score_episode(rows[ACTION], positions(dataset, rows[STATE]), prediction, rules)
+    states = dataset.features[STATE].names or [f"joint_{i}" for i in range(rows[STATE].shape[1])]
+    # The parquet file comes last: with it the episode is done.
+    table = episode_table(rows, prediction.executed_TA, prediction.latency_T_s, states, dataset.joint_names, facts)
+    scores.save(_scores_file(folder, episode))
+    with replacing(folder / episode_file(episode)) as temporary:
+        pq.write_table(table, temporary)
+
+
+def _read(inputs: Inputs, episode: Episode) -> Columns:
+    seen = [STATE, ENVIRONMENT] if inputs.policy.checkpoint.shape.environment_dim else [STATE]
+    return read_rows(inputs.dataset, episode, [*seen, ACTION, "episode_index", "frame_index", "timestamp"])
+
+
+def _first_call(inputs: Inputs) -> float:
+    episode = inputs.episodes[0]
+    return time_first_call(inputs.policy, inputs.dataset, episode, _read(inputs, episode))
+
+
+def _scores_file(folder: Path, episode: Episode) -> Path:
+    return folder / f"scores_{episode.number:03d}.npz"
+
+
+def _episode_path(folder: Path, out: Path, episode: Episode) -> Path:
+    """Where an episode's parquet file is: a kill during the last moves leaves some in `out` already."""
+    here = folder / episode_file(episode)
+    return here if here.exists() else out / episode_file(episode)
+
+
+def _is_done(folder: Path, out: Path, episode: Episode) -> bool:
+    return _scores_file(folder, episode).exists() and _episode_path(folder, out, episode).exists()
+
+
+def _draw_first(path: Path, inputs: Inputs, stored: _Stored, facts: dict[str, Any]) -> None:
+    episode = inputs.episodes[0]
+    scores, rows = stored.of(episode), _read(inputs, episode)
+    fans = list(zip(scores.fan_F.tolist(), scores.fan_FCA, strict=True))
+    with replacing(path) as temporary:
+        draw_curves(
+            temporary,
+            rows[ACTION],
+            positions(inputs.dataset, rows[STATE]),
+            scores.executed_TA,
+            fans,
+            episode.number,
+            facts,
+        )
 
 
 def _join_tables(path: Path, parts: Sequence[Path]) -> None:
     with pq.ParquetWriter(path, pq.read_schema(parts[0])) as writer:
         for part in parts:
             writer.write_table(pq.read_table(part))
-
-
-def _describe_scores(errors: Sequence[Predictors], inputs: Inputs) -> dict[str, Any]:
-    dataset, episodes = inputs.dataset, inputs.episodes
-    by_episode = []
-    for episode, of in zip(episodes, errors, strict=True):
-        scores = _score(of, dataset.joint_names)
-        mae = {scope: scores["policy"][scope]["mae"] for scope in (FIRST_STEP, VALID_HORIZON)}
-        ratio = scores["ratio_to_best_baseline"]
-        by_episode.append(
-            {"episode_index": episode.number, "frames": episode.length, "mae": mae, "ratio_to_best_baseline": ratio}
-        )
-    return {
-        "fps": dataset.fps,
-        "chunk_size": inputs.policy.chunk_size,
-        "joint_names": list(dataset.joint_names),
-        "episodes": [episode.number for episode in episodes],
-        "frames": sum(episode.length for episode in episodes),
-        **_score({name: metrics.together([of[name] for of in errors]) for name in errors[0]}, dataset.joint_names),
-        "by_episode": by_episode,
-    }
-
-
-def _score(errors: Predictors, joints: Sequence[str]) -> dict[str, Any]:
-    baselines = {name: metrics.summarise(of, joints) for name, of in errors.items()}
-    policy = baselines.pop("policy")
-    best = {scope: metrics.compare_to_best(policy, baselines, scope) for scope in (FIRST_STEP, VALID_HORIZON)}
-    return {
-        "policy": policy,
-        "baselines": baselines,
-        "best_baseline": {scope: name for scope, (name, _) in best.items()},
-        "ratio_to_best_baseline": {scope: ratio for scope, (_, ratio) in best.items()},
-    }
-
-
-def _describe_latency(seconds: npt.NDArray[np.float64], first_call_s: float, device: str) -> dict[str, Any]:
-    points = np.percentile(seconds, (50, 95, 99)).tolist() if len(seconds) else [None] * 3
-    times = dict(zip(("p50_s", "p95_s", "p99_s"), points, strict=True))
-    return {"device": device, "batch_size": 1, "n": len(seconds), **times, "first_call_s": first_call_s}

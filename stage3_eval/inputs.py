@@ -10,33 +10,70 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from common.checkpoint import CONFIG, ENVIRONMENT, WEIGHTS
+from common.checkpoint import ENVIRONMENT
 from common.command import UserError
 from common.dataset import ACTION, STATE, Dataset, Episode, picture_key
-from common.files import sha256
+from common.files import describe_folder
 from common.policy import Policy
+from common.runs import WEIGHTS, pretrained_folder
 
 DEFAULT_EPISODES = ["0-3"]
+MEANINGS = ("delta", "next_position", "command")
 log = logging.getLogger(__name__)
 
 
 class Inputs(NamedTuple):
-    """A policy and a dataset that fit each other, and which episodes to evaluate."""
+    """A policy and a dataset that fit each other, what the actions of both mean, and which episodes to evaluate."""
 
     policy: Policy
-    checkpoint_sha256: str
+    folder: Path  # the pretrained_model folder that the policy came from
+    files: dict[str, str]  # name -> sha256 of its files
     dataset: Dataset
     episodes: list[Episode]
+    action_meaning: str
+
+    @property
+    def checkpoint_sha256(self) -> str:
+        """Hex sha256 of the weights."""
+        return self.files[WEIGHTS]
+
+    @property
+    def held_out(self) -> bool | None:
+        """Whether training saw none of the episodes; None when it was on other data or nobody recorded it."""
+        seen = _seen_in_training(self.episodes, self.policy, self.dataset)
+        return None if seen is None else not seen
 
 
-def open_inputs(checkpoint: Path, dataset: Path, episodes: Sequence[str] | None, device: str | None) -> Inputs:
+def open_inputs(
+    checkpoint: Path,
+    dataset: Path,
+    episodes: Sequence[str] | None,
+    device: str | None,
+    action_meaning: str | None = None,
+) -> Inputs:
     """Open both and check that they belong together; raises UserError naming both sides where they differ."""
     opened = Dataset.open(dataset)
-    policy = Policy.load(checkpoint, choose_device(device))
+    folder = pretrained_folder(checkpoint)
+    policy = Policy.load(folder, choose_device(device))
     require_match(policy, opened)
-    inner = checkpoint / "pretrained_model"
-    weights = (inner if (inner / CONFIG).is_file() else checkpoint) / WEIGHTS
-    return Inputs(policy, sha256(weights), opened, choose_episodes(episodes, policy, opened))
+    meaning = choose_meaning(action_meaning, policy, opened)
+    files = {name: entry["sha256"] for name, entry in describe_folder(folder).items()}
+    return Inputs(policy, folder, files, opened, choose_episodes(episodes, policy, opened), meaning)
+
+
+def choose_meaning(flag: str | None, policy: Policy, dataset: Dataset) -> str:
+    """Return what an action means, as dataset, checkpoint or the flag say; raises UserError when nobody does."""
+    recorded = dataset.action_meaning or policy.action_meaning
+    if flag and recorded and flag != recorded:
+        raise UserError(f"--action-meaning {flag}: the {_who(dataset)} says {recorded}; leave the flag out")
+    if not recorded and not flag:
+        raise UserError(
+            f"neither {dataset.root} nor the checkpoint says what an action means; say --action-meaning delta (added to "
+            "the joint positions) or --action-meaning next_position (where to go)"
+        )
+    if not dataset.action_meaning and recorded:
+        log.info("the dataset does not say what an action means; the checkpoint does: %s", recorded)
+    return recorded or flag or ""
 
 
 def choose_device(flag: str | None) -> str:
@@ -121,10 +158,20 @@ def _require_equal(what: str, in_checkpoint: object, in_dataset: object) -> None
         )
 
 
-def _warn_about_training(chosen: Sequence[Episode], policy: Policy, dataset: Dataset) -> None:
+def _who(dataset: Dataset) -> str:
+    return "dataset" if dataset.action_meaning else "checkpoint"
+
+
+def _seen_in_training(chosen: Sequence[Episode], policy: Policy, dataset: Dataset) -> list[int] | None:
     record = policy.checkpoint.train_config
     if record.get("dataset", {}).get("fingerprint") != dataset.fingerprint:
-        return
+        return None
+    trained_on = record.get("config", {}).get("data", {}).get("episodes")  # None: on all that were not held out
     seen = [episode.number for episode in chosen if episode.number not in record.get("val_episodes", [])]
+    return [number for number in seen if trained_on is None or number in trained_on]
+
+
+def _warn_about_training(chosen: Sequence[Episode], policy: Policy, dataset: Dataset) -> None:
+    seen = _seen_in_training(chosen, policy, dataset)
     if seen:
         log.warning("the policy was trained on this dataset; not held out: %s", ", ".join(map(str, seen)))

@@ -1,6 +1,6 @@
-"""Predicted chunks and recorded actions in, errors of the policy and of trivial baselines out. Pure.
+"""Predicted chunks and recorded actions in, the errors between them out. Pure.
 
-Letters in array names: T frames of an episode, C chunk steps, A action dimensions, S state dimensions.
+Letters in array names: T frames of an episode, S chunks (each starts at a frame), C chunk steps, A action dimensions.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating[Any]]
+Frames = npt.NDArray[np.int64]
 FIRST_STEP, VALID_HORIZON = "first_step", "valid_horizon"
 
 
@@ -22,49 +23,43 @@ class Errors(NamedTuple):
     pairs_C: npt.NDArray[np.int64]
 
 
-def chunk_errors(predicted_TCA: Floats, recorded_TA: Floats) -> Errors:
-    """Compare step k of the chunk predicted at frame t with the action recorded at t+k, while t+k is in the episode."""
-    n_frames, n_steps, n_joints = predicted_TCA.shape
+def chunk_errors(predicted_SCA: Floats, recorded_TA: Floats, start_S: Frames | None = None) -> Errors:
+    """Compare step k of the chunk predicted at frame t with the action recorded at t+k, while t+k is in the episode.
+
+    `start_S` holds the frame of each chunk; without it there is one from every frame.
+    """
+    n_frames, n_steps, n_joints = len(recorded_TA), *predicted_SCA.shape[1:]
+    start_S = np.arange(n_frames) if start_S is None else start_S
     absolute_CA, square_CA, largest_CA = np.zeros((3, n_steps, n_joints))
     pairs_C = np.zeros(n_steps, np.int64)
     for step in range(min(n_steps, n_frames)):
-        error_TA = np.abs(predicted_TCA[: n_frames - step, step].astype(np.float64) - recorded_TA[step:])
-        absolute_CA[step] = error_TA.sum(axis=0)
-        square_CA[step] = (error_TA**2).sum(axis=0)
-        largest_CA[step] = error_TA.max(axis=0)
-        pairs_C[step] = len(error_TA)
+        inside_S = start_S + step < n_frames
+        if not inside_S.any():
+            break
+        recorded_SA = recorded_TA[start_S[inside_S] + step]
+        error_SA = np.abs(predicted_SCA[inside_S, step].astype(np.float64) - recorded_SA)
+        absolute_CA[step] = error_SA.sum(axis=0)
+        square_CA[step] = (error_SA**2).sum(axis=0)
+        largest_CA[step] = error_SA.max(axis=0)
+        pairs_C[step] = len(error_SA)
     return Errors(absolute_CA, square_CA, largest_CA, pairs_C)
+
+
+def frame_errors(predicted_SCA: Floats, recorded_TA: Floats, start_S: Frames) -> Floats:
+    """Return (S, A): how far each chunk is off, per joint, on average over its steps inside the episode."""
+    total_SA = np.zeros((len(start_S), recorded_TA.shape[1]))
+    for step in range(predicted_SCA.shape[1]):
+        inside_S = start_S + step < len(recorded_TA)
+        total_SA[inside_S] += np.abs(predicted_SCA[inside_S, step] - recorded_TA[start_S[inside_S] + step])
+    steps_S = np.minimum(predicted_SCA.shape[1], len(recorded_TA) - start_S)
+    mean_SA: Floats = total_SA / steps_S[:, None]
+    return mean_SA
 
 
 def together(episodes: Sequence[Errors]) -> Errors:
     """Return the errors of all episodes' pairs."""
     absolute, square, largest, pairs = zip(*episodes, strict=True)
     return Errors(np.sum(absolute, axis=0), np.sum(square, axis=0), np.max(largest, axis=0), np.sum(pairs, axis=0))
-
-
-def baseline_actions(
-    recorded_TA: Floats, state_TS: Floats, mean_A: Floats, action_meaning: str | None
-) -> dict[str, Floats]:
-    """Return what needs no policy: per baseline the action (T, A) that it repeats over the chunk predicted at t.
-
-    `zero_action` does not move when actions are deltas; `hold_still` commands the present position, which is the same
-    for next_position actions; when nobody says what actions mean, both compete. `repeat_last` repeats the action
-    recorded at t-1 (at t=0: does not move), `dataset_mean` the mean of the dataset's actions.
-    """
-    zero_TA = np.zeros_like(recorded_TA)
-    can_hold = action_meaning != "delta" and state_TS.shape == recorded_TA.shape
-    still_TA = state_TS if can_hold and action_meaning == "next_position" else zero_TA
-    actions = {"zero_action": zero_TA} if action_meaning != "next_position" else {}
-    if can_hold:
-        actions["hold_still"] = state_TS
-    actions["repeat_last"] = np.concatenate([still_TA[:1], recorded_TA[:-1]])
-    actions["dataset_mean"] = np.broadcast_to(mean_A, recorded_TA.shape)
-    return actions
-
-
-def as_chunks(action_TA: Floats, n_steps: int) -> Floats:
-    """Return chunks (T, n_steps, A) that repeat each frame's action, without copying it."""
-    return np.broadcast_to(action_TA[:, None], (len(action_TA), n_steps, action_TA.shape[1]))
 
 
 def summarise(errors: Errors, joints: Sequence[str]) -> dict[str, Any]:

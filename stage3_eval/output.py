@@ -1,58 +1,108 @@
-"""The folder --out: refused when it holds anything but an earlier evaluation, filled as a whole."""
+"""The folder --out: refused when it holds anything else, filled episode by episode, sealed by its summary."""
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from common.command import UserError
-from common.files import new_folder, read_json, remove_stale
+from common.dataset import Episode
+from common.files import read_json, remove_stale, sync, write_json
 
-FORMAT, FORMAT_VERSION = "stage3_eval", 1
-SUMMARY, CURVES, ALL_EPISODES = "summary.json", "curves.png", "all_episodes.parquet"
-_OURS = re.compile(r"episode_\d{3,}\.parquet|all_episodes\.parquet|summary\.json|curves\.png")
+FORMAT, FORMAT_VERSION = "stage3_eval", 2
+SUMMARY, PAGE, CURVES, ALL_EPISODES = "summary.json", "report.html", "curves.png", "all_episodes.parquet"
+IDENTITY = "evaluation.json"
+WORK = ".unfinished"  # inside --out: a container's output folder is a mount point, which no rename can replace
+_OURS = re.compile(r"episode_\d{3,}\.parquet|all_episodes\.parquet|summary\.json|report\.html|curves\.png")
 
 
 def require_ours(out: Path) -> None:
-    """Raise UserError unless `out` is missing, empty, or an earlier evaluation and nothing else."""
+    """Raise UserError unless `out` is missing, empty, or an evaluation, finished or not, and nothing else."""
     if not out.exists():
         return
     names = sorted(path.name for path in out.iterdir()) if out.is_dir() else [out.name]
-    names = [name for name in names if not name.startswith(".tmp-")]  # left by a run that was killed
-    foreign = [name for name in names if not _OURS.fullmatch(name)]
-    if names and not foreign:
+    foreign = [name for name in names if name != WORK and not _OURS.fullmatch(name)]
+    if not foreign and any(name != WORK for name in names) and WORK not in names:
         summary = read_json(out / SUMMARY) if SUMMARY in names else None
         foreign = [] if isinstance(summary, dict) and summary.get("format") == FORMAT else names
     if foreign:
         raise UserError(f"--out {out} holds {foreign[0]}, which is no evaluation of ours; choose another folder")
 
 
+def finished(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the summary in `out` when it is that of this very evaluation, None when there is none.
+
+    Raises UserError naming what differs when it is another evaluation's.
+    """
+    require_ours(out)
+    if not (out / SUMMARY).is_file():
+        return None
+    summary: dict[str, Any] = read_json(out / SUMMARY)
+    there = summary.get("evaluation", {})
+    differing = [key for key in identity if there.get(key) != identity[key]]
+    if differing:
+        raise UserError(
+            f"--out {out} holds another evaluation: its {differing[0]} is {_short(there.get(differing[0]))}, now it is "
+            f"{_short(identity[differing[0]])}; choose another folder or remove this one"
+        )
+    shutil.rmtree(out / WORK, ignore_errors=True)  # of a run that was killed after its last file
+    return summary
+
+
 @contextlib.contextmanager
-def result_folder(out: Path) -> Iterator[Path]:
-    """Yield a folder to write into, whose files are what `out` holds when the block ends well; else `out` stays."""
-    if not out.is_mount() and (not out.exists() or os.access(out.parent, os.W_OK)):
-        with new_folder(out, manifest=False) as folder:
-            yield folder
-        return
-    # A container's output folder is a mount point, which cannot be renamed: build inside it and move file by file.
-    remove_stale(out)
-    folder = out / f".tmp-evaluation-{os.getpid()}"
-    shutil.rmtree(folder, ignore_errors=True)  # of a killed run that had our process id, as in a restarted container
-    folder.mkdir()
-    try:
+def unfinished(out: Path, identity: dict[str, Any]) -> Iterator[Path]:
+    """Yield the folder to work in; what it holds already is of this very evaluation, which was stopped.
+
+    When the block ends well, the files become those of `out`, the summary last. When it does not, those that are whole stay
+    for the next try. Raises UserError when another process is at work here.
+    """
+    folder = out / WORK
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as lock:
+        _lock(lock, out)
+        remove_stale(folder)
+        if (folder / IDENTITY).exists() and read_json(folder / IDENTITY) != identity:
+            for path in (*folder.iterdir(), *out.iterdir()):
+                if path.name not in ("lock", WORK):
+                    path.unlink()
+        write_json(folder / IDENTITY, identity)
         yield folder
-        move_into(out, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        publish(folder, out)
+    shutil.rmtree(folder)
 
 
-def move_into(out: Path, folder: Path) -> None:
-    """Replace the evaluation in `out` by the one in `folder`; the summary goes first and comes last, as the seal."""
-    (out / SUMMARY).unlink(missing_ok=True)
-    for path in out.iterdir():
-        if _OURS.fullmatch(path.name):
-            path.unlink()
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == SUMMARY):
+def publish(folder: Path, out: Path) -> None:
+    """Move the results into `out`, each at once, the summary last, as the seal."""
+    ours = [path for path in folder.iterdir() if _OURS.fullmatch(path.name)]
+    for path in sorted(ours, key=lambda path: path.name == SUMMARY):
+        sync(path)
         path.replace(out / path.name)
+    sync(out)
+
+
+def episode_file(episode: Episode | int) -> str:
+    """Return the name of an episode's parquet file."""
+    number = episode if isinstance(episode, int) else episode.number
+    return f"episode_{number:03d}.parquet"
+
+
+def _lock(lock: Any, out: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the kernel when the holder dies
+    except BlockingIOError:
+        lock.seek(0)
+        raise UserError(
+            f"--out {out}: process {lock.read() or '?'} is evaluating into it; wait or choose another"
+        ) from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

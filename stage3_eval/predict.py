@@ -1,13 +1,13 @@
-"""A policy and an episode's recorded observations in, a fresh chunk for every frame and honest latencies out.
+"""A policy and an episode's recorded observations in; its chunks, the actions it would execute, honest latencies out.
 
-Letters in array names: T frames of the episode, C chunk steps, A action dimensions.
+Letters in array names: T frames of the episode, S chunks (each starts at a frame), C chunk steps, A action dimensions.
 """
 
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,55 +17,80 @@ from common.checkpoint import ENVIRONMENT
 from common.command import progress
 from common.dataset import STATE, Dataset, Episode, picture_key
 from common.policy import Policy
+from stage3_eval.metrics import Floats, Frames
 
+OPEN_LOOP, QUEUE = "open_loop", "queue"
+PROTOCOLS = (OPEN_LOOP, QUEUE)
 Batch = dict[str, npt.NDArray[Any]]
 
 
-def predict_episode(
-    policy: Policy,
-    dataset: Dataset,
-    episode: Episode,
-    rows: Mapping[str, npt.NDArray[Any]],
-    batch_size: int,
-    n_timed: int,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
-    """Return chunk_TCA, predicted from every recorded frame in batches, in robot units, and latency_T_s.
+class Prediction(NamedTuple):
+    """What the policy said of one episode, in robot units; NaN in `latency_T_s` where nothing was timed."""
 
-    `n_timed` evenly spread frames are predicted once more, one by one, and timed; the others' latency is NaN. `rows` holds
-    the episode's columns by their names in the dataset. The next batch's pictures are decoded while the present one is
-    predicted, never while a frame is timed. Raises UserError when a picture is damaged.
+    start_S: Frames
+    chunk_SCA: npt.NDArray[np.float32]
+    executed_TA: npt.NDArray[np.float32]
+    latency_T_s: npt.NDArray[np.float64]
+
+
+def predict_open_loop(
+    policy: Policy, dataset: Dataset, episode: Episode, rows: Mapping[str, Floats], batch_size: int, n_timed: int
+) -> Prediction:
+    """Predict a fresh chunk from every recorded frame, in batches; what is executed is each chunk's first step.
+
+    `n_timed` evenly spread frames are predicted once more, one by one, and timed. `rows` holds the episode's columns by
+    their names in the dataset. The next batch's pictures are decoded while the present one is predicted, never while a
+    frame is timed. Raises UserError when a picture is damaged.
     """
-    batches = _batches(policy, dataset, episode, rows, batch_size)
     timed = spread(episode.length, n_timed)
     latency_T_s = np.full(episode.length, np.nan)
     chunks = []
-    starts = range(0, episode.length, batch_size)
-    with ThreadPoolExecutor(max_workers=1) as decoder:
-        following: Future[Batch] = decoder.submit(next, batches, {})
-        for start in progress(starts, len(starts), f"episode {episode.number}", "batch"):
-            batch = following.result()
-            following = decoder.submit(next, batches, {})
-            chunks.append(policy.predict_chunk(batch).numpy())
-            due = timed[(timed >= start) & (timed < start + batch_size)] - start
-            if len(due):
+    for start, batch, following in _ahead(policy, dataset, episode, rows, batch_size):
+        chunks.append(policy.predict_chunk(batch).numpy())
+        due = timed[(timed >= start) & (timed < start + batch_size)] - start
+        if len(due):
+            wait([following])
+            # Caches and allocators come from a batch: settle them on one frame first.
+            policy.predict_chunk(_single(batch, due[0]))
+            latency_T_s[start + due] = [time_call(policy, _single(batch, row))[0] for row in due]
+    chunk_TCA = np.concatenate(chunks)
+    return Prediction(np.arange(episode.length), chunk_TCA, chunk_TCA[:, 0], latency_T_s)
+
+
+def predict_queue(
+    policy: Policy, dataset: Dataset, episode: Episode, rows: Mapping[str, Floats], batch_size: int, n_timed: int
+) -> Prediction:
+    """Ask for an action at every recorded frame, as a robot's driver does: n_action_steps from a queue, or ensembling.
+
+    A chunk is what was executed between two looks at an observation; one that the episode's end cuts short is filled with
+    NaN. Only calls that predict are timed, `n_timed` of them evenly spread; taking an action from the queue never is.
+    """
+    ensembles = policy.temporal_ensemble_coeff is not None
+    start_S = np.arange(0, episode.length, 1 if ensembles else policy.n_action_steps)
+    timed = set(start_S[spread(len(start_S), n_timed)].tolist())
+    latency_T_s = np.full(episode.length, np.nan)
+    actions = []
+    policy.reset()
+    for start, batch, following in _ahead(policy, dataset, episode, rows, batch_size):
+        for row in range(len(batch[STATE])):
+            observation = _single(batch, row)
+            if policy.looks_next and start + row in timed:
                 wait([following])
-                latency_T_s[start + due] = _time_frames(policy, batch, due)
-    return np.concatenate(chunks), latency_T_s
+                latency_T_s[start + row], action_1A = time_call(policy, observation, policy.select_action)
+            else:
+                action_1A = policy.select_action(observation)
+            actions.append(action_1A.numpy())
+    executed_TA = np.concatenate(actions)
+    n_steps = 1 if ensembles else policy.n_action_steps
+    missing = len(start_S) * n_steps - len(executed_TA)
+    chunk_SCA = np.pad(executed_TA, ((0, missing), (0, 0)), constant_values=np.nan).reshape(len(start_S), n_steps, -1)
+    return Prediction(start_S, chunk_SCA, executed_TA, latency_T_s)
 
 
-def time_first_call(policy: Policy, dataset: Dataset, episode: Episode, rows: Mapping[str, npt.NDArray[Any]]) -> float:
-    """Return the seconds of this process's first prediction, cold: what a robot waits for once, at its start."""
-    return _time_call(policy, next(_batches(policy, dataset, episode, rows, batch_size=1)))
-
-
-def spread(length: int, count: int) -> npt.NDArray[np.int64]:
-    """Return at most `count` different frames of 0 ... length-1, evenly spread, the first and the last among them."""
-    return np.linspace(0, length - 1, min(count, length)).round().astype(np.int64)
-
-
-def _batches(
-    policy: Policy, dataset: Dataset, episode: Episode, rows: Mapping[str, npt.NDArray[Any]], batch_size: int
+def observations(
+    policy: Policy, dataset: Dataset, episode: Episode, rows: Mapping[str, Floats], batch_size: int
 ) -> Iterator[Batch]:
+    """Yield the episode's observations in batches, as the policy takes them; only its own cameras are decoded."""
     wanted = {picture_key(camera) for camera in policy.cameras}
     renamed = policy.checkpoint.rename_map
     streams = {
@@ -79,20 +104,48 @@ def _batches(
         yield batch | {key: np.stack(list(islice(stream, batch_size))) for key, stream in streams.items()}
 
 
-def _time_frames(policy: Policy, batch: Batch, due: npt.NDArray[np.int64]) -> list[float]:
-    singles = [{key: value[row : row + 1] for key, value in batch.items()} for row in due]
-    policy.predict_chunk(singles[0])  # caches and allocators come from a batch: settle them on one frame first
-    return [_time_call(policy, single) for single in singles]
+def time_first_call(policy: Policy, dataset: Dataset, episode: Episode, rows: Mapping[str, Floats]) -> float:
+    """Return the seconds of this process's first prediction, cold: what a robot waits for once, at its start."""
+    return time_call(policy, next(observations(policy, dataset, episode, rows, batch_size=1)))[0]
 
 
-def _time_call(policy: Policy, observation: Batch) -> float:
-    _synchronise(policy.device)
-    start = time.perf_counter()
-    policy.predict_chunk(observation)
-    _synchronise(policy.device)
-    return time.perf_counter() - start
+def time_call(policy: Policy, observation: Batch, call: Any = None) -> tuple[float, torch.Tensor]:
+    """Return the seconds from the observation in this process's memory to the action there, and the action.
+
+    On a GPU they are measured by CUDA events around the call, copies to and from the device included.
+    """
+    call = call or policy.predict_chunk
+    if policy.device.type != "cuda":
+        started = time.perf_counter()
+        action = call(observation)
+        return time.perf_counter() - started, action
+    begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize(policy.device)
+    begun.record(torch.cuda.current_stream(policy.device))
+    action = call(observation)
+    ended.record(torch.cuda.current_stream(policy.device))
+    ended.synchronize()
+    return begun.elapsed_time(ended) / 1000, action
 
 
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def spread(length: int, count: int) -> Frames:
+    """Return at most `count` different frames of 0 ... length-1, evenly spread, the first and the last among them."""
+    return np.linspace(0, length - 1, min(count, length)).round().astype(np.int64)
+
+
+def _ahead(
+    policy: Policy, dataset: Dataset, episode: Episode, rows: Mapping[str, Floats], batch_size: int
+) -> Iterator[tuple[int, Batch, "Future[Batch]"]]:
+    """Yield each batch with its first frame, and the next one on its way in a thread of its own."""
+    batches = observations(policy, dataset, episode, rows, batch_size)
+    starts = range(0, episode.length, batch_size)
+    with ThreadPoolExecutor(max_workers=1) as decoder:
+        following: Future[Batch] = decoder.submit(next, batches, {})
+        for start in progress(starts, len(starts), f"episode {episode.number}", "batch"):
+            batch = following.result()
+            following = decoder.submit(next, batches, {})
+            yield start, batch, following
+
+
+def _single(batch: Batch, row: int) -> Batch:
+    return {key: value[row : row + 1] for key, value in batch.items()}

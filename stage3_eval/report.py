@@ -4,24 +4,33 @@ import math
 from typing import Any
 
 from stage3_eval.metrics import FIRST_STEP, VALID_HORIZON
+from stage3_eval.motion import FROM_COMMANDED, FROM_MEASURED
 
 
 def report(summary: dict[str, Any]) -> str:
     """Return the printed report: error per joint beside each baseline's, ratios, latency and a verdict."""
-    meaning = summary["action_meaning"] or "(meaning unknown)"
     return "\n".join(
         [
-            f"{len(summary['episodes'])} episodes, {summary['frames']} frames, {summary['protocol']}: a new chunk of "
-            f"{summary['chunk_size']} {meaning} actions from every recorded observation",
+            f"{len(summary['episodes'])} episodes, {summary['frames']} frames, {summary['protocol']}: {_protocol(summary)}",
             "",
             f"mean absolute error over the chunk's valid horizon, in {summary['units']}",
             *_table(summary),
             "",
             f"first step only: {_ratio(summary, FIRST_STEP)}",
+            _drift(summary),
             _latency(summary["latency"]),
             _ratio(summary, VALID_HORIZON),
         ]
     )
+
+
+def _protocol(summary: dict[str, Any]) -> str:
+    actions = f"{summary['action_meaning']} actions"
+    if summary["protocol"] == "open_loop":
+        return f"a new chunk of {summary['chunk_size']} {actions} from every recorded observation"
+    if summary["temporal_ensemble_coeff"] is not None:
+        return f"{actions} averaged over all chunks so far, as on the robot"
+    return f"{actions}, {summary['n_action_steps']} executed of each chunk, as on the robot"
 
 
 def _table(summary: dict[str, Any]) -> list[str]:
@@ -34,9 +43,24 @@ def _table(summary: dict[str, Any]) -> list[str]:
     if summary["units"] == "rad":
         rows["overall, degrees"] = [math.degrees(value) for value in rows["overall"]]
     rows["overall, first step"] = [of[FIRST_STEP]["mae"] for of in columns.values()]
-    left = max(map(len, rows))
-    head = " " * left + "".join(f"{_words(name):>14}" for name in columns)
-    return [head, *(f"{name:<{left}}" + "".join(f"{v:14.6f}" for v in values) for name, values in rows.items())]
+    left, names = max(map(len, rows)), [_words(name) for name in columns]
+    widths = [max(12, len(name) + 2) for name in names]
+    head = " " * left + "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
+    lines = [
+        f"{row:<{left}}" + "".join(f"{v:{w}.6f}" for v, w in zip(of, widths, strict=True)) for row, of in rows.items()
+    ]
+    return [head, *lines]
+
+
+def _drift(summary: dict[str, Any]) -> str:
+    told = []
+    for start, words in (
+        (FROM_MEASURED, "from the measured position"),
+        (FROM_COMMANDED, "from the last commanded one"),
+    ):
+        of = summary["drift"][start]["1.0s"]
+        told.append(f"{'unknown (too short)' if of is None else format(of['mean'], '.4f')} {words}")
+    return f"drift of a joint after 1 s, in {summary['units']}: {', '.join(told)}"
 
 
 def _ratio(summary: dict[str, Any], scope: str) -> str:

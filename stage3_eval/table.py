@@ -18,10 +18,11 @@ COLUMNS = {
     "frame_index": "number of the frame in the episode",
     "timestamp": "the dataset's, in seconds since the episode's first frame",
     "joint_position_": "recorded observation.state",
-    "predicted_action_": "step 0 of the chunk predicted from this frame's observation",
+    "predicted_action_": "open_loop: step 0 of the chunk predicted from this frame; queue: the action executed at this frame",
     "gt_action_": "recorded action",
     "abs_error_": "|predicted_action - gt_action|",
-    "inference_time_s": "seconds of a warm prediction with batch size 1 from this frame; null: this frame was not timed",
+    "inference_time_s": "seconds of a warm prediction with batch size 1 from this frame; null: this frame was not timed, "
+    "or its action came from the queue",
 }
 
 
@@ -54,4 +55,5 @@ def episode_table(
         for name, values_T in zip(names, values_TN.T, strict=True):
             columns[prefix + name] = pa.array(np.ascontiguousarray(values_T), pa.float32())
     columns["inference_time_s"] = pa.array(latency_T_s, pa.float64(), from_pandas=True)
-    return pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps({**facts, "columns": COLUMNS})})
+    about = {key: value for key, value in facts.items() if key not in ("training", "evaluation")}
+    return pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps({**about, "columns": COLUMNS})})

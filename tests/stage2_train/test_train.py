@@ -148,3 +148,14 @@ def test_wandb_offline_writes_a_run_and_is_not_needed_otherwise(flags: list[str]
     done = run_module("stage2_train", *flags, *args)
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_bfloat16_learns_like_float32_and_saves_float32(flags: list[str], alone: Path, tmp_path: Path) -> None:
+    args = [*flags, "--override", f"training.output_dir={tmp_path}", "model.dropout=0", "training.amp=bf16"]
+    done = run_module("stage2_train", *args)
+    assert done.returncode == 0, done.stderr
+    half, full = ([row["loss"] for row in metrics(out)] for out in (tmp_path, alone))
+    assert half == pytest.approx(full, rel=0.02)
+    assert half != full
+    weights = load_file(tmp_path / "checkpoint_000004" / "pretrained_model" / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float32}

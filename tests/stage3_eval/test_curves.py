@@ -19,18 +19,15 @@ def test_next_positions_are_where_the_robot_goes() -> None:
     assert positions.tolist() == [[1.0], [5.0], [6.0]]
 
 
-@pytest.mark.parametrize("meaning", ["delta", "next_position", None])
+@pytest.mark.parametrize("positions", [True, False])
 @pytest.mark.parametrize("frames", [1, 25])
-def test_a_picture_with_a_row_per_joint_is_drawn(meaning: str | None, frames: int, tmp_path: Path) -> None:
+def test_a_picture_with_a_row_per_joint_is_drawn(positions: bool, frames: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    rows = {
-        "episode_index": np.full(frames, 2),
-        "observation.state": rng.normal(size=(frames, 2)),
-        "action": rng.normal(size=(frames, 2)),
-    }
-    facts = {"action_meaning": meaning, "units": "rad"}
-    draw_curves(tmp_path / "curves.png", rows, rng.normal(size=(frames, 10, 2)), ["pan", "lift"], 30, facts)
+    facts = {"action_meaning": "delta", "units": "rad", "fps": 30, "joint_names": ["pan", "lift"]}
+    recorded, executed, position = rng.normal(size=(3, frames, 2))
+    fans = [(start, rng.normal(size=(10, 2))) for start in range(0, frames, 5)]
+    draw_curves(tmp_path / "curves.png", recorded, position if positions else None, executed, fans, 2, facts)
     picture = cv2.imread(str(tmp_path / "curves.png"))
     assert picture is not None
-    assert picture.shape[1] == (900 if meaning is None else 1500)
+    assert picture.shape[1] == (1500 if positions else 900)
     assert picture.std() > 5

@@ -1,11 +1,13 @@
 """The whole command on datasets that LeRobot wrote: what it writes, that it says the same twice, what it leaves on errors."""
 
 import json
-import os
+import pickle
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,13 +18,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.command import UserError
+from common.dataset import Dataset
 from stage3_eval.__main__ import main
+from stage3_eval.output import WORK
+from stage3_eval.predict import Prediction
+from stage3_eval.scores import Rules, score_episode
+from stage3_eval.summary import Totals
 from stage3_eval.table import METADATA_KEY
 from tests.conftest import GOLDEN, ROOT, run_module
-from tests.stage3_eval.conftest import WriteCheckpoint
+from tests.stage3_eval.conftest import CONFIG, WriteCheckpoint
 
 JOINTS = ["shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3"]
-FILES = ["all_episodes.parquet", "curves.png", "episode_000.parquet", "episode_001.parquet", "summary.json"]
+FILES = [
+    "all_episodes.parquet",
+    "curves.png",
+    "episode_000.parquet",
+    "episode_001.parquet",
+    "report.html",
+    "summary.json",
+]
 
 
 def evaluate(checkpoint: Path, dataset: Path, out: Path, *flags: object) -> Path:
@@ -132,7 +146,6 @@ def test_the_ratio_is_to_the_best_baseline(out: Path) -> None:
 
 def test_the_same_command_writes_the_same_again_apart_from_times(checkpoint: Path, out: Path, tmp_path: Path) -> None:
     again = evaluate(checkpoint, GOLDEN / "dataset_image", tmp_path / "out")
-    again = evaluate(checkpoint, GOLDEN / "dataset_image", again)  # over an earlier one
     for name in FILES:
         if name.endswith(".parquet"):
             first, second = (pq.read_table(folder / name).drop(["inference_time_s"]) for folder in (out, again))
@@ -141,7 +154,33 @@ def test_the_same_command_writes_the_same_again_apart_from_times(checkpoint: Pat
     del first["latency"], second["latency"]
     assert first == second
     assert (out / "curves.png").read_bytes() == (again / "curves.png").read_bytes()
-    assert names(tmp_path) == ["cache", "out"]
+    first_page, second_page = ((folder / "report.html").read_text() for folder in (out, again))
+    assert without_latency(first_page) == without_latency(second_page)
+    assert names(tmp_path) == ["out"]
+
+
+def without_latency(page: str) -> str:
+    page = re.sub(r'<section id="latency".*?</section>', "", page, flags=re.DOTALL)
+    return re.sub(r"A prediction takes</dt>.*?</dd>", "", page)
+
+
+def test_a_finished_evaluation_is_reported_again_and_stays_as_it_is(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = evaluate(checkpoint, GOLDEN / "dataset_image", tmp_path / "out", "--episodes", 1)
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()}
+    first = capsys.readouterr().out
+    evaluate(checkpoint, GOLDEN / "dataset_image", tmp_path / "out", "--episodes", 1)
+    assert capsys.readouterr().out == first
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()} == before
+
+
+def test_another_evaluation_is_not_written_over(checkpoint: Path, act_tiny: Path, tmp_path: Path) -> None:
+    out = evaluate(checkpoint, GOLDEN / "dataset_image", tmp_path / "out", "--episodes", 1)
+    with pytest.raises(UserError, match="holds another evaluation: its checkpoint_files is"):
+        evaluate(act_tiny, GOLDEN / "dataset_image", out, "--episodes", 1, "--action-meaning", "delta")
+    with pytest.raises(UserError, match=r"another evaluation: its episodes is \[1\], now it is \[0\]"):
+        evaluate(checkpoint, GOLDEN / "dataset_image", out, "--episodes", 0)
 
 
 def test_the_report_shows_joints_baselines_and_a_verdict(
@@ -149,7 +188,7 @@ def test_the_report_shows_joints_baselines_and_a_verdict(
 ) -> None:
     out = evaluate(checkpoint, GOLDEN / "dataset_image", tmp_path / "out", "--episodes", 1)
     lines = capsys.readouterr().out.splitlines()
-    assert names(out) == ["curves.png", "episode_001.parquet", "summary.json"]
+    assert names(out) == ["curves.png", "episode_001.parquet", "report.html", "summary.json"]
     assert [line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in JOINTS] == JOINTS
     summary = read_summary(out)
     ratio, best = summary["ratio_to_best_baseline"]["valid_horizon"], summary["best_baseline"]["valid_horizon"]
@@ -161,10 +200,14 @@ def test_the_report_shows_joints_baselines_and_a_verdict(
 
 
 def test_lerobots_checkpoint_and_video_dataset_are_evaluated_as_they_are(act_tiny: Path, tmp_path: Path) -> None:
-    out = evaluate(act_tiny, GOLDEN / "dataset_video", tmp_path / "out", "--latency-steps", 0)
+    with pytest.raises(UserError, match="--action-meaning delta"):
+        evaluate(act_tiny, GOLDEN / "dataset_video", tmp_path / "out")
+    flags = ("--latency-steps", 0, "--action-meaning", "delta")
+    out = evaluate(act_tiny, GOLDEN / "dataset_video", tmp_path / "out", *flags)
     summary = read_summary(out)
-    assert (summary["action_meaning"], summary["units"]) == (None, "the dataset's units")
-    assert list(summary["baselines"]) == ["zero_action", "hold_still", "repeat_last", "dataset_mean"]
+    assert (summary["action_meaning"], summary["units"]) == ("delta", "the dataset's units")
+    assert list(summary["baselines"]) == ["zero_action", "repeat_last", "dataset_mean", "linear_extrapolation"]
+    assert "degrees" not in summary
     assert (summary["latency"]["n"], summary["latency"]["p50_s"]) == (0, None)
     assert names(out) == FILES
 
@@ -183,7 +226,7 @@ def test_a_damaged_picture_midway_leaves_nothing(checkpoint: Path, image_dataset
     damage_picture(image_dataset, row=33)
     with pytest.raises(UserError, match="camera color, episode 1, frame 13"):
         evaluate(checkpoint, image_dataset, tmp_path / "results" / "out")
-    assert names(tmp_path / "results") == []
+    assert names(tmp_path / "results" / "out") == [WORK]  # what is whole is kept for the next try, under no final name
 
 
 def test_an_action_that_is_not_a_number_is_named(checkpoint: Path, image_dataset: Path, tmp_path: Path) -> None:
@@ -196,7 +239,7 @@ def test_an_action_that_is_not_a_number_is_named(checkpoint: Path, image_dataset
     )
     with pytest.raises(UserError, match=r"action is not finite: episode 1, frame 5"):
         evaluate(checkpoint, image_dataset, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert names(tmp_path / "out") == [WORK]
 
 
 def test_broken_weights_are_said_to_be_broken(write_checkpoint: WriteCheckpoint, tmp_path: Path) -> None:
@@ -210,39 +253,100 @@ def test_broken_weights_are_said_to_be_broken(write_checkpoint: WriteCheckpoint,
         evaluate(folder, GOLDEN / "dataset_image", tmp_path / "out")
 
 
-def test_a_run_that_is_killed_leaves_nothing_under_the_name_and_the_next_one_tidies_up(
-    checkpoint: Path, out: Path, tmp_path: Path
-) -> None:
-    results = tmp_path / "results"
-    command = [sys.executable, "-m", "stage3_eval", "--checkpoint", str(checkpoint), "--dataset"]
-    command += [
-        str(GOLDEN / "dataset_image"),
-        "--out",
-        str(results / "out"),
-        "--batch-size",
-        "2",
-        "--latency-steps",
-        "9",
-    ]
-    with subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "EVAL_DEVICE": "cpu"}, stderr=subprocess.DEVNULL
-    ) as process:
+def test_a_run_that_is_killed_goes_on_where_it_stopped(checkpoint: Path, out: Path, tmp_path: Path) -> None:
+    results = tmp_path / "out"
+    command = [sys.executable, "-m", "stage3_eval", "--checkpoint", checkpoint, "--dataset", GOLDEN / "dataset_image"]
+    command += ["--out", results, "--batch-size", 8, "--latency-steps", 2, "--device", "cpu"]
+    first = results / WORK / "episode_000.parquet"
+    with subprocess.Popen([str(word) for word in command], cwd=ROOT, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 200
-        while not list(results.glob(".tmp-out-*/episode_000.parquet")) and process.poll() is None:
+        while not first.exists() and process.poll() is None:
             assert time.monotonic() < deadline
-            time.sleep(0.01)
+            time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    assert not (results / "out").exists()
-    evaluate(checkpoint, GOLDEN / "dataset_image", results / "out")
-    assert names(results) == ["out"]
-    assert names(results / "out") == FILES
+    assert names(results) == [WORK]
+    done = first.read_bytes()
+    evaluate(checkpoint, GOLDEN / "dataset_image", results)
+    assert names(results) == FILES
+    assert (results / "episode_000.parquet").read_bytes() == done  # latencies and all: it was not made again
+    for name in ("episode_001.parquet", "all_episodes.parquet"):
+        ours, theirs = (pq.read_table(folder / name).drop(["inference_time_s"]) for folder in (results, out))
+        assert ours.equals(theirs, check_metadata=True)
+    resumed, whole = read_summary(results), read_summary(out)
+    del resumed["latency"], whole["latency"]
+    assert resumed == whole
+
+
+def test_memory_holds_totals_not_episodes(checkpoint: Path, tmp_path: Path) -> None:
+    """What is kept of an episode in the running totals does not depend on its frames, and is small."""
+    totals, episode = Totals(JOINTS), Dataset.open(GOLDEN / "dataset_image").episodes[0]
+    recorded = np.zeros((20, 6), np.float32)
+    prediction = Prediction(np.arange(20), np.ones((20, 10, 6), np.float32), recorded + 1, np.full(20, np.nan))
+    rules = Rules("open_loop", "delta", 30, np.zeros(6), None, 6)
+    scores = score_episode(recorded, recorded, prediction, rules)
+    for _ in range(3):
+        totals.add(episode, scores)
+    one = len(pickle.dumps(totals))
+    for _ in range(100):
+        totals.add(episode, scores)
+    assert (len(pickle.dumps(totals)) - one) / 100 < 500
+
+
+def test_the_queue_is_evaluated_by_what_it_executes(write_checkpoint: WriteCheckpoint, tmp_path: Path) -> None:
+    config = replace(CONFIG, n_action_steps=4)
+    folder = write_checkpoint(act=config)
+    out = evaluate(folder, GOLDEN / "dataset_image", tmp_path / "out", "--protocol", "queue", "--latency-steps", 99)
+    summary, frames = read_summary(out), pd.read_parquet(out / "all_episodes.parquet")
+    assert (summary["protocol"], summary["n_action_steps"]) == ("queue", 4)
+    assert len(summary["policy"]["mae_by_step"]) == 4
+    errors = frames[[f"abs_error_{joint}" for joint in JOINTS]].to_numpy(np.float64)
+    assert summary["policy"]["valid_horizon"]["mae"] == pytest.approx(errors.mean(), rel=1e-5)
+    looked = frames["frame_index"] % 4 == 0
+    assert frames["inference_time_s"].notna().equals(looked)  # a queue pop is no inference
+    assert summary["latency"]["n"] == looked.sum()
+    first = errors[looked.to_numpy()].mean()
+    assert summary["policy"]["first_step"]["mae"] == pytest.approx(first, rel=1e-5)
+    for key in ("zero_action", "repeat_last"):
+        assert len(summary["baselines"][key]["mae_by_step"]) == 4
+    assert summary["drift"]["from_measured"]["0.5s"] is None  # a chunk is left after 4 frames
+    assert summary["drift"]["from_commanded"]["0.5s"]["mean"] > 0
+
+
+def test_drift_and_speeds_agree_with_the_parquet_files(checkpoint: Path, tmp_path: Path) -> None:
+    speed = [0.1, 100, 100, 100, 100, 100]
+    out = evaluate(checkpoint, GOLDEN / "dataset_image", tmp_path / "out", "--max-joint-speed", *speed)
+    summary = read_summary(out)
+    steps, windows = [], []
+    for name in ("episode_000.parquet", "episode_001.parquet"):
+        frames = pd.read_parquet(out / name)
+        predicted, recorded = (
+            frames[[prefix + joint for joint in JOINTS]].to_numpy(np.float64)
+            for prefix in ("predicted_action_", "gt_action_")
+        )
+        steps.append(np.abs(predicted))
+        off = predicted - recorded
+        windows += [np.abs(off[start : start + 15].sum(axis=0)) for start in range(len(off) - 14)]  # 0.5 s at 30 fps
+    drift = summary["drift"]["from_commanded"]["0.5s"]
+    assert drift["mean"] == pytest.approx(np.mean(windows), rel=1e-4)
+    assert drift["max"] == pytest.approx(np.max(windows), rel=1e-4)
+    assert summary["drift"]["from_commanded"]["1.0s"] is None  # no episode lasts that long
+    assert summary["drift"]["from_measured"]["0.5s"] is None  # nor do chunks of 10 actions
+    all_steps = np.concatenate(steps)
+    assert list(summary["robot"]["largest_step"].values()) == pytest.approx(all_steps.max(axis=0).tolist(), rel=1e-5)
+    over = (all_steps[:, 0] * 30 > 0.1).mean()
+    assert summary["robot"]["share_over_limit"][JOINTS[0]] == pytest.approx(over)
+    assert summary["robot"]["share_over_limit"][JOINTS[1]] == 0
+    with pytest.raises(UserError, match="2 values for 6 joints"):
+        evaluate(checkpoint, GOLDEN / "dataset_image", tmp_path / "other", "--max-joint-speed", 1, 2)
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         ([], "--checkpoint, --dataset, --out"),
+        (["--compare", "a", "b"], "--compare needs --out"),
+        (["--checkpoint", "x", "--dataset", "x", "--out", "x", "--max-joint-speed", "0"], "a number above 0"),
         (
             ["--checkpoint", "nowhere", "--dataset", GOLDEN / "dataset_image", "--out", "{tmp}/out"],
             "no checkpoint in nowhere",

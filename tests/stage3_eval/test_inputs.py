@@ -12,7 +12,7 @@ from common.checkpoint import Checkpoint, PolicyShape, Robot
 from common.command import UserError
 from common.dataset import Dataset
 from common.policy import Policy
-from stage3_eval.inputs import choose_device, choose_episodes, open_inputs, require_match
+from stage3_eval.inputs import choose_device, choose_episodes, choose_meaning, open_inputs, require_match
 from tests.conftest import GOLDEN
 from tests.stage3_eval.conftest import WriteCheckpoint, tiny_checkpoint
 
@@ -67,6 +67,22 @@ def test_another_meaning_of_actions_is_refused(image_dataset: Path, trained: Che
     dataset = edit_info(image_dataset, action={"info": {"action_meaning": "next_position"}})
     with pytest.raises(UserError, match="means delta in the checkpoint, next_position in the dataset"):
         require_match(Policy(trained), dataset)
+
+
+def test_what_an_action_means_is_read_and_never_guessed(
+    golden: Dataset, image_dataset: Path, trained: Checkpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    silent = Policy(replace(trained, robot=Robot(golden.joint_names)))
+    commands = edit_info(image_dataset, action={"info": {"action_meaning": "command"}})
+    assert choose_meaning(None, silent, commands) == "command"
+    with caplog.at_level(logging.INFO):
+        assert choose_meaning(None, Policy(trained), golden) == "delta"  # the golden dataset does not say
+    assert "the checkpoint does: delta" in caplog.text
+    with pytest.raises(UserError, match=r"says what an action means; say --action-meaning delta .* next_position"):
+        choose_meaning(None, silent, golden)
+    assert choose_meaning("next_position", silent, golden) == "next_position"
+    with pytest.raises(UserError, match="--action-meaning delta: the dataset says command"):
+        choose_meaning("delta", silent, commands)
 
 
 def test_another_frame_rate_is_warned_about(
@@ -157,6 +173,8 @@ def test_episodes_the_policy_was_trained_on_are_named(
     choose_episodes(["all"], Policy(replace(trained, train_config=record)), golden)
     assert "not held out: 0" in caplog.text
     caplog.clear()
+    chosen = choose_episodes(["val"], Policy(replace(trained, train_config=record | {"config": {}})), golden)
+    assert [episode.number for episode in chosen] == [1]
     choose_episodes(["val"], Policy(replace(trained, train_config=record)), golden)
     assert not caplog.records
 
@@ -180,3 +198,27 @@ def test_a_folder_above_pretrained_model_is_taken_too(
     folder = write_checkpoint()
     inputs = [open_inputs(path, golden.root, ["0"], "cpu") for path in (folder, folder.parent)]
     assert inputs[0].checkpoint_sha256 == inputs[1].checkpoint_sha256
+
+
+@pytest.mark.parametrize(("val", "held_out"), [([1], False), ([0, 1], True), (None, None)])
+def test_whether_training_saw_an_episode_is_known_when_it_was_recorded(
+    val: list[int] | None, held_out: bool | None, golden: Dataset, write_checkpoint: WriteCheckpoint
+) -> None:
+    record = {} if val is None else {"dataset": {"fingerprint": golden.fingerprint}, "val_episodes": val}
+    assert open_inputs(write_checkpoint(train_config=record), golden.root, ["all"], "cpu").held_out is held_out
+
+
+def test_a_dataset_without_actions_is_refused(image_dataset: Path, checkpoint: Path) -> None:
+    info = json.loads((image_dataset / "meta" / "info.json").read_text())
+    del info["features"]["action"]
+    (image_dataset / "meta" / "info.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match="has no action; it has"):
+        open_inputs(checkpoint, image_dataset, None, "cpu")
+
+
+def test_a_corrupt_weights_file_is_refused_by_name(write_checkpoint: WriteCheckpoint, golden: Dataset) -> None:
+    folder = write_checkpoint()
+    weights = folder / "model.safetensors"
+    weights.write_bytes(b"\xff" * 64 + weights.read_bytes()[64:])
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+        open_inputs(folder, golden.root, None, "cpu")

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stage3_eval.baselines import baseline_chunks, describe_baselines
 from stage3_eval.metrics import (
     FIRST_STEP,
     VALID_HORIZON,
     Floats,
-    as_chunks,
-    baseline_actions,
     chunk_errors,
     compare_to_best,
+    frame_errors,
     summarise,
     together,
 )
@@ -76,47 +76,90 @@ def test_episodes_together_weigh_every_pair_alike() -> None:
     assert summarise(together([short, short]), ["a"])[VALID_HORIZON]["max"] == 1
 
 
-def baselines(meaning: str | None, states: Floats | None = None) -> dict[str, Floats]:
-    states = RECORDED - 1 if states is None else states
-    return baseline_actions(RECORDED, states, np.array([5.0, 6.0]), meaning)
+def baselines(meaning: str, states: Floats | None = None, n_steps: int = 1) -> dict[str, Floats]:
+    """Name -> chunks (T, n_steps, A)."""
+    return dict(baseline_chunks(RECORDED, states, np.array([5.0, 6.0]), meaning, n_steps))
+
+
+def first(chunk_TCA: Floats) -> list[list[float]]:
+    rows: list[list[float]] = chunk_TCA[:, 0].tolist()
+    return rows
 
 
 def test_delta_baselines_do_not_move_repeat_the_last_action_or_take_the_mean() -> None:
-    actions = baselines("delta")
-    assert list(actions) == ["zero_action", "repeat_last", "dataset_mean"]
-    assert not actions["zero_action"].any()
-    assert actions["repeat_last"].tolist() == [[0, 0], [0, 10], [0, 11]]
-    assert actions["dataset_mean"].tolist() == [[5, 6]] * 3
+    chunks = baselines("delta", RECORDED - 1)
+    assert list(chunks) == ["zero_action", "repeat_last", "dataset_mean", "linear_extrapolation"]
+    assert not chunks["zero_action"].any()
+    assert first(chunks["repeat_last"]) == [[0, 0], [0, 10], [0, 11]]
+    assert first(chunks["dataset_mean"]) == [[5, 6]] * 3
 
 
-def test_next_position_baselines_hold_the_present_position_instead_of_driving_to_zero() -> None:
-    actions = baselines("next_position")
-    assert list(actions) == ["hold_still", "repeat_last", "dataset_mean"]
-    assert actions["hold_still"].tolist() == (RECORDED - 1).tolist()
-    assert actions["repeat_last"].tolist() == [[-1, 9], [0, 10], [0, 11]]
+def test_to_repeat_the_last_delta_is_to_extrapolate_the_position() -> None:
+    """The position reached by adding up the deltas goes on in a straight line at the last recorded speed."""
+    chunks = baselines("delta", n_steps=4)
+    assert np.array_equal(chunks["linear_extrapolation"], chunks["repeat_last"])
+    path = np.cumsum(chunks["linear_extrapolation"][2], axis=0)
+    assert path.tolist() == [[0, 11], [0, 22], [0, 33], [0, 44]]
+    assert "deltas" in describe_baselines("delta")["linear_extrapolation"]
 
 
-def test_when_nobody_says_what_actions_mean_both_ways_to_stand_still_compete() -> None:
-    assert list(baselines(None)) == ["zero_action", "hold_still", "repeat_last", "dataset_mean"]
+@pytest.mark.parametrize("meaning", ["next_position", "command"])
+def test_position_baselines_hold_the_present_position_instead_of_driving_to_zero(meaning: str) -> None:
+    chunks = baselines(meaning, RECORDED - 1)
+    assert list(chunks) == ["hold_still", "repeat_last", "dataset_mean", "linear_extrapolation"]
+    assert first(chunks["hold_still"]) == (RECORDED - 1).tolist()
+    assert first(chunks["repeat_last"]) == [[-1, 9], [0, 10], [0, 11]]
+
+
+def test_positions_are_extrapolated_at_the_speed_known_at_each_frame() -> None:
+    chunks = baselines("next_position", RECORDED - 1, n_steps=3)["linear_extrapolation"]
+    assert chunks[0].tolist() == [[-1, 9]] * 3  # no speed is known yet
+    assert chunks[1].tolist() == [[1, 11], [2, 12], [3, 13]]  # from (-1, 9) to (0, 10) within a frame
+    assert chunks[2].tolist() == [[0, 12], [0, 13], [0, 14]]
+
+
+def test_a_joint_that_moves_evenly_is_extrapolated_without_error() -> None:
+    ramp = np.arange(1.0, 11.0)[:, None]  # where each frame's action leads; the arm was one step behind
+    chunks = dict(baseline_chunks(ramp, ramp - 1, np.zeros(1), "next_position", 3))
+    errors = chunk_errors(chunks["linear_extrapolation"][1:], ramp, np.arange(1, 10))
+    assert errors.largest_CA.max() == 0
+    assert chunk_errors(chunks["repeat_last"], ramp).largest_CA.max() == 3
 
 
 def test_without_one_position_per_action_nothing_is_held() -> None:
-    assert list(baselines(None, states=np.zeros((3, 7)))) == ["zero_action", "repeat_last", "dataset_mean"]
+    assert list(baselines("next_position")) == ["repeat_last", "dataset_mean", "linear_extrapolation"]
 
 
 def test_holding_still_errs_at_the_first_step_as_a_zero_delta_does() -> None:
     states = np.array([[0.0], [0.3], [0.5], [0.4]])
     following = np.concatenate([states[1:], states[-1:]])
-    held = baseline_actions(following, states, np.zeros(1), "next_position")["hold_still"]
-    zero = baseline_actions(following - states, states, np.zeros(1), "delta")["zero_action"]
-    as_position = summarise(chunk_errors(as_chunks(held, 3), following), ["a"])
-    as_delta = summarise(chunk_errors(as_chunks(zero, 3), following - states), ["a"])
+    held = dict(baseline_chunks(following, states, np.zeros(1), "next_position", 3))["hold_still"]
+    zero = dict(baseline_chunks(following - states, states, np.zeros(1), "delta", 3))["zero_action"]
+    as_position = summarise(chunk_errors(held, following), ["a"])
+    as_delta = summarise(chunk_errors(zero, following - states), ["a"])
     assert as_position[FIRST_STEP]["mae"] == pytest.approx(as_delta[FIRST_STEP]["mae"])
 
 
 def test_a_baseline_repeats_its_action_over_the_whole_chunk() -> None:
-    errors = chunk_errors(as_chunks(RECORDED, 2), RECORDED)
-    assert errors.absolute_CA.tolist() == [[0, 0], [0, 2]]
+    chunks = baselines("delta", n_steps=2)["repeat_last"]
+    assert chunks.tolist() == [[[0, 0]] * 2, [[0, 10]] * 2, [[0, 11]] * 2]
+
+
+def test_chunks_that_start_now_and_then_are_compared_where_they_lie() -> None:
+    ramp_TA = np.arange(6.0)[:, None]
+    start_S = np.array([0, 3])
+    chunk_SCA = ramp_TA[start_S[:, None] + np.arange(3)]
+    assert chunk_errors(chunk_SCA, ramp_TA, start_S).pairs_C.tolist() == [2, 2, 2]
+    assert not chunk_errors(chunk_SCA, ramp_TA, start_S).largest_CA.any()
+    chunk_SCA[1, 2] = 9  # at frame 5
+    assert chunk_errors(chunk_SCA, ramp_TA, start_S).absolute_CA.tolist() == [[0], [0], [4]]
+    assert frame_errors(chunk_SCA, ramp_TA, start_S).tolist() == [[0], [4 / 3]]
+
+
+def test_a_frames_error_is_the_mean_over_its_steps_inside_the_episode() -> None:
+    chunk_TCA = np.ones((3, 4, 1)) * np.array([1, 2, 4, 8])[:, None]
+    errors = frame_errors(chunk_TCA, np.zeros((3, 1)), np.arange(3))
+    assert errors.tolist() == [[7 / 3], [3 / 2], [1]]
 
 
 def scored(mae: float) -> dict[str, dict[str, float]]:

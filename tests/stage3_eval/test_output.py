@@ -1,4 +1,4 @@
-"""--out is replaced as a whole or not at all, and never takes anything else with it."""
+"""--out takes one evaluation, whole or to be gone on with, and nothing else is ever lost in it."""
 
 import json
 import subprocess
@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 
 from common.command import UserError
-from stage3_eval.output import FORMAT, move_into, require_ours, result_folder
+from stage3_eval.output import FORMAT, WORK, finished, publish, require_ours, unfinished
 from tests.conftest import ROOT
+
+IDENTITY = {"checkpoint": "a", "episodes": [0, 1]}
 
 
 def fill(folder: Path, episodes: int) -> None:
     folder.mkdir(exist_ok=True)
     for number in range(episodes):
         (folder / f"episode_{number:03d}.parquet").write_bytes(b"new")
-    (folder / "summary.json").write_text(json.dumps({"format": FORMAT}))
+    (folder / "summary.json").write_text(json.dumps({"format": FORMAT, "evaluation": IDENTITY}))
 
 
 def names(folder: Path) -> list[str]:
@@ -54,46 +56,79 @@ def test_a_file_is_no_folder_for_results(tmp_path: Path) -> None:
         require_ours(tmp_path / "file")
 
 
-def test_an_earlier_evaluation_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    fill(tmp_path / "out", 5)
-    with result_folder(tmp_path / "out") as folder:
-        fill(folder, 1)
-    assert names(tmp_path / "out") == ["episode_000.parquet", "summary.json"]
+def test_the_same_evaluation_is_recognised_and_another_refused_naming_what_differs(tmp_path: Path) -> None:
+    assert finished(tmp_path / "out", IDENTITY) is None
+    fill(tmp_path / "out", 2)
+    summary = finished(tmp_path / "out", IDENTITY)
+    assert summary is not None
+    assert summary["evaluation"] == IDENTITY
+    with pytest.raises(UserError, match=r"another evaluation: its episodes is \[0, 1\], now it is \[2\]"):
+        finished(tmp_path / "out", IDENTITY | {"episodes": [2]})
+
+
+def test_what_is_written_comes_into_the_folder_at_the_end_and_nothing_else_is_left(tmp_path: Path) -> None:
+    with unfinished(tmp_path / "out", IDENTITY) as folder:
+        fill(folder, 2)
+        (folder / "scores_000.npz").write_bytes(b"")
+        assert names(tmp_path / "out") == [WORK]
+    assert names(tmp_path / "out") == ["episode_000.parquet", "episode_001.parquet", "summary.json"]
     assert names(tmp_path) == ["out"]
 
 
-def test_an_error_leaves_the_earlier_evaluation_as_it_was(tmp_path: Path) -> None:
-    fill(tmp_path / "out", 5)
-    with pytest.raises(UserError, match="damaged"), result_folder(tmp_path / "out") as folder:
-        fill(folder, 1)
-        raise UserError("damaged")
-    assert len(names(tmp_path / "out")) == 6
-    assert names(tmp_path) == ["out"]
+def test_a_stopped_evaluation_goes_on_with_what_it_has(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), unfinished(tmp_path / "out", IDENTITY) as folder:
+        (folder / "episode_000.parquet").write_bytes(b"done")
+        raise KeyboardInterrupt
+    require_ours(tmp_path / "out")
+    with unfinished(tmp_path / "out", IDENTITY) as folder:
+        assert (folder / "episode_000.parquet").read_bytes() == b"done"
 
 
-def test_moving_file_by_file_leaves_no_file_of_the_earlier_evaluation(tmp_path: Path) -> None:
-    fill(tmp_path / "out", 5)
-    fill(tmp_path / "new", 1)
-    move_into(tmp_path / "out", tmp_path / "new")
-    assert names(tmp_path / "out") == ["episode_000.parquet", "summary.json"]
+def test_what_another_evaluation_left_behind_is_not_taken(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), unfinished(tmp_path / "out", IDENTITY) as folder:
+        (folder / "episode_000.parquet").write_bytes(b"done")
+        (tmp_path / "out" / "episode_001.parquet").write_bytes(b"moved already")
+        raise KeyboardInterrupt
+    with unfinished(tmp_path / "out", IDENTITY | {"checkpoint": "b"}) as folder:
+        assert not list(folder.glob("*.parquet"))
+    assert names(tmp_path / "out") == []
+
+
+def test_the_summary_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "work", 3)
+    (tmp_path / "out").mkdir()
+    moved: list[str] = []
+    replace = Path.replace
+
+    def record(path: Path, target: Path) -> Path:
+        moved.append(path.name)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", record)
+    publish(tmp_path / "work", tmp_path / "out")
+    assert len(moved) == 4
+    assert moved[-1] == "summary.json"
+
+
+def test_two_evaluations_into_one_folder_do_not_mix(tmp_path: Path) -> None:
+    with (
+        unfinished(tmp_path / "out", IDENTITY),
+        pytest.raises(UserError, match=r"process \d+ is evaluating into it"),
+        unfinished(tmp_path / "out", IDENTITY),
+    ):
+        pass
 
 
 MOUNTED = """
 import sys
 from pathlib import Path
-from stage3_eval.output import result_folder
-from tests.stage3_eval.test_output import fill, names
+from stage3_eval.output import finished, unfinished
+from tests.stage3_eval.test_output import IDENTITY, fill, names
 out = Path(sys.argv[1])
-for episodes in (5, 1):
-    with result_folder(out) as folder:
-        fill(folder, episodes)
+with unfinished(out, IDENTITY) as folder:
+    fill(folder, 1)
 assert names(out) == ["episode_000.parquet", "summary.json"], names(out)
-try:
-    with result_folder(out) as folder:
-        fill(folder, 3)
-        raise ValueError
-except ValueError:
-    assert len(names(out)) == 2, names(out)
+assert finished(out, IDENTITY)
 """
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from common.dataset import ACTION, STATE, Dataset
 from common.policy import Policy
-from stage3_eval.predict import predict_episode, spread, time_first_call
+from stage3_eval.predict import predict_open_loop, predict_queue, spread, time_first_call
 from tests.conftest import GOLDEN
 
 
@@ -22,7 +22,9 @@ def rows_of(dataset: Dataset, episode: int, cache: Path) -> dict[str, npt.NDArra
 def test_batches_predict_what_frames_one_at_a_time_do(kind: str, checkpoint: Path, tmp_path: Path) -> None:
     dataset, policy = Dataset.open(GOLDEN / f"dataset_{kind}"), Policy.load(checkpoint)
     rows, episode = rows_of(dataset, 1, tmp_path), dataset.episodes[1]
-    batched, _ = predict_episode(policy, dataset, episode, rows, batch_size=8, n_timed=0)
+    prediction = predict_open_loop(policy, dataset, episode, rows, batch_size=8, n_timed=0)
+    batched = prediction.chunk_SCA
+    assert np.array_equal(prediction.executed_TA, batched[:, 0])
     assert batched.shape == (22, 10, 6)
     assert batched.dtype == np.float32
     for t, picture in enumerate(dataset.pictures(episode, "color")):
@@ -33,7 +35,7 @@ def test_batches_predict_what_frames_one_at_a_time_do(kind: str, checkpoint: Pat
 def test_exactly_the_frames_asked_for_are_timed(checkpoint: Path, tmp_path: Path) -> None:
     dataset, policy = Dataset.open(GOLDEN / "dataset_image"), Policy.load(checkpoint)
     rows = rows_of(dataset, 0, tmp_path)
-    _, latency_T_s = predict_episode(policy, dataset, dataset.episodes[0], rows, batch_size=8, n_timed=3)
+    latency_T_s = predict_open_loop(policy, dataset, dataset.episodes[0], rows, batch_size=8, n_timed=3).latency_T_s
     assert np.flatnonzero(np.isfinite(latency_T_s)).tolist() == spread(20, 3).tolist()
     assert (latency_T_s[np.isfinite(latency_T_s)] > 0).all()
     assert time_first_call(policy, dataset, dataset.episodes[0], rows) > 0
@@ -45,3 +47,24 @@ def test_exactly_the_frames_asked_for_are_timed(checkpoint: Path, tmp_path: Path
 )
 def test_timed_frames_are_spread_over_the_episode(length: int, count: int, frames: list[int]) -> None:
     assert spread(length, count).tolist() == frames
+
+
+@pytest.mark.parametrize(("n_action_steps", "coeff"), [(4, None), (10, None), (1, 0.01)])
+def test_the_queue_is_fed_and_asked_as_on_the_robot(
+    n_action_steps: int, coeff: float | None, checkpoint: Path, tmp_path: Path
+) -> None:
+    dataset, policy, driver = Dataset.open(GOLDEN / "dataset_image"), Policy.load(checkpoint), Policy.load(checkpoint)
+    for of in (policy, driver):
+        of.n_action_steps, of.temporal_ensemble_coeff = n_action_steps, coeff
+    rows, episode = rows_of(dataset, 1, tmp_path), dataset.episodes[1]
+    prediction = predict_queue(policy, dataset, episode, rows, batch_size=8, n_timed=2)
+    for t, picture in enumerate(dataset.pictures(episode, "color")):
+        observation = {STATE: rows[STATE][t : t + 1], "observation.images.color": picture[None]}
+        assert np.array_equal(prediction.executed_TA[t : t + 1], driver.select_action(observation).numpy())
+    assert prediction.start_S.tolist() == list(range(0, 22, n_action_steps))
+    assert prediction.chunk_SCA.shape == (len(prediction.start_S), n_action_steps, 6)
+    in_a_row = prediction.chunk_SCA.reshape(-1, 6)
+    assert np.array_equal(in_a_row[:22], prediction.executed_TA)
+    assert np.isnan(in_a_row[22:]).all()
+    timed = np.flatnonzero(np.isfinite(prediction.latency_T_s)).tolist()
+    assert timed == [0, prediction.start_S[-1]]  # only frames that predict, never one that pops the queue

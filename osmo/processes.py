@@ -1,0 +1,97 @@
+"""A task's words and environment in; its process, its log and its exit code out. Nothing of it outlives `stop`."""
+
+import contextlib
+import functools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+GRACE_S = 30.0  # what a cluster usually grants between SIGTERM and SIGKILL
+MARK = "OSMO_LOCAL_TASK"  # in the environment of a task and of all that it starts, whatever session that is in
+MASKED_CHARACTERS = 8  # shorter secrets are not masked, as in OSMO
+
+
+class Process:
+    """A running task. Its output goes to its log file line by line, secrets masked."""
+
+    def __init__(
+        self, words: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path, secrets: Sequence[str]
+    ) -> None:
+        self._mark = uuid.uuid4().hex
+        self._secrets = [secret.encode() for secret in secrets if len(secret) >= MASKED_CHARACTERS]
+        self.log, self.last_line = log, ""
+        self.started = time.monotonic()
+        self._child = subprocess.Popen(
+            words,
+            env={**environment, MARK: self._mark},
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.pid = self._child.pid
+        self._pump = threading.Thread(target=self._write_log, daemon=True)
+        self._pump.start()
+
+    def poll(self) -> int | None:
+        """Return the exit code once the process has ended (128 + the signal's number if one killed it), else None."""
+        code = self._child.poll()
+        if code is None:
+            return None
+        if self._pump.is_alive():
+            self._pump.join(0.05)
+        if self._pump.is_alive():  # something it started holds the log open; a container would end it too
+            self.kill()
+        return 128 - code if code < 0 else code
+
+    def terminate(self) -> None:
+        """Ask the process and its group to end."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._child.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End everything that the task started."""
+        self._sweep()
+        self._child.wait()
+        self._pump.join()
+
+    def _sweep(self) -> None:
+        mark = f"{MARK}={self._mark}".encode()
+        for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()):
+            with contextlib.suppress(OSError):  # gone already, or not ours to look at
+                if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _write_log(self) -> None:
+        assert self._child.stdout is not None
+        with self.log.open("ab") as file:
+            for raw in self._child.stdout:
+                line = functools.reduce(lambda text, secret: text.replace(secret, b"[MASKED]"), self._secrets, raw)
+                file.write(line)
+                file.flush()
+                self.last_line = line.decode(errors="replace").strip() or self.last_line
+
+
+def stop(processes: Sequence[Process], grace_s: float = GRACE_S) -> None:
+    """Ask processes to end, wait for them together, and kill what is left."""
+    for process in processes:
+        process.terminate()
+    end = time.monotonic() + grace_s
+    while any(process.poll() is None for process in processes) and time.monotonic() < end:
+        time.sleep(0.05)
+    for process in processes:
+        process.kill()
+
+
+def current_environment(root: Path) -> dict[str, str]:
+    """The environment of this machine that stands for the image: this Python first on the PATH, our packages on its path."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    packages = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PATH": path, "PYTHONPATH": packages}

@@ -1,0 +1,118 @@
+"""Compared results in, comparison.html out: the winner first, then the table, what was changed, and curves."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from stage3_eval.charts import Line, line_chart
+from stage3_eval.words import amount, both, document, escape, legend, number, section, table, times
+
+if TYPE_CHECKING:
+    from stage3_eval.compare import Result
+
+KINDS = 6  # kinds of line that can be told apart; further results start over
+
+
+def page(results: "Sequence[Result]", told: dict[str, Any]) -> str:
+    """Return the whole page."""
+    from stage3_eval.compare import verdict
+
+    by_label = {result.label: result for result in results}
+    ordered = [by_label[name] for name in told["order"]]
+    of = told["lead"]
+    kind = "verdict" if of and of["larger_than_spread"] else "verdict no"
+    text = verdict(told)
+    body = [
+        f'<div class="{kind}" id="verdict"><strong>{escape(text[:1].upper() + text[1:])}</strong>{_lead(ordered, told)}</div>',
+        section("table", "Side by side", _table(ordered, told)),
+        section("changed", "What was changed", _changed(told)),
+        section("curves", "Curves", _curves(ordered)),
+    ]
+    header = f"<h1>{len(results)} evaluations compared</h1>"
+    footer = "The numbers are in <code>comparison.csv</code> and <code>comparison.json</code> beside this page."
+    return document("Comparison", header, "".join(body), footer)
+
+
+def _lead(ordered: "Sequence[Result]", told: dict[str, Any]) -> str:
+    of, units = told["lead"], _units(ordered, told["metric"])
+    if of is None:
+        return "<p>Compare results of the same dataset, protocol and at least three common episodes.</p>"
+    low, high = amount(of["low"], units), amount(of["high"], units)
+    return (
+        f"<p>By {escape(told['metric'])}, {escape(told['order'][0])} is better by {amount(of['mean'], units)} per episode on "
+        f"average; choosing {of['episodes']} such episodes again and again (10,000 times, in pairs) puts that between {low} "
+        f"and {high} in 95 of 100 cases. A range that contains 0 means: it may be chance.</p>"
+    )
+
+
+def _table(ordered: "Sequence[Result]", told: dict[str, Any]) -> str:
+    units = _units(ordered, told["metric"])
+    rows = []
+    for result in ordered:
+        of = told["columns"][result.label]
+        name = escape(result.label)
+        name = f'<a href="{escape(result.link, quote=True)}">{name}</a>' if result.link else name
+        latency = of["latency p50 (s)"]
+        of_units = result.summary["units"]
+        cells = [
+            both(told["values"][result.label], units),
+            both(of["mean error"], of_units),
+            amount(of["first step"], of_units),
+        ]
+        cells += [times(of["times the best rule"]), amount(of["drift after 1 s"], of_units)]
+        cells += [
+            "&ndash;" if latency is None else f"{number(1000 * latency)} ms",
+            str(len(result.summary["episodes"])),
+        ]
+        rows.append([name, *cells])
+    head = [
+        "",
+        escape(told["metric"]),
+        "mean error",
+        "first step",
+        "times the best rule",
+        "drift after 1 s",
+        "latency p50",
+        "episodes",
+    ]
+    return table("Best first; a name leads to its own page", head, rows, us=None if told["incomparable"] else 0)
+
+
+def _changed(told: dict[str, Any]) -> str:
+    if not told["changed"]:
+        return "<p>Nothing that the checkpoints recorded: the same hyperparameters everywhere, or none are known.</p>"
+    rows = [[escape(key), *(escape(str(of[name])) for name in told["order"])] for key, of in told["changed"].items()]
+    head = ["hyperparameter", *map(escape, told["order"])]
+    return table("Only those that are not the same everywhere", head, rows)
+
+
+def _curves(ordered: "Sequence[Result]") -> str:
+    names = [(f"c{place % KINDS}", result.label) for place, result in enumerate(ordered)]
+    units = {result.summary["units"] for result in ordered}
+    in_degrees = units == {"rad"}
+    horizon = []
+    for (kind, name), result in zip(names, ordered, strict=True):
+        errors = [math.degrees(value) if in_degrees else value for value in result.summary["policy"]["mae_by_step"]]
+        horizon.append(Line(name, [step / result.summary["fps"] for step in range(len(errors))], errors, kind))
+    chart = line_chart(
+        "Mean error by how far ahead", horizon, "seconds ahead", "degrees" if in_degrees else "", 460, 220, True
+    )
+    parts = f"<figure><figcaption>Mean error by how far ahead the action lies</figcaption>{chart}</figure>"
+    losses = [
+        Line(name, [step for step, _ in result.losses], [loss for _, loss in result.losses], kind)
+        for (kind, name), result in zip(names, ordered, strict=True)
+        if result.losses
+    ]
+    if losses:
+        chart = line_chart("Training loss by step", losses, "step", "L1 loss", 460, 220, True)
+        parts += f"<figure><figcaption>Training loss (L1, normalised units)</figcaption>{chart}</figure>"
+    missing = [result.label for result in ordered if not result.losses]
+    note = f'<p class="soft">No metrics.jsonl found for {escape(", ".join(missing))}.</p>' if missing else ""
+    return f'{legend(names)}<div class="charts wide">{parts}</div>{note}'
+
+
+def _units(ordered: "Sequence[Result]", metric: str) -> str:
+    """Errors and drifts are in the dataset's units; ratios and seconds are plain numbers."""
+    is_angle = metric.startswith(("policy.", "baselines.", "drift.")) or "_step." in metric
+    units = {result.summary["units"] for result in ordered}
+    return units.pop() if is_angle and len(units) == 1 else ""

@@ -1,0 +1,186 @@
+"""An evaluated policy in; policy.onnx, with normalisation inside, and policy.json out: a robot then needs no torch.
+
+What is written is run by onnxruntime on the evaluated episodes first, and kept only when it says what the policy says.
+"""
+
+import importlib
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.checkpoint import ENVIRONMENT
+from common.command import UserError
+from common.dataset import ACTION, STATE, picture_key
+from common.files import new_folder, read_json, write_json
+from common.policy import Policy
+from stage3_eval.inputs import Inputs
+from stage3_eval.predict import Batch, observations, spread
+from stage3_eval.recording import read_rows
+from stage3_eval.summary import APPLY
+
+FORMAT = "bag2act_onnx_policy"
+ONNX, ABOUT, README = "policy.onnx", "policy.json", "README.md"
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+TOLERANCE = 1e-4  # in robot units
+VERIFIED = 50  # frames per episode, evenly spread
+OPSET = 18
+
+USE = """# An ACT policy for onnxruntime
+
+`policy.onnx` takes what the robot measures and the cameras see, as they are, and returns the next {chunk_size} actions in
+robot units; `policy.json` says which joints, cameras and frame rate. {apply}
+
+```python
+import json
+import numpy as np
+import onnxruntime
+
+about = json.load(open("policy.json"))
+session = onnxruntime.InferenceSession("policy.onnx", providers=["CPUExecutionProvider"])
+observation = {{key: np.zeros((1, *of["shape"]), of["dtype"]) for key, of in about["inputs"].items()}}
+(chunk,) = session.run(["action"], observation)  # (1, chunk_size, joints) float32
+```
+
+Pictures are RGB, height x width x 3. Execute the first `n_action_steps` actions of a chunk, one per 1/fps s, then predict
+again.
+"""
+
+
+class Graph(nn.Module):
+    """Observations in robot units in, the chunk in robot units out; the inputs are named by `keys`, in their order."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self._policy = policy
+        self.network = policy.network
+        environment = [ENVIRONMENT] if policy.checkpoint.shape.environment_dim else []
+        self.keys = [STATE, *environment, *(picture_key(camera) for camera in policy.cameras)]
+
+    def forward(self, *values: Tensor) -> Tensor:
+        """Normalise, predict, restore: (B, chunk, A)."""
+        of = dict(zip(self.keys, values, strict=True))
+        normaliser = self._policy.normaliser
+        environment = normaliser.apply(ENVIRONMENT, of[ENVIRONMENT]) if ENVIRONMENT in of else None
+        pictures = [normaliser.picture(key, of[key]) for key in map(picture_key, self._policy.cameras)]
+        output = self.network(normaliser.apply(STATE, of[STATE]), pictures, environment_BE=environment)
+        return normaliser.restore(ACTION, output.actions_BCA)
+
+
+def require_exportable(folder: Path) -> None:
+    """Raise UserError when the packages of the extra are missing or `folder` holds anything but an earlier export."""
+    for name in PACKAGES:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            raise UserError(f"--export needs {', '.join(PACKAGES)}: pip install 'bag2act[onnx]'") from None
+    names = (
+        sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name] if folder.exists() else []
+    )
+    about = read_json(folder / ABOUT) if ABOUT in names else None
+    if names and not (
+        isinstance(about, dict) and about.get("format") == FORMAT and set(names) <= {ONNX, ABOUT, README}
+    ):
+        raise UserError(f"--export {folder} holds {names[0]}, which is no export of ours; choose another folder")
+
+
+def export(inputs: Inputs, folder: Path, batch_size: int) -> str:
+    """Write the folder as a whole and return a line about it; raises UserError when onnxruntime says something else."""
+    graph = Graph(Policy(inputs.policy.checkpoint, "cpu")).eval()
+    with new_folder(folder, manifest=False) as temporary:
+        _write_graph(graph, temporary / ONNX)
+        frames, difference = _verify(inputs, graph, temporary / ONNX, batch_size)
+        if difference > TOLERANCE:
+            raise UserError(
+                f"--export {folder}: onnxruntime's actions differ by {difference:.2g} from the policy's (at most "
+                f"{TOLERANCE:g} is allowed); nothing is kept"
+            )
+        about = _about(inputs, graph) | {"verified": {"frames": frames, "largest_difference": difference}}
+        write_json(temporary / ABOUT, about)
+        words = USE.format(chunk_size=about["chunk_size"], apply=about["apply"].capitalize() + ".")
+        (temporary / README).write_text(words)
+    return f"exported to {folder / ONNX}: onnxruntime agrees on {frames} frames to {difference:.1e}"
+
+
+def _write_graph(graph: Graph, path: Path) -> None:
+    policy = graph._policy
+    example = [
+        torch.zeros(2, *of["shape"], dtype=getattr(torch, of["dtype"])) for of in _inputs(policy, graph.keys).values()
+    ]
+    batch = torch.export.Dim("batch")
+    for name in ("onnxscript", "onnx_ir", "torch.onnx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside the exporter
+        torch.onnx.export(
+            graph,
+            tuple(example),
+            path,
+            input_names=graph.keys,
+            output_names=[ACTION],
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            dynamic_shapes=(tuple({0: batch} for _ in example),),
+            verbose=False,
+        )
+
+
+def _verify(inputs: Inputs, graph: Graph, path: Path, batch_size: int) -> tuple[int, float]:
+    onnxruntime = importlib.import_module("onnxruntime")  # of the extra: it may be missing
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    policy, frames, worst = graph._policy, 0, 0.0
+    renamed = policy.checkpoint.rename_map
+    vectors = [key for key in graph.keys if key in (STATE, ENVIRONMENT)]
+    for episode in inputs.episodes:
+        rows = read_rows(inputs.dataset, episode, [*vectors, ACTION])
+        chosen = spread(episode.length, VERIFIED)
+        batches = observations(policy, inputs.dataset, episode, rows, batch_size)
+        for start, batch in zip(range(0, episode.length, batch_size), batches, strict=True):
+            due = chosen[(chosen >= start) & (chosen < start + batch_size)] - start
+            if not len(due):
+                continue
+            some: Batch = {key: value[due] for key, value in batch.items()}
+            feed = {renamed.get(key, key): value for key, value in some.items()}
+            (theirs,) = session.run([ACTION], feed)
+            ours = policy.predict_chunk(some).numpy()
+            frames, worst = frames + len(due), max(worst, float(np.abs(theirs - ours).max()))
+    return frames, worst
+
+
+def _about(inputs: Inputs, graph: Graph) -> dict[str, Any]:
+    policy, dataset = inputs.policy, inputs.dataset
+    shape = policy.checkpoint.shape
+    return {
+        "format": FORMAT,
+        "inputs": _inputs(policy, graph.keys),
+        "output": {ACTION: {"dtype": "float32", "shape": [policy.chunk_size, shape.action_dim]}},
+        "joint_names": list(dataset.joint_names),
+        "fps": dataset.fps,
+        "action_meaning": inputs.action_meaning,
+        "apply": APPLY[inputs.action_meaning],
+        "cameras": {camera: list(size) for camera, size in policy.cameras.items()},
+        "chunk_size": policy.chunk_size,
+        "n_action_steps": policy.n_action_steps,
+        "temporal_ensemble_coeff": policy.temporal_ensemble_coeff,
+        "checkpoint_sha256": inputs.checkpoint_sha256,
+    }
+
+
+def _inputs(policy: Policy, keys: list[str]) -> dict[str, dict[str, Any]]:
+    """Return key -> dtype and shape without the batch, in the graph's order."""
+    shape = policy.checkpoint.shape
+    vectors = {STATE: [shape.state_dim], ENVIRONMENT: [shape.environment_dim]}
+    pictures = {picture_key(camera): list(size) for camera, size in policy.cameras.items()}
+    return {
+        key: {"dtype": "float32", "shape": vectors[key]}
+        if key in vectors
+        else {"dtype": "uint8", "shape": pictures[key]}
+        for key in keys
+    }

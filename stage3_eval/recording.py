@@ -1,0 +1,74 @@
+"""A dataset's episode in; its rows, the positions of its action's joints, and single pictures out."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from common.command import UserError, one_line
+from common.dataset import ACTION, DATA_PATH, STATE, Dataset, Episode
+from common.pictures import Picture
+
+Columns = dict[str, npt.NDArray[Any]]
+
+
+def read_rows(dataset: Dataset, episode: Episode, names: Sequence[str]) -> Columns:
+    """Return the episode's columns, (T, dimensions) or (T,); no other episode's rows are kept in memory.
+
+    Raises UserError when rows are missing or a state or action is not finite.
+    """
+    path = dataset.root / DATA_PATH.format(chunk_index=episode.data_file[0], file_index=episode.data_file[1])
+    mine = [("episode_index", "=", episode.number)]
+    try:
+        table = pq.read_table(path, columns=[*names, "index"], filters=mine)
+        columns = {name: _array(table.column(name), dataset, name) for name in (*names, "index")}
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from error
+    if not np.array_equal(columns.pop("index"), np.arange(episode.start, episode.stop)):
+        raise UserError(
+            f"{path}: episode {episode.number} has {len(table)} rows and meta/ declares {episode.length}, or its `index` "
+            "column does not count them up in order; convert the dataset again"
+        )
+    for name in (STATE, ACTION):
+        require_finite(columns[name], f"{dataset.root}: {name}", episode, np.arange(episode.length))
+    return columns
+
+
+def positions(dataset: Dataset, state_TS: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+    """Return the measured position of each of the action's joints (T, A), by name, else by place; None without one."""
+    names = dataset.features[STATE].names or ()
+    if set(dataset.joint_names) <= set(names):
+        return state_TS[:, [names.index(joint) for joint in dataset.joint_names]]
+    return state_TS if state_TS.shape[1] == dataset.features[ACTION].shape[0] else None
+
+
+def pictures_at(dataset: Dataset, episode: Episode, camera: str, frames: Iterable[int]) -> dict[int, Picture]:
+    """Return frame -> picture for a few frames, decoding no further than the last of them."""
+    wanted = set(frames)
+    found: dict[int, Picture] = {}
+    for frame, picture in enumerate(dataset.pictures(episode, camera)):
+        if frame in wanted:
+            found[frame] = picture
+        if len(found) == len(wanted):
+            break
+    return found
+
+
+def require_finite(values: npt.NDArray[Any], what: str, episode: Episode, frames: npt.NDArray[np.int64]) -> None:
+    """Raise UserError naming the first of `frames` whose values are not all finite."""
+    bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    if bad.any():
+        where = f"episode {episode.number}, frame {int(frames[bad.argmax()])}"
+        raise UserError(f"{what} is not finite: {where}; leave the episode out or mend its source")
+
+
+def _array(column: pa.ChunkedArray, dataset: Dataset, name: str) -> npt.NDArray[Any]:
+    feature = dataset.features[name]
+    flat = column.combine_chunks()
+    while not pa.types.is_primitive(flat.type):
+        flat = flat.flatten()
+    values: npt.NDArray[Any] = flat.to_numpy(zero_copy_only=False).astype(feature.dtype)  # a copy, which may be written
+    return values if feature.shape == (1,) else values.reshape(len(column), *feature.shape)
