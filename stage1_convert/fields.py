@@ -95,7 +95,7 @@ class Fields:
         needed = [*(stamp or ()), *(picked or [])]
         last = max((place.offset for place in needed), default=1)
         # What lies behind the last number decides nothing, unless the layout itself is the answer.
-        guards = [(at, text) for at, text in layout.guards if picked is None or at < last]
+        guards = [(at, text) for at, text in layout.guards if picked is None or at <= last]
         places = np.array([at + index for at, text in guards for index in range(len(text))], np.intp)
         size = max([int(places[-1]) + 1, *(place.offset + int(place.dtype[-1]) for place in needed)])
         expected = np.frombuffer(b"".join(text for _, text in guards), np.uint8)
