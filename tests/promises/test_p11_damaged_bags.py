@@ -9,7 +9,6 @@ import shutil
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +28,8 @@ SETTINGS = ("data.fps=10", "data.max_age_ms=300", "data.min_episode_s=0")
 # Bags whose storage carries a checksum of every message: in them no value can change in silence either.
 BAGS = ("mcap", "mcap_checksums", "mcap_messages", "sqlite3", "mcap_bare", "sqlite3_bare")
 CHECKED = ("mcap_checksums",)
+# Seeds that once found a fault: an index that misnames a chunk's channels, definitions that lost a field or every field.
+FOUND = {"mcap_messages": (158, 391), "sqlite3": (281,), "sqlite3_bare": (281,)}
 
 
 class Try(NamedTuple):
@@ -49,7 +50,7 @@ class Outcome(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def bags(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def bags(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same small recording in every kind of storage."""
     home = tmp_path_factory.mktemp("p11")
     recording = cell(1.0, joint_hz=30, camera_hz=10, size=(16, 16))
@@ -61,7 +62,7 @@ def bags(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         shutil.copy(home / name / file, home / f"{name}_bare")
     (home / "mcap_checksums").mkdir()
     (home / "mcap_checksums" / "bag.mcap").write_bytes(with_checksums(recording))
-    yield home
+    return home
 
 
 def with_checksums(recording: Recording) -> bytes:
@@ -77,12 +78,14 @@ def with_checksums(recording: Recording) -> bytes:
             channels[said.topic] = writer.register_channel(said.topic, "cdr", schema)
         data = bytes(TYPES.serialize_cdr(said.message, said.type))
         writer.add_message(channels[said.topic], said.receive_ns, data, said.receive_ns)
-    writer.finish()
+    writer.finish()  # type: ignore[no-untyped-call]
     return file.getvalue()
 
 
-def storage_of(bag: Path) -> Path:
-    return next(path for path in bag.iterdir() if path.suffix in (".mcap", ".db3"))
+def victim(bag: Path, seed: int) -> Path:
+    """Choose the file to damage: the storage, now and then metadata.yaml."""
+    files = sorted(bag.iterdir(), key=lambda path: path.suffix == ".yaml")
+    return files[-1] if seed // 5 % 8 == 5 else files[0]
 
 
 def convert(one: Try) -> Outcome:
@@ -90,7 +93,7 @@ def convert(one: Try) -> Outcome:
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as home:
         src, out = Path(home, "src"), Path(home, "out")
         bag = Path(shutil.copytree(one.bag, src / "bag"))
-        done = damage(storage_of(bag), one.seed) if one.seed >= 0 else "nothing"
+        done = damage(victim(bag, one.seed), one.seed) if one.seed >= 0 else "nothing"
         try:
             summary = run(src, out, *SETTINGS)
         except RefusedError as error:
@@ -122,7 +125,8 @@ def judge(truth: Outcome, found: Outcome | UserError) -> str:
 
 @pytest.mark.parametrize("name", BAGS)
 def test_no_damage_is_silent(bags: Path, name: str) -> None:
-    tries = [Try(bags / name, seed) for seed in range(-1, loops(60, 600))]
+    seeds = [-1, *FOUND.get(name, ()), *range(loops(60, 600))]
+    tries = [Try(bags / name, seed) for seed in seeds]
     truth, *found = each(convert, tries, 2, lambda _: LIMITS)
     assert isinstance(truth, Outcome)
     assert not truth.refused
@@ -132,7 +136,7 @@ def test_no_damage_is_silent(bags: Path, name: str) -> None:
     print(f"P11 {name}: {dict(figures)}")
     broken = [
         f"seed {seed}: {verdict}: {one}"
-        for seed, (verdict, one) in enumerate(zip(verdicts, found, strict=True))
+        for seed, verdict, one in zip(seeds[1:], verdicts, found, strict=True)
         if verdict.isupper()
     ]
     assert not broken, "\n".join(broken)
