@@ -16,7 +16,7 @@ from stage1_convert.convert import Options, RefusedError, Summary, convert, sele
 from stage1_convert.dryrun import dry_run
 from stage1_convert.inspect import inspect
 from stage1_convert.merge import merge
-from stage1_convert.source import find_bags
+from stage1_convert.supply import LocalBags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dry_run:
         _require(args, "src")
         config = load(Config, args.config, args.override)
-        return dry_run(select(find_bags(args.src), config.data, _shard(args.shard)), config, args.out)
+        supply = LocalBags(args.src)
+        offers = select(supply.offers, config.data, _shard(args.shard))
+        return dry_run(list(supply.fetch(offers)), config, args.out)
     start = time.monotonic()
     if args.merge:
         _require(args, "merge", "out")
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.workers < 1:
             raise UserError(f"--workers {args.workers}: expected at least 1")
         try:
-            summary = convert(args.src, args.out, load(Config, args.config, args.override), options)
+            summary = convert(LocalBags(args.src), args.out, load(Config, args.config, args.override), options)
         except RefusedError as error:
             _print_notes("refused", error.refused)
             raise
