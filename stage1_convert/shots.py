@@ -18,8 +18,8 @@ from stage1_convert.tape import Tape
 
 
 class Shot(NamedTuple):
-    """A stored picture: its file (none of its own in a video), the picture it decodes to and how often each value
-    occurs in that (3, 256), both None where it is trusted unseen.
+    """A stored picture: its file (none of its own in a video), its pixels and how often each value occurs in them
+    (3, 256), both None where it is trusted unseen. Pixels that are encoded here are taken as they were before.
 
     `repeated` tells that the message before it showed the same picture, to the byte.
     """
@@ -71,7 +71,7 @@ class Shots:
         return Shot(data, picture, None if picture is None else stats.histogram(picture), repeated)
 
     def _store(self, still: decode.Still, first: bool) -> tuple[bytes, Picture | None]:
-        """Return the file to store and the picture it decodes to, None when it is trusted unseen.
+        """Return the file to store and its pixels, None when they are trusted unseen.
 
         An episode's first picture is always looked at: there is something to tell of every episode.
         """
@@ -85,8 +85,7 @@ class Shots:
         picture = decode.resize(pixels, self._size)
         if storage == "video":
             return b"", picture
-        data = decode.encode(picture, storage, self._config.conventions.jpeg_quality)
-        return data, decode.decode_sound(data) if storage == "jpeg" else picture
+        return decode.encode(picture, storage, self._config.conventions.jpeg_quality), picture
 
 
 def _same(one: decode.Still, two: decode.Still) -> bool:
