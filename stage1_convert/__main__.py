@@ -61,7 +61,9 @@ def _parser() -> Parser:
     parser.add_argument("--strict", action="store_true", help="one refused bag refuses the whole dataset")
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="every N-th bag only, from the I-th on")
     parser.add_argument(
-        "--trust-images", action="store_true", help="store JPEGs after a look at header and end only; decode a sample"
+        "--trust-images",
+        action="store_true",
+        help="check only header and end of JPEGs, and decode a sample of all for the statistics",
     )
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--inspect", type=Path, metavar="BAG", help="tell what a bag, or each bag in a folder, holds")
