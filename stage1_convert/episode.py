@@ -198,8 +198,10 @@ class _Conversion:
                     if picture is not None:
                         videos[camera].add(picture)
                     files[camera].append(data)
-            assert file is not None
-            assert all(len(taken) == stop - first for taken in files.values()), "the second reading gave fewer pictures"
+            if file is None or any(len(taken) < stop - first for taken in files.values()):
+                raise UserError(
+                    "the second reading gave fewer pictures than the first: it is damaged or being written to"
+                )
             if not videos:
                 columns |= {IMAGES + camera: self._pictures(taken, first) for camera, taken in files.items()}
             file.add(pa.record_batch(columns))

@@ -12,16 +12,9 @@ from typing import Any, NamedTuple
 from common.command import UserError
 from common.files import read_json, write_file, write_json
 from stage3_eval.output import FORMAT, FORMAT_VERSION, SUMMARY
-from stage3_eval.ranking import Lead, changed, incomparable, lead, look_up, ranked, value
+from stage3_eval.ranking import COLUMNS, Lead, changed, incomparable, lead, look_up, ranked, value
 
 CSV, JSON, PAGE, EVALUATIONS = "comparison.csv", "comparison.json", "comparison.html", "evaluations"
-COLUMNS = {
-    "mean error": "policy.valid_horizon.mae",
-    "first step": "policy.first_step.mae",
-    "times the best rule": "ratio_to_best_baseline.valid_horizon",
-    "drift after 1 s": "drift.from_commanded.1.0s.mean",
-    "latency p50 (s)": "latency.p50_s",
-}
 
 
 class Result(NamedTuple):

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from stage3_eval.charts import Line, line_chart
-from stage3_eval.words import amount, both, document, escape, legend, number, section, table, times
+from stage3_eval.ranking import COLUMNS
+from stage3_eval.words import amount, both, document, escape, legend, name_cell, number, section, table, times
 
 if TYPE_CHECKING:
     from stage3_eval.compare import Result
@@ -20,10 +21,9 @@ def page(results: "Sequence[Result]", told: dict[str, Any]) -> str:
     by_label = {result.label: result for result in results}
     ordered = [by_label[name] for name in told["order"]]
     of = told["lead"]
-    kind = "verdict" if of and of["larger_than_spread"] else "verdict no"
-    text = verdict(told)
+    kind = "verdict" if of and of["larger_than_spread"] else "verdict open"
     body = [
-        f'<div class="{kind}" id="verdict"><strong>{escape(text[:1].upper() + text[1:])}</strong>{_lead(ordered, told)}</div>',
+        f'<div class="{kind}" id="verdict"><strong>{escape(verdict(told))}</strong>{_lead(ordered, told)}</div>',
         section("table", "Side by side", _table(ordered, told)),
         section("changed", "What was changed", _changed(told)),
         section("curves", "Curves", _curves(ordered)),
@@ -46,43 +46,36 @@ def _lead(ordered: "Sequence[Result]", told: dict[str, Any]) -> str:
 
 
 def _table(ordered: "Sequence[Result]", told: dict[str, Any]) -> str:
-    units = _units(ordered, told["metric"])
+    metric, heads = told["metric"], list(COLUMNS)
     rows = []
     for result in ordered:
-        of = told["columns"][result.label]
-        name = escape(result.label)
+        units, of = result.summary["units"], told["columns"][result.label]
+        name = name_cell(result.label)
         name = f'<a href="{escape(result.link, quote=True)}">{name}</a>' if result.link else name
-        latency = of["latency p50 (s)"]
-        of_units = result.summary["units"]
+        latency = of[heads[4]]
         cells = [
-            both(told["values"][result.label], units),
-            both(of["mean error"], of_units),
-            amount(of["first step"], of_units),
+            both(of[heads[0]], units),
+            amount(of[heads[1]], units),
+            times(of[heads[2]]),
+            amount(of[heads[3]], units),
         ]
-        cells += [times(of["times the best rule"]), amount(of["drift after 1 s"], of_units)]
         cells += [
             "&ndash;" if latency is None else f"{number(1000 * latency)} ms",
             str(len(result.summary["episodes"])),
         ]
+        if metric not in COLUMNS.values():
+            cells.insert(0, both(told["values"][result.label], _units(ordered, metric)))
         rows.append([name, *cells])
-    head = [
-        "",
-        escape(told["metric"]),
-        "mean error",
-        "first step",
-        "times the best rule",
-        "drift after 1 s",
-        "latency p50",
-        "episodes",
-    ]
-    return table("Best first; a name leads to its own page", head, rows, us=None if told["incomparable"] else 0)
+    head = ["", *([] if metric in COLUMNS.values() else [escape(metric)]), *heads[:4], "latency p50", "episodes"]
+    ours = None if told["incomparable"] else 0
+    return table(f"Best by {metric} first; a name leads to its own page", head, rows, us=ours)
 
 
 def _changed(told: dict[str, Any]) -> str:
     if not told["changed"]:
         return "<p>Nothing that the checkpoints recorded: the same hyperparameters everywhere, or none are known.</p>"
     rows = [[escape(key), *(escape(str(of[name])) for name in told["order"])] for key, of in told["changed"].items()]
-    head = ["hyperparameter", *map(escape, told["order"])]
+    head = ["hyperparameter", *map(name_cell, told["order"])]
     return table("Only those that are not the same everywhere", head, rows)
 
 

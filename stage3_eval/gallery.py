@@ -203,7 +203,7 @@ def _chart(title: str, caption: str, lines: list[Line], units: str) -> str:
 
 def _image(pixels: Picture, width: int, alt: str) -> str:
     height, wide = pixels.shape[:2]
-    about = f'width="{wide}" height="{height}" loading="lazy" alt="{escape(alt, quote=True)}"'
+    about = f'width="{wide}" height="{height}" alt="{escape(alt, quote=True)}"'
     return f'<img src="{picture(pixels, width)}" {about}>'
 
 

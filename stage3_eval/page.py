@@ -18,6 +18,7 @@ from stage3_eval.words import (
     legend,
     meter,
     milliseconds,
+    name_cell,
     number,
     section,
     share,
@@ -154,7 +155,7 @@ def _joints(summary: dict[str, Any]) -> str:
             amount(of["max"], units),
             ratio,
         ]
-        rows.append([escape(joint), *values])
+        rows.append([name_cell(joint), *values])
     head = ["joint", "mean error", "", "RMSE", "largest", "times the best rule"]
     return section("joints", "By joint", table("The policy's error over the whole chunk, joint by joint", head, rows))
 
@@ -163,7 +164,7 @@ def _list_episodes(summary: dict[str, Any], shown: list[int]) -> str:
     units, rows = summary["units"], []
     for of in summary["by_episode"][:MAX_ROWS]:
         index = of["episode_index"]
-        name = f'<a href="#episode-{index}">episode {index}</a>' if index in shown else f"episode {index}"
+        name = f'<a href="#episode-{index}">episode&nbsp;{index}</a>' if index in shown else f"episode&nbsp;{index}"
         drift = of["drift"][FROM_COMMANDED]["1.0s"]
         values = [str(of["frames"]), both(of["policy"][VALID_HORIZON]["mae"], units)]
         values += [times(of["ratio_to_best_baseline"][VALID_HORIZON]), amount(drift and drift["mean"], units)]
@@ -231,7 +232,7 @@ def _speeds(summary: dict[str, Any]) -> str:
         if limit is not None:
             over, recorded = robot["share_over_limit"][joint], robot["recorded_share_over_limit"][joint]
             cells += [f"{number(limit[joint])}", share(over), share(recorded)]
-        rows.append([escape(joint), *cells])
+        rows.append([name_cell(joint), *cells])
     head = ["joint", "largest step", "recorded", "largest speed"]
     head += [] if limit is None else ["limit per s", "frames over it", "recorded frames over it"]
     note = (

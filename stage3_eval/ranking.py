@@ -10,6 +10,14 @@ from common.command import UserError
 RESAMPLES, SEED = 10_000, 0
 FEW = 3  # episodes: with fewer no spread can be told
 EXAMPLES = "policy.first_step.mae, drift.from_commanded.1.0s.mean or latency.p50_s"
+# What a comparison shows of each evaluation: words -> its place in summary.json.
+COLUMNS = {
+    "mean error": "policy.valid_horizon.mae",
+    "first step": "policy.first_step.mae",
+    "times the best rule": "ratio_to_best_baseline.valid_horizon",
+    "drift after 1 s": "drift.from_commanded.1.0s.mean",
+    "latency p50 (s)": "latency.p50_s",
+}
 # Without these in common, numbers of two evaluations cannot be held against each other.
 COMMON = ("dataset_fingerprint", "protocol", "action_meaning")
 
@@ -117,5 +125,5 @@ def _flatten(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, 
 
 
 def _matters(key: str) -> bool:
-    """Where results and caches lie changes nothing in them, nor does what tracks the run."""
-    return not key.startswith("wandb.") and not key.endswith(("_dir", ".device", ".num_workers"))
+    """Where results and caches lie changes nothing in them, nor does what tracks, saves and feeds the run."""
+    return not key.startswith("wandb.") and not key.endswith(("_dir", ".device", ".num_workers", "_freq"))

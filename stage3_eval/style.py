@@ -30,6 +30,7 @@ margin: 14px 0; }
 .verdict { border-left: 8px solid var(--good); } .verdict.no { border-left-color: var(--bad); }
 .verdict strong { display: block; font-size: clamp(1.35rem, 4.4vw, 2rem); line-height: 1.2; margin-bottom: 6px; color:
 var(--good); }
+.verdict.open { border-left-color: var(--third); } .verdict.open strong { color: var(--ink); }
 .verdict.no strong { color: var(--bad); }
 .note { background: var(--mild); border-radius: 8px; padding: 8px 12px; margin: 10px 0 0; }
 .soft, figcaption, .unit { color: var(--soft); font-size: .88rem; }
@@ -77,14 +78,15 @@ text-align: right; }
 .moments { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 310px), 1fr)); gap: 18px; }
 .moment { min-width: 0; } .moment h3 { margin-top: 0; } .moment .pair { display: grid; grid-template-columns:
 repeat(auto-fit, minmax(120px, 1fr)); gap: 6px; margin-bottom: 6px; }
-details { border-top: 1px solid var(--rule); padding: 8px 0; } details > summary { cursor: pointer; padding: 4px 0; }
+details { border-top: 1px solid var(--rule); padding: 8px 0; }
+.one + details, .charts + details { margin-top: 10px; } details > summary { cursor: pointer; padding: 4px 0; }
 details details { border: 0; }
 summary b { font-weight: 600; }
 code { font-size: .88em; overflow-wrap: anywhere; }
 footer { color: var(--soft); font-size: .85rem; padding-bottom: 40px; }
 @media (max-width: 480px) { section, .verdict { padding: 14px 12px; border-radius: 10px; } main, header, footer {
 padding: 0 10px; } header { padding-top: 14px; }
-  th[scope=row] { white-space: normal; overflow-wrap: anywhere; min-width: 110px; } td.meter,
+  th[scope=row] { white-space: normal; min-width: 96px; } td.meter,
   thead td:not(:first-child) { display: none; } dl.origin { grid-template-columns: 1fr; } dl.origin dd { margin-bottom: 6px; }
   .heat { font-size: .7rem; gap: 0 5px; } .strip { grid-template-columns: repeat(4, 1fr); } }
 @media print { body { background: none; } section { break-inside: avoid; } }

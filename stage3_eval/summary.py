@@ -19,7 +19,7 @@ from stage3_eval.scores import EXECUTED, POLICY, RECORDED, EpisodeScores, merge
 
 APPLY = {
     "delta": "add each action to the joint positions: to the measured ones, read anew when a chunk arrives, or to the last "
-    "commanded ones, which never looks at the arm again; `drift` shows what either costs",
+    "commanded ones, which never looks at the arm again; the two drifts show what either costs",
     "next_position": "command each action as the joint positions to reach within one frame; errors do not add up",
     "command": "send each action as it is to the command topic the recording came from; errors do not add up",
 }

@@ -47,6 +47,11 @@ def times(ratio: float | None) -> str:
     return "&ndash;" if ratio is None else f"{number(ratio, 2)} &times;"
 
 
+def name_cell(name: str) -> str:
+    """Write a name so that it may break after its underscores and slashes."""
+    return escape(name).replace("_", "_<wbr>").replace("/", "/<wbr>")
+
+
 def milliseconds(seconds: float | None) -> str:
     """Write seconds as milliseconds."""
     return "&ndash;" if seconds is None else f"{number(1000 * seconds)} ms"
