@@ -1,5 +1,7 @@
 """Bags come down from a real blob service whole, once, and nowhere else; what fails says so without a secret."""
 
+import contextlib
+import http.server
 import os
 import random
 import re
@@ -8,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, quote_plus, unquote
 
@@ -335,6 +338,63 @@ def leaks(text: str, variables: dict[str, str]) -> list[str]:
     ways = (str, quote, quote_plus, unquote, lambda secret: quote(secret, safe=""))
     forms = {way(secret) for secret in secrets if secret for way in ways}
     return [form for form in forms if form.lower() in text.lower()]
+
+
+class Rogue(http.server.BaseHTTPRequestHandler):
+    """A service that answers everything with one status, and sends people elsewhere when that is a redirect."""
+
+    status, elsewhere, asked = 500, "", 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        self.send_response(self.status)
+        if self.elsewhere:
+            self.send_header("Location", self.elsewhere + self.path)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@contextlib.contextmanager
+def rogue(answer: int, location: str = "") -> Iterator[tuple[type[Rogue], int]]:
+    class Answer(Rogue):
+        status, elsewhere, asked = answer, location, 0
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield Answer, server.server_address[1]
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [
+        (401, UserError, "refuses the credentials"),
+        (403, UserError, "refuses the credentials"),
+        (404, UserError, "no such container"),
+        (400, UserError, "refuses it"),
+        (429, TransientError, "the storage service failed"),
+        (503, TransientError, "the storage service failed"),
+    ],
+)
+def test_an_answer_of_the_service_is_an_error_of_the_right_kind(
+    tmp_path: Path, status: int, kind: type[Exception], words: str
+) -> None:
+    with rogue(status) as (answers, port):
+        variables = environment(port, tmp_path)
+        with pytest.raises(kind, match=words) as caught:
+            AzureBags(f"azure://{azurite.ACCOUNT}/c/", True, variables)
+    assert leaks(str(caught.value), variables) == []
+    assert answers.asked == (1 if kind is UserError else download.ATTEMPTS)
+
+
+def test_a_redirect_to_a_stranger_is_not_followed(tmp_path: Path) -> None:
+    with rogue(200) as (stranger, elsewhere), rogue(302, f"http://127.0.0.1:{elsewhere}") as (_, port):
+        with pytest.raises(UserError, match="refuses it"):
+            AzureBags(f"azure://{azurite.ACCOUNT}/c/", True, environment(port, tmp_path))
+        assert stranger.asked == 0
 
 
 LOUD = """
