@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from common.act import Act
-from common.checkpoint import TRAIN_CONFIG, WEIGHTS
+from common.checkpoint import TRAIN_CONFIG
 from common.command import UserError, one_line
 from common.files import find_damage, read_json
+from common.runs import WEIGHTS
 from stage2_train.config import TrainConfig
 from stage2_train.optimizer import Optimizer
 from stage2_train.saving import MODEL, OPTIMIZER_STATE, STATE, STEP, WINDOW, numbered
