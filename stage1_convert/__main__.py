@@ -10,14 +10,28 @@ from pathlib import Path
 
 from common.command import Parser, UserError, add_config_flags, run
 from common.config import load
+from stage1_convert.check import check, print_report
 from stage1_convert.config import Config
-from stage1_convert.convert import Options, RefusedError, Summary, convert
+from stage1_convert.convert import Options, RefusedError, Summary, convert, select
+from stage1_convert.dryrun import dry_run
+from stage1_convert.inspect import inspect
 from stage1_convert.merge import merge
+from stage1_convert.supply import LocalBags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert or merge and print a summary; returns 0, also when some bags were refused and --strict is not given."""
     args = _parser().parse_args(argv)
+    if args.check:
+        return print_report(check(args.check))
+    if args.inspect:
+        return inspect(args.inspect, args.out, load(Config, args.config, args.override).data.ros_distro)
+    if args.dry_run:
+        _require(args, "src")
+        config = load(Config, args.config, args.override)
+        supply = LocalBags(args.src)
+        offers = select(supply.offers, config.data, _shard(args.shard))
+        return dry_run(list(supply.fetch(offers)), config, args.out)
     start = time.monotonic()
     if args.merge:
         _require(args, "merge", "out")
@@ -30,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.workers < 1:
             raise UserError(f"--workers {args.workers}: expected at least 1")
         try:
-            summary = convert(args.src, args.out, load(Config, args.config, args.override), options)
+            summary = convert(LocalBags(args.src), args.out, load(Config, args.config, args.override), options)
         except RefusedError as error:
             _print_notes("refused", error.refused)
             raise
@@ -47,9 +61,15 @@ def _parser() -> Parser:
     parser.add_argument("--strict", action="store_true", help="one refused bag refuses the whole dataset")
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="every N-th bag only, from the I-th on")
     parser.add_argument(
-        "--trust-images", action="store_true", help="store JPEGs after a look at header and end only; decode a sample"
+        "--trust-images",
+        action="store_true",
+        help="check only header and end of JPEGs, and decode a sample of all for the statistics",
     )
-    parser.add_argument(
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument("--inspect", type=Path, metavar="BAG", help="tell what a bag, or each bag in a folder, holds")
+    modes.add_argument("--check", type=Path, metavar="DATASET", help="look for faults in any LeRobot v3.0 dataset")
+    modes.add_argument("--dry-run", action="store_true", help="tell what would be converted, and how large it gets")
+    modes.add_argument(
         "--merge", type=Path, nargs="+", metavar="DATASET", help="join datasets into --out instead of converting"
     )
     return parser

@@ -10,6 +10,7 @@ from common.files import write_json
 from stage1_convert.config import Config
 from stage1_convert.features import action_info, describe_features
 from stage1_convert.lerobot import DatasetWriter
+from stage1_convert.page import write_page
 from stage1_convert.parts import FORMAT, REPORT, TWIN, read_part, versions
 from stage1_convert.plan import rule_of
 
@@ -67,6 +68,7 @@ class Assembly:
         assert self.writer is not None
         self.writer.finish()
         write_json(self._root / REPORT, {**head(self._config, trust_images), "bags": self.reports})
+        write_page(self._root)
 
 
 def head(config: Config, trust_images: bool) -> dict[str, Any]:

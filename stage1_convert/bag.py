@@ -98,7 +98,7 @@ class Bag:
     def batches(self, topics: Collection[str]) -> Iterator[list[tuple[str, int, bytes]]]:
         """Yield what `records` does, as plain tuples and many at a time: at most a few megabytes."""
         for topic in topics:
-            self._check_topic(topic)
+            self.check_topic(topic)
         with as_user_error():
             stream, last_ns = self._merged(topics), 0
             while batch := _next_batch(stream):
@@ -133,7 +133,8 @@ class Bag:
         with as_user_error():
             return typestore(self.topics[topic].type, known[0] if known else NO_DEFINITION, self._distro)
 
-    def _check_topic(self, topic: str) -> None:
+    def check_topic(self, topic: str) -> None:
+        """Raise UserError when messages of a topic cannot be given: two types, or not stored as CDR."""
         channels = self._channels.get(topic, [])
         types = sorted({channel.type for channel in channels})
         if len(types) > 1:

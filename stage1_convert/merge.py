@@ -4,7 +4,6 @@ Shards of one conversion give the very dataset that one conversion of all bags w
 datasets with the same features are appended (append.py) in the order in which they are named.
 """
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,6 @@ def _join(roots: Sequence[Path], records: Sequence[dict[str, Any]], out: Path) -
                         bag["bag"], {k: v for k, v in bag.items() if k not in ("bag", "status", "episodes")}
                     )
             assembly.finish(not records[0]["pictures_verified"])
-        shutil.rmtree(parts, ignore_errors=True)
     return summarise(assembly, len(bags))
 
 

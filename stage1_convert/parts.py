@@ -73,6 +73,7 @@ def parts_folder(out: Path) -> Iterator[Path]:
     """
     folder = parts_path(out)
     folder.mkdir(parents=True, exist_ok=True)
+    remove_stale(folder.parent)
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when we are killed
@@ -85,9 +86,16 @@ def parts_folder(out: Path) -> Iterator[Path]:
             yield folder
         except BaseException:
             if not any(folder.glob(f"*/{RECORD}")):
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
             raise
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder at once: killed halfway, it must not leave half a part under the name of a whole one."""
+    gone = folder.with_name(f".tmp-{folder.name.strip('.')}-{os.getpid()}")
+    folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 @contextlib.contextmanager

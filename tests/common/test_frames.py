@@ -21,8 +21,8 @@ from common.frames import (
     clear_cache,
     list_cache,
     open_frames,
-    resized,
 )
+from common.pictures import resize
 from stage2_train.__main__ import main
 from tests.conftest import GOLDEN
 
@@ -50,7 +50,7 @@ def test_decoding_at_every_use_gives_what_the_map_gives(kind: str, tmp_path: Pat
 def test_pictures_are_resized_once_and_for_all(mode: str, tmp_path: Path) -> None:
     dataset = Dataset.open(GOLDEN / "dataset_image")
     whole = open_frames(dataset, tmp_path)["color"]
-    small = open_frames(dataset, tmp_path, (32, 48), mode)["color"]  # type: ignore[arg-type]
+    small = open_frames(dataset.in_size((32, 48)), tmp_path, mode)["color"]  # type: ignore[arg-type]
     assert small.shape == (32, 48, 3)
     for picture, wanted in zip(taken(small), taken(whole), strict=True):
         np.testing.assert_array_equal(picture, cv2.resize(wanted, (48, 32), interpolation=cv2.INTER_AREA))
@@ -58,9 +58,9 @@ def test_pictures_are_resized_once_and_for_all(mode: str, tmp_path: Path) -> Non
 
 def test_a_picture_of_the_size_asked_for_stays_as_it_is() -> None:
     picture = np.zeros((4, 6, 3), np.uint8)
-    assert resized(picture, (4, 6)) is picture
-    assert resized(picture, None) is picture
-    assert resized(picture, (8, 12)).shape == (8, 12, 3)
+    assert resize(picture, (4, 6)) is picture
+    assert resize(picture, None) is picture
+    assert resize(picture, (8, 12)).shape == (8, 12, 3)
 
 
 def test_the_map_has_the_size_that_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -68,7 +68,7 @@ def test_the_map_has_the_size_that_is_announced(tmp_path: Path, caplog: pytest.L
     with caplog.at_level(logging.INFO):
         open_frames(dataset, tmp_path)
     (path,) = (tmp_path / "frames").glob("*/color.u8")
-    assert path.stat().st_size == cache_bytes(dataset, None) == 42 * 64 * 96 * 3
+    assert path.stat().st_size == cache_bytes(dataset) == 42 * 64 * 96 * 3
     assert path.stat().st_blocks * 512 >= path.stat().st_size  # no holes that a full disk would answer with SIGBUS
     assert "decoding 42 pictures once into" in caplog.text
 
@@ -100,7 +100,7 @@ def test_a_process_that_does_not_build_takes_what_there_is(tmp_path: Path) -> No
 
 def test_one_process_builds_and_the_others_wait_for_it(tmp_path: Path) -> None:
     dataset = Dataset.open(GOLDEN / "dataset_image")
-    folder = frames_module._folder(dataset, tmp_path, None)
+    folder = frames_module._folder(dataset, tmp_path)
     folder.parent.mkdir(parents=True)
     opened = threading.Event()
 
@@ -144,3 +144,20 @@ def test_the_cache_is_listed_and_cleared_by_the_command(tmp_path: Path, capsys: 
     assert main(["--cache", "clear", *cache]) == 0
     assert list_cache(tmp_path) == []
     clear_cache(tmp_path)
+
+
+def test_a_map_larger_than_the_memory_it_may_take_is_read_without_growing(tmp_path: Path) -> None:
+    def anonymous_kb() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+    with (tmp_path / "camera.u8").open("wb") as file:
+        file.truncate(4000 * 480 * 640 * 3)  # 3.7 GB of holes: the kernel may drop what it has read of them at any time
+    frames = MappedFrames(tmp_path / "camera.u8", 4000, (480, 640, 3))
+    out = np.ones((8, 480, 640, 3), np.uint8)
+    frames.take(np.arange(8), out)
+    before = anonymous_kb()
+    for first in range(0, 4000, 400):
+        frames.take(np.arange(first, first + 8), out)
+    assert anonymous_kb() - before < 10_000
+    assert not out.any()
