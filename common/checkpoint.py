@@ -79,13 +79,7 @@ class Checkpoint:
 
         Raises UserError in one line when weights or normalisation are missing, damaged or do not fit config.json.
         """
-        if not (folder / CONFIG).is_file():
-            raise UserError(f"no checkpoint in {folder}: {CONFIG} is missing; give a pretrained_model folder")
-        settings = read_json(folder / CONFIG)
-        try:
-            act, shape = _parse_settings(settings)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{folder / CONFIG} does not describe an ACT policy: {one_line(error)}") from error
+        settings, act, shape = read_settings(folder)
         with torch.device("meta"):  # the weights come from the file; drawing random ones first would only take time
             network = new_network(act, shape)
         weights, buffers = split_buffers(_read_tensors(folder / WEIGHTS), shape.sizes(), str(folder / WEIGHTS))
@@ -131,6 +125,17 @@ class Checkpoint:
             "pretrained_backbone_weights": None,  # anything else makes LeRobot download them before it loads ours
         }
         return {key: value for key, value in written.items() if key not in LATE_KEYS}
+
+
+def read_settings(folder: Path) -> tuple[dict[str, Any], ActConfig, PolicyShape]:
+    """Return config.json, and the network and the sizes it describes; raises UserError where it is not an ACT policy."""
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"no checkpoint in {folder}: {CONFIG} is missing; give a pretrained_model folder")
+    settings = read_json(folder / CONFIG)
+    try:
+        return settings, *_parse_settings(settings)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{folder / CONFIG} does not describe an ACT policy: {one_line(error)}") from error
 
 
 def new_network(act: ActConfig, shape: PolicyShape) -> Act:

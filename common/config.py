@@ -50,13 +50,13 @@ def load(cls: type[C], path: Path | None, overrides: Sequence[str] = ()) -> C:
 
     Raises UserError naming the key, the value, what was expected and the nearest known key.
     """
-    tree = _read(path) if path else {}
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise UserError(f"--override takes key=value: got {text!r}; write for example training.lr=5e-5")
-        _put(tree, key.strip(), _parse(value, f"--override {key.strip()}"))
-    return _build(cls, tree, "")
+    return _build(cls, _tree(path, overrides), "")
+
+
+def keys_set(path: Path | None, overrides: Sequence[str], section: str) -> set[str]:
+    """Return the keys of a section that the file or an override sets, whether to the default or not."""
+    of = _tree(path, overrides).get(section)
+    return set(of) if isinstance(of, dict) else set()
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -74,6 +74,16 @@ def describe(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, str, str]]
             yield from describe(hints[field.name], f"{key}.")
         else:
             yield key, _show(_default(field)), field.metadata["doc"]
+
+
+def _tree(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
+    tree = _read(path) if path else {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--override takes key=value: got {text!r}; write for example training.lr=5e-5")
+        _put(tree, key.strip(), _parse(value, f"--override {key.strip()}"))
+    return tree
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,9 +4,10 @@ This is the contract between the stages. The layout is LeRobot's (`codebase_vers
 for stands in `meta/conversion.json` (how the bags became rows) and in the action feature's `info` (what actions mean).
 """
 
+import bisect
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -147,6 +148,14 @@ class Dataset:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hex sha256 that changes when the metadata, or the name, size or time of a data or video file, does."""
+        return self._digest(with_times=True)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """The same without the times: a copy of the dataset on another machine has it too."""
+        return self._digest(with_times=False)
+
+    def _digest(self, with_times: bool) -> str:
         digest = hashlib.sha256()
         for path in sorted(p for p in self.root.rglob("*") if p.is_file()):
             name = path.relative_to(self.root).as_posix()
@@ -154,7 +163,7 @@ class Dataset:
             digest.update(f"{name}\0{stat.st_size}\0".encode())
             if name.startswith("meta/"):
                 digest.update(path.read_bytes())
-            else:
+            elif with_times:
                 digest.update(str(stat.st_mtime_ns).encode())
         return digest.hexdigest()
 
@@ -168,18 +177,9 @@ class Dataset:
         Only the named columns are copied into the Arrow cache, never the pictures. Raises UserError when rows are
         missing.
         """
-        import datasets
-
-        datasets.disable_progress_bars()
         wanted = list(dict.fromkeys([*names, "index"]))
-        try:
-            table = datasets.Dataset.from_parquet(
-                [str(path) for path in self.data_paths()], columns=wanted, cache_dir=str(cache_dir / "columns")
-            )
-        except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError, ValueError) as error:
-            cause = error.__cause__ or error
-            raise UserError(f"{self.root}/data cannot be read: {one_line(cause)}") from error
-        arrays = {name: _array(table.data.column(name), self.features[name]) for name in wanted}
+        table = self._mapped(wanted, cache_dir)
+        arrays = {name: _array(table.column(name), self.features[name]) for name in wanted}
         if len(table) != self.n_frames or not np.array_equal(arrays["index"], np.arange(self.n_frames)):
             raise UserError(
                 f"{self.root}/data holds {len(table)} rows and meta/ declares {self.n_frames}, or its `index` column "
@@ -187,24 +187,66 @@ class Dataset:
             )
         return {name: arrays[name] for name in names}
 
+    def _mapped(self, names: Sequence[str], cache_dir: Path) -> Any:
+        import datasets
+
+        datasets.disable_progress_bars()
+        paths = [str(path) for path in self.data_paths()]
+        try:
+            return datasets.Dataset.from_parquet(paths, columns=names, cache_dir=str(cache_dir / "columns")).data
+        except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError, ValueError) as error:
+            cause = error.__cause__ or error
+            raise UserError(f"{self.root}/data cannot be read: {one_line(cause)}") from error
+
+    def picture_by_row(self, camera: str, cache_dir: Path) -> Callable[[int], Picture]:
+        """Return what decodes one picture of a camera, from any thread, by its row.
+
+        The encoded pictures are copied once, as they are, into the Arrow cache in `cache_dir` and memory-mapped; videos
+        are read where they lie. Raises UserError naming episode and frame when a picture is damaged.
+        """
+        key, starts = picture_key(camera), [episode.start for episode in self.episodes]
+        column = self._mapped([key], cache_dir).column(key) if self.features[key].dtype == "image" else None
+
+        def decode(row: int) -> Picture:
+            episode = self.episodes[bisect.bisect_right(starts, row) - 1]
+            try:
+                if column is not None:
+                    picture = decode_picture(column[row].as_py()["bytes"])
+                else:
+                    path, start_s = self._video(episode, camera)
+                    picture = next(decode_video(path, start_s + (row - episode.start) / self.fps, 1, self.fps))
+                return self._of_declared_shape(picture, camera)
+            except (UserError, StopIteration) as error:
+                frame = f"episode {episode.number}, frame {row - episode.start}"
+                raise UserError(f"{self.root}: camera {camera}, {frame}: {one_line(error)}") from error
+
+        return decode
+
+    def _video(self, episode: Episode, camera: str) -> tuple[Path, float]:
+        key = picture_key(camera)
+        chunk, file, start_s, _ = episode.videos[key]
+        return self.root / VIDEO_PATH.format(video_key=key, chunk_index=chunk, file_index=file), start_s
+
+    def _of_declared_shape(self, picture: Picture, camera: str) -> Picture:
+        declared = self.features[picture_key(camera)].shape
+        if picture.shape != declared:
+            raise UserError(f"the picture has shape {picture.shape}, the dataset declares {declared}")
+        return picture
+
     def pictures(self, episode: Episode, camera: str) -> Iterator[Picture]:
         """Yield the episode's pictures of one camera in order, decoded, RGB (height, width, 3) uint8.
 
         Raises UserError naming the episode and the frame when a picture is damaged or has another size.
         """
-        feature = self.features[picture_key(camera)]
-        if feature.dtype == "video":
-            chunk, file, start_s, _ = episode.videos[picture_key(camera)]
-            path = VIDEO_PATH.format(video_key=picture_key(camera), chunk_index=chunk, file_index=file)
-            pictures = decode_video(self.root / path, start_s, episode.length, self.fps)
+        if self.features[picture_key(camera)].dtype == "video":
+            path, start_s = self._video(episode, camera)
+            pictures = decode_video(path, start_s, episode.length, self.fps)
         else:
             pictures = (decode_picture(data) for data in self.encoded_pictures(episode, camera))
         count = 0
         try:
             for picture in pictures:
-                if picture.shape != feature.shape:
-                    raise UserError(f"the picture has shape {picture.shape}, the dataset declares {feature.shape}")
-                yield picture
+                yield self._of_declared_shape(picture, camera)
                 count += 1
         except UserError as error:
             raise UserError(
@@ -220,7 +262,9 @@ class Dataset:
         path = self.root / DATA_PATH.format(chunk_index=episode.data_file[0], file_index=episode.data_file[1])
         key = picture_key(camera)
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=64, columns=[f"{key}.bytes", "episode_index"]):
+            groups = [i for i in range(file.num_row_groups) if _may_hold(file.metadata.row_group(i), episode.number)]
+            columns = [f"{key}.bytes", "episode_index"]
+            for batch in file.iter_batches(batch_size=64, row_groups=groups, columns=columns):
                 mine = np.asarray(batch.column("episode_index")) == episode.number
                 if mine.any():
                     yield from batch.filter(pa.array(mine)).column(key).field("bytes").to_pylist()
@@ -279,6 +323,15 @@ def _episodes(root: Path) -> Iterator[Episode]:
             }
             file = (row["data/chunk_index"], row["data/file_index"])
             yield Episode(row["episode_index"], row["dataset_from_index"], row["dataset_to_index"], file, videos)
+
+
+def _may_hold(group: pq.RowGroupMetaData, episode: int) -> bool:
+    """Whether a row group's statistics allow rows of the episode: other tools put many episodes into one file."""
+    columns = (group.column(i) for i in range(group.num_columns))
+    statistics = next((c.statistics for c in columns if c.path_in_schema == "episode_index"), None)
+    if statistics is None or not statistics.has_min_max:
+        return True
+    return bool(statistics.min <= episode <= statistics.max)
 
 
 def _array(column: pa.ChunkedArray, feature: Feature) -> npt.NDArray[Any]:

@@ -6,11 +6,14 @@ A file is written beside its name, flushed to disk and renamed. A folder is buil
 
 import contextlib
 import ctypes
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,9 @@ from typing import Any
 from common.command import UserError
 
 MANIFEST = "manifest.json"
+LOCK = ".lock"
 CHUNK_BYTES = 1 << 20
+log = logging.getLogger(__name__)
 _TEMPORARY = re.compile(r"^\.tmp-(?P<name>.+)-(?P<pid>\d+)$|^\.(?P<file>.+)\.(?P<fpid>\d+)\.tmp$")
 
 
@@ -88,6 +93,46 @@ def describe_folder(folder: Path) -> dict[str, dict[str, Any]]:
     """Return size and sha256 of every file below `folder`, by relative name, in sorted order."""
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     return {n: {"bytes": (folder / n).stat().st_size, "sha256": sha256(folder / n)} for n in names if n != MANIFEST}
+
+
+def find_damage(folder: Path) -> str | None:
+    """Return what is wrong with a folder that has a manifest, None when every file has the size and sha256 it should."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+        for name, wanted in manifest.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != wanted["bytes"] or sha256(path) != wanted["sha256"]:
+                return f"{name} is not what was written"
+    except UserError as error:
+        return str(error)
+    except (AttributeError, KeyError, TypeError, OSError) as error:
+        return f"{MANIFEST} is damaged: {error}"
+    return None
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, made if need be, for this process alone; raises UserError naming the one that has it.
+
+    The kernel gives the lock back when its holder dies, however that happens.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"{folder} is in use by process {file.read().strip()}; wait for it, stop it, or choose another folder"
+            ) from None
+        except OSError as error:  # some network file systems have no locks
+            log.warning("%s cannot be locked (%s): make sure that nothing else writes there", folder, error.strerror)
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 def sha256(path: Path) -> str:

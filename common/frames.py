@@ -1,22 +1,70 @@
-"""All pictures of a dataset in, decoded once into a uint8 memory map that every process of the machine shares."""
+"""All pictures of a dataset in; a source of uint8 pictures by row out, by default a memory map that is decoded once.
 
+The map is one file a camera, `<cache>/frames/<key>/<camera>.u8`, shared by every process of the machine; the key is a hash
+of the dataset's fingerprint and of the size asked for, so that another dataset or size never finds it.
+"""
+
+import contextlib
 import fcntl
 import hashlib
 import json
 import logging
 import os
+import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal, Protocol
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from common.command import progress
+from common.command import UserError, progress
 from common.dataset import Dataset, Episode
-from common.files import new_folder, remove_stale, require_free
+from common.files import new_folder, remove_stale, require_free, write_json
+from common.pictures import Picture
 
-CACHE_VERSION = 1  # part of the key: a cache written by other code is never misread
+CACHE_VERSION = 2  # part of the key: a cache written by other code is never misread
+ABOUT = "about.json"
+Rows = npt.NDArray[np.int64]
+Size = tuple[int, int]
 log = logging.getLogger(__name__)
+
+
+class Frames(Protocol):
+    """The pictures of one camera, RGB (height, width, 3) uint8, by row of the dataset."""
+
+    shape: tuple[int, int, int]
+
+    def take(self, rows: Rows, out: npt.NDArray[np.uint8]) -> None:
+        """Put the pictures of `rows` into `out`, (len(rows), height, width, 3)."""
+
+
+class MappedFrames:
+    """Pictures that lie decoded in a memory map; taking them is a copy."""
+
+    def __init__(self, path: Path, n_frames: int, shape: tuple[int, int, int]) -> None:
+        self.shape = shape
+        self.map = _map(path, (n_frames, *shape), "r")
+
+    def take(self, rows: Rows, out: npt.NDArray[np.uint8]) -> None:
+        """Copy the pictures of `rows`; "clip" because numpy would copy twice to be able to raise."""
+        np.take(self.map, rows, axis=0, out=out, mode="clip")
+
+
+class DecodedFrames:
+    """Pictures that are decoded at every use: nothing is kept but the encoded bytes, memory-mapped by `datasets`."""
+
+    def __init__(self, dataset: Dataset, camera: str, size: Size | None, cache_dir: Path) -> None:
+        self.shape = frame_shape(dataset.cameras[camera], size)
+        self._dataset, self._camera, self._size = dataset, camera, size
+        self._picture = dataset.picture_by_row(camera, cache_dir)
+
+    def take(self, rows: Rows, out: npt.NDArray[np.uint8]) -> None:
+        """Decode the pictures of `rows`."""
+        for i, row in enumerate(rows):
+            out[i] = resized(self._picture(int(row)), self._size)
 
 
 def default_cache_dir() -> Path:
@@ -24,54 +72,126 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bag2act"
 
 
-def open_frames(dataset: Dataset, cache_dir: Path) -> dict[str, npt.NDArray[np.uint8]]:
-    """Return camera -> (rows, height, width, 3) uint8 memory map of every picture, RGB.
+def frame_shape(stored: tuple[int, int, int], size: Size | None) -> tuple[int, int, int]:
+    """Return (height, width, channels) of a camera's pictures once they have `size`."""
+    return (*size, stored[2]) if size else stored
 
-    The first process to ask decodes the pictures; others, of this run or of another, wait for it and share the result.
-    The key holds the dataset's fingerprint, so a changed dataset is decoded anew. A disk without room is a UserError.
+
+def resized(picture: Picture, size: Size | None) -> Picture:
+    """Return the picture in (height, width) `size`, by areas where it shrinks; None leaves it as it is."""
+    if size is None or picture.shape[:2] == size:
+        return picture
+    shrinks = size[0] <= picture.shape[0] and size[1] <= picture.shape[1]
+    way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(picture, (size[1], size[0]), interpolation=way)  # type: ignore[return-value]
+
+
+def cache_bytes(dataset: Dataset, size: Size | None) -> int:
+    """Return how much the decoded pictures of all cameras take."""
+    shapes = (frame_shape(stored, size) for stored in dataset.cameras.values())
+    return dataset.n_frames * sum(height * width * channels for height, width, channels in shapes)
+
+
+def open_frames(
+    dataset: Dataset,
+    cache_dir: Path,
+    size: Size | None = None,
+    mode: Literal["auto", "mmap", "none"] = "auto",
+    build: bool = True,
+) -> dict[str, Frames]:
+    """Return camera -> its pictures: mapped, or, with mode "none" or "auto" on a disk without room, decoded at each use.
+
+    The first process to ask decodes them into the map; others wait for it and share the result. With `build=False`
+    a map is used where there is one. Raises UserError for a disk without room ("mmap") and for a damaged picture.
     """
-    folder = cache_dir / "frames" / _key(dataset)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released by the kernel when the holder dies, unlike a marker file
-        if not folder.exists():
-            _build(dataset, folder)
+    folder = _folder(dataset, cache_dir, size)
+    if dataset.cameras and mode != "none" and build:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.with_suffix(".lock")):
+            if not folder.exists() and _has_room(dataset, folder, size, mode):
+                _build(dataset, folder, size)
+    if mode == "none" or not folder.exists():
+        return {camera: DecodedFrames(dataset, camera, size, cache_dir) for camera in dataset.cameras}
     return {
-        camera: _map(folder / f"{camera}.u8", (dataset.n_frames, *shape), "r")
-        for camera, shape in dataset.cameras.items()
+        camera: MappedFrames(folder / f"{camera}.u8", dataset.n_frames, frame_shape(stored, size))
+        for camera, stored in dataset.cameras.items()
     }
 
 
-def _key(dataset: Dataset) -> str:
-    parts = [CACHE_VERSION, dataset.fingerprint, dataset.cameras]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+def list_cache(cache_dir: Path) -> list[str]:
+    """Describe, a line each, what the cache holds: maps of decoded pictures, and the columns `datasets` has copied."""
+    lines = []
+    for folder in sorted((cache_dir / "frames").glob("*/")):
+        about = json.loads((folder / ABOUT).read_text()) if (folder / ABOUT).is_file() else {}
+        lines.append(f"{_folder_bytes(folder) / 1e9:8.2f} GB  {folder}  {about.get('dataset', '?')}")
+    columns = cache_dir / "columns"
+    if columns.is_dir():
+        lines.append(f"{_folder_bytes(columns) / 1e9:8.2f} GB  {columns}  columns of all datasets")
+    return lines
 
 
-def _build(dataset: Dataset, folder: Path) -> None:
-    size_bytes = sum(dataset.n_frames * int(np.prod(shape)) for shape in dataset.cameras.values())
-    log.info(
-        "decoding %d pictures once into %s (%.2f GB)", dataset.n_frames * len(dataset.cameras), folder, size_bytes / 1e9
-    )
+def clear_cache(cache_dir: Path) -> None:
+    """Remove what `list_cache` lists; a training that has it mapped goes on, the disk is freed when it ends."""
+    for name in ("frames", "columns"):
+        shutil.rmtree(cache_dir / name, ignore_errors=True)
+
+
+def _folder(dataset: Dataset, cache_dir: Path, size: Size | None) -> Path:
+    parts = [CACHE_VERSION, dataset.fingerprint, dataset.cameras, size]
+    return cache_dir / "frames" / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel releases it when the holder dies
+        except BlockingIOError:
+            log.warning("waiting for another process that decodes the same pictures")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _has_room(dataset: Dataset, folder: Path, size: Size | None, mode: str) -> bool:
     remove_stale(folder.parent)
-    require_free(folder, size_bytes, "the decoded pictures")
+    try:
+        require_free(folder, cache_bytes(dataset, size), "the decoded pictures")
+    except UserError as error:
+        if mode == "mmap":
+            raise
+        log.warning("%s; until then every picture is decoded at every use", error)
+        return False
+    return True
+
+
+def _build(dataset: Dataset, folder: Path, size: Size | None) -> None:
+    log.info(
+        "decoding %d pictures once into %s (%.2f GB)",
+        *(dataset.n_frames * len(dataset.cameras), folder, cache_bytes(dataset, size) / 1e9),
+    )
     with new_folder(folder, manifest=False) as temporary:
-        for camera, shape in dataset.cameras.items():
+        for camera, stored in dataset.cameras.items():
+            shape = (dataset.n_frames, *frame_shape(stored, size))
             path = temporary / f"{camera}.u8"
             with path.open("wb") as file:
                 # Reserve the blocks now: a sparse map on a full disk dies by SIGBUS instead of an error.
-                os.posix_fallocate(file.fileno(), 0, dataset.n_frames * int(np.prod(shape)))
-            frames = _map(path, (dataset.n_frames, *shape), "r+")
+                os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)))
+            frames = _map(path, shape, "r+")
 
             def fill(episode: Episode, camera: str = camera, frames: npt.NDArray[np.uint8] = frames) -> None:
                 for row, picture in enumerate(dataset.pictures(episode, camera), episode.start):
-                    frames[row] = picture
+                    frames[row] = resized(picture, size)
 
-            with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves Python's lock
-                for _ in progress(
-                    pool.map(fill, dataset.episodes), len(dataset.episodes), f"decoding {camera}", "episode"
-                ):
+            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # decoding leaves Python's lock
+                done = pool.map(fill, dataset.episodes)
+                for _ in progress(done, len(dataset.episodes), f"decoding {camera}", "episode"):
                     pass
             frames.flush()  # type: ignore[attr-defined]
+        write_json(temporary / ABOUT, {"dataset": str(dataset.root.resolve()), "size": size})
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _map(path: Path, shape: tuple[int, ...], mode: str) -> npt.NDArray[np.uint8]:

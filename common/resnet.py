@@ -54,9 +54,13 @@ class FrozenBatchNorm2d(nn.Module):
         if self.folded_weight is not None and self.folded_bias is not None:
             return self.folded_weight, self.folded_bias
         scale_C = self.weight * (self.running_var + NORM_EPS).rsqrt()
+        bias = self.bias - self.running_mean * scale_C
+        if weight.shape[-1] == 1:
+            # A 1x1 kernel has both layouts at once; through a matrix its gradient comes back in the parameter's own strides,
+            # which is what DistributedDataParallel's buckets have.
+            return (weight.flatten(1) * scale_C[:, None])[:, :, None, None], bias
         # The layout is changed before the product, so that the backward pass finds it changed already.
-        weight = weight.contiguous(memory_format=torch.channels_last) * scale_C[:, None, None, None]
-        return weight, self.bias - self.running_mean * scale_C
+        return weight.contiguous(memory_format=torch.channels_last) * scale_C[:, None, None, None], bias
 
 
 class _Block(nn.Module):

@@ -1,6 +1,8 @@
-"""Flags in, a dataset out: `python -m stage1_convert --src FOLDER --out DATASET`."""
+"""Flags in, a dataset out: `python -m stage1_convert --src BAGS --out DATASET`."""
 
+import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -8,37 +10,99 @@ from pathlib import Path
 
 from common.command import Parser, UserError, add_config_flags, run
 from common.config import load
+from stage1_convert.check import check, print_report
 from stage1_convert.config import Config
-from stage1_convert.convert import Options, RefusedError, convert
+from stage1_convert.convert import Options, RefusedError, Summary, convert, select
+from stage1_convert.dryrun import dry_run
+from stage1_convert.inspect import inspect
+from stage1_convert.merge import merge
+from stage1_convert.supply import LocalBags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Convert and print a summary; returns 0, also when some bags were refused and --strict is not given."""
+    """Convert or merge and print a summary; returns 0, also when some bags were refused and --strict is not given."""
+    args = _parser().parse_args(argv)
+    if args.check:
+        return print_report(check(args.check))
+    if args.inspect:
+        return inspect(args.inspect, args.out, load(Config, args.config, args.override).data.ros_distro)
+    if args.dry_run:
+        _require(args, "src")
+        config = load(Config, args.config, args.override)
+        supply = LocalBags(args.src)
+        offers = select(supply.offers, config.data, _shard(args.shard))
+        return dry_run(list(supply.fetch(offers)), config, args.out)
+    start = time.monotonic()
+    if args.merge:
+        _require(args, "merge", "out")
+        if args.src:
+            raise UserError("command line: --merge takes datasets and no --src")
+        summary = merge(args.merge, args.out)
+    else:
+        _require(args, "src", "out")
+        options = Options(args.workers, args.strict, _shard(args.shard), args.trust_images)
+        if args.workers < 1:
+            raise UserError(f"--workers {args.workers}: expected at least 1")
+        try:
+            summary = convert(LocalBags(args.src), args.out, load(Config, args.config, args.override), options)
+        except RefusedError as error:
+            _print_notes("refused", error.refused)
+            raise
+    _print_summary(summary, args.out, time.monotonic() - start, "datasets" if args.merge else "bags")
+    return 0
+
+
+def _parser() -> Parser:
     parser = Parser(prog="python -m stage1_convert", description=__doc__)
-    parser.add_argument("--src", type=Path, required=True, help="folder with the bags, at any depth")
-    parser.add_argument("--out", type=Path, required=True, help="the dataset; one made by this command is replaced")
+    parser.add_argument("--src", type=Path, help="folder with the bags, at any depth, or one bag")
+    parser.add_argument("--out", type=Path, help="the dataset; one made by this command is brought up to date")
     add_config_flags(parser, "data and conventions")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.add_argument("--strict", action="store_true", help="one refused bag refuses the whole dataset")
-    args = parser.parse_args(argv)
-    if args.workers < 1:
-        raise UserError(f"--workers {args.workers}: expected at least 1")
-    config = load(Config, args.config, args.override)
-    start = time.monotonic()
-    try:
-        summary = convert(args.src, args.out, config, Options(args.workers, args.strict))
-    except RefusedError as error:
-        _print_notes("refused", error.refused)
-        raise
-    seconds = time.monotonic() - start
-    print(f"bags      {summary.bags - len(summary.refused)} converted, {len(summary.refused)} refused")
-    print(f"episodes  {summary.episodes}")
-    print(f"frames    {summary.frames}")
-    print(f"speed     {summary.frames / seconds:.0f} frames/s, {seconds:.1f} s")
-    print(f"dataset   {args.out}")
+    parser.add_argument("--shard", default="1/1", metavar="I/N", help="every N-th bag only, from the I-th on")
+    parser.add_argument(
+        "--trust-images",
+        action="store_true",
+        help="check only header and end of JPEGs, and decode a sample of all for the statistics",
+    )
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument("--inspect", type=Path, metavar="BAG", help="tell what a bag, or each bag in a folder, holds")
+    modes.add_argument("--check", type=Path, metavar="DATASET", help="look for faults in any LeRobot v3.0 dataset")
+    modes.add_argument("--dry-run", action="store_true", help="tell what would be converted, and how large it gets")
+    modes.add_argument(
+        "--merge", type=Path, nargs="+", metavar="DATASET", help="join datasets into --out instead of converting"
+    )
+    return parser
+
+
+def _require(args: argparse.Namespace, *names: str) -> None:
+    missing = [f"--{name}" for name in names if not getattr(args, name)]
+    if missing:
+        raise UserError(f"command line: {' and '.join(missing)} missing; see python -m stage1_convert --help")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= part <= parts:
+        raise UserError(f"--shard {text}: expected I/N with I from 1 to N, such as 1/4")
+    return part, parts
+
+
+def _print_summary(summary: Summary, out: Path, seconds: float, things: str) -> None:
+    counts = f"{summary.bags - len(summary.refused)} taken, {len(summary.refused)} refused"
+    rows = {
+        things: f"{counts}, {summary.reused} of them as converted before" if summary.reused else counts,
+        "episodes": f"{summary.episodes}",
+        "frames": f"{summary.frames}",
+        "speed": f"{summary.frames / seconds:.0f} frames/s, {seconds:.1f} s",
+        "warnings": f"{len(summary.warnings)}",
+        "dataset": f"{out}",
+    }
+    for name, value in rows.items():
+        print(f"{name:<10}{value}")
     _print_notes("warning", summary.warnings)
     _print_notes("refused", summary.refused)
-    return 0
 
 
 def _print_notes(kind: str, notes: Sequence[tuple[str, str]]) -> None:

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.command import UserError
 from common.config import to_dict
 from common.files import write_json
 from stage1_convert.config import Config
 from stage1_convert.features import action_info, describe_features
 from stage1_convert.lerobot import DatasetWriter
-from stage1_convert.parts import FORMAT, REPORT, read_part, versions
+from stage1_convert.page import write_page
+from stage1_convert.parts import FORMAT, REPORT, TWIN, read_part, versions
 from stage1_convert.plan import rule_of
 
 SIZE_FAULT = "set conventions.image_resize"
@@ -55,7 +55,7 @@ class Assembly:
             return False
         task, report = task_of(bag, part.report["custom_data"], config), dict(part.report)
         if key in self._same:
-            twin = f"holds the same recording as bag {self._same[key]}: its episodes are in the dataset twice"
+            twin = f"{TWIN} {self._same[key]}: its episodes are in the dataset twice"
             report["warnings"] = [*report["warnings"], twin]
         self._same.setdefault(key, bag)
         episodes = [{"episode_index": self.writer.add(piece, task), **piece.report} for piece in part.pieces]
@@ -68,6 +68,7 @@ class Assembly:
         assert self.writer is not None
         self.writer.finish()
         write_json(self._root / REPORT, {**head(self._config, trust_images), "bags": self.reports})
+        write_page(self._root)
 
 
 def head(config: Config, trust_images: bool) -> dict[str, Any]:
@@ -119,10 +120,3 @@ def _size_fault(found: dict[str, tuple[int, int]], sizes: dict[str, tuple[int, i
     camera = next(camera for camera in sizes if found[camera] != sizes[camera])
     here, there = ("{}x{}".format(*of[camera]) for of in (found, sizes))
     return f"camera {camera} gives {here} pictures, in bag {model} {there}; {SIZE_FAULT}"
-
-
-def require_equal_sizes(bags: list[dict[str, Any]]) -> None:
-    """Refuse to join shards of which one left out bags because of their size: the others might have taken them."""
-    for bag in bags:
-        if bag["status"] == "refused" and str(bag["reason"]).endswith(SIZE_FAULT):
-            raise UserError(f"bag {bag['bag']} was refused in its shard: {bag['reason']}, and convert again")

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
 from rosbags.typesys.store import Typestore
 
@@ -26,6 +27,8 @@ from stage1_convert.storage import NO_DEFINITION, Channel, Storage
 from stage1_convert.unpack import ZSTD_MAGIC, unpack, unpack_file
 
 MAX_STAMP_NS = 1 << 62
+BATCH_MESSAGES = 1024
+BATCH_BYTES = 4 << 20
 
 
 class Topic(NamedTuple):
@@ -89,16 +92,23 @@ class Bag:
 
         Raises UserError when the storage is damaged beyond reading, or a topic is of two types or not stored as CDR.
         """
+        for batch in self.batches(topics):
+            yield from itertools.starmap(Record, batch)
+
+    def batches(self, topics: Collection[str]) -> Iterator[list[tuple[str, int, bytes]]]:
+        """Yield what `records` does, as plain tuples and many at a time: at most a few megabytes."""
         for topic in topics:
-            self._check_topic(topic)
+            self.check_topic(topic)
         with as_user_error():
-            last_ns = 0
-            for topic, receive_ns, data in self._merged(topics):
-                if not last_ns <= receive_ns < MAX_STAMP_NS:
-                    raise UserError(f"{topic}: receive time {receive_ns} ns follows {last_ns} ns")
-                last_ns = receive_ns
-                # compression mode MESSAGE; a CDR message starts with a zero byte
-                yield Record(topic, receive_ns, unpack(data, "zstd") if data[:4] == ZSTD_MAGIC else data)
+            stream, last_ns = self._merged(topics), 0
+            while batch := _next_batch(stream):
+                times_ns = np.array([last_ns, *(receive_ns for _, receive_ns, _ in batch)], np.int64)
+                wrong = np.flatnonzero((np.diff(times_ns) < 0) | (times_ns[1:] >= MAX_STAMP_NS))
+                if len(wrong):
+                    at = int(wrong[0])
+                    raise UserError(f"{batch[at][0]}: receive time {times_ns[at + 1]} ns follows {times_ns[at]} ns")
+                last_ns = int(times_ns[-1])
+                yield batch
 
     def messages(self, topics: Collection[str]) -> Iterator[Message]:
         """Yield the messages of `topics`, taken apart, in the order of their receive times.
@@ -123,7 +133,8 @@ class Bag:
         with as_user_error():
             return typestore(self.topics[topic].type, known[0] if known else NO_DEFINITION, self._distro)
 
-    def _check_topic(self, topic: str) -> None:
+    def check_topic(self, topic: str) -> None:
+        """Raise UserError when messages of a topic cannot be given: two types, or not stored as CDR."""
         channels = self._channels.get(topic, [])
         types = sorted({channel.type for channel in channels})
         if len(types) > 1:
@@ -178,6 +189,18 @@ def as_user_error(subject: str = "") -> Iterator[None]:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
         raise UserError(f"{subject}cannot be read: {type(error).__name__}: {one_line(error)}") from error
+
+
+def _next_batch(stream: Iterator[tuple[str, int, bytes]]) -> list[tuple[str, int, bytes]]:
+    batch, size = [], 0
+    for topic, receive_ns, data in stream:
+        # Compression mode MESSAGE; a CDR message starts with a zero byte.
+        plain = unpack(data, "zstd") if data[:4] == ZSTD_MAGIC else data
+        batch.append((topic, receive_ns, plain))
+        size += len(plain)
+        if size > BATCH_BYTES or len(batch) == BATCH_MESSAGES:
+            break
+    return batch
 
 
 def _of_topics(storage: Storage, topics: Collection[str]) -> Iterator[tuple[str, int, bytes]]:

@@ -67,9 +67,8 @@ class Fields:
 
     def read(self, batch: Sequence[bytes]) -> Numbers:
         """Read a batch of CDR messages; what is wrong with one of them stands in the faults."""
-        count = len(batch)
-        out = Numbers(np.zeros(count, np.int64), np.full((count, self._width), np.nan), np.ones(count, np.bool_), {})
-        todo = np.arange(count)
+        out = nothing(len(batch), self._width)
+        todo = np.arange(len(batch))
         for plan in list(self._plans):
             todo = _apply(plan, batch, todo, out)
         while len(todo):
@@ -94,11 +93,13 @@ class Fields:
         if self._stamp:
             stamp = layout.places[f"{self._stamp}.sec"], layout.places[f"{self._stamp}.nanosec"]
         needed = [*(stamp or ()), *(picked or [])]
-        last = max((place.offset for place in needed), default=0)
+        last = max((place.offset for place in needed), default=1)
         # What lies behind the last number decides nothing, unless the layout itself is the answer.
-        guards = [(at, text) for at, text in layout.guards if picked is None or at < last]
+        guards = [(at, text) for at, text in layout.guards if picked is None or at <= last]
         places = np.array([at + index for at, text in guards for index in range(len(text))], np.intp)
-        size = max([int(places[-1]) + 1, *(place.offset + int(place.dtype[-1]) for place in needed)])
+        size = max(
+            [0, *(int(at) + 1 for at in places[-1:]), *(place.offset + int(place.dtype[-1]) for place in needed)]
+        )
         expected = np.frombuffer(b"".join(text for _, text in guards), np.uint8)
         return _Plan(places, expected, size, stamp, picked, fault)
 
@@ -132,6 +133,11 @@ def _column(block: npt.NDArray[np.uint8], place: Place) -> npt.NDArray[Any]:
     return column[:, 0]
 
 
+def nothing(count: int, width: int = 0) -> Numbers:
+    """Return what `count` messages say that are not looked into."""
+    return Numbers(np.zeros(count, np.int64), np.full((count, width), np.nan), np.ones(count, np.bool_), {})
+
+
 def stamp_field(types: Typestore, msgtype: str) -> str | None:
     """Return the path of the stamp that messages of this type carry, None when they carry none."""
     fields = {name: desc[1] for name, desc in types.fielddefs[msgtype][1]}
@@ -155,6 +161,8 @@ def joint_state(types: Typestore, joints: tuple[str, ...], wanted: Sequence[str]
             return None
         picked = []
         for field in wanted:
+            if field not in layout.places:
+                raise UserError(f"the definition of {JOINT_STATE} that comes with the messages has no {field}")
             place = layout.places[field]
             if place.length != len(names):
                 plural = {"velocity": "velocities"}.get(field, f"{field}s")

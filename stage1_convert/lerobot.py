@@ -70,8 +70,7 @@ class DatasetWriter:
         number = numbers.episode_index
         chunk, file = data_file(number)
         self._place(piece, numbers)
-        table = pq.read_table(piece.rows, columns=[key for key in self._keys if key not in PLACE])
-        arrays = {key: _column(table, key, numbers) for key in self._keys}
+        arrays = read_columns(piece.rows, self._keys, numbers)
         for key, array in arrays.items():
             self._columns.add(key, array)
         pictures = {IMAGES + camera: counted for camera, counted in piece.pictures.items()}
@@ -200,10 +199,16 @@ def link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def read_columns(path: Path, keys: Iterable[str], numbers: Numbers) -> dict[str, npt.NDArray[Any]]:
+    """Return columns of an episode's file, (rows,) or (rows, dimensions), as they are under these numbers."""
+    table = pq.read_table(path, columns=[key for key in keys if key not in PLACE or numbers.task_index < 0])
+    return {key: _column(table, key, numbers) for key in keys}
+
+
 def _column(table: pa.Table, key: str, numbers: Numbers) -> npt.NDArray[Any]:
     if key == "index":
         return np.arange(numbers.first_index, numbers.first_index + table.num_rows)
-    if key in PLACE:
+    if key in PLACE and getattr(numbers, key) >= 0:
         return np.full(table.num_rows, getattr(numbers, key), np.int64)
     return _values(table.column(key))
 

@@ -32,6 +32,7 @@ from stage1_convert.lerobot import PICTURES_PATH, SOURCES_PATH, Histogram, Piece
 FORMAT = 2  # of meta/conversion.json and of what a part holds: README.md describes both
 REPORT = "meta/conversion.json"
 RECORD = "record.json"
+TWIN = "holds the same recording as bag"
 PLACELESS = ("task", "task_from", "task_pattern", "success_key", "robot_type", "include", "exclude")
 
 
@@ -72,6 +73,7 @@ def parts_folder(out: Path) -> Iterator[Path]:
     """
     folder = parts_path(out)
     folder.mkdir(parents=True, exist_ok=True)
+    remove_stale(folder.parent)
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when we are killed
@@ -84,9 +86,16 @@ def parts_folder(out: Path) -> Iterator[Path]:
             yield folder
         except BaseException:
             if not any(folder.glob(f"*/{RECORD}")):
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
             raise
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder at once: killed halfway, it must not leave half a part under the name of a whole one."""
+    gone = folder.with_name(f".tmp-{folder.name.strip('.')}-{os.getpid()}")
+    folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -180,4 +189,5 @@ def _take_back(dataset: Path, folder: Path, bag: dict[str, Any], counts: Mapping
         pieces.append(piece_in(folder, number, cameras, {c: counts[at, c] for c in cameras}, report))
     placed = ("bag", "status", "reason", "task", "success", "episodes", "sizes")
     report = {name: value for name, value in bag.items() if name not in placed}
+    report["warnings"] = [text for text in report["warnings"] if not text.startswith(TWIN)]
     write_record(folder, Part(report, cameras, pieces))

@@ -55,15 +55,16 @@ def rule_of(stream: str, data: DataConfig) -> tuple[str, int]:
 
 
 def make_plan(clocks: Mapping[str, sync.Clock], angles: sync.Float64, markers_ns: sync.Int64, config: Config) -> Plan:
-    """Lay the grid from the first moment at which every stream has spoken to the last at which every one still does,
-    and divide it into episodes.
+    """Lay the grid from the first moment at which every stream has spoken, plus data.grid_delay_ms, to the last at
+    which every one still does, and divide it into episodes.
 
     `angles` (joint messages, joints) are in radians, `markers_ns` the times at which an episode shall begin. Raises
     UserError when the streams do not overlap, when nothing long enough is left, or when there is a gap and
     data.on_gap=fail.
     """
     data = config.data
-    ticks_ns = sync.grid(*_overlap(clocks), data.fps)
+    first_ns, last_ns = _overlap(clocks)
+    ticks_ns = sync.grid(first_ns + round(data.grid_delay_ms * 1e6), last_ns, data.fps)
     picks, good = {}, {}
     for stream, clock in clocks.items():
         picks[stream], good[stream] = sync.pick(clock.stamps_ns, ticks_ns, *rule_of(stream, data))
@@ -135,21 +136,21 @@ def _cut(piece: Span, cuts: Iterable[int]) -> Iterator[Span]:
         if start < cut < piece.stop:
             yield Span(start, int(cut), reason)
             start, reason = int(cut), "marker"
-        elif cut == start:
-            reason = "marker"
     yield Span(start, piece.stop, reason)
 
 
 def _without_pauses(piece: Span, angles: sync.Float64, data: DataConfig, left_out: list[Span]) -> Iterator[Span]:
-    """Cut the rests of at least data.split_pause_s out of a piece."""
+    """Cut the rests of at least data.split_pause_s out of a piece; the next part begins with the last frame at rest,
+    as `resting` counts a frame to the motion that follows it."""
     still = sync.resting(angles[piece.start : piece.stop], data.fps)
     long = math.ceil(data.split_pause_s * data.fps - 1e-9)
     start, reason = piece.start, piece.reason
     for a, b in sync.runs(still):
         if b - a >= long:
-            left_out.append(Span(piece.start + a, piece.start + b, "pause"))
-            if piece.start + a > start:
-                yield Span(start, piece.start + a, reason)
+            first = piece.start + a + (a > 0)  # an episode ends with the frame in which the arm has come to rest
+            left_out.append(Span(first, piece.start + b, "pause"))
+            if first > start:
+                yield Span(start, first, reason)
             start, reason = piece.start + b, "pause"
     if start < piece.stop:
         yield Span(start, piece.stop, reason)

@@ -20,7 +20,9 @@ PLACE = ("episode_index", "index", "task_index")  # the columns that Numbers dec
 
 
 class Numbers(NamedTuple):
-    """The place of an episode in its dataset: its number, the number of its first row, and its task."""
+    """The place of an episode in its dataset: its number, the number of its first row, and its task (-1: the rows have
+    task indices of their own).
+    """
 
     episode_index: int
     first_index: int
@@ -125,8 +127,9 @@ def _write_group(writer: pq.ParquetWriter, rows: pa.Table, schema: pa.Schema, nu
     placed = {
         "episode_index": np.full(count, numbers.episode_index, np.int64),
         "index": np.arange(numbers.first_index + done, numbers.first_index + done + count, dtype=np.int64),
-        "task_index": np.full(count, numbers.task_index, np.int64),
     }
+    if numbers.task_index >= 0:
+        placed["task_index"] = np.full(count, numbers.task_index, np.int64)
     columns = [pa.array(placed[name]) if name in placed else rows.column(name) for name in schema.names]
     table = pa.table(columns, names=schema.names).cast(schema).combine_chunks()
     writer.write_table(table, row_group_size=count)

@@ -5,6 +5,7 @@ and samples the pictures, so its figures differ a little.
 """
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,6 +68,18 @@ def picture_stats(counts: npt.NDArray[np.int64], frames: int) -> dict[str, list[
     per_channel = [_channel_stats(channel) for channel in counts]
     stats: dict[str, list[Any]] = {name: [[[of[name] / 255]] for of in per_channel] for name in per_channel[0]}
     return {name: [frames] if name == "count" else stats[name] for name in NAMES}
+
+
+def pooled(parts: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return the statistics of several sets together: exact but for the quantiles, which are means weighted by count."""
+    weights = np.array([part["count"][0] for part in parts], np.float64) / sum(part["count"][0] for part in parts)
+    of = {name: np.array([part[name] for part in parts], np.float64) for name in NAMES}
+    means = {name: np.tensordot(weights, of[name], axes=1) for name in ("mean", *QUANTILES)}
+    spread = of["std"] ** 2 + (of["mean"] - means["mean"]) ** 2
+    found = {**means, "std": np.sqrt(np.tensordot(weights, spread, axes=1))}
+    found |= {"min": of["min"].min(axis=0), "max": of["max"].max(axis=0)}
+    count = [sum(part["count"][0] for part in parts)]
+    return {name: count if name == "count" else found[name].tolist() for name in NAMES}
 
 
 def _channel_stats(counts: npt.NDArray[np.int64]) -> dict[str, float]:

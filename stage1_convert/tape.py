@@ -18,9 +18,6 @@ from stage1_convert.config import COMMAND, FIELD_PATH, JOINTS, Config, DataConfi
 from stage1_convert.video import VIDEO_TYPES, starts_video
 
 PICTURE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", *VIDEO_TYPES)
-BATCH_MESSAGES = 1024
-BATCH_BYTES = 4 << 20
-HEAD_BYTES = 4096  # of a picture's message: enough for its stamp
 
 
 class Stream(NamedTuple):
@@ -94,78 +91,56 @@ def read_tape(bag: Bag, config: Config) -> Tape:
 
 
 class _Track:
-    """A stream while it is read; batches wait in `waiting` until there is enough for numpy."""
+    """A stream while it is read."""
 
-    def __init__(self, bag: Bag, topic: str, reader: fields.Fields | None, width: int, whose: str = "") -> None:
-        self.topic, self.width, self.whose = topic, width, whose
-        self.reader, self.read = reader, 0
-        self.type = bag.topics[topic].type
-        self.declared = bag.topics[topic].declared
-        self.leading = 0
-        self._video = self.type in VIDEO_TYPES
-        self._bag = bag
-        self._waiting: list[bytes] = []
-        self._waiting_bytes = 0
-        self._receive_ns: list[int] = []
+    def __init__(self, bag: Bag, topic: str, reader: fields.Fields | None, whose: str = "") -> None:
+        self.topic, self.read, self._reader, self._whose = topic, 0, reader, whose
+        self._bag, self._type = bag, bag.topics[topic].type
+        self._is_video = self._type in VIDEO_TYPES
+        self._leading = 0
         self._parts: list[tuple[sync.Int64, sync.Int64, sync.Int64, sync.Float64]] = []
         self._samples = 0
         self._faults: dict[int, str] = {}
 
-    def add(self, receive_ns: int, data: bytes) -> None:
-        """Take the next message of the topic."""
-        self.read += 1
-        if self._video and self.leading == self.read - 1 and not self._starts(data):
-            self.leading += 1
+    def add(self, messages: list[tuple[int, bytes]]) -> None:
+        """Take the next messages of the topic, pairs of receive time and CDR."""
+        first, self.read = self.read, self.read + len(messages)
+        while self._is_video and messages and self._leading == first and not self._starts(messages[0][1]):
+            self._leading, first, messages = self._leading + 1, first + 1, messages[1:]
+        if not messages:
             return
-        data = data if self.width else data[:HEAD_BYTES]
-        self._waiting.append(data)
-        self._receive_ns.append(receive_ns)
-        self._waiting_bytes += len(data)
-        if len(self._waiting) == BATCH_MESSAGES or self._waiting_bytes > BATCH_BYTES:
-            self._flush()
+        found = self._reader.read([data for _, data in messages]) if self._reader else fields.nothing(len(messages))
+        ours = np.flatnonzero(found.ours)
+        place = dict(zip(ours.tolist(), range(self._samples, self._samples + len(ours)), strict=True))
+        self._faults |= {place[at]: fault for at, fault in found.faults.items()}
+        receive_ns = np.array([receive_ns for receive_ns, _ in messages], np.int64)
+        self._parts.append((first + ours, found.header_ns[ours], receive_ns[ours], found.values[ours]))
+        self._samples += len(ours)
 
     def finish(self, name: str, config: Config) -> Stream:
         """Return the whole stream; raises UserError when it has no sample or no clock."""
-        self._flush()
         if not self._samples:
-            ours = self.whose if self.read else ""
-            raise UserError(f"topic {self.topic} holds no message{ours}; {self.declared} are declared")
-        if self.leading:
+            ours = self._whose if self.read else ""
+            declared = self._bag.topics[self.topic].declared
+            raise UserError(f"topic {self.topic} holds no message{ours}; {declared} are declared")
+        if self._leading:
             self._bag.warnings.append(
-                f"topic {self.topic}: {self.leading} packets before the first key frame carry no picture"
+                f"topic {self.topic}: {self._leading} packets before the first key frame carry no picture"
             )
         numbers, header_ns, receive_ns = (np.concatenate([part[at] for part in self._parts]) for at in range(3))
         values = np.concatenate([part[3] for part in self._parts])
         clock = self._clock(name, header_ns, receive_ns, config.data)
         return Stream(self.topic, self.read, clock, numbers, values, self._faults)
 
-    def _flush(self) -> None:
-        count = len(self._waiting)
-        if not count:
-            return
-        if self.reader:
-            found = self.reader.read(self._waiting)
-        else:
-            nothing = np.zeros(count, np.int64), np.zeros((count, 0)), np.ones(count, np.bool_)
-            found = fields.Numbers(*nothing, {})
-        ours = np.flatnonzero(found.ours)
-        place = dict(zip(ours.tolist(), range(self._samples, self._samples + len(ours)), strict=True))
-        self._faults |= {place[at]: fault for at, fault in found.faults.items()}
-        numbers = np.arange(self.read - count, self.read)[ours]
-        receive_ns = np.array(self._receive_ns, np.int64)[ours]
-        self._parts.append((numbers, found.header_ns[ours], receive_ns, found.values[ours]))
-        self._samples += len(ours)
-        self._waiting, self._receive_ns, self._waiting_bytes = [], [], 0
-
     def _starts(self, data: bytes) -> bool:
-        return starts_video(self.type, self._bag.deserialise(self.topic, data))
+        return starts_video(self._type, self._bag.deserialise(self.topic, data))
 
     def _clock(self, name: str, header_ns: sync.Int64, receive_ns: sync.Int64, data: DataConfig) -> sync.Clock:
         wanted = data.time_source_by_stream.get(name, data.time_source)
-        if not (self.reader and self.reader.has_stamp):
+        if not (self._reader and self._reader.has_stamp):
             if wanted == "header":
-                raise UserError(f"topic {self.topic}: {self.type} has no stamp; set data.time_source_by_stream.{name}")
-            return sync.Clock(receive_ns, "receive", f"{self.type} has no stamp", None)
+                raise UserError(f"topic {self.topic}: {self._type} has no stamp; set data.time_source_by_stream.{name}")
+            return sync.Clock(receive_ns, "receive", f"{self._type} has no stamp", None)
         try:
             return sync.choose_clock(header_ns, receive_ns, wanted)
         except UserError as error:
@@ -176,23 +151,25 @@ def _play(bag: Bag, tracks: Sequence[_Track]) -> None:
     tracks_of: dict[str, list[_Track]] = {}
     for track in tracks:
         tracks_of.setdefault(track.topic, []).append(track)
-    for topic, receive_ns, data in bag.records(tracks_of):
-        for track in tracks_of[topic]:
-            track.add(receive_ns, data)
+    for batch in bag.batches(tracks_of):
+        for topic, both in tracks_of.items():
+            messages = [(receive_ns, data) for of, receive_ns, data in batch if of == topic]
+            for track in both:
+                track.add(messages)
 
 
 def _joints(bag: Bag, config: Config) -> _Track:
     topic = _find_topic(bag, [config.data.joint_topic], (fields.JOINT_STATE,))
     joints, wanted = tuple(config.conventions.joint_order), config.data.joint_fields
     reader = fields.joint_state(bag.types(topic), joints, wanted)
-    return _Track(bag, topic, reader, len(joints) * len(wanted), f" that names any of {', '.join(joints)}")
+    return _Track(bag, topic, reader, f" that names any of {', '.join(joints)}")
 
 
 def _command(bag: Bag, config: Config) -> _Track:
     topic = _find_topic(bag, [config.data.command_topic or ""], fields.COMMANDS)
     joints = tuple(config.conventions.joint_order)
     reader = fields.command(bag.types(topic), bag.topics[topic].type, joints)
-    return _Track(bag, topic, reader, len(joints), f" that names any of {', '.join(joints)}")
+    return _Track(bag, topic, reader, f" that names any of {', '.join(joints)}")
 
 
 def _state_field(bag: Bag, path: str) -> _Track:
@@ -203,14 +180,14 @@ def _state_field(bag: Bag, path: str) -> _Track:
         reader = fields.single(bag.types(topic), bag.topics[topic].type, matched["path"])
     except UserError as error:
         raise UserError(f"topic {topic}: {error}") from error
-    return _Track(bag, topic, reader, 1)
+    return _Track(bag, topic, reader)
 
 
 def _camera(bag: Bag, topic: str) -> _Track:
     kinds = ("compressed", "compressedDepth", "ffmpeg")  # siblings that image_transport publishes beside a raw topic
     siblings = [] if topic.endswith(kinds) else [f"{topic}/{kind}" for kind in kinds]
     found = _find_topic(bag, [*siblings[:1], topic, *siblings[1:]], PICTURE_TYPES)
-    return _Track(bag, found, fields.stamps(bag.types(found), bag.topics[found].type), 0)
+    return _Track(bag, found, fields.stamps(bag.types(found), bag.topics[found].type))
 
 
 def _marks(bag: Bag, topic: str) -> _Track | None:
@@ -218,9 +195,9 @@ def _marks(bag: Bag, topic: str) -> _Track | None:
         bag.warnings.append(f"has no topic {topic} (data.split_topic): it is not split by it")
         return None
     try:
-        return _Track(bag, topic, fields.stamps(bag.types(topic), bag.topics[topic].type), 0)
+        return _Track(bag, topic, fields.stamps(bag.types(topic), bag.topics[topic].type))
     except UserError:
-        return _Track(bag, topic, None, 0)  # of any type: also of one that nobody can take apart
+        return _Track(bag, topic, None)  # of any type: also of one that nobody can take apart
 
 
 def _find_topic(bag: Bag, candidates: Sequence[str], types: Sequence[str]) -> str:

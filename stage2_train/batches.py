@@ -1,6 +1,7 @@
 """A dataset in, training batches out: the order is a function of (seed, epoch), the pictures come from a memory map.
 
-Shapes: B samples of this rank, C steps of a chunk, S state and A action dimensions, L latent dimensions.
+Shapes: B samples of this rank, C steps of a chunk, S state, E environment and A action dimensions, L latent dimensions,
+P chances that an augmentation takes, N frames of the dataset.
 """
 
 from collections import deque
@@ -16,21 +17,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from common.checkpoint import ENVIRONMENT
 from common.command import UserError
 from common.dataset import ACTION, STATE, Dataset, Episode
-from common.frames import open_frames
+from common.frames import Frames
 
 Rows = npt.NDArray[np.int64]
+CHANCES = 6  # random numbers a sample's augmentation takes
 
 
 class Batch(NamedTuple):
     """One rank's part of a global batch, in robot units."""
 
     state_BS: Tensor
+    environment_BE: Tensor | None
     pictures: list[Tensor]  # one (B, H, W, 3) uint8 a camera
     action_BCA: Tensor
     is_pad_BC: Tensor  # True after the end of the episode, where the last action is repeated
     noise_BL: Tensor  # the VAE's
+    chance_BP: Tensor | None  # the augmentation's, in -1..1
     valid_count: int  # steps of the global batch that are not padding
     rows: Rows
 
@@ -38,10 +43,12 @@ class Batch(NamedTuple):
         """Return the batch with every tensor changed, for example moved to a device."""
         return self._replace(
             state_BS=change(self.state_BS),
+            environment_BE=None if self.environment_BE is None else change(self.environment_BE),
             pictures=[change(picture) for picture in self.pictures],
             action_BCA=change(self.action_BCA),
             is_pad_BC=change(self.is_pad_BC),
             noise_BL=change(self.noise_BL),
+            chance_BP=None if self.chance_BP is None else change(self.chance_BP),
         )
 
 
@@ -50,15 +57,17 @@ class Plan:
     """Which rows make up each batch: nothing but a function of these numbers and the step."""
 
     seed: int
-    batch_size: int  # per rank
+    batch_size: int  # at once, on each rank
     rank: int
     world_size: int
     latent_dim: int
+    accumulation: int = 1  # batches of each rank that make up its part of the global batch
+    augment: bool = False
 
     @property
     def global_batch(self) -> int:
         """Samples per step over all ranks."""
-        return self.batch_size * self.world_size
+        return self.batch_size * self.world_size * self.accumulation
 
 
 def global_positions(plan: Plan, n_samples: int, step: int) -> Rows:
@@ -84,67 +93,116 @@ def step_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
-class Samples:
-    """The frames of the chosen episodes, each the start of an action chunk."""
+class Recordings:
+    """What a dataset holds of every frame, opened once: columns in memory, pictures where `open_frames` has them."""
 
-    def __init__(self, dataset: Dataset, episodes: Sequence[Episode], chunk_size: int, cache_dir: Path) -> None:
-        """Open columns and decoded pictures; raises UserError where a value is not finite, naming episode and frame."""
-        columns = dataset.columns([STATE, ACTION], cache_dir)
-        self.state_NS, self.action_NA = columns[STATE], columns[ACTION]
+    def __init__(self, dataset: Dataset, frames: dict[str, Frames], cache_dir: Path) -> None:
+        """Read the columns; raises UserError where a value is not finite, naming episode and frame."""
+        keys = [STATE, ACTION, *([ENVIRONMENT] if ENVIRONMENT in dataset.features else [])]
+        columns = dataset.columns(keys, cache_dir)
         for key, values in columns.items():
             bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
             if bad.size:
                 episode = next(e for e in dataset.episodes if e.start <= bad[0] < e.stop)
                 raise UserError(
-                    f"{dataset.root}: {key} is not finite in episode {episode.number}, frame {bad[0] - episode.start}"
+                    f"{dataset.root}: {key} is not finite in episode {episode.number}, frame {bad[0] - episode.start}; "
+                    "leave the episode out of data.episodes and convert without it"
                 )
-        self.frames = open_frames(dataset, cache_dir)
-        self.chunk_size = chunk_size
+        self.state_NS, self.action_NA, self.environment_NE = columns[STATE], columns[ACTION], columns.get(ENVIRONMENT)
+        self.frames = list(frames.values())
+
+    def buffers(self, batch_size: int, pin: bool = False) -> list[Tensor]:
+        """Return room for the pictures of a batch, one (B, H, W, 3) uint8 tensor a camera."""
+        return [torch.empty(batch_size, *frames.shape, dtype=torch.uint8, pin_memory=pin) for frames in self.frames]
+
+    def chunks(
+        self, rows: Rows, stops: Rows, chunk_size: int, noise_BL: Tensor, valid_count: int, pictures: list[Tensor]
+    ) -> Batch:
+        """Gather the frames `rows` and the action chunks that start there; `stops` is where their episodes end.
+
+        The pictures are written into `pictures`.
+        """
+        steps_BC = rows[:, None] + np.arange(chunk_size)
+        for frames, buffer in zip(self.frames, pictures, strict=True):
+            frames.take(rows, buffer.numpy())
+        environment_NE = self.environment_NE
+        return Batch(
+            state_BS=torch.from_numpy(self.state_NS[rows]),
+            environment_BE=torch.from_numpy(environment_NE[rows]) if environment_NE is not None else None,
+            pictures=pictures,
+            action_BCA=torch.from_numpy(self.action_NA[np.minimum(steps_BC, stops[:, None] - 1)]),
+            is_pad_BC=torch.from_numpy(steps_BC >= stops[:, None]),
+            noise_BL=noise_BL,
+            chance_BP=None,
+            valid_count=valid_count,
+            rows=rows,
+        )
+
+
+class Samples:
+    """The frames of the chosen episodes, each the start of an action chunk."""
+
+    def __init__(self, recordings: Recordings, episodes: Sequence[Episode], chunk_size: int) -> None:
+        self.recordings, self.chunk_size = recordings, chunk_size
         self.rows = np.concatenate([np.arange(e.start, e.stop) for e in episodes])
         self.stops = np.concatenate([np.full(e.length, e.stop) for e in episodes])
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batch(self, plan: Plan, step: int) -> Batch:
-        """Gather this rank's part of the global batch of `step`."""
+    def batch(self, plan: Plan, step: int, part: int = 0, pictures: list[Tensor] | None = None) -> Batch:
+        """Gather this rank's part of the global batch of `step`, or one of the parts whose gradients are summed.
+
+        The pictures are written into `pictures` where given.
+        """
         positions = global_positions(plan, len(self), step)
         valid_count = int(np.minimum(self.stops - self.rows, self.chunk_size)[positions].sum())
-        mine = positions[plan.rank * plan.batch_size : (plan.rank + 1) * plan.batch_size]
-        rows, stops = self.rows[mine], self.stops[mine]
-        steps_BC = rows[:, None] + np.arange(self.chunk_size)
+        first = (plan.rank * plan.accumulation + part) * plan.batch_size
+        mine = slice(first, first + plan.batch_size)
         generator = torch.Generator().manual_seed(step_seed(plan.seed, step))
         noise = torch.randn(plan.global_batch, plan.latent_dim, generator=generator)
-        return Batch(
-            state_BS=torch.from_numpy(self.state_NS[rows]),
-            pictures=[torch.from_numpy(np.take(frames, rows, axis=0)) for frames in self.frames.values()],
-            action_BCA=torch.from_numpy(self.action_NA[np.minimum(steps_BC, stops[:, None] - 1)]),
-            is_pad_BC=torch.from_numpy(steps_BC >= stops[:, None]),
-            noise_BL=noise[plan.rank * plan.batch_size : (plan.rank + 1) * plan.batch_size],
-            valid_count=valid_count,
-            rows=rows,
+        batch = self.recordings.chunks(
+            self.rows[positions[mine]],
+            self.stops[positions[mine]],
+            self.chunk_size,
+            noise[mine],
+            valid_count,
+            self.recordings.buffers(plan.batch_size) if pictures is None else pictures,
         )
+        if not plan.augment:
+            return batch
+        return batch._replace(chance_BP=torch.rand(plan.global_batch, CHANCES, generator=generator)[mine] * 2 - 1)
 
 
 def batches(samples: Samples, plan: Plan, first_step: int, steps: int, num_workers: int, pin: bool) -> Iterator[Batch]:
     """Yield the batches of steps first_step .. steps-1, gathered ahead by `num_workers` threads.
 
-    Threads, not processes: copying from the map leaves Python's lock, and a container's /dev/shm may hold only 64 MB.
+    Threads, not processes: copying and decoding leave Python's lock, and a container's /dev/shm may hold only 64 MB.
+    A batch's pictures are overwritten once the next batch is asked for: num_workers + 1 buffers serve the whole run.
     """
+    buffers = [samples.recordings.buffers(plan.batch_size, pin) for _ in range(num_workers + 1)]
+    copied: list[torch.cuda.Event | None] = [None] * len(buffers)
 
-    def gather(step: int) -> Batch:
-        batch = samples.batch(plan, step)
-        return batch.each(Tensor.pin_memory) if pin else batch
+    def gather(number: int) -> Batch:
+        slot, event = number % len(buffers), copied[number % len(buffers)]
+        if event is not None:
+            event.synchronize()  # the device has read what lies here
+        return samples.batch(plan, *divmod(number, plan.accumulation), buffers[slot])
 
-    if num_workers == 0:
-        yield from map(gather, range(first_step, steps))
-        return
-    with ThreadPoolExecutor(num_workers) as pool:
+    first, last = first_step * plan.accumulation, steps * plan.accumulation
+    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
         ahead: deque[Future[Batch]] = deque()
-        for step in range(first_step, steps):
-            while len(ahead) < num_workers + 1 and step + len(ahead) < steps:
-                ahead.append(pool.submit(gather, step + len(ahead)))
-            yield ahead.popleft().result()
+        try:
+            for number in range(first, last):
+                while len(ahead) < num_workers + 1 and number + len(ahead) < last:
+                    ahead.append(pool.submit(gather, number + len(ahead)))
+                yield ahead.popleft().result()
+                if pin:
+                    copied[number % len(buffers)] = event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                    event.record()
+        finally:
+            for future in ahead:
+                future.cancel()
 
 
 def split(dataset: Dataset, chosen: Sequence[int] | None, val_fraction: float) -> tuple[list[Episode], list[Episode]]:

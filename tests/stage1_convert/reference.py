@@ -115,3 +115,30 @@ def hold(streams: list[list[Sample]], fps: int) -> list[tuple[int, list[Any]]]:
         shown = [newest(samples, tick_ns) for samples in streams]
         frames.append((tick_ns, [sample.value for sample in shown if sample]))
     return frames
+
+
+def pair(
+    streams: dict[str, list[Sample]], fps: int = 30, max_age_ms: float = 100, shortest: int = 15, rule: str = "hold"
+) -> list[list[dict[str, Any]]]:
+    """Return the episodes as lists of frames, each a stream's value by its name: what a conversion must give.
+
+    A frame that lacks a fresh sample (hold: the newest, nearest: the closest, within `max_age_ms`) ends an episode.
+    """
+    start_ns = max(samples[0].stamp_ns for samples in streams.values())
+    stop_ns = min(samples[-1].stamp_ns for samples in streams.values())
+    episodes: list[list[dict[str, Any]]] = [[]]
+    tick = 0
+    while (tick_ns := start_ns + tick * 10**9 // fps) <= stop_ns:
+        tick += 1
+        frame = {}
+        for name, samples in streams.items():
+            shown = newest(samples, tick_ns)
+            if rule == "nearest":
+                shown = min(samples, key=lambda sample: (abs(sample.stamp_ns - tick_ns), sample.stamp_ns))
+            if shown and abs(tick_ns - shown.stamp_ns) <= max_age_ms * 1e6:
+                frame[name] = shown.value
+        if len(frame) == len(streams):
+            episodes[-1].append(frame)
+        elif episodes[-1]:
+            episodes.append([])
+    return [episode for episode in episodes if len(episode) >= shortest]

@@ -1,6 +1,7 @@
-"""Training as users start it: with python, with torchrun, and with every kind of mistake."""
+"""Training: what it leaves behind, what it means on several processes, and every kind of mistake."""
 
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -8,40 +9,50 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from common.command import UserError
+from common.config import load
 from common.policy import Policy
+from stage2_train.__main__ import main
+from stage2_train.config import TrainConfig
+from stage2_train.train import train
 from tests.conftest import GOLDEN, TINY_TRAINING, run_module
+from tests.stage2_train.tiny import finish, metrics, start, stderr, tiny_config, without_times, write_dataset
+
+WEIGHTS = Path("pretrained_model/model.safetensors")
 
 
 @pytest.fixture(scope="module")
-def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Everything but the output folder; all runs share one cache of decoded pictures."""
-    cache = tmp_path_factory.mktemp("cache")
-    overrides = [f"data.dataset={GOLDEN / 'dataset_image'}", f"data.cache_dir={cache}", *TINY_TRAINING]
-    return [part for item in overrides for part in ("--override", item)]
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
-def alone(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of one process, with dropout off so that it can be compared."""
-    out = tmp_path_factory.mktemp("alone")
-    done = run_module("stage2_train", *flags, "--override", f"training.output_dir={out}", "model.dropout=0")
-    assert done.returncode == 0, done.stderr
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("tiny") / "dataset")
+
+
+def golden_run(out: Path, cache: Path, *overrides: str) -> Path:
+    """Train in this process on pictures that LeRobot wrote, with dropout off so that runs can be compared."""
+    places = [f"data.dataset={GOLDEN / 'dataset_image'}", f"data.cache_dir={cache}", f"training.output_dir={out}"]
+    train(load(TrainConfig, None, [*TINY_TRAINING, *places, "model.dropout=0", *overrides]))
     return out
 
 
-def metrics(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+@pytest.fixture(scope="module")
+def alone(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return golden_run(tmp_path_factory.mktemp("alone"), cache)
 
 
 def test_a_run_leaves_numbered_checkpoints_metrics_and_a_curve(alone: Path) -> None:
-    assert sorted(p.name for p in alone.iterdir()) == [
+    assert sorted(p.name for p in alone.iterdir() if p.name != ".lock") == [
         "checkpoint_000002",
         "checkpoint_000004",
         "curves.png",
         "metrics.jsonl",
     ]
     assert [row["step"] for row in metrics(alone)] == [1, 2, 3, 4]
-    assert {"loss", "l1_loss", "kl_loss", "lr", "grad_norm", "step_s", "data_wait_s"} <= metrics(alone)[0].keys()
+    measured = {"loss", "l1_loss", "kl_loss", "lr", "grad_norm", "samples_per_s", "step_s", "data_wait_s", "memory_gb"}
+    assert measured | {"step", "epoch"} == metrics(alone)[0].keys()
 
 
 def test_the_checkpoint_loads_and_remembers_the_training(alone: Path) -> None:
@@ -51,6 +62,23 @@ def test_the_checkpoint_loads_and_remembers_the_training(alone: Path) -> None:
     record = policy.checkpoint.train_config
     assert record["config"]["training"]["lr"] == 1e-4
     assert record["dataset"]["episodes"] == 2
+    assert {"torch", "numpy", "python"} <= record["versions"].keys()
+    assert re.fullmatch("[0-9a-f]{40}", record["git_commit"] or "0" * 40)
+
+
+def test_the_optimizer_state_has_lerobots_file_names_and_keys(alone: Path) -> None:
+    state = alone / "checkpoint_000004" / "training_state"
+    groups = json.loads((state / "optimizer_param_groups.json").read_text())
+    tensors = load_file(state / "optimizer_state.safetensors")
+    numbers = [number for group in groups for number in group["params"]]
+    assert numbers == list(range(len(numbers)))
+    assert {f"state/{n}/{key}" for n in numbers for key in ("exp_avg", "exp_avg_sq", "step")} == tensors.keys()
+    assert {int(tensors[f"state/{n}/step"]) for n in numbers} == {4}
+    wanted = {"step": 4, "num_processes": 1, "batch_size": 4, "grad_accum_steps": 1}
+    assert json.loads((state / "training_step.json").read_text()) == wanted
+    network = Policy.load(alone / "checkpoint_000004").checkpoint.network
+    shapes = [p.shape for p in network.parameters() if not any(p is b for b in network.backbone_parameters())]
+    assert [tensors[f"state/{n}/exp_avg"].shape for n in groups[0]["params"]] == shapes
 
 
 def test_the_manifest_lies_beside_pretrained_model_never_in_it(alone: Path) -> None:
@@ -67,18 +95,9 @@ def test_the_normalisation_is_imagenets_for_pictures_and_the_datasets_for_joints
     assert tensors["observation.state.mean"].tolist() == pytest.approx(stats["observation.state"]["mean"], rel=1e-6)
 
 
-def test_two_processes_give_the_losses_of_one_on_the_same_global_batches(
-    flags: list[str], alone: Path, tmp_path: Path
-) -> None:
-    together = ["--override", f"training.output_dir={tmp_path}", "model.dropout=0", "training.batch_size=2"]
-    done = run_module("stage2_train", *flags, *together, torchrun=2)
-    assert done.returncode == 0, done.stderr
-    for one, two in zip(metrics(alone), metrics(tmp_path), strict=True):
-        assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
-        assert two["l1_loss"] == pytest.approx(one["l1_loss"], rel=1e-5)
-        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
-    name = Path("checkpoint_000004/pretrained_model/model.safetensors")
-    one_weights, two_weights = load_file(alone / name), load_file(tmp_path / name)
+def assert_same_weights(one: Path, two: Path) -> None:
+    one_weights, two_weights = load_file(one / WEIGHTS), load_file(two / WEIGHTS)
+    assert one_weights.keys() == two_weights.keys()
     for key, value in one_weights.items():
         # No loss depends on a key's bias, nor on how the decoder's first queries meet its first keys (all values are equal
         # there): their gradients are rounding noise, which Adam scales up to whole steps.
@@ -86,21 +105,70 @@ def test_two_processes_give_the_losses_of_one_on_the_same_global_batches(
             torch.testing.assert_close(two_weights[key], value, atol=1e-5, rtol=1e-5)
 
 
-def test_plain_torchrun_is_the_same_as_plain_python(flags: list[str], alone: Path, tmp_path: Path) -> None:
-    args = [*flags, "--override", f"training.output_dir={tmp_path}", "model.dropout=0"]
-    done = run_module("stage2_train", *args, torchrun=1)
+def test_two_processes_with_pictures_give_the_losses_and_weights_of_one(alone: Path, tmp_path: Path) -> None:
+    args = [*TINY_TRAINING, "model.dropout=0", "training.batch_size=2", "model.latent_dim=32"]
+    out = tmp_path / "out"
+    assert finish(start(GOLDEN / "dataset_image", out, *args, world_size=2)) == [0, 0], stderr(out)
+    for one, two in zip(metrics(alone), metrics(out), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert two["l1_loss"] == pytest.approx(one["l1_loss"], rel=1e-5)
+        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+    assert_same_weights(alone / "checkpoint_000004", out / "checkpoint_000004")
+    assert "strides" not in stderr(out) + stderr(out, 1)
+
+
+def test_the_global_batch_counts_not_how_it_is_shared(dataset: Path, tmp_path: Path) -> None:
+    same = ("model.dropout=0", "training.steps=20", "training.save_freq=20")
+    for name, shares, world_size in (
+        ("one", ["training.batch_size=4"], 1),
+        ("two", ["training.batch_size=2"], 2),
+        ("parts", ["training.batch_size=1", "training.grad_accumulation=2"], 2),
+    ):
+        out = tmp_path / name
+        assert finish(start(dataset, out, *same, *shares, world_size=world_size)) == [0] * world_size, stderr(out)
+    for name in ("two", "parts"):
+        assert_same_weights(tmp_path / "one" / "checkpoint_000020", tmp_path / name / "checkpoint_000020")
+        for one, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / name), strict=True):
+            assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+            assert other["kl_loss"] == pytest.approx(one["kl_loss"], rel=1e-5)
+
+
+def test_torchrun_and_plain_python_are_the_same(dataset: Path, tmp_path: Path) -> None:
+    train(tiny_config(dataset, tmp_path / "alone"))
+    config = tmp_path / "config.yaml"
+    import yaml
+
+    from common.config import to_dict
+
+    tree = to_dict(tiny_config(dataset, tmp_path / "torchrun"))
+    config.write_text(yaml.safe_dump(tree))
+    done = run_module("stage2_train", "--config", config, torchrun=1)
     assert done.returncode == 0, done.stderr
-    assert [row["loss"] for row in metrics(tmp_path)] == pytest.approx(
-        [row["loss"] for row in metrics(alone)], rel=1e-6
-    )
+    assert without_times(tmp_path / "torchrun") == without_times(tmp_path / "alone")
 
 
-def test_a_run_never_mixes_with_an_earlier_one(flags: list[str], alone: Path) -> None:
-    before = (alone / "metrics.jsonl").read_bytes()
-    done = run_module("stage2_train", *flags, "--override", f"training.output_dir={alone}")
-    assert done.returncode == 2
-    assert "already holds checkpoint_000004" in done.stderr
-    assert (alone / "metrics.jsonl").read_bytes() == before
+def test_several_cameras_environment_state_and_a_smaller_size_are_trained_and_saved(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "dataset", cameras={"front": (48, 64), "wrist": (40, 40)}, environment=4)
+    size = ["data.image_size=[32, 40]", "data.image_stats=imagenet", "training.steps=2", "training.log_freq=1"]
+    variants = [
+        "model.use_vae=false",
+        "model.pre_norm=true",
+        "model.feedforward_activation=gelu",
+        "model.n_decoder_layers=2",
+    ]
+    train(tiny_config(dataset, tmp_path / "out", *size, *variants))
+    policy = Policy.load(tmp_path / "out" / "checkpoint_000002")
+    assert policy.cameras == {"front": (32, 40, 3), "wrist": (32, 40, 3)}
+    assert policy.checkpoint.shape.environment_dim == 4
+    assert policy.checkpoint.normaliser.mapping["ENV"] == "MEAN_STD"
+    assert metrics(tmp_path / "out")[-1]["kl_loss"] == 0
+    assert policy.checkpoint.act.n_decoder_layers == 2
+
+
+def test_scaled_learning_rates_follow_the_number_of_processes(dataset: Path, tmp_path: Path) -> None:
+    args = ("training.scale_lr=true", "training.steps=3", "training.lr=2e-4")
+    assert finish(start(dataset, tmp_path / "out", *args, world_size=2)) == [0, 0], stderr(tmp_path / "out")
+    assert metrics(tmp_path / "out")[0]["lr"] == pytest.approx(4e-4)
 
 
 @pytest.mark.parametrize(
@@ -108,54 +176,71 @@ def test_a_run_never_mixes_with_an_earlier_one(flags: list[str], alone: Path) ->
     [
         (["training.lrr=1"], "unknown key training.lrr; did you mean training.lr?"),
         (
-            ["training.scheduler=cosine", "training.warmup_steps=9"],
-            "training.warmup_steps=9 is longer than the run, training.steps=4",
+            ["training.scheduler=cosine", "training.warmup_steps=19"],
+            "training.warmup_steps=19 is longer than the run, training.steps=12",
         ),
         (["training.scheduler=linear"], "one of none, cosine"),
-        (["model.chunk_size=23"], "model.chunk_size=23 is longer than every episode (the longest has 22 frames)"),
+        (["model.chunk_size=23"], "model.chunk_size=23 is longer than every episode (the longest has 12 frames)"),
         (["data.fps=10"], "data.fps=10, but"),
         (["data.dataset=/nowhere"], "no dataset in /nowhere"),
         (["data.episodes=[5]"], "names episode 5"),
-        (["model.n_heads=5"], "model.dim_model=32: expected a multiple of 4 and of model.n_heads=5"),
+        (["data.image_size=[64]"], "data.image_size=[64]: expected [height, width] or null"),
+        (["model.n_heads=5"], "model.dim_model=16: expected a multiple of 4 and of model.n_heads=5"),
         (["model.pretrained_backbone_weights=/nowhere.pth"], "/nowhere.pth"),
+        (["model.init_from=/nowhere"], "no checkpoint in /nowhere"),
+        (["training.amp=fp16"], "training.amp=fp16 needs a CUDA device"),
+        (["training.resume="], "training.resume is empty"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(
-    flags: list[str], tmp_path: Path, overrides: list[str], words: str
+def test_a_mistake_is_refused_before_anything_is_written(
+    dataset: Path, tmp_path: Path, overrides: list[str], words: str
 ) -> None:
-    done = run_module("stage2_train", *flags, "--override", f"training.output_dir={tmp_path / 'out'}", *overrides)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert re.fullmatch(r"(\d\d:.*\n)*error: .*\n", done.stderr), done.stderr
+    cameras = write_dataset(tmp_path / "pictures", cameras={"front": (32, 32)}) if "nowhere.pth" in words else dataset
+    places = [f"data.dataset={cameras}", f"training.output_dir={tmp_path / 'out'}"]
+    from tests.stage2_train.tiny import TINY
+
+    with pytest.raises(UserError, match=re.escape(words)):
+        main(["--override", *TINY, *places, *overrides])
     assert not (tmp_path / "out").exists()
 
 
-def test_warm_up_is_ignored_without_a_schedule(flags: list[str], tmp_path: Path) -> None:
-    args = ["--override", f"training.output_dir={tmp_path}", "training.warmup_steps=9", "training.steps=1"]
-    done = run_module("stage2_train", *flags, *args)
-    assert done.returncode == 0, done.stderr
-    assert metrics(tmp_path)[0]["lr"] == 1e-4
+def test_a_mistake_is_one_line_and_exit_code_2() -> None:
+    done = run_module("stage2_train", "--override", "training.lrr=1")
+    assert done.returncode == 2
+    assert done.stderr == "error: unknown key training.lrr; did you mean training.lr?\n"
 
 
-def test_wandb_offline_writes_a_run_and_is_not_needed_otherwise(flags: list[str], tmp_path: Path) -> None:
-    args = [
-        "--override",
-        f"training.output_dir={tmp_path}",
-        "training.steps=1",
-        "wandb.enabled=true",
-        "wandb.mode=offline",
-    ]
-    done = run_module("stage2_train", *flags, *args)
-    assert done.returncode == 0, done.stderr
-    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+def test_missing_statistics_are_refused(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "dataset")
+    stats = json.loads((dataset / "meta/stats.json").read_text())
+    del stats["action"]["std"]
+    (dataset / "meta/stats.json").write_text(json.dumps(stats))
+    with pytest.raises(UserError, match=r"the normalisation lacks action\.std"):
+        train(tiny_config(dataset, tmp_path / "out"))
 
 
-def test_bfloat16_learns_like_float32_and_saves_float32(flags: list[str], alone: Path, tmp_path: Path) -> None:
-    args = [*flags, "--override", f"training.output_dir={tmp_path}", "model.dropout=0", "training.amp=bf16"]
-    done = run_module("stage2_train", *args)
-    assert done.returncode == 0, done.stderr
+def test_a_joint_that_never_moves_is_floored_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = write_dataset(tmp_path / "dataset")
+    stats = json.loads((dataset / "meta/stats.json").read_text())
+    stats["observation.state"]["std"][1] = 0.0
+    (dataset / "meta/stats.json").write_text(json.dumps(stats))
+    with caplog.at_level(logging.WARNING):
+        train(tiny_config(dataset, tmp_path / "out", "training.steps=1"))
+    assert "observation.state of 1 hardly varies" in caplog.text
+    folder = tmp_path / "out/checkpoint_000001/pretrained_model"
+    tensors = load_file(folder / "policy_preprocessor_step_3_normalizer_processor.safetensors")
+    assert tensors["observation.state.std"][1].item() == pytest.approx(1e-3)
+
+
+def test_warm_up_is_ignored_without_a_schedule(dataset: Path, tmp_path: Path) -> None:
+    train(tiny_config(dataset, tmp_path / "out", "training.warmup_steps=90", "training.steps=1"))
+    assert metrics(tmp_path / "out")[0]["lr"] == 1e-3
+
+
+def test_bfloat16_learns_like_float32_and_saves_float32(alone: Path, cache: Path, tmp_path: Path) -> None:
+    golden_run(tmp_path, cache, "training.amp=bf16")
     half, full = ([row["loss"] for row in metrics(out)] for out in (tmp_path, alone))
     assert half == pytest.approx(full, rel=0.02)
     assert half != full
-    weights = load_file(tmp_path / "checkpoint_000004" / "pretrained_model" / "model.safetensors")
+    weights = load_file(tmp_path / "checkpoint_000004" / WEIGHTS)
     assert {value.dtype for value in weights.values()} == {torch.float32}

@@ -1,0 +1,97 @@
+"""A length in, a bag as a robot cell would record it out: 500 Hz joint states and 30 Hz pictures that look like a scene.
+
+A few pictures take turns, so that writing them costs next to nothing; reading and decoding them costs what it always does.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+Picture = npt.NDArray[np.uint8]
+
+TYPES = get_typestore(Stores.ROS2_HUMBLE)
+JOINTS = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
+JOINT_TOPIC, RAW_TOPIC = "/joint_states", "/camera/color/image_raw"
+JOINT_HZ, CAMERA_HZ = 500, 30
+START_NS = 1_700_000_000_000_000_000
+DISTINCT, HEIGHT, WIDTH = 16, 480, 640
+
+
+@functools.cache
+def pictures() -> tuple[Picture, ...]:
+    """Return RGB pictures (height, width, 3) with slopes, edges, texture and a camera's noise."""
+    rng = np.random.default_rng(0)
+    return tuple(_picture(rng, turn) for turn in range(DISTINCT))
+
+
+@functools.cache
+def jpegs(quality: int = 95) -> tuple[bytes, ...]:
+    """Return the same pictures as JPEG files."""
+    return tuple(encode(picture, quality) for picture in pictures())
+
+
+def encode(picture: Picture, quality: int = 95) -> bytes:
+    """Return an RGB picture as a JPEG file."""
+    return bytes(cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
+
+
+def write_bag(path: Path, frames: int, raw: bool = False) -> Path:
+    """Write an mcap bag of `frames` pictures, raw or JPEG, and the joint states of the same time; returns `path`."""
+    topic = RAW_TOPIC if raw else f"{RAW_TOPIC}/compressed"
+    kind = "sensor_msgs/msg/Image" if raw else "sensor_msgs/msg/CompressedImage"
+    shown = [_message(kind, _raw(p)) for p in pictures()] if raw else [_message(kind, _jpeg(j)) for j in jpegs()]
+    joints = _message("sensor_msgs/msg/JointState", _joints())
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        camera = writer.add_connection(topic, kind, typestore=TYPES)
+        arm = writer.add_connection(JOINT_TOPIC, "sensor_msgs/msg/JointState", typestore=TYPES)
+        done = 0
+        for frame in range(frames):
+            stamp_ns = START_NS + frame * 10**9 // CAMERA_HZ
+            while done * 10**9 // JOINT_HZ <= (frame + 1) * 10**9 // CAMERA_HZ:
+                joint_ns = START_NS + done * 10**9 // JOINT_HZ
+                writer.write(arm, joint_ns, _stamped(joints, joint_ns))
+                done += 1
+            writer.write(camera, stamp_ns + 5_000_000, _stamped(shown[frame % DISTINCT], stamp_ns))
+    return path
+
+
+def _picture(rng: np.random.Generator, turn: int) -> Picture:
+    y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
+    waves = [np.sin(x / 97 + turn) * 80, np.cos((x + y) / 130 + turn) * 70, np.sin(y / 77 - turn) * 90]
+    noise = rng.normal(0, 1, (HEIGHT, WIDTH, 3)).astype(np.float32)
+    texture = cv2.GaussianBlur(noise, (0, 0), 2) * 40
+    picture = np.clip(np.stack(waves, axis=-1) + 120 + texture + noise * 3, 0, 255).astype(np.uint8)
+    for left, top in zip(rng.integers(0, WIDTH, 12), rng.integers(0, HEIGHT, 12), strict=True):
+        colour = rng.integers(0, 255, 3).tolist()
+        cv2.rectangle(picture, (int(left), int(top)), (int(left) + 60, int(top) + 50), colour, -1)
+    return np.asarray(picture)
+
+
+def _message(kind: str, body: dict[str, Any]) -> bytes:
+    header = TYPES.types["std_msgs/msg/Header"](TYPES.types["builtin_interfaces/msg/Time"](0, 0), "base")
+    return bytes(TYPES.serialize_cdr(TYPES.types[kind](header=header, **body), kind))
+
+
+def _stamped(message: bytes, stamp_ns: int) -> bytes:
+    """Set the header's stamp, the first eight bytes behind the encapsulation's four: serialising anew is far slower."""
+    return message[:4] + np.array([stamp_ns // 10**9, stamp_ns % 10**9], "<u4").tobytes() + message[12:]
+
+
+def _jpeg(data: bytes) -> dict[str, Any]:
+    return {"format": "jpeg", "data": np.frombuffer(data, np.uint8)}
+
+
+def _raw(picture: Picture) -> dict[str, Any]:
+    size = {"height": HEIGHT, "width": WIDTH, "step": WIDTH * 3}
+    return {**size, "encoding": "rgb8", "is_bigendian": 0, "data": picture.reshape(-1)}
+
+
+def _joints() -> dict[str, Any]:
+    angles = np.linspace(-1, 1, len(JOINTS))
+    return {"name": [f"{joint}_joint" for joint in JOINTS], "position": angles, "velocity": angles, "effort": angles}

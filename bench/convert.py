@@ -1,0 +1,172 @@
+"""Sizes in, the converter's bars out: how close stage 1 comes to bare JPEG coding, how much memory and how many cores
+it takes, and what it gains over a pipeline of PNG files. `python -m bench.convert`
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+
+from bench import bags
+from bench.bars import cpu_seconds, print_bar, seconds
+from bench.png_pipeline import convert_with_png_files
+from common.pictures import decode_picture
+from stage1_convert.__main__ import main as convert_main
+
+BENCH = "convert"
+RESIZED = (240, 320)
+MAX_MB = 500
+
+
+class Bench:
+    """The bars, each by its name; bags are written below `scratch` and removed when their bar is printed."""
+
+    def __init__(self, scratch: Path, frames: int, rounds: int, minutes: Sequence[float], bags: int) -> None:
+        self._scratch, self._frames, self._rounds, self._minutes, self._bags = scratch, frames, rounds, minutes, bags
+
+    def verified(self) -> None:
+        """JPEG stored as it is, every picture decoded."""
+        bag = self._bag("jpeg", self._frames)
+        ours, bare = self._race_cpu(lambda: self._convert(bag), self._decode)
+        self._print("verified passthrough / bare decode >= 0.8", ours, bare, 0.8)
+
+    def trusted(self) -> None:
+        """JPEG stored as it is, only header and end marker looked at."""
+        bag = self._bag("jpeg", self._frames)
+        (ours,) = cpu_seconds([lambda: self._convert(bag, "--trust-images")], self._rounds)
+        rate = self._frames / ours
+        print(f"  trusted: {rate:,.0f} frames/s")
+        print_bar(BENCH, "trusted passthrough / 1,500 frames per s >= 1", rate / 1500, rate >= 1500)
+
+    def resized(self) -> None:
+        """JPEG to a smaller JPEG."""
+        bag = self._bag("jpeg", self._frames)
+        resize = f"conventions.image_resize=[{RESIZED[0]}, {RESIZED[1]}]"
+        ours, bare = self._race_cpu(lambda: self._convert(bag, "--override", resize), self._shrink)
+        self._print("JPEG to smaller JPEG / bare decode, resize, encode >= 0.7", ours, bare, 0.7)
+
+    def raw(self) -> None:
+        """Raw pictures to JPEG."""
+        frames = self._frames // 2
+        bag = self._bag("raw", frames, raw=True)
+        ours, bare = self._race_cpu(lambda: self._convert(bag), lambda: self._encode(frames))
+        self._print("raw to JPEG / bare encode >= 0.7", ours, bare, 0.7, frames)
+
+    def memory(self) -> None:
+        """Peak memory of the whole process over bags of several lengths."""
+        for minutes in self._minutes:
+            bag = self._bag(f"{minutes:g}min", round(minutes * 60 * bags.CAMERA_HZ))
+            peak_mb = self._peak_mb(bag)
+            shutil.rmtree(bag)
+            print(f"  {minutes:g} min of bag: {peak_mb:.0f} MB at the peak")
+            print_bar(BENCH, f"peak memory, {minutes:g} min bag / {MAX_MB} MB < 1", peak_mb / MAX_MB, peak_mb < MAX_MB)
+
+    def workers(self) -> None:
+        """Two processes against one, over several bags."""
+        for number in range(self._bags):
+            self._bag(f"many/bag{number}", self._frames)
+        many = self._scratch / "many"
+        one, two = self._race(lambda: self._convert(many), lambda: self._convert(many, workers=2))
+        self._print("two workers / one worker >= 1.8", two, one, 1.8, self._bags * self._frames)
+
+    def png(self) -> None:
+        """The pipeline of PNG files against ours, on the same frames."""
+        frames = min(self._frames, 150)
+        bag = self._bag("few", frames)
+        ours, theirs = self._race(
+            lambda: self._convert(bag), lambda: self._fresh(lambda o: convert_with_png_files(bag, o))
+        )
+        self._print("ours / a pipeline of PNG files >= 20", ours, theirs, 20, frames)
+
+    def _bag(self, name: str, frames: int, raw: bool = False) -> Path:
+        """Return the bag's folder; one that another bar has written already is taken again."""
+        path = self._scratch / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            bags.write_bag(path, frames, raw)
+        return path
+
+    def _race(self, ours: Callable[[], object], other: Callable[[], object]) -> list[float]:
+        return seconds([ours, other], self._rounds)
+
+    def _race_cpu(self, ours: Callable[[], object], other: Callable[[], object]) -> list[float]:
+        return cpu_seconds([ours, other], self._rounds)
+
+    def _print(self, bar: str, ours: float, other: float, limit: float, frames: int | None = None) -> None:
+        frames = frames or self._frames
+        print(f"  {bar.split(' >=', maxsplit=1)[0]}: {frames / ours:,.0f} and {frames / other:,.0f} frames/s")
+        print_bar(BENCH, bar, other / ours, other / ours >= limit)
+
+    def _fresh(self, work: Callable[[Path], object]) -> None:
+        """Do work into a folder that did not exist, so that nothing of an earlier round can be taken again."""
+        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+            work(Path(folder) / "out")
+
+    def _convert(self, src: Path, *flags: str, workers: int = 1) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._fresh(lambda out: convert_main(_command(src, out, workers, flags)))
+
+    def _peak_mb(self, src: Path) -> float:
+        """Convert in a process of its own and return the most memory it had, its own workers' included one by one."""
+        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+            command = [sys.executable, "-m", "stage1_convert", *_command(src, Path(folder) / "out", 1, ())]
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            assert process.returncode == 0, f"{' '.join(command)} left with {process.returncode}"
+        return usage.ru_maxrss / 1024
+
+    def _decode(self) -> None:
+        for number in range(self._frames):
+            decode_picture(bags.jpegs()[number % bags.DISTINCT])
+
+    def _shrink(self) -> None:
+        height, width = RESIZED
+        for number in range(self._frames):
+            picture = decode_picture(bags.jpegs()[number % bags.DISTINCT])
+            smaller = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+            cv2.imencode(".jpg", smaller, [cv2.IMWRITE_JPEG_QUALITY, 95])
+
+    def _encode(self, frames: int) -> None:
+        for number in range(frames):
+            picture = bags.pictures()[number % bags.DISTINCT]
+            cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])
+
+
+BARS = ("verified", "trusted", "resized", "raw", "png", "workers", "memory")
+
+
+def _command(src: Path, out: Path, workers: int, flags: Sequence[str]) -> list[str]:
+    return ["--src", str(src), "--out", str(out), "--workers", str(workers), *flags]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the bars that were asked for; returns 0 whether they hold or not, the lines tell."""
+    parser = argparse.ArgumentParser(prog="python -m bench.convert", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=BARS, default=BARS, help="bars (default: all)")
+    parser.add_argument("--frames", type=int, default=900, help="pictures of a bag, 480x640 (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="both sides take turns so often (%(default)s)")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[2, 20], help="bags of the memory bar (2 20)")
+    parser.add_argument("--bags", type=int, default=6, help="bags of the workers bar (%(default)s)")
+    parser.add_argument(
+        "--scratch", type=Path, default=Path(tempfile.gettempdir()), help="where 10 GB are free for a while"
+    )
+    args = parser.parse_args(argv)
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory(dir=args.scratch, prefix="bench-convert-") as folder:
+        bench = Bench(Path(folder), args.frames, args.rounds, args.minutes, args.bags)
+        for name in args.only:
+            getattr(bench, name)()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

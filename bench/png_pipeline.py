@@ -1,0 +1,45 @@
+"""A bag in, a LeRobot-like dataset file out the slow way: the side that `bench.convert` is compared with.
+
+What recorders built on LeRobot's writer do for every picture: decode it, write it as a PNG file (zlib level 6), read a
+sample of the files back for the statistics, read all of them back and embed them into parquet.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from rosbags.highlevel import AnyReader
+
+from bench.bags import JOINT_TOPIC, RAW_TOPIC
+from common.pictures import decode_picture
+
+
+def convert_with_png_files(bag: Path, folder: Path) -> int:
+    """Convert the JPEG pictures and joint states of `bag` into `folder`/file-000.parquet; returns the frames."""
+    folder.mkdir(parents=True)
+    joints, count = np.zeros(6, np.float32), 0
+    states = []
+    with AnyReader([bag]) as reader:
+        wanted = [c for c in reader.connections if c.topic in (JOINT_TOPIC, f"{RAW_TOPIC}/compressed")]
+        for connection, _, data in reader.messages(wanted):
+            message: Any = reader.deserialize(data, connection.msgtype)
+            if connection.topic == JOINT_TOPIC:
+                joints = message.position.astype(np.float32)
+                continue
+            Image.fromarray(decode_picture(message.data.tobytes())).save(_file(folder, count), compress_level=6)
+            states.append(joints)
+            count += 1
+    sample = np.linspace(0, count - 1, min(count, max(100, round(count**0.75)))).astype(int)
+    table = np.stack([np.asarray(Image.open(_file(folder, at)))[::4, ::4] for at in sample]).reshape(-1, 3)
+    np.quantile(table, [0.01, 0.1, 0.5, 0.9, 0.99], axis=0), table.mean(axis=0), table.std(axis=0)
+    pictures = [{"bytes": _file(folder, at).read_bytes(), "path": _file(folder, at).name} for at in range(count)]
+    columns = {"observation.images.color": pictures, "observation.state": [state.tolist() for state in states]}
+    pq.write_table(pa.table(columns), folder / "file-000.parquet")
+    return count
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / f"frame-{number:06d}.png"

@@ -1,0 +1,123 @@
+"""The stored pictures of a dataset in; how often each value occurs in every episode's, and their faults, out."""
+
+import concurrent.futures
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from common.command import UserError, one_line, progress
+from common.dataset import Feature
+from common.pictures import Picture, decode_picture
+from stage1_convert.check.faults import Faults
+from stage1_convert.check.info import Declared
+from stage1_convert.check.meta import Episodes, episode_of_rows
+from stage1_convert.check.rows import Part, Rows
+from stage1_convert.check.videos import check_videos
+from stage1_convert.decode import DAMAGE
+from stage1_convert.stats import histogram
+
+Histogram = npt.NDArray[np.int64]
+BATCH_ROWS = 64
+
+
+class Pictures:
+    """Counts the values of every picture by feature and episode; `count` is how many were looked at."""
+
+    def __init__(self, declared: Declared, n_episodes: int) -> None:
+        features = declared.of("image", "video")
+        self.histograms = {key: np.zeros((n_episodes, 3, 256), np.int64) for key in features}
+        self.count = 0
+
+    def add(self, key: str, episode: int, found: Histogram) -> None:
+        """Count one picture of an episode; -1 belongs to none."""
+        self.count += 1
+        if episode >= 0:
+            self.histograms[key][episode] += found
+
+
+def check_pictures(root: Path, declared: Declared, rows: Rows, episodes: Episodes, faults: Faults) -> Pictures:
+    """Decode every picture and every video frame of the dataset."""
+    pictures = Pictures(declared, len(episodes.places))
+    owner = episode_of_rows(episodes, rows.parts[-1].stop)
+    images = declared.of("image")
+    if images:
+        for part in progress(rows.parts, len(rows.parts), "check pictures", "file"):
+            for key, feature in images.items():
+                _check_images(part, key, feature, owner, pictures, faults)
+    for key, feature in declared.of("video").items():
+        check_videos(root, key, feature, declared.fps, episodes, pictures.add, faults)
+    return pictures
+
+
+def _check_images(
+    part: Part, key: str, feature: Feature, owner: npt.NDArray[np.int64], pictures: Pictures, faults: Faults
+) -> None:
+    row = 0
+    try:
+        with pq.ParquetFile(part.path) as file:
+            for batch in file.iter_batches(BATCH_ROWS, columns=[f"{key}.bytes"]):
+                cells = batch.column(0).field("bytes").to_pylist()
+                for cell, (fault, found) in zip(cells, _look(cells, feature.shape), strict=True):
+                    if fault:
+                        faults.add(part.path, f"{key}: {fault}" if cell is not None else f"{key} has no bytes", row)
+                    else:
+                        pictures.add(key, int(owner[part.start + row]), found)
+                    row += 1
+    except (pa.ArrowException, OSError) as error:
+        faults.add(part.path, f"{key} cannot be read: {one_line(error)}", row)
+
+
+def _look(cells: Sequence[bytes | None], shape: tuple[int, ...]) -> list[tuple[str | None, Histogram]]:
+    """Return each picture's fault, or how often its values occur; libjpeg's complaints are looked up only when it has
+    some, because it tells nobody but the error stream.
+    """
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, tempfile.TemporaryFile() as told:
+        with _stderr_into(told.fileno()):
+            looks = list(pool.map(lambda cell: _decode(cell, shape), cells))
+        complaints = told.seek(0, os.SEEK_END)
+    if not complaints:
+        return looks
+    return [look if look[0] else (_complaint(cell), look[1]) for cell, look in zip(cells, looks, strict=True)]
+
+
+def _decode(cell: bytes | None, shape: tuple[int, ...]) -> tuple[str | None, Histogram]:
+    try:
+        picture = decode_picture(cell or b"")
+    except (UserError, cv2.error) as error:
+        return one_line(error), np.zeros((3, 256), np.int64)
+    return _size_fault(picture, shape), histogram(picture)
+
+
+def _size_fault(picture: Picture, shape: tuple[int, ...]) -> str | None:
+    if picture.shape[:2] == shape[:2]:
+        return None
+    return "found a picture of {}x{}, expected {}x{}".format(*picture.shape[:2], *shape[:2])
+
+
+def _complaint(cell: bytes | None) -> str | None:
+    with tempfile.TemporaryFile() as told:
+        with _stderr_into(told.fileno()):
+            decode_picture(cell or b"")
+        told.seek(0)
+        damage = next((line for line in told if DAMAGE.search(line)), None)
+    return f"the picture is damaged: {damage.decode(errors='replace').strip()}" if damage else None
+
+
+@contextlib.contextmanager
+def _stderr_into(handle: int) -> Iterator[None]:
+    """Send what the process writes to file descriptor 2 to another, while the block runs."""
+    stderr = os.dup(2)
+    os.dup2(handle, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)

@@ -1,0 +1,263 @@
+"""The data files in; their columns of numbers, which file holds which rows, and their faults, out."""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from common.command import one_line
+from common.dataset import DATA_PATH, Feature
+from stage1_convert.check.faults import Faults
+from stage1_convert.check.info import Declared
+from stage1_convert.check.meta import Episodes, episode_of_rows
+
+MAX_GROUP_BYTES = 1 << 31  # Arrow's binary offsets are int32: a reader cannot hold more of one column chunk
+
+
+class Part(NamedTuple):
+    """A data file and the rows of the dataset it holds, `start` to `stop`."""
+
+    path: Path
+    start: int
+    stop: int
+
+
+class Rows(NamedTuple):
+    """Every numeric column of the dataset by feature, (rows,) or (rows, dimensions), and the files in order."""
+
+    columns: dict[str, npt.NDArray[Any]]
+    parts: list[Part]
+
+
+def check_file_names(folder: Path, suffix: str, per_chunk: int, faults: Faults) -> None:
+    """Files count up from chunk-000/file-000; readers take them in the order of their names."""
+    places = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        match = re.fullmatch(rf"chunk-(\d{{3}})/file-(\d{{3}})\.{suffix}", name)
+        if not match:
+            faults.add(path, f"a file of this name does not belong here, only chunk-NNN/file-NNN.{suffix}")
+        else:
+            places.append((int(match[1]), int(match[2]), path))
+    for number, (chunk, file, path) in enumerate(places):
+        if (chunk, file) != divmod(number, per_chunk):
+            expected = "chunk-{:03d}/file-{:03d}".format(*divmod(number, per_chunk))
+            faults.add(path, f"file {number} in the order of the names, expected it to be called {expected}.{suffix}")
+            return
+
+
+def check_rows(root: Path, declared: Declared, episodes: Episodes | None, faults: Faults) -> Rows | None:
+    """Check every column of the data files but the pictures; None when they cannot be laid together."""
+    paths = sorted((root / "data").glob("*/*.parquet"))
+    if not paths:
+        faults.add(root / "data", "holds no data file: chunk-000/file-000.parquet is missing")
+        return None
+    parts: list[Part] = []
+    columns: dict[str, list[npt.NDArray[Any]]] = {}
+    whole = True
+    for path in paths:
+        table = _table(path, declared, faults)
+        if table is None:
+            whole = False
+            continue
+        start = parts[-1].stop if parts else 0
+        parts.append(Part(path, start, start + table.num_rows))
+        found = {key: _values(path, key, table.column(key), f, faults) for key, f in _numeric(declared).items()}
+        whole &= all(values is not None for values in found.values())
+        for key, values in found.items():
+            columns.setdefault(key, []).append(values)  # type: ignore[arg-type]
+    if not whole:
+        return None
+    rows = Rows({key: np.concatenate(arrays) for key, arrays in columns.items()}, parts)
+    if declared.frames is not None:
+        faults.expect(paths[-1], "rows of all data files (total_frames in info.json)", parts[-1].stop, declared.frames)
+    _check_index_columns(rows, declared, episodes, faults)
+    if episodes is not None:
+        _check_places(root, rows, episodes, faults)
+    return rows
+
+
+def _numeric(declared: Declared) -> dict[str, Feature]:
+    return {key: f for key, f in declared.columns.items() if f.dtype not in ("image", "string")}
+
+
+def _table(path: Path, declared: Declared, faults: Faults) -> pa.Table | None:
+    """Check a file's columns and row groups, and return the columns that hold no pictures."""
+    faults.files.add(path)
+    try:
+        with pq.ParquetFile(path) as file:
+            schema, metadata = file.schema_arrow, file.metadata
+            sizes = [_largest_chunk(metadata.row_group(number)) for number in range(metadata.num_row_groups)]
+            if not _check_schema(path, schema, declared, faults):
+                return None
+            table = file.read([key for key in schema.names if declared.features[key].dtype != "image"])
+    except (pa.ArrowException, OSError) as error:
+        faults.add(path, f"cannot be read: {one_line(error)}")
+        return None
+    for number, size in enumerate(sizes):
+        if size >= MAX_GROUP_BYTES:
+            faults.add(path, f"row group {number} holds a column of {size:,} bytes, expected less than 2 GiB")
+    if not table.num_rows:
+        faults.add(path, "holds no rows")
+    return table
+
+
+def _largest_chunk(group: Any) -> int:
+    return max((group.column(place).total_uncompressed_size for place in range(group.num_columns)), default=0)
+
+
+def _check_schema(path: Path, schema: pa.Schema, declared: Declared, faults: Faults) -> bool:
+    """Hold the columns against the declared features; false when columns are missing or of another type."""
+    expected, found = list(declared.columns), list(schema.names)
+    missing, extra = [k for k in expected if k not in found], [k for k in found if k not in expected]
+    if missing:
+        faults.add(path, f"columns {', '.join(missing)} are missing, which info.json declares")
+    if extra:
+        faults.add(path, f"columns {', '.join(extra)} are in no feature of info.json: LeRobot refuses the dataset")
+    if not missing and not extra and found != expected:
+        faults.add(path, f"columns: found the order {found}, expected the features' {expected}")
+    fits = True
+    for key in found:
+        feature, kind = declared.columns.get(key), schema.field(key).type
+        if feature is not None and not _fits(kind, feature, key):
+            faults.add(path, f"type of {key}: found {kind}, expected {_type_text(feature)}")
+            fits = False
+    return fits and not missing and not extra
+
+
+def _fits(kind: pa.DataType, feature: Feature, key: str) -> bool:
+    if feature.dtype == "image":
+        fields = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
+        return fields == {"bytes": pa.binary(), "path": pa.string()}
+    if key == "timestamp" and kind == pa.float64():
+        return True  # readers cast it
+    for size in () if feature.shape == (1,) else feature.shape:
+        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+            return False
+        if pa.types.is_fixed_size_list(kind) and kind.list_size != size:
+            return False
+        kind = kind.value_type
+    return bool(kind == pa.type_for_alias(feature.dtype))
+
+
+def _type_text(feature: Feature) -> str:
+    if feature.dtype == "image":
+        return "struct<bytes: binary, path: string>"
+    if feature.shape == (1,):
+        return feature.dtype
+    return f"lists of {'x'.join(map(str, feature.shape))} {feature.dtype}"
+
+
+def _values(path: Path, key: str, column: pa.ChunkedArray, feature: Feature, faults: Faults) -> npt.NDArray[Any] | None:
+    """Return a column as an array; None after noting nulls, or lists of another length than declared."""
+    flat = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    rows = len(column)
+    for size in () if feature.shape == (1,) else feature.shape:
+        if flat.null_count:
+            break
+        if not pa.types.is_fixed_size_list(flat.type):
+            lengths = flat.value_lengths().to_numpy()
+            if (lengths != size).any():
+                faults.rows(path, lengths != size, _saying(key, lengths, np.full(len(lengths), size), " values"))
+                return None
+        flat = flat.flatten()
+    if flat.null_count:
+        empty = flat.is_null().to_numpy(zero_copy_only=False).reshape(rows, -1).any(axis=1)
+        faults.rows(path, empty, lambda _: f"{key} is null")
+        return None
+    values: npt.NDArray[Any] = flat.to_numpy(zero_copy_only=False)
+    values = values.reshape(rows, -1) if feature.shape != (1,) else values
+    if feature.dtype.startswith("float"):
+        wild = ~np.isfinite(values.reshape(rows, -1))
+        faults.rows(path, wild.any(axis=1), lambda row: f"{key}: found {values[row].tolist()}, expected finite numbers")
+    return values
+
+
+def _check_index_columns(rows: Rows, declared: Declared, episodes: Episodes | None, faults: Faults) -> None:
+    """Recompute index, frame_index, episode_index and timestamp from the bounds, and hold the columns against them."""
+    count = rows.parts[-1].stop
+    expected: dict[str, npt.NDArray[Any]] = {"index": np.arange(count)}
+    if episodes is not None:
+        owner = episode_of_rows(episodes, count)
+        starts = np.array([start for start, _ in episodes.bounds] or [0])
+        expected |= {"episode_index": owner, "frame_index": np.arange(count) - starts[owner]}
+        expected["timestamp"] = (expected["frame_index"] / declared.fps).astype(np.float32)
+    elif "frame_index" in rows.columns:
+        expected["timestamp"] = (rows.columns["frame_index"] / declared.fps).astype(np.float32)
+    for key, right in expected.items():
+        if key in rows.columns:
+            found = rows.columns[key].astype(right.dtype)
+            _compare(rows, found != right, faults, _saying(key, found, right))
+    tasks = rows.columns.get("task_index")
+    if tasks is not None and declared.tasks is not None:
+        n_tasks = declared.tasks
+        bad = (tasks < 0) | (tasks >= n_tasks)
+        _compare(rows, bad, faults, lambda row: f"task_index: found {tasks[row]}, expected 0 to {n_tasks - 1}")
+
+
+def _saying(key: str, found: npt.NDArray[Any], right: npt.NDArray[Any], unit: str = "") -> Callable[[int], str]:
+    return lambda row: f"{key}: found {found[row]:.9g}{unit}, expected {right[row]:.9g}"
+
+
+def _compare(rows: Rows, bad: npt.NDArray[np.bool_], faults: Faults, say: Callable[[int], str]) -> None:
+    """Note faults of rows of the whole dataset under the file, and its own row number, where they stand."""
+    for part in rows.parts:
+        faults.rows(part.path, bad[part.start : part.stop], lambda row, at=part.start: say(at + row))  # type: ignore[misc]
+
+
+def _check_places(root: Path, rows: Rows, episodes: Episodes, faults: Faults) -> None:
+    """An episode's rows lie where data/chunk_index and data/file_index say."""
+    part_of = {part.path: part for part in rows.parts}
+    columns = episodes.columns
+    for number, (start, stop) in enumerate(episodes.bounds):
+        chunk, file = columns["data/chunk_index"][number], columns["data/file_index"][number]
+        part = part_of.get(root / DATA_PATH.format(chunk_index=chunk, file_index=file))
+        if part is not None and not part.start <= start <= stop <= part.stop:
+            path, row = episodes.places[number]
+            name = part.path.relative_to(root)
+            faults.add(
+                path, f"rows {start} to {stop} are said to lie in {name}, which holds {part.start} to {part.stop}", row
+            )
+
+
+def check_task_use(rows: Rows, episodes: Episodes, tasks: list[str], faults: Faults) -> None:
+    """The tasks an episode is said to show are those of its rows."""
+    numbers = rows.columns.get("task_index")
+    for number, texts in enumerate(episodes.columns.get("tasks", [])):
+        start, stop = episodes.bounds[number]
+        used = np.unique(numbers[start:stop]).tolist() if numbers is not None else []
+        shown = sorted(tasks[at] for at in used if 0 <= at < len(tasks))
+        if texts is not None and used and sorted(texts) != shown:
+            path, row = episodes.places[number]
+            faults.add(path, f"tasks: found {texts}, expected {shown}, the tasks of its rows", row)
+
+
+def check_actions(rows: Rows, declared: Declared, episodes: Episodes, faults: Faults) -> None:
+    """Where the dataset says that actions follow from the states, they do: delta or next_position, by joint name."""
+    state, action = declared.features.get("observation.state"), declared.features.get("action")
+    meaning = action.info.get("action_meaning") if action else None
+    if state is None or action is None or meaning not in ("delta", "next_position"):
+        return
+    joints = [name for name in action.names or () if name in (state.names or ())]
+    picked = [[names.index(joint) for joint in joints] for names in (state.names or (), action.names or ())]
+    now = rows.columns["observation.state"][:, picked[0]].astype(np.float64)
+    found = rows.columns["action"][:, picked[1]].astype(np.float64)
+    following = np.concatenate([now[1:], now[-1:]])
+    for _, stop in episodes.bounds:
+        following[stop - 1 : stop] = now[stop - 1 : stop]
+    expected = following - now if meaning == "delta" else following
+    off = np.abs(found - expected)
+    off = np.minimum(off, np.abs(off - 2 * math.pi))  # a delta goes the shorter way around
+    limit = 1e-6 + 4e-7 * np.abs(now).max(initial=0.0)  # both states were rounded to float32
+    _compare(
+        rows,
+        ~(off <= limit).all(axis=1),
+        faults,
+        lambda row: f"action: found {found[row].tolist()}, expected {expected[row].tolist()} ({meaning})",
+    )

@@ -1,0 +1,103 @@
+"""The mp4 files of one video feature in; the values of every frame, told by episode, and their faults, out."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from common.command import one_line, progress
+from common.dataset import VIDEO_PATH, Feature
+from common.pictures import Picture
+from stage1_convert.check.faults import Faults
+from stage1_convert.check.meta import Episodes
+from stage1_convert.stats import histogram
+
+TOLERANCE_S = 1e-4  # LeRobot's, for the time of a video frame
+
+Add = Callable[[str, int, npt.NDArray[np.int64]], None]
+
+
+class Clip(NamedTuple):
+    """An episode's stretch of a video file, and where meta/episodes tells of it."""
+
+    episode: int
+    length: int
+    from_s: float
+    to_s: float
+    place: tuple[Path, int]
+
+
+def check_videos(
+    root: Path, key: str, feature: Feature, fps: float, episodes: Episodes, add: Add, faults: Faults
+) -> None:
+    """Decode every video of one feature and hold its frames against the episodes' rows and times."""
+    clips: dict[Path, list[Clip]] = {}
+    names = [f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")]
+    columns = zip(*(episodes.columns[name] for name in names), episodes.columns["length"], strict=True)
+    for number, (chunk, file, from_s, to_s, length) in enumerate(columns):
+        path = root / VIDEO_PATH.format(video_key=key, chunk_index=chunk, file_index=file)
+        clips.setdefault(path, []).append(Clip(number, length, from_s, to_s, episodes.places[number]))
+    folder = root / "videos" / key
+    for path in sorted(set(folder.glob("*/*.mp4")) - set(clips)):
+        faults.add(path, "belongs to no episode")
+    for path in progress(sorted(clips), len(clips), f"check {key}", "video"):
+        mine = sorted(clips[path], key=lambda clip: clip.from_s)
+        faults.files.add(path)
+        if not path.is_file():
+            faults.add(path, f"is missing; episode {mine[0].episode} needs it")
+            continue
+        _check_times(key, mine, fps, faults)
+        _check_frames(path, key, feature, mine, fps, add, faults)
+
+
+def _check_times(key: str, clips: list[Clip], fps: float, faults: Faults) -> None:
+    """Clips of a file follow each other from 0 on, each as long as its rows."""
+    expected_s = 0.0
+    for clip in clips:
+        path, row = clip.place
+        if abs(clip.from_s - expected_s) > TOLERANCE_S:
+            faults.add(path, f"videos/{key}/from_timestamp: found {clip.from_s:.6f}, expected {expected_s:.6f}", row)
+        stop_s = clip.from_s + clip.length / fps
+        if abs(clip.to_s - stop_s) > TOLERANCE_S:
+            faults.add(
+                path,
+                f"videos/{key}/to_timestamp: found {clip.to_s:.6f}, expected {stop_s:.6f} for {clip.length} frames",
+                row,
+            )
+        expected_s = clip.to_s
+
+
+def _check_frames(
+    path: Path, key: str, feature: Feature, clips: list[Clip], fps: float, add: Add, faults: Faults
+) -> None:
+    import av
+
+    owners = [clip.episode for clip in clips for _ in range(clip.length)]
+    count, late = 0, False
+    try:
+        for seconds, picture in _frames(path):
+            if picture.shape != feature.shape:
+                faults.add(path, f"found frames of shape {picture.shape}, expected {feature.shape}", count)
+                return
+            if abs(seconds - count / fps) > TOLERANCE_S and not late:
+                faults.add(path, f"found a frame at {seconds:.6f} s, expected it at {count / fps:.6f} s", count)
+                late = True
+            add(key, owners[count] if count < len(owners) else -1, histogram(picture))
+            count += 1
+    except (av.FFmpegError, OSError, IndexError) as error:
+        faults.add(path, f"cannot be decoded: {one_line(error)}", count)
+        return
+    faults.expect(path, "number of frames (the rows of its episodes)", count, len(owners))
+
+
+def _frames(path: Path) -> Iterator[tuple[float, Picture]]:
+    """Yield the time in seconds and the RGB picture of every frame of a video, in the order in which they are shown."""
+    import av
+
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        for frame in container.decode(stream):
+            yield (np.inf if frame.time is None else frame.time), np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)

@@ -1,0 +1,120 @@
+"""Bags in; what a conversion would make of each, how large the dataset gets and what is free, out. Nothing is written."""
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.command import UserError, one_line, progress
+from stage1_convert.bag import open_bag
+from stage1_convert.config import Config
+from stage1_convert.episode import BagPlan, plan_bag
+from stage1_convert.mp4 import VideoFile
+from stage1_convert.plan import Span
+from stage1_convert.shots import Shots
+from stage1_convert.source import Source
+
+SAMPLED_FRAMES = 8
+SAMPLED_S = 10  # they are taken from so much of the beginning: reading stops behind it
+VIDEO_FRAMES = 60  # a video's size shows only over frames that follow each other
+SHOWN_GAPS = 5
+
+
+class Forecast(NamedTuple):
+    """What a conversion would make of one bag; `refused` is the reason why it would make nothing."""
+
+    bag: str
+    refused: str | None
+    frames: list[int]
+    gaps: list[str]
+    left_out: int
+    size_bytes: float
+    warnings: list[str]
+
+
+def dry_run(sources: Sequence[Source], config: Config, out: Path | None) -> int:
+    """Print what would be converted; returns the exit code, 2 when nothing would be or the disk is too small.
+
+    Free space is that of the disk that would hold `out`, or the current folder.
+    """
+    found = [forecast(source, config) for source in progress(sources, len(sources), "plan", "bag")]
+    for line in (line for one in found for line in _describe(one, config.data.fps)):
+        print(line)
+    episodes, size_bytes = [n for one in found for n in one.frames], sum(one.size_bytes for one in found)
+    refused = sum(one.refused is not None for one in found)
+    folder = (out or Path()).resolve()
+    free_bytes = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+    print()
+    print(f"bags      {len(found) - refused} would be converted, {refused} refused")
+    print(f"episodes  {len(episodes)}")
+    print(f"frames    {sum(episodes)}, {sum(episodes) / config.data.fps:.1f} s at {config.data.fps} fps")
+    print(f"dataset   about {size_bytes / 1e6:,.1f} MB; {free_bytes / 1e6:,.1f} MB are free at {folder}")
+    if size_bytes >= free_bytes:
+        print(f"disk too small: free {(size_bytes - free_bytes) / 1e6:,.1f} MB or choose another --out")
+    return 2 if not episodes or size_bytes >= free_bytes else 0
+
+
+def forecast(source: Source, config: Config) -> Forecast:
+    """Read a bag's stamps and numbers, and a few of its pictures."""
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            plan = plan_bag(source, config, Path(scratch))
+        with tempfile.TemporaryDirectory() as scratch:
+            picture_bytes = _picture_bytes(source, plan, config, Path(scratch))
+    except UserError as error:
+        return Forecast(source.name, one_line(error), [], [], 0, 0, [])
+    frames = [span.frames for span in plan.plan.episodes]
+    numbers = len(config.state_names) + len(config.action_names)
+    row_bytes = 4 * numbers + 36 + 16 * (1 + len(config.streams))  # and the traces of meta/sync
+    gaps = [
+        f"a gap of {gap['frames']} frames after {(gap['start_ns'] - int(plan.plan.ticks_ns[0])) / 1e9:.2f} s: nothing "
+        f"from {', '.join(gap['streams'])}"
+        for gap in plan.plan.gaps
+    ]
+    left_out = sum(span.frames for span in plan.plan.left_out)
+    size_bytes = sum(frames) * (row_bytes + picture_bytes)
+    return Forecast(source.name, None, frames, gaps, left_out, size_bytes, plan.report["warnings"])
+
+
+def _picture_bytes(source: Source, plan: BagPlan, config: Config, scratch: Path) -> float:
+    """Return the bytes that a frame's pictures take, of all cameras, from the beginning of the first episode."""
+    first, video = plan.plan.episodes[0], config.data.storage == "video"
+    stop = min(first.stop, first.start + SAMPLED_S * config.data.fps)
+    ticks = np.unique(np.linspace(first.start, stop - 1, SAMPLED_FRAMES).astype(int)).tolist()
+    if video:
+        ticks = list(range(first.start, min(first.stop, first.start + VIDEO_FRAMES)))
+    spans = [Span(tick, tick + 1, "start") for tick in ticks]
+    with open_bag(source.path, scratch, config.data.ros_distro) as bag:
+        shots = Shots(bag, plan.tape, plan.plan._replace(episodes=spans), config, trust_images=False)
+        frames = list(itertools.islice(shots.frames(), len(spans)))
+    if not video:
+        return sum(len(shot.data) for frame in frames for shot in frame.values()) / len(frames)
+    size_bytes = 0
+    for camera, size in shots.sizes.items():
+        file = VideoFile(scratch / f"{camera}.mp4", size, config.data.fps)
+        for frame in frames:
+            picture = frame[camera].picture
+            assert picture is not None
+            file.add(picture)
+        file.close()
+        size_bytes += (scratch / f"{camera}.mp4").stat().st_size
+    return size_bytes / len(frames)
+
+
+def _describe(one: Forecast, fps: int) -> list[str]:
+    if one.refused is not None:
+        return [f"bag {one.bag}: refused: {one.refused}"]
+    lengths = ", ".join(f"{frames / fps:.1f}" for frames in one.frames)
+    left = f", {one.left_out} frames left out" if one.left_out else ""
+    lines = [
+        f"bag {one.bag}: {len(one.frames)} episode{'s' * (len(one.frames) != 1)} of {lengths} s, {sum(one.frames)} frames"
+        f"{left}, about {one.size_bytes / 1e6:.1f} MB"
+    ]
+    lines += [f"  {gap}" for gap in one.gaps[:SHOWN_GAPS]]
+    if len(one.gaps) > SHOWN_GAPS:
+        lines.append(f"  and {len(one.gaps) - SHOWN_GAPS} more gaps")
+    return lines + [f"  warning: {warning}" for warning in one.warnings]

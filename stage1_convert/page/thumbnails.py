@@ -1,0 +1,60 @@
+"""A dataset and one of its episodes in; a few small JPEG pictures of every camera out."""
+
+import base64
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+
+from common.dataset import DATA_PATH, VIDEO_PATH, Dataset, Episode, picture_key
+from common.pictures import Picture, decode_picture, decode_video
+
+COUNT = 8
+WIDTH_PX = 160
+QUALITY = 72
+
+
+def frames_shown(length: int) -> list[int]:
+    """Return which frames of an episode are shown: the first, the last, and some in between."""
+    return sorted({int(at) for at in np.linspace(0, length - 1, COUNT)})
+
+
+def thumbnails(dataset: Dataset, episode: Episode, camera: str) -> Iterator[tuple[int, str, int, int]]:
+    """Yield the frame, a data URI, its width and its height."""
+    wanted = frames_shown(episode.length)
+    read = _from_video if dataset.features[picture_key(camera)].dtype == "video" else _from_rows
+    for frame, picture in zip(wanted, read(dataset, episode, camera, wanted), strict=True):
+        height, width, _ = picture.shape
+        height, width = max(1, round(height * WIDTH_PX / width)), WIDTH_PX
+        small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
+        data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+        yield frame, f"data:image/jpeg;base64,{base64.b64encode(data).decode()}", width, height
+
+
+def _from_rows(dataset: Dataset, episode: Episode, camera: str, wanted: Sequence[int]) -> Iterator[Picture]:
+    """Read only the row groups in which the frames lie."""
+    with pq.ParquetFile(_path(dataset, DATA_PATH, episode.data_file)) as file:
+        first = episode.start - int(file.read_row_group(0, ["index"]).column(0)[0].as_py())
+        sizes = [file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)]
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        held, column = -1, None
+        for frame in wanted:
+            group = int(np.searchsorted(starts, first + frame, side="right")) - 1
+            if group != held:
+                held, column = group, file.read_row_group(group, [f"{picture_key(camera)}.bytes"]).column(0)
+            assert column is not None
+            yield decode_picture(column[first + frame - int(starts[group])].as_py()["bytes"])
+
+
+def _from_video(dataset: Dataset, episode: Episode, camera: str, wanted: Sequence[int]) -> Iterator[Picture]:
+    chunk, file, start_s, _ = episode.videos[picture_key(camera)]
+    path = dataset.root / VIDEO_PATH.format(video_key=picture_key(camera), chunk_index=chunk, file_index=file)
+    for frame in wanted:
+        yield next(decode_video(path, start_s + frame / dataset.fps, 1, dataset.fps))
+
+
+def _path(dataset: Dataset, template: str, place: tuple[int, int]) -> Path:
+    return dataset.root / template.format(chunk_index=place[0], file_index=place[1])

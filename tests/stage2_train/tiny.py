@@ -1,0 +1,203 @@
+"""Datasets and trainings so small that a run takes a blink, and processes that start with everything imported."""
+
+import json
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from common.config import load
+from stage2_train.batches import Batch, Plan
+from stage2_train.config import TrainConfig
+
+# No camera unless a test wants one: the backbone's 11 million weights would make every checkpoint 130 MB.
+TINY = [
+    "model.chunk_size=5",
+    "model.dim_model=16",
+    "model.n_heads=2",
+    "model.dim_feedforward=24",
+    "model.n_encoder_layers=1",
+    "model.n_vae_encoder_layers=1",
+    "model.latent_dim=4",
+    "training.batch_size=4",
+    "training.steps=12",
+    "training.log_freq=3",
+    "training.save_freq=4",
+    "training.lr=1e-3",
+    "training.device=cpu",
+    "training.num_workers=1",
+]
+
+
+def write_dataset(
+    root: Path, lengths: Sequence[int] = (9, 12, 10), cameras: Mapping[str, tuple[int, int]] = {}, environment: int = 0
+) -> Path:
+    """A LeRobot v3.0 dataset with 3 joints, 2 actions and PNG pictures; one parquet file per episode."""
+    rng = np.random.default_rng(0)
+    vectors = {
+        "observation.state": 3,
+        "action": 2,
+        **({"observation.environment_state": environment} if environment else {}),
+    }
+    features: dict[str, object] = {k: {"dtype": "float32", "shape": [n], "names": None} for k, n in vectors.items()}
+    for camera, size in cameras.items():
+        names = ["height", "width", "channels"]
+        features[f"observation.images.{camera}"] = {"dtype": "image", "shape": [*size, 3], "names": names}
+    for key in ("frame_index", "episode_index", "index", "task_index"):
+        features[key] = {"dtype": "int64", "shape": [1], "names": None}
+    values: dict[str, list[np.ndarray]] = {key: [] for key in vectors}
+    episodes, first = [], 0
+    for number, length in enumerate(lengths):
+        columns: dict[str, pa.Array] = {}
+        for key, n in vectors.items():
+            array = rng.normal(size=(length, n)).astype(np.float32)
+            values[key].append(array)
+            columns[key] = pa.FixedSizeListArray.from_arrays(array.ravel(), n)
+        for camera, size in cameras.items():
+            pictures = (rng.integers(0, 255, (*size, 3), np.uint8) for _ in range(length))
+            rows = [{"bytes": cv2.imencode(".png", picture)[1].tobytes(), "path": None} for picture in pictures]
+            columns[f"observation.images.{camera}"] = pa.array(
+                rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+            )
+        columns |= {"frame_index": pa.array(range(length)), "episode_index": pa.array([number] * length)}
+        columns |= {"index": pa.array(range(first, first + length)), "task_index": pa.array([0] * length)}
+        _write(root / f"data/chunk-000/file-{number:03d}.parquet", pa.table(columns))
+        episodes.append(
+            {
+                "episode_index": number,
+                "dataset_from_index": first,
+                "dataset_to_index": first + length,
+                "data/chunk_index": 0,
+                "data/file_index": number,
+            }
+        )
+        first += length
+    _write(root / "meta/episodes/chunk-000/file-000.parquet", pa.Table.from_pylist(episodes))
+    stats: dict[str, object] = {}
+    for key, arrays in values.items():
+        whole = np.concatenate(arrays).astype(np.float64)
+        stats[key] = {"mean": whole.mean(0).tolist(), "std": whole.std(0).tolist()}
+    info = {
+        "codebase_version": "v3.0",
+        "fps": 30,
+        "total_frames": first,
+        "total_episodes": len(lengths),
+        "features": features,
+    }
+    (root / "meta/info.json").write_text(json.dumps(info))
+    (root / "meta/stats.json").write_text(json.dumps(stats))
+    return root
+
+
+def tiny_config(dataset: Path, out: Path, *overrides: str) -> TrainConfig:
+    """The configuration of a tiny run; its cache lies beside the output."""
+    places = [f"data.dataset={dataset}", f"data.cache_dir={out.parent / 'cache'}", f"training.output_dir={out}"]
+    return load(TrainConfig, None, [*TINY, *places, *overrides])
+
+
+def metrics(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(out: Path) -> list[dict[str, float]]:
+    """What two equal runs must agree on."""
+    timed = ("step_s", "data_wait_s", "samples_per_s", "memory_gb")
+    return [{key: value for key, value in row.items() if key not in timed} for row in metrics(out)]
+
+
+def start(
+    dataset: Path, out: Path, *overrides: str, world_size: int = 1, bad: tuple[int, int] | None = None
+) -> list[BaseProcess]:
+    """Start a run as `world_size` processes, as torchrun would, that need not import anything any more.
+
+    `bad` is a rank and a step at which the actions of that rank's batch are not finite any more.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [
+            "stage2_train.train",
+            "datasets",
+            "matplotlib.backends.backend_agg",
+            "torch.distributed",
+            "tests.stage2_train.tiny",
+        ]
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    out.mkdir(parents=True, exist_ok=True)
+    processes: list[BaseProcess] = [
+        context.Process(target=_run, args=(dataset, out, overrides, rank, world_size, port, bad), daemon=True)
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def finish(processes: Sequence[BaseProcess], timeout_s: float = 120) -> list[int | None]:
+    """Wait for all of them; returns their exit codes."""
+    for process in processes:
+        process.join(timeout_s)
+    return [process.exitcode for process in processes]
+
+
+def stderr(out: Path, rank: int = 0) -> str:
+    """What a rank of a started run has said, over all starts."""
+    return out.with_name(f"{out.name}.{rank}.log").read_text()
+
+
+def _run(
+    dataset: Path,
+    out: Path,
+    overrides: Sequence[str],
+    rank: int,
+    world_size: int,
+    port: int,
+    bad: tuple[int, int] | None,
+) -> None:
+    import torch
+
+    from common.command import run
+    from stage2_train.__main__ import main
+
+    torch.set_num_threads(1)
+    log = os.open(out.with_name(f"{out.name}.{rank}.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 2)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    places = [f"data.dataset={dataset}", f"data.cache_dir={out.parent / 'cache'}", f"training.output_dir={out}"]
+    sys.argv[1:] = ["--override", *TINY, *places, *overrides]
+    if bad is not None and bad[0] == rank:
+        _spoil(bad[1])
+    run(lambda _: main(sys.argv[1:]))
+
+
+def _spoil(step: int) -> None:
+    """Make memory go bad, as it were: the gathered actions of one step are infinite."""
+    import torch
+
+    from stage2_train.batches import Samples
+
+    sound = Samples.batch
+
+    def batch(self: Samples, plan: Plan, at: int, part: int = 0, pictures: list[torch.Tensor] | None = None) -> Batch:
+        gathered = sound(self, plan, at, part, pictures)
+        if at == step:
+            gathered.action_BCA[0, 0, 0] = torch.inf
+        return gathered
+
+    Samples.batch = batch  # type: ignore[method-assign]
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
