@@ -16,7 +16,7 @@ from stage1_convert.convert import Options, RefusedError, Summary, convert, sele
 from stage1_convert.dryrun import dry_run
 from stage1_convert.inspect import inspect
 from stage1_convert.merge import merge
-from stage1_convert.source import find_bags
+from stage1_convert.supply import LocalBags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dry_run:
         _require(args, "src")
         config = load(Config, args.config, args.override)
-        return dry_run(select(find_bags(args.src), config.data, _shard(args.shard)), config, args.out)
+        supply = LocalBags(args.src)
+        offers = select(supply.offers, config.data, _shard(args.shard))
+        return dry_run(list(supply.fetch(offers)), config, args.out)
     start = time.monotonic()
     if args.merge:
         _require(args, "merge", "out")
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.workers < 1:
             raise UserError(f"--workers {args.workers}: expected at least 1")
         try:
-            summary = convert(args.src, args.out, load(Config, args.config, args.override), options)
+            summary = convert(LocalBags(args.src), args.out, load(Config, args.config, args.override), options)
         except RefusedError as error:
             _print_notes("refused", error.refused)
             raise
@@ -59,7 +61,9 @@ def _parser() -> Parser:
     parser.add_argument("--strict", action="store_true", help="one refused bag refuses the whole dataset")
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="every N-th bag only, from the I-th on")
     parser.add_argument(
-        "--trust-images", action="store_true", help="store JPEGs after a look at header and end only; decode a sample"
+        "--trust-images",
+        action="store_true",
+        help="check only header and end of JPEGs, and decode a sample of all for the statistics",
     )
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--inspect", type=Path, metavar="BAG", help="tell what a bag, or each bag in a folder, holds")

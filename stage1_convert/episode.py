@@ -187,7 +187,10 @@ class _Conversion:
         for first in range(0, span.frames, BATCH_ROWS):
             stop = min(first + BATCH_ROWS, span.frames)
             taken = list(itertools.islice(frames, stop - first))
-            assert len(taken) == stop - first, "the second reading gave fewer pictures than the first"
+            if len(taken) < stop - first:
+                raise UserError(
+                    "the second reading gave fewer pictures than the first: it is damaged or being written to"
+                )
             if file is None:
                 file = RowFile(piece.rows, schema_of(describe_features(config, shots.sizes)), place)
                 videos = self._open_videos(at, shots.sizes)
