@@ -38,14 +38,14 @@ def test_an_image_runs_as_nobody_special_and_copies_what_is_there(path: Path) ->
 
 
 def test_the_images_have_the_projects_versions_and_the_bases_torch() -> None:
-    texts = [(ROOT / name).read_text() for name in ("pyproject.toml", "constraints.txt")]
-    pins = set(texts[1].split())
-    found = list(requirements(*texts, without=[], torch=False))
+    pyproject, constraints = ((ROOT / name).read_text() for name in ("pyproject.toml", "constraints.txt"))
+    pins = set(constraints.split())
+    found = list(requirements(pyproject, constraints, without=[], torch=False))
     assert found
     assert set(found) <= pins
     assert not [line for line in found if line.startswith("torch")]
-    assert [line.split("==")[0] for line in requirements(*texts, without=[], torch=True)] == ["torch"]
-    without = [line.split("==")[0] for line in requirements(*texts, without=EVAL_LACKS, torch=False)]
+    assert [line.split("==")[0] for line in requirements(pyproject, constraints, without=[], torch=True)] == ["torch"]
+    without = [line.split("==")[0] for line in requirements(pyproject, constraints, without=EVAL_LACKS, torch=False)]
     assert not set(without) & set(EVAL_LACKS)
     assert f"--without {' '.join(EVAL_LACKS)} >" in (OSMO / "Dockerfile.eval").read_text()
 
@@ -70,7 +70,7 @@ def test_the_evaluation_needs_nothing_that_its_image_lacks() -> None:
 
 
 def test_train_py_is_stage_2() -> None:
-    words = [sys.executable, OSMO / "train.py", "--override", "training.stepz=1"]
+    words = [sys.executable, str(OSMO / "train.py"), "--override", "training.stepz=1"]
     done = subprocess.run(words, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "did you mean training.steps?" in done.stderr
