@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except RefusedError as error:
             _print_notes("refused", error.refused)
             raise
-    _print_summary(summary, args.out, time.monotonic() - start, "datasets" if args.merge else "bags")
+    _print_summary(summary, args.out, time.monotonic() - start, "joined" if args.merge else "converted")
     return 0
 
 
@@ -100,10 +100,11 @@ def _shard(text: str) -> tuple[int, int]:
     return part, parts
 
 
-def _print_summary(summary: Summary, out: Path, seconds: float, things: str) -> None:
-    counts = f"{summary.bags - len(summary.refused)} taken, {len(summary.refused)} refused"
+def _print_summary(summary: Summary, out: Path, seconds: float, done: str) -> None:
+    counts = f"{summary.bags - len(summary.refused)} {done}, {len(summary.refused)} refused"
+    again = f", {summary.reused} of them unchanged since they were converted before"
     rows = {
-        things: f"{counts}, {summary.reused} of them as converted before" if summary.reused else counts,
+        "bags": counts + again if summary.reused and done == "converted" else counts,
         "episodes": f"{summary.episodes}",
         "frames": f"{summary.frames}",
         "speed": f"{summary.frames / seconds:.0f} frames/s, {seconds:.1f} s",
