@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from common.command import UserError, one_line
 from common.dataset import ACTION, IMAGES, STATE
 from common.files import sha256
-from stage1_convert import rows
+from stage1_convert import rows, stats
 from stage1_convert.bag import Bag, open_bag
 from stage1_convert.board import Board
 from stage1_convert.config import JOINTS, Config
@@ -205,7 +205,7 @@ class _Conversion:
             self._board.wrote(self._number, stop - first)
         assert file is not None
         file.close()
-        pictures = {camera: (tally.histogram, tally.decoded) for camera, tally in tallies.items()}
+        pictures = {camera: (tally.sum, tally.decoded) for camera, tally in tallies.items()}
         pictures |= {camera: video.close() for camera, video in videos.items()}
         report = {**piece.report, "begins": span.reason, **rows.describe_ages(sources, cameras, tape.streams)}
         report["repeated"] = {camera: tally.repeated for camera, tally in tallies.items()}
@@ -231,15 +231,15 @@ class _Tally:
 
     def __init__(self) -> None:
         self.decoded, self.repeated = 0, 0
-        self.histogram = np.zeros((3, 256), np.int64)
+        self.sum = np.zeros(stats.TALLY, np.int64)
         self._last: Shot | None = None
 
     def count(self, shots: list[Shot]) -> None:
         """Count the next frames' pictures."""
         for shot in shots:
-            if shot.histogram is not None:
+            if shot.tally is not None:
                 self.decoded += 1
-                self.histogram += shot.histogram
+                self.sum += shot.tally
             if shot is not self._last and self._last is not None:
                 self.repeated += shot.repeated
             self._last = shot

@@ -18,15 +18,15 @@ from stage1_convert.tape import Tape
 
 
 class Shot(NamedTuple):
-    """A stored picture: its file (none of its own in a video), its pixels and how often each value occurs in them
-    (3, 256), both None where it is trusted unseen. Pixels that are encoded here are taken as they were before.
+    """A stored picture: its file (none of its own in a video), its pixels and their stats.tally, both None where
+    it is trusted unseen. Pixels that are encoded here are taken as they were before.
 
     `repeated` tells that the message before it showed the same picture, to the byte.
     """
 
     data: bytes
     picture: Picture | None
-    histogram: npt.NDArray[np.int64] | None
+    tally: npt.NDArray[np.int64] | None
     repeated: bool
 
 
@@ -68,7 +68,7 @@ class Shots:
         if self.sizes.setdefault(camera, (size[0], size[1])) != size:
             before = "{}x{}".format(*self.sizes[camera])
             raise UserError(f"the picture is {size[0]}x{size[1]}, the ones before it {before}")
-        return Shot(data, picture, None if picture is None else stats.histogram(picture), repeated)
+        return Shot(data, picture, None if picture is None else stats.tally(picture), repeated)
 
     def _store(self, still: decode.Still, first: bool) -> tuple[bytes, Picture | None]:
         """Return the file to store and its pixels, None when they are trusted unseen.
