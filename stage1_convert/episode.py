@@ -223,7 +223,7 @@ class _Conversion:
     def _pictures(self, files: list[bytes], first: int) -> pa.StructArray:
         suffix = SUFFIX[self._config.data.storage]
         paths = pa.array([f"frame-{first + row:06d}.{suffix}" for row in range(len(files))])
-        return pa.StructArray.from_arrays([pa.array(files, pa.binary()), paths], ["bytes", "path"])
+        return pa.StructArray.from_arrays([_binary(files), paths], ["bytes", "path"])
 
 
 class _Tally:
@@ -254,6 +254,14 @@ def _columns(numbers: rows.Numbers, sources: dict[str, Any], config: Config) -> 
             columns[f"sync.{stream}_age_ms"] = pa.array(age.astype(np.float32))
     columns["timestamp"] = pa.array((frames / config.data.fps).astype(np.float32))
     return {**columns, "frame_index": pa.array(frames)}
+
+
+def _binary(files: list[bytes]) -> pa.BinaryArray:
+    """Return files as an Arrow array, copied once."""
+    offsets = np.cumsum([0, *map(len, files)]).astype(np.int32)  # a batch is far from 2 GiB
+    return pa.BinaryArray.from_buffers(
+        pa.binary(), len(files), [None, pa.py_buffer(offsets.tobytes()), pa.py_buffer(b"".join(files))]
+    )
 
 
 def _vectors(values: Any) -> pa.FixedSizeListArray:

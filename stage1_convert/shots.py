@@ -91,4 +91,7 @@ class Shots:
 def _same(one: decode.Still, two: decode.Still) -> bool:
     if one.file is not None and two.file is not None:
         return one.file == two.file
-    return one.pixels is not None and two.pixels is not None and np.array_equal(one.pixels, two.pixels)
+    if one.pixels is None or two.pixels is None or one.pixels.shape != two.pixels.shape:
+        return False
+    # A few rows tell most pictures apart.
+    return np.array_equal(one.pixels[::64], two.pixels[::64]) and np.array_equal(one.pixels, two.pixels)
