@@ -183,9 +183,9 @@ class Act(nn.Module):
         return torch.cat(tokens, dim=1), torch.cat(places)
 
     def _features(self, images: Sequence[Tensor]) -> Sequence[Tensor]:
-        if len(images) > 1 and len({image.shape for image in images}) == 1:
+        if len(images) > 1 and all(image.shape == images[0].shape for image in images):
             together: Tensor = self.backbone(torch.cat(list(images)))
-            return together.chunk(len(images))
+            return together.view(len(images), -1, *together.shape[1:]).unbind()
         return [self.backbone(image) for image in images]
 
     def _grid(self, height: int, width: int) -> Tensor:

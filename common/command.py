@@ -16,6 +16,8 @@ from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
 
+from common.redact import RedactingFormatter, install_hooks, redact
+
 EXIT_USER = 2
 EXIT_TRANSIENT = 75
 LOG_PERIOD_S = 10.0
@@ -74,8 +76,13 @@ def progress(items: Iterable[T], total: int, label: str, unit: str = "it") -> It
 
 
 def set_up_logging(level: int = logging.INFO) -> None:
-    """One format for the whole pipeline, on stderr, so that stdout stays for results."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", force=True)
+    """One format for the whole pipeline, on stderr, so that stdout stays for results; secrets are left out of it."""
+    logging.basicConfig(level=level, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    for chatty in ("azure", "urllib3"):
+        logging.getLogger(chatty).setLevel(max(level, logging.WARNING) if level else logging.NOTSET)
+    install_hooks()
 
 
 def one_line(error: BaseException) -> str:
@@ -92,10 +99,10 @@ def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
     try:
         code = main(None)
     except UserError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(redact(f"error: {one_line(error)}"), file=sys.stderr)
         code = EXIT_USER
     except TransientError as error:
-        print(f"error (may pass; run the same command again): {one_line(error)}", file=sys.stderr)
+        print(redact(f"error (may pass; run the same command again): {one_line(error)}"), file=sys.stderr)
         code = EXIT_TRANSIENT
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)

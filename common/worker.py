@@ -79,6 +79,8 @@ class _Worker(Generic[A, R]):
     """A process that computes one item at a time; `number` is the item's, None while it is idle."""
 
     def __init__(self, function: Callable[[A], R]) -> None:
+        # Arrow's allocator takes 1 GiB at its first use, of which it may need little, unless it is told to wait.
+        os.environ.setdefault("MIMALLOC_ARENA_EAGER_COMMIT", "0")
         context = multiprocessing.get_context("forkserver")  # fork would copy the threads of numpy and Arrow halfway
         context.set_forkserver_preload([function.__module__])  # so that another worker costs milliseconds
         self.connection, theirs = context.Pipe()

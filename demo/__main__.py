@@ -1,6 +1,7 @@
 """From nothing to a policy that moved the arm: bags, dataset, training, evaluation and closed loop, and one summary.
 
-Runs the commands a user runs on bags of their own, one process each, and prints them.
+Runs the commands a user runs on bags of their own, and prints them. The three stages are tasks of the workflow file that a
+cluster takes, run on this machine.
 """
 
 import json
@@ -21,6 +22,14 @@ from stage2_train.config import TrainConfig
 HERE = Path(__file__).parent
 MARK = "demo.json"  # what makes a folder the demo's own, so that nobody else's files are ever removed
 TARGETS = 20
+WORKFLOW = Path("osmo/convert-train-eval.yaml")
+BAGS_URL = (
+    "azure://stosmorbt3dev001/datasets/houston_recordings"  # the workflow's default; --map puts a folder in its place
+)
+TASKS = {"convert": "convert", "train": "train-act", "evaluate": "eval-act"}
+DATASET = Path("workflow/convert/output/dataset")
+RUN = Path("workflow/train-act/output/train-rosbag-act")
+EVALUATION = Path("workflow/eval-act/output")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,20 +47,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     _own(out, flags.episodes)
     started = time.monotonic()
     took_s: dict[str, float] = {}
-    train = configuration.load(TrainConfig, HERE / "train.yaml", flags.override)
-    checkpoint = out / "train" / f"checkpoint_{train.training.steps:06d}" / "pretrained_model"
-    overrides = [
-        f"data.dataset={out / 'dataset'}",
-        f"data.cache_dir={out / 'cache'}",
-        f"training.output_dir={out / 'train'}",
-        *_precision(),
-    ]
-
     _call(took_s, "record", "demo.record", "--out", out / "bags", "--episodes", flags.episodes)
-    _call(took_s, "convert", "stage1_convert", "--src", out / "bags", "--out", out / "dataset")
-    _call(took_s, "train", "stage2_train", "--config", HERE / "train.yaml", "--override", *overrides, *flags.override)
-    common = ("--checkpoint", checkpoint, "--dataset", out / "dataset")
-    _call(took_s, "evaluate", "stage3_eval", *common, "--out", out / "eval", "--episodes", "val")
+    train = configuration.load(TrainConfig, HERE / "train.yaml", flags.override).training
+    values = {
+        "bags": "url",
+        "results": "none",
+        "convert_config": HERE / "convert.yaml",
+        "config": HERE / "train.yaml",
+        "steps": train.steps,
+        "warmup_steps": train.warmup_steps,
+        "train_overrides": " ".join(map(shlex.quote, [*_precision(), *flags.override])),
+        "eval_episodes": "val",
+        "eval_device": "cpu",
+    }
+    settings = [f"{key}={value}" for key, value in values.items()]
+    bags, cache = f"{BAGS_URL}={out / 'bags'}", f"XDG_CACHE_HOME={(out / 'cache').resolve()}"
+    where = ("--work", out / "workflow", "--map", bags, "--set-env", cache)
+    _call(took_s, "workflow", "osmo.local", "run", WORKFLOW, *where, "--set", *settings)
+    checkpoint = out / RUN / f"checkpoint_{train.steps:06d}" / "pretrained_model"
     rollout = ("demo.rollout", "--checkpoint", checkpoint, "--targets", TARGETS)
     _call(took_s, "untrained", *rollout, "--untrained", "--out", out / "rollout-untrained")
     _call(took_s, "rollout", *rollout, "--out", out / "rollout")
@@ -70,7 +83,7 @@ def _own(out: Path, episodes: int) -> None:
     write_json(out / MARK, {"made_by": "python -m demo"})
     truth = out / "bags" / "truth.json"
     stale = ["bags"] if truth.exists() and read_json(truth)["episodes"] != episodes else []
-    for name in ("train", "eval", "rollout", "rollout-untrained", *stale):
+    for name in ("workflow", "rollout", "rollout-untrained", *stale):
         shutil.rmtree(out / name, ignore_errors=True)
 
 
@@ -92,9 +105,10 @@ def _call(took_s: dict[str, float], name: str, module: str, *args: object) -> No
 
 
 def _summary(out: Path, took_s: dict[str, float]) -> dict[str, Any]:
-    evaluation = read_json(out / "eval" / "summary.json")
+    tasks = read_json(out / "workflow" / "run.json")["tasks"]
+    evaluation = read_json(out / EVALUATION / "summary.json")
     counts = {name: read_json(out / name / "rollouts.json")["successes"] for name in ("rollout", "rollout-untrained")}
-    last = json.loads((out / "train" / "metrics.jsonl").read_text().splitlines()[-1])
+    last = json.loads((out / RUN / "metrics.jsonl").read_text().splitlines()[-1])
     return {
         "steps": last["step"],
         "step_s": last["step_s"],
@@ -102,14 +116,14 @@ def _summary(out: Path, took_s: dict[str, float]) -> dict[str, Any]:
         "targets": TARGETS,
         "reached": counts["rollout"],
         "reached_untrained": counts["rollout-untrained"],
-        "took_s": took_s,
+        "took_s": {"record": took_s["record"], **{name: tasks[t]["seconds"] for name, t in TASKS.items()}, **took_s},
     }
 
 
 def _describe(out: Path, summary: dict[str, Any]) -> str:
     took_s, ratio, reached = summary["took_s"], summary["ratio_to_best_baseline"], summary["reached"]
     untrained = summary["reached_untrained"]
-    times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in took_s.items() if name != "all")
+    times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in took_s.items() if name not in ("all", "workflow"))
     return f"""
 From bags to a policy that moved the arm, in {took_s["all"] / 60:.1f} minutes ({times})
 
@@ -120,8 +134,9 @@ From bags to a policy that moved the arm, in {took_s["all"] / 60:.1f} minutes ({
 Look at
   {out}/rollout/rollout.png            the trained policy drives the arm
   {out}/rollout-untrained/rollout.png  the same network before training
-  {out}/eval/curves.png                predicted against recorded joints
-  {out}/train/curves.png               loss and learning rate
+  {out}/{EVALUATION}/report.html           the evaluation: verdict, curves, worst moments
+  {out}/{DATASET}/meta/conversion.html   what became of every bag
+  {out}/{RUN}/curves.png   loss and learning rate
 """
 
 

@@ -111,7 +111,7 @@ def copy_run(run_folder: Path, to: Path) -> None:
     """Copy a run without links and temporaries: OSMO's upload skips linked folders and follows linked files."""
 
     def unwanted(folder: str, names: list[str]) -> list[str]:
-        return [name for name in names if ".tmp" in name or Path(folder, name).is_symlink()]
+        return [name for name in names if ".tmp" in name or name == ".lock" or Path(folder, name).is_symlink()]
 
     shutil.copytree(run_folder, to, ignore=unwanted, dirs_exist_ok=True)
 

@@ -22,7 +22,7 @@ from osmo.board import COMPLETED, FAILED, STOPPED, TIMED_OUT, WAITING, Board, Ro
 from osmo.commands import check_commands
 from osmo.plan import make_plan
 from osmo.runner import SPEC, STATE, Options, Result, Runner, credentials, tail
-from osmo.spec import RELEASES, Finding, check
+from osmo.spec import RELEASES, Finding, check_releases
 from osmo.storage import Storage
 from osmo.template import TemplateError, all_tasks, parse_set, read, submitted
 
@@ -153,7 +153,7 @@ def _check(files: Sequence[Path], release: str | None, values: Mapping[str, Any]
     wrong = 0
     for file in files:
         releases = (release,) if release else RELEASES
-        found = {number: _findings(file, number, values) for number in releases}
+        found = _findings(file, releases, values)
         everywhere = set.intersection(*map(set, found.values()))
         for finding in sorted(everywhere):
             print(_show(file, finding))
@@ -169,16 +169,17 @@ def _check(files: Sequence[Path], release: str | None, values: Mapping[str, Any]
     return 2 if wrong else 0
 
 
-def _findings(file: Path, release: str, values: Mapping[str, Any]) -> list[Finding]:
+def _findings(file: Path, releases: Sequence[str], values: Mapping[str, Any]) -> dict[str, list[Finding]]:
     """What is wrong with a workflow file and the commands in its comments, or with the commands of another text."""
-    commands = check_commands(file, release)
-    return commands if file.suffix not in (".yaml", ".yml") else sorted({*check(file, release, values), *commands})
+    is_workflow = file.suffix in (".yaml", ".yml")
+    found = check_releases(file, releases, values) if is_workflow else {release: [] for release in releases}
+    return {release: sorted({*found[release], *check_commands(file, release)}) for release in releases}
 
 
 def _any_release(file: Path, values: Mapping[str, Any]) -> list[Finding]:
     """Nothing when some release takes the file, else what the latest that has datasets says."""
-    found = [check(file, release, values) for release in ("6.3", "6.4")]
-    return found[0] if all(found) else []
+    with_datasets, without = check_releases(file, ("6.3", "6.4"), values).values()
+    return with_datasets if without else []
 
 
 def _show(file: Path, finding: Finding) -> str:

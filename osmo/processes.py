@@ -71,8 +71,8 @@ class Process:
 
     def _write_log(self) -> None:
         assert self._child.stdout is not None
-        with self.log.open("ab") as file:
-            for raw in self._child.stdout:
+        with self.log.open("ab") as file, self._child.stdout as lines:
+            for raw in lines:
                 line = functools.reduce(lambda text, secret: text.replace(secret, b"[MASKED]"), self._secrets, raw)
                 file.write(line)
                 file.flush()

@@ -127,7 +127,9 @@ class Runner:
     def _start_task(self, task: Task, port: int | None) -> Process:
         folder = self._folder(task)
         root, output, inputs = folder / "root", folder / "output", folder / "input"
-        for stale in (output, inputs):
+        # A task alone finds its own files again, as on a disk that stays; a group has only what its urls hold, because
+        # its members must go on from the same step.
+        for stale in (output, inputs, *([root] if port else [])):
             shutil.rmtree(stale, ignore_errors=True)
         for new in (output, inputs, root / "workspace"):
             new.mkdir(parents=True, exist_ok=True)

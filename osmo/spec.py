@@ -6,13 +6,13 @@ The rules are those of OSMO 6.0 to 6.4: two JSON Schemas for the form, and code 
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jsonschema import Draft202012Validator
 
-from osmo.right import DURATION, NAME, URL, explain
+from osmo.right import DURATION, explain
 from osmo.template import JINJA, TOKEN, Keys, Rendered, Template, TemplateError, read
 
 RELEASES = ("6.0", "6.1", "6.2", "6.3", "6.4")
@@ -33,11 +33,20 @@ class Finding(NamedTuple):
 
 def check(path: Path, release: str, values: Mapping[str, Any]) -> list[Finding]:
     """Return what is wrong with the file, rendered with `values`, for one release; nothing when it would be accepted."""
+    return check_releases(path, (release,), values)[release]
+
+
+def check_releases(path: Path, releases: Sequence[str], values: Mapping[str, Any]) -> dict[str, list[Finding]]:
+    """Return the findings of `check` for several releases, rendering the file once."""
     try:
         template = read(path)
         rendered = template.render(values)
     except TemplateError as error:
-        return [Finding(error.line or 1, str(error))]
+        return {release: [Finding(error.line or 1, str(error))] for release in releases}
+    return {release: _judge(path, template, rendered, release) for release in releases}
+
+
+def _judge(path: Path, template: Template, rendered: Rendered, release: str) -> list[Finding]:
     notes: list[Note] = [(keys, f"{keys[-1]} is given twice; YAML keeps the last") for keys in rendered.twice]
     notes += _form(rendered.document, release)
     if isinstance(rendered.document, dict) and isinstance(rendered.document.get("workflow"), dict):
@@ -326,4 +335,3 @@ def _images(flow: Workflow) -> Iterator[Note]:
 RULES: tuple[Callable[[Workflow], Iterator[Note]], ...] = (
     _names, _leads, _resources, _order, _hidden_order, _tokens, _files, _datasets, _by_release, _images,
 )  # fmt: skip
-__all__ = ["NAME", "RELEASES", "URL", "Finding", "check"]

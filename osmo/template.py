@@ -22,6 +22,7 @@ Keys = tuple[str | int, ...]
 # Tokens are OSMO's, not Jinja's: they stay as they are through both passes and must be written without spaces.
 TOKEN = re.compile(r"\{\{(output|workflow_id|uuid|input:[\w:-]+|host:[\w-]+)\}\}", re.ASCII)
 _LOOSE_TOKEN = re.compile(r"\{\{\s*(?:output|workflow_id|uuid|(?:input|host)\s*:\s*[\w:-]+)\s*\}\}", re.ASCII)
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 JINJA = re.compile(r"\{\{|\{%|\{#")
 _SECTION = re.compile(r"^default-values:.*\n(?:(?:[ \t#-].*)?\n)*", re.MULTILINE)
 _MARK = re.compile("\ue000(\\d+)\ue001")  # private characters that say which line of the file a rendered line came from
@@ -68,15 +69,16 @@ class Template:
         known = {**self.defaults, **values}
         text = _render(self.text, known)
         try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-            document = yaml.safe_load(text)
+            loader = LOADER(text)
+            node = loader.get_single_node()
+            document = loader.construct_document(node) if node else None
         except yaml.YAMLError as error:
             line = error.problem_mark.line if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark else 0
             origin = self._origins(known, text)
             raise TemplateError(origin(line), f"not valid YAML once rendered: {one_line(error)}") from error
-        lines: dict[Keys, int] = {}
-        twice: list[Keys] = []
         origin = self._origins(known, text)
+        lines: dict[Keys, int] = {(): 1}
+        twice: list[Keys] = []
         for keys, line, again in _walk(node, ()):
             lines[keys] = origin(line)
             twice += [keys] if again else []
@@ -111,7 +113,7 @@ def read(path: Path) -> Template:
     if not section:
         return Template(path, raw, raw, {})
     try:
-        defaults = yaml.safe_load(section[0])["default-values"]
+        defaults = yaml.load(section[0], Loader=LOADER)["default-values"]  # noqa: S506 (the safe loader)
     except yaml.YAMLError as error:
         raise TemplateError(_line(raw, section.start()), f"default-values: {one_line(error)}") from error
     if not isinstance(defaults, dict):
@@ -130,7 +132,7 @@ def submitted(document: Any, folder: Path) -> Any:
             if "localpath" in file:
                 file["contents"] = (folder / file.pop("localpath")).read_text(encoding="utf-8")
     rendered = _render(yaml.safe_dump({"workflow": document["workflow"]}, sort_keys=False), {})
-    return yaml.safe_load(rendered)
+    return yaml.load(rendered, Loader=LOADER)  # noqa: S506 (the safe loader)
 
 
 def all_tasks(document: Any) -> list[dict[str, Any]]:

@@ -47,6 +47,13 @@ class DataConfig:
         [0.0, 4.0], "nearest and farthest depth, stored as 0 and 255 (16UC1, mono16 in millimetres, 32FC1 in metres)", 0
     )
     fps: int = option(30, "frames per second of the dataset", 1, 1000)
+    grid_delay_ms: float = option(
+        0.0,
+        "the first frame lies this long after the moment at which every stream has spoken; half a period of the camera "
+        "(17 at 30 Hz) keeps its jitter from moving pictures across a tick, where hold would repeat one and drop one",
+        0,
+        1000,
+    )
     resample: Resample = option(
         "hold",
         "hold: newest sample not after the frame, what a robot sees live; nearest: may look ahead; linear: numbers are "

@@ -25,7 +25,8 @@ from stage1_convert.episode import Job, Outcome, convert_bag
 from stage1_convert.memory import keep_blocks
 from stage1_convert.parts import REPORT, adopt, parts_folder, parts_path
 from stage1_convert.progress import shown_progress
-from stage1_convert.source import Source, find_bags
+from stage1_convert.source import Source
+from stage1_convert.supply import Offer, Supply
 
 
 class Options(NamedTuple):
@@ -59,25 +60,26 @@ class RefusedError(UserError):
         self.refused = refused
 
 
-def convert(src: Path, out: Path, config: Config, options: Options) -> Summary:
-    """Convert the bags below `src` into a dataset that takes the name `out` when it is complete.
+def convert(supply: Supply, out: Path, config: Config, options: Options) -> Summary:
+    """Convert the bags of `supply` into a dataset that takes the name `out` when it is complete.
 
     A bag that cannot be converted is left out and reported; one that was converted before, alike, is not converted
-    again. Raises UserError when `src` or `out` is unfit, and its subclass RefusedError when no bag can be converted
-    or, with `strict`, not every one.
+    again. Raises UserError when there are no bags or `out` is unfit, and its subclass RefusedError when no bag can be
+    converted or, with `strict`, not every one.
     """
-    src, out = src.resolve(), out.resolve()
-    sources = select(find_bags(src), config.data, options.shard)
-    check_apart(src, out)
+    out = out.resolve()
+    offers = select(supply.offers, config.data, options.shard)
+    check_apart(supply.root, out)
     check_out(out)
     with parts_folder(out) as parts:
         adopt(out, parts)
         before = {path.name for path in parts.iterdir()}
         job = Job(parts, parts / "board", config, options.trust_images)
-        board = Board(job.board, [_size_bytes(source.path) for source in sources])
+        board = Board(job.board, [offer.size_bytes for offer in offers])
         with new_folder(out, manifest=False) as root:
             assembly = Assembly(root, parts, config)
-            with shown_progress(board, len(sources)), contextlib.closing(_outcomes(sources, job, options)) as outcomes:
+            outcomes = _outcomes(supply, offers, job, options.workers)
+            with shown_progress(board, len(offers)), contextlib.closing(outcomes):
                 reused = sum(_take(assembly, board, at, outcome) in before for at, outcome in enumerate(outcomes))
             summary = summarise(assembly, reused)
             _require_enough(summary, out, options.strict)
@@ -85,19 +87,19 @@ def convert(src: Path, out: Path, config: Config, options: Options) -> Summary:
     return summary
 
 
-def select(sources: Sequence[Source], data: DataConfig, shard: tuple[int, int] = (1, 1)) -> list[Source]:
+def select(offers: Sequence[Offer], data: DataConfig, shard: tuple[int, int] = (1, 1)) -> list[Offer]:
     """Return the bags that data.include and data.exclude leave, and of these those of a shard.
 
     Raises UserError when none is left.
     """
     chosen = [
-        source
-        for source in sources
-        if (not data.include or _matches(source.name, data.include)) and not _matches(source.name, data.exclude)
+        offer
+        for offer in offers
+        if (not data.include or _matches(offer.name, data.include)) and not _matches(offer.name, data.exclude)
     ]
     if not chosen:
         raise UserError(
-            f"data.include and data.exclude leave none of the {len(sources)} bags; the first is {sources[0].name}"
+            f"data.include and data.exclude leave none of the {len(offers)} bags; the first is {offers[0].name}"
         )
     part, parts = shard
     mine = chosen[part - 1 :: parts]
@@ -154,44 +156,46 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _size_bytes(path: Path) -> int:
-    files = path.iterdir() if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
-
-
-def _outcomes(sources: Sequence[Source], job: Job, options: Options) -> Generator[Outcome, None, None]:
-    """Yield what became of each bag, in the order of `sources`."""
+def _outcomes(supply: Supply, offers: Sequence[Offer], job: Job, workers: int) -> Generator[Outcome, None, None]:
+    """Yield what became of each bag, in the order of `offers`; a bag that is done goes back to its supply."""
     tasks: dict[str, int] = {}
-    named = [tasks.setdefault(task_of(source.name, {}, job.config), len(tasks)) for source in sources]
-    todo = zip(sources, range(len(sources)), named, strict=True)
-    if min(options.workers, len(sources)) <= 1:
+    named = [tasks.setdefault(task_of(offer.name, {}, job.config), len(tasks)) for offer in offers]
+    with contextlib.closing(supply.fetch(offers)) as sources:
+        todo = zip(sources, range(len(offers)), named, strict=True)
+        if min(workers, len(offers)) > 1:
+            yield from _in_order(supply, todo, job, min(workers, len(offers)))
+            return
         keep_blocks()
         for source, number, task_index in todo:
-            yield convert_bag(source, number, task_index, job)
-        return
+            outcome = convert_bag(source, number, task_index, job)
+            supply.release(source)
+            yield outcome
+
+
+def _in_order(supply: Supply, todo: Iterable[tuple[Source, int, int]], job: Job, workers: int) -> Iterator[Outcome]:
+    """Convert in `workers` processes and yield the outcomes in the order of `todo`, which is taken when needed."""
     context = multiprocessing.get_context("spawn")  # fork would copy the threads of numpy, OpenCV and Arrow halfway
-    pool = ProcessPoolExecutor(min(options.workers, len(sources)), context, initializer=_become_worker)
+    pool = ProcessPoolExecutor(workers, context, initializer=_become_worker)
+    waiting: deque[tuple[Source, Future[Outcome]]] = deque()
     try:
-        yield from _in_order(pool, todo, job, 2 * options.workers)
+        for source, number, task_index in todo:
+            waiting.append((source, pool.submit(convert_bag, source, number, task_index, job)))
+            while len(waiting) > 2 * workers or (waiting and waiting[0][1].done()):
+                yield _finish(supply, *waiting.popleft())
+        while waiting:
+            yield _finish(supply, *waiting.popleft())
     except BrokenProcessPool as error:
         raise UserError(
-            f"a worker process died, probably for want of memory; run again with fewer than --workers {options.workers}"
+            f"a worker process died, probably for want of memory; run again with fewer than --workers {workers}"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _in_order(
-    pool: ProcessPoolExecutor, todo: Iterable[tuple[Source, int, int]], job: Job, ahead: int
-) -> Iterator[Outcome]:
-    """Yield the outcomes in the order of `todo`, of which at most `ahead` are taken before they are needed."""
-    waiting: deque[Future[Outcome]] = deque()
-    for source, number, task_index in todo:
-        waiting.append(pool.submit(convert_bag, source, number, task_index, job))
-        while len(waiting) >= ahead or (waiting and waiting[0].done()):
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+def _finish(supply: Supply, source: Source, future: Future[Outcome]) -> Outcome:
+    outcome = future.result()
+    supply.release(source)
+    return outcome
 
 
 def _become_worker() -> None:

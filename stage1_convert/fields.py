@@ -97,7 +97,9 @@ class Fields:
         # What lies behind the last number decides nothing, unless the layout itself is the answer.
         guards = [(at, text) for at, text in layout.guards if picked is None or at <= last]
         places = np.array([at + index for at, text in guards for index in range(len(text))], np.intp)
-        size = max([int(places[-1]) + 1, *(place.offset + int(place.dtype[-1]) for place in needed)])
+        size = max(
+            [0, *(int(at) + 1 for at in places[-1:]), *(place.offset + int(place.dtype[-1]) for place in needed)]
+        )
         expected = np.frombuffer(b"".join(text for _, text in guards), np.uint8)
         return _Plan(places, expected, size, stamp, picked, fault)
 
@@ -159,6 +161,8 @@ def joint_state(types: Typestore, joints: tuple[str, ...], wanted: Sequence[str]
             return None
         picked = []
         for field in wanted:
+            if field not in layout.places:
+                raise UserError(f"the definition of {JOINT_STATE} that comes with the messages has no {field}")
             place = layout.places[field]
             if place.length != len(names):
                 plural = {"velocity": "velocities"}.get(field, f"{field}s")

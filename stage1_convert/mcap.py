@@ -143,6 +143,8 @@ class Mcap:
         sound = bool(seen[STATISTICS] and seen[CHANNEL] and seen[SCHEMA] and seen[CHUNK_INDEX])
         if not sound:
             self.channels, self._schemas, self._chunks, self._counts = {}, {}, [], Counter()
+        elif not checksum:  # nothing vouches for which channels are in which chunk: none is passed over
+            self._chunks = [chunk._replace(channels=frozenset()) for chunk in self._chunks]
         return sound
 
     def _walk(self) -> None:

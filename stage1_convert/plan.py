@@ -55,15 +55,16 @@ def rule_of(stream: str, data: DataConfig) -> tuple[str, int]:
 
 
 def make_plan(clocks: Mapping[str, sync.Clock], angles: sync.Float64, markers_ns: sync.Int64, config: Config) -> Plan:
-    """Lay the grid from the first moment at which every stream has spoken to the last at which every one still does,
-    and divide it into episodes.
+    """Lay the grid from the first moment at which every stream has spoken, plus data.grid_delay_ms, to the last at
+    which every one still does, and divide it into episodes.
 
     `angles` (joint messages, joints) are in radians, `markers_ns` the times at which an episode shall begin. Raises
     UserError when the streams do not overlap, when nothing long enough is left, or when there is a gap and
     data.on_gap=fail.
     """
     data = config.data
-    ticks_ns = sync.grid(*_overlap(clocks), data.fps)
+    first_ns, last_ns = _overlap(clocks)
+    ticks_ns = sync.grid(first_ns + round(data.grid_delay_ms * 1e6), last_ns, data.fps)
     picks, good = {}, {}
     for stream, clock in clocks.items():
         picks[stream], good[stream] = sync.pick(clock.stamps_ns, ticks_ns, *rule_of(stream, data))

@@ -11,15 +11,15 @@ from common.command import UserError
 from common.pictures import Picture
 from stage1_convert import decode, stats
 from stage1_convert.bag import Bag
-from stage1_convert.camera import read_pictures
+from stage1_convert.camera import SEEN_OF_TRUSTED, read_pictures
 from stage1_convert.config import Config
 from stage1_convert.plan import Plan
 from stage1_convert.tape import Tape
 
 
 class Shot(NamedTuple):
-    """A stored picture: its file (none of its own in a video), its pixels and their stats.tally, both None where
-    it is trusted unseen. Pixels that are encoded here are taken as they were before.
+    """A picture to store: its file, or its pixels where it becomes a frame of a video, and the stats.tally of what it
+    decodes to, None where it is trusted unseen. Frames wait in batches: pixels would be large.
 
     `repeated` tells that the message before it showed the same picture, to the byte.
     """
@@ -51,7 +51,8 @@ class Shots:
         pictures = read_pictures(self._bag, self._tape, needed, self._config.data.depth_range_m, self._trust)
         for camera, sample, still in pictures:
             try:
-                shot = self._take(camera, still, sample in firsts[camera])
+                # An episode's first picture is always looked at: there is something to tell of every episode.
+                shot = self._take(camera, still, sample in firsts[camera] or sample % SEEN_OF_TRUSTED == 0)
             except UserError as error:
                 stream = self._tape.streams[camera]
                 number, stamp_ns = stream.numbers[sample], stream.clock.stamps_ns[sample]
@@ -60,32 +61,30 @@ class Shots:
             while all(waiting.values()):
                 yield {name: queue.popleft() for name, queue in waiting.items()}
 
-    def _take(self, camera: str, still: decode.Still, first: bool) -> Shot:
+    def _take(self, camera: str, still: decode.Still, looked_at: bool) -> Shot:
         last, self._last[camera] = self._last.get(camera), still
         repeated = last is not None and _same(last, still)
-        data, picture = self._store(still, first)
-        size = picture.shape[:2] if picture is not None else (still.height, still.width)
-        if self.sizes.setdefault(camera, (size[0], size[1])) != size:
+        data, picture, size = self._store(still, looked_at)
+        if self.sizes.setdefault(camera, size) != size:
             before = "{}x{}".format(*self.sizes[camera])
             raise UserError(f"the picture is {size[0]}x{size[1]}, the ones before it {before}")
-        return Shot(data, picture, None if picture is None else stats.tally(picture), repeated)
+        tally = None if picture is None else stats.tally(picture)
+        return Shot(data, None if data else picture, tally, repeated)
 
-    def _store(self, still: decode.Still, first: bool) -> tuple[bytes, Picture | None]:
-        """Return the file to store and its pixels, None when they are trusted unseen.
-
-        An episode's first picture is always looked at: there is something to tell of every episode.
-        """
-        storage = self._config.data.storage
-        passes = still.file is not None and still.form == storage and self._size in (None, (still.height, still.width))
-        if passes and still.file is not None and (still.pixels is not None or not first):
-            return still.file, still.pixels
+    def _store(self, still: decode.Still, looked_at: bool) -> tuple[bytes, Picture | None, tuple[int, int]]:
+        """Return the file to store, the picture it decodes to, or None where it is trusted, and its (height, width)."""
+        storage, size = self._config.data.storage, self._size or (still.height, still.width)
+        if still.file is not None and still.form == storage and size == (still.height, still.width):
+            unseen = still.pixels is None and looked_at
+            return still.file, decode.decode_sound(still.file) if unseen else still.pixels, size
         pixels = still.pixels if still.pixels is not None else decode.decode_sound(still.file or b"")
-        if passes and still.file is not None:
-            return still.file, pixels
-        picture = decode.resize(pixels, self._size)
+        picture = decode.resize(pixels, size)
         if storage == "video":
-            return b"", picture
-        return decode.encode(picture, storage, self._config.conventions.jpeg_quality), picture
+            return b"", picture, size
+        data = decode.encode(picture, storage, self._config.conventions.jpeg_quality)
+        if storage == "png":
+            return data, picture, size
+        return data, decode.decode_sound(data) if looked_at or not self._trust else None, size
 
 
 def _same(one: decode.Still, two: decode.Still) -> bool:

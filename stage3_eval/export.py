@@ -37,10 +37,11 @@ robot units; `policy.json` says which joints, cameras and frame rate. {apply}
 
 ```python
 import json
+from pathlib import Path
 import numpy as np
 import onnxruntime
 
-about = json.load(open("policy.json"))
+about = json.loads(Path("policy.json").read_text())
 session = onnxruntime.InferenceSession("policy.onnx", providers=["CPUExecutionProvider"])
 observation = {{key: np.zeros((1, *of["shape"]), of["dtype"]) for key, of in about["inputs"].items()}}
 (chunk,) = session.run(["action"], observation)  # (1, chunk_size, joints) float32

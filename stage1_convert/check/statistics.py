@@ -5,8 +5,7 @@ as far as float32 goes. LeRobot estimates quantiles from histograms and pools th
 dataset's quantile must lie in the span of its episodes' quantiles, and an episode's must have its rank, give or take two
 rows. Of pictures LeRobot looks at a sample (and of videos before they are compressed): where fewer pictures are counted
 than there are, where large ones may have been thinned out, and for videos, mean and deviation may be off by 0.05 of the
-range of values and the extremes by 0.2. Our own converter counts every pixel, but of pictures that it encodes before it
-does: there 0.01 and 0.15. Where every stored pixel counts, all are held to 0.001.
+range of values and the extremes by 0.2. Where every stored pixel counts, all are held to 0.001.
 """
 
 from collections.abc import Mapping
@@ -29,7 +28,7 @@ from stage1_convert.stats import QUANTILES, picture_stats
 Float64 = npt.NDArray[np.float64]
 EXACT = ("min", "max", "mean", "std")
 # How far mean and deviation, and the extremes, of pictures may be off; values go from 0 to 1.
-WHOLE, ENCODED, SAMPLED = (1e-3, 1e-3), (0.01, 0.15), (0.05, 0.2)
+WHOLE, SAMPLED = (1e-3, 1e-3), (0.05, 0.2)
 THINNED_PX = 300  # LeRobot leaves out rows and columns of pictures from this size on
 
 
@@ -159,7 +158,7 @@ class _Checker:
             self._note(place, f"count: found {counted}, expected 1 to {frames}")
         sampled = counted < frames or (max(feature.shape[:2]) >= THINNED_PX and not self._ours)
         video = feature.dtype == "video"
-        close, far = SAMPLED if sampled or video else ENCODED if self._ours else WHOLE
+        close, far = SAMPLED if sampled or video else WHOLE
         for name in ("mean", "std"):
             self._near(place, name, found[name], right[name], np.full(3, close))
         for name, low, high in (("min", right["min"], right["mean"]), ("max", right["mean"], right["max"])):

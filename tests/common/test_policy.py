@@ -233,3 +233,79 @@ def test_a_config_of_something_else_is_refused(broken: Path, change: dict[str, o
 def test_a_device_that_is_not_there_is_refused(act_tiny: Path) -> None:
     with pytest.raises(UserError, match="no CUDA device"):
         Policy.load(act_tiny, device="cuda")
+
+
+@pytest.fixture
+def old(act_tiny: Path, tmp_path: Path) -> Path:
+    """The golden checkpoint as LeRobot 0.3 laid it out: statistics among the weights and no processor files."""
+    folder = tmp_path / "old" / "pretrained_model"
+    folder.mkdir(parents=True)
+    shutil.copy(act_tiny / "config.json", folder)
+    weights = load_file(act_tiny / "model.safetensors")
+    statistics = load_file(act_tiny / STATE_FILES[PREPROCESSOR])
+    for owner, keys in (
+        ("normalize_inputs", ("observation.state", "observation.images.color")),
+        ("normalize_targets", ("action",)),
+        ("unnormalize_outputs", ("action",)),
+    ):
+        for key in keys:
+            for name in ("mean", "std"):
+                weights[f"{owner}.buffer_{key.replace('.', '_')}.{name}"] = statistics[f"{key}.{name}"].clone()
+    save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+def test_a_checkpoint_of_lerobot_0_3_answers_as_the_same_weights_do_now(
+    old: Path, inputs: dict[str, Tensor], expected: dict[str, Tensor], tmp_path: Path
+) -> None:
+    policy = Policy.load(old)
+    assert_close(policy.predict_chunk(observation(inputs, slice(None))), expected["eval.chunk"])
+    policy.save(tmp_path / "now")  # in today's layout
+    assert {p.name for p in (tmp_path / "now").iterdir()} == KEYS
+    again = Policy.load(tmp_path / "now").predict_chunk(observation(inputs, slice(None)))
+    assert_close(again, expected["eval.chunk"])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("normalize_inputs.buffer_observation_state.mean", None, r"lacks observation\.state\.mean"),
+        ("normalize_targets.buffer_action.std", torch.ones(6), r"buffers disagree on action\.std"),
+        ("normalize_inputs.buffer_observation_state.std", torch.full((6,), torch.inf), "not finite"),
+    ],
+)
+def test_damaged_statistics_of_lerobot_0_3_are_refused(name: str, change: Tensor | None, words: str, old: Path) -> None:
+    weights = load_file(old / "model.safetensors")
+    if change is None:
+        del weights[name]
+    else:
+        weights[name] = change
+    save_file(weights, old / "model.safetensors")
+    with pytest.raises(UserError, match=words):
+        Policy.load(old)
+
+
+def test_weights_without_statistics_anywhere_are_refused(old: Path, act_tiny: Path) -> None:
+    shutil.copy(act_tiny / "model.safetensors", old)
+    with pytest.raises(UserError, match=r"policy_preprocessor\.json is missing"):
+        Policy.load(old)
+
+
+def test_the_deployed_network_has_its_batch_norms_folded(act_tiny: Path) -> None:
+    network = Policy.load(act_tiny).network
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert network.backbone.bn1.folded_weight is not None
+    assert network.backbone.bn1.folded_weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_it_says_when_it_will_look_at_the_observation(act_tiny: Path, inputs: dict[str, Tensor]) -> None:
+    policy = Policy.load(act_tiny)
+    policy.n_action_steps = 3
+    looked = []
+    for i in range(7):
+        looked.append(policy.looks_next)
+        policy.select_action(observation(inputs, slice(i, i + 1), "seq_"))
+    assert looked == [True, False, False, True, False, False, True]
+    policy.temporal_ensemble_coeff = 0.01
+    assert policy.looks_next

@@ -9,11 +9,12 @@ from common.config import load
 from common.files import read_json
 from stage1_convert.config import Config
 from stage1_convert.convert import Options, Summary, convert
+from stage1_convert.supply import LocalBags
 
 
 def run(src: Path, out: Path, *overrides: str, workers: int = 1, strict: bool = False) -> Summary:
     """Convert with `key=value` overrides."""
-    return convert(src, out, load(Config, None, overrides), Options(workers, strict))
+    return convert(LocalBags(src), out, load(Config, None, overrides), Options(workers, strict))
 
 
 def rows(dataset: Path) -> Any:

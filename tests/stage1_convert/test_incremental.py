@@ -16,6 +16,7 @@ from common.config import load
 from stage1_convert.config import Config
 from stage1_convert.convert import Options, convert
 from stage1_convert.merge import merge
+from stage1_convert.supply import LocalBags
 from tests.conftest import ROOT
 from tests.stage1_convert.conversion import report, run, tree
 from tests.stage1_convert.recording import cell
@@ -105,7 +106,7 @@ def test_shards_join_to_the_dataset_that_one_conversion_gives(
     bags: Path, whole: Path, tmp_path: Path, count: int
 ) -> None:
     for part in range(1, count + 1):
-        convert(bags, tmp_path / f"part{part}", load(Config, None), Options(shard=(part, count)))
+        convert(LocalBags(bags), tmp_path / f"part{part}", load(Config, None), Options(shard=(part, count)))
     parts = [tmp_path / f"part{part}" for part in range(count, 0, -1)]
     assert merge(parts, tmp_path / "out").episodes == 5
     assert tree(tmp_path / "out") == tree(whole)
@@ -113,7 +114,7 @@ def test_shards_join_to_the_dataset_that_one_conversion_gives(
 
 def test_a_joined_dataset_is_brought_up_to_date_like_any_other(bags: Path, whole: Path, tmp_path: Path) -> None:
     for part in (1, 2):
-        convert(bags, tmp_path / f"part{part}", load(Config, None), Options(shard=(part, 2)))
+        convert(LocalBags(bags), tmp_path / f"part{part}", load(Config, None), Options(shard=(part, 2)))
     merge([tmp_path / "part1", tmp_path / "part2"], tmp_path / "out")
     assert run(bags, tmp_path / "out").reused == 4
     assert tree(tmp_path / "out") == tree(whole)
@@ -121,7 +122,7 @@ def test_a_joined_dataset_is_brought_up_to_date_like_any_other(bags: Path, whole
 
 def test_a_shard_without_bags_is_refused(bags: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--shard 5/9 is empty: there are 4 bags"):
-        convert(bags, tmp_path / "out", load(Config, None), Options(shard=(5, 9)))
+        convert(LocalBags(bags), tmp_path / "out", load(Config, None), Options(shard=(5, 9)))
 
 
 def test_the_same_recording_under_two_names_is_told(bags: Path, tmp_path: Path) -> None:

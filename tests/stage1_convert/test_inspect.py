@@ -11,6 +11,7 @@ from stage1_convert.config import UR_JOINTS, Config
 from stage1_convert.convert import Options, convert
 from stage1_convert.inspect import inspect
 from stage1_convert.source import Source
+from stage1_convert.supply import LocalBags
 from stage1_convert.survey import Survey, survey
 from tests.stage1_convert.conversion import report, rows
 from tests.stage1_convert.recording import (
@@ -118,7 +119,7 @@ def test_the_proposed_configuration_converts_the_bag_as_it_is(
     config = load(Config, tmp_path / "out" / CONFIG)
     assert config.data.cameras == cameras
     assert config.conventions.joint_order == UR_JOINTS
-    assert convert(tmp_path / "src", tmp_path / "dataset", config, Options()).frames == 45
+    assert convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options()).frames == 45
 
 
 def test_another_arms_joints_are_proposed_as_found(tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def test_another_arms_joints_are_proposed_as_found(tmp_path: Path) -> None:
     inspect(recording.write(tmp_path / "src" / "bag"), tmp_path / "out")
     config = load(Config, tmp_path / "out" / CONFIG)
     assert (config.conventions.joint_order, config.data.robot_type) == (names, "robot")
-    convert(tmp_path / "src", tmp_path / "dataset", config, Options())
+    convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options())
     assert report(tmp_path / "dataset")["joint_names"] == names
 
 
@@ -145,7 +146,7 @@ def test_a_gripper_beside_a_ur_arm_is_no_joint_of_the_arm(tmp_path: Path) -> Non
     inspect(recording.write(tmp_path / "src" / "bag"), tmp_path / "out")
     config = load(Config, tmp_path / "out" / CONFIG)
     assert config.conventions.joint_order == [f"left_{name}" for name in UR_JOINTS]
-    assert convert(tmp_path / "src", tmp_path / "dataset", config, Options()).frames == 45
+    assert convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options()).frames == 45
 
 
 def test_cameras_with_like_topics_get_different_names(tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_a_slow_camera_sets_the_rate(tmp_path: Path) -> None:
     inspect(recording.write(tmp_path / "src" / "bag"), tmp_path / "out")
     config = load(Config, tmp_path / "out" / CONFIG)
     assert (config.data.fps, config.data.max_age_ms) == (5, 500.0)
-    convert(tmp_path / "src", tmp_path / "dataset", config, Options())
+    convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options())
     assert len(rows(tmp_path / "dataset")) == 14  # from the first joint message on, just after the first picture
 
 

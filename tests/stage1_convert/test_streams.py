@@ -17,6 +17,7 @@ from stage1_convert.config import Config
 from stage1_convert.convert import Options, RefusedError, convert
 from stage1_convert.episode import plan_bag
 from stage1_convert.source import find_bags
+from stage1_convert.supply import LocalBags
 from tests.stage1_convert.conversion import jpegs, report, rows, run, tree
 from tests.stage1_convert.recording import (
     JOINT_STATE,
@@ -255,7 +256,7 @@ def test_a_video_of_odd_size_is_refused(tmp_path: Path) -> None:
 
 def test_trusted_pictures_give_the_same_rows_and_the_record_says_so(src: Path, tmp_path: Path) -> None:
     run(src, tmp_path / "out")
-    convert(src, tmp_path / "trusted", load(Config, None), Options(trust_images=True))
+    convert(LocalBags(src), tmp_path / "trusted", load(Config, None), Options(trust_images=True))
     assert jpegs(tmp_path / "out") == jpegs(tmp_path / "trusted")
     assert (report(tmp_path / "out")["pictures_verified"], report(tmp_path / "trusted")["pictures_verified"]) == (
         True,
@@ -272,7 +273,7 @@ def test_a_trusted_picture_is_still_refused_when_it_is_cut_off(tmp_path: Path) -
         recording.pictures[at] = said._replace(message=compressed_image(stamp_of(said), jpeg(draw(at, 16, 64))[:-20]))
     recording.write(tmp_path / "src" / "bag")
     with pytest.raises(RefusedError, match="end marker is missing"):
-        convert(tmp_path / "src", tmp_path / "out", load(Config, None), Options(trust_images=True))
+        convert(LocalBags(tmp_path / "src"), tmp_path / "out", load(Config, None), Options(trust_images=True))
 
 
 def test_a_plan_tells_what_the_conversion_then_does(src: Path, tmp_path: Path) -> None:

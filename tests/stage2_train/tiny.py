@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.config import load
+from stage2_train.batches import Batch, Plan
 from stage2_train.config import TrainConfig
 
 # No camera unless a test wants one: the backbone's 11 million weights would make every checkpoint 130 MB.
@@ -112,8 +113,13 @@ def without_times(out: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in row.items() if key not in timed} for row in metrics(out)]
 
 
-def start(dataset: Path, out: Path, *overrides: str, world_size: int = 1) -> list[BaseProcess]:
-    """Start a run as `world_size` processes, as torchrun would, that need not import anything any more."""
+def start(
+    dataset: Path, out: Path, *overrides: str, world_size: int = 1, bad: tuple[int, int] | None = None
+) -> list[BaseProcess]:
+    """Start a run as `world_size` processes, as torchrun would, that need not import anything any more.
+
+    `bad` is a rank and a step at which the actions of that rank's batch are not finite any more.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         [
@@ -129,7 +135,7 @@ def start(dataset: Path, out: Path, *overrides: str, world_size: int = 1) -> lis
         port = free.getsockname()[1]
     out.mkdir(parents=True, exist_ok=True)
     processes: list[BaseProcess] = [
-        context.Process(target=_run, args=(dataset, out, overrides, rank, world_size, port), daemon=True)
+        context.Process(target=_run, args=(dataset, out, overrides, rank, world_size, port, bad), daemon=True)
         for rank in range(world_size)
     ]
     for process in processes:
@@ -149,7 +155,15 @@ def stderr(out: Path, rank: int = 0) -> str:
     return out.with_name(f"{out.name}.{rank}.log").read_text()
 
 
-def _run(dataset: Path, out: Path, overrides: Sequence[str], rank: int, world_size: int, port: int) -> None:
+def _run(
+    dataset: Path,
+    out: Path,
+    overrides: Sequence[str],
+    rank: int,
+    world_size: int,
+    port: int,
+    bad: tuple[int, int] | None,
+) -> None:
     import torch
 
     from common.command import run
@@ -162,7 +176,26 @@ def _run(dataset: Path, out: Path, overrides: Sequence[str], rank: int, world_si
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     places = [f"data.dataset={dataset}", f"data.cache_dir={out.parent / 'cache'}", f"training.output_dir={out}"]
     sys.argv[1:] = ["--override", *TINY, *places, *overrides]
+    if bad is not None and bad[0] == rank:
+        _spoil(bad[1])
     run(lambda _: main(sys.argv[1:]))
+
+
+def _spoil(step: int) -> None:
+    """Make memory go bad, as it were: the gathered actions of one step are infinite."""
+    import torch
+
+    from stage2_train.batches import Samples
+
+    sound = Samples.batch
+
+    def batch(self: Samples, plan: Plan, at: int, part: int = 0, pictures: list[torch.Tensor] | None = None) -> Batch:
+        gathered = sound(self, plan, at, part, pictures)
+        if at == step:
+            gathered.action_BCA[0, 0, 0] = torch.inf
+        return gathered
+
+    Samples.batch = batch  # type: ignore[method-assign]
 
 
 def _write(path: Path, table: pa.Table) -> None:

@@ -1,8 +1,12 @@
-"""A tiny checkpoint for the golden datasets, untrained: its predictions are arbitrary and always the same."""
+"""A tiny checkpoint for the golden datasets, untrained: its predictions are arbitrary and always the same.
+
+And three small runs on bags of the simulated cell, trained for real.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -11,13 +15,21 @@ from common.act import ActConfig
 from common.checkpoint import Checkpoint, PolicyShape, Robot, new_network
 from common.dataset import ACTION, STATE, Dataset, picture_key
 from common.normalise import Normaliser
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN, TINY_TRAINING
 
 MAPPING = {"STATE": "MEAN_STD", "ACTION": "MEAN_STD", "VISUAL": "MEAN_STD"}
 CONFIG = ActConfig(
     chunk_size=10, dim_model=32, n_heads=4, dim_feedforward=64, n_encoder_layers=1, n_vae_encoder_layers=1, latent_dim=8
 )
 WriteCheckpoint = Callable[..., Path]
+RATES = {"slow": 1e-6, "middle": 1e-4, "fast": 3e-3}
+
+
+class Sweep(NamedTuple):
+    """A dataset of six episodes, one of them held out in training, and runs that differ in their learning rate."""
+
+    dataset: Path
+    runs: dict[str, Path]
 
 
 def tiny_checkpoint(dataset: Dataset, action_meaning: str | None = "delta") -> Checkpoint:
@@ -62,3 +74,32 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("EVAL_EPISODES", raising=False)
     monkeypatch.setenv("EVAL_DEVICE", "cpu")
+
+
+@pytest.fixture(scope="session")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """Record, convert and train three times: 20 steps, the same but for training.lr."""
+    from demo.record import main as record
+    from stage1_convert.__main__ import main as convert
+    from stage2_train.__main__ import main as train
+
+    folder = tmp_path_factory.mktemp("sweep")
+    assert record(["--out", str(folder / "bags"), "--episodes", "6"]) == 0
+    assert convert(["--src", str(folder / "bags"), "--out", str(folder / "dataset")]) == 0
+    runs = {name: folder / "runs" / name for name in RATES}
+    for name, run in runs.items():
+        overrides = [
+            *TINY_TRAINING,
+            "training.steps=20",
+            "training.log_freq=5",
+            "training.save_freq=20",
+            "training.batch_size=2",
+            f"training.lr={RATES[name]}",
+            "data.val_fraction=0.17",
+            "data.image_stats=dataset",
+            f"data.dataset={folder / 'dataset'}",
+            f"data.cache_dir={folder / 'cache'}",
+            f"training.output_dir={run}",
+        ]
+        assert train(["--override", *overrides]) == 0
+    return Sweep(folder / "dataset", runs)

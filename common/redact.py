@@ -1,0 +1,73 @@
+"""Text in; the same text without any secret that the environment holds, out.
+
+A secret is looked for as it is, quoted for a URL, and unquoted: urllib3 at DEBUG prints whole URLs, and with them the
+signature of a shared access token.
+"""
+
+import logging
+import os
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
+
+VARIABLES = (
+    "AZURE_STORAGE_SAS_TOKEN",
+    "AZURE_STORAGE_CONNECTION_STRING",
+    "AZURE_STORAGE_KEY",
+    "AZURE_CLIENT_SECRET",
+    "WANDB_API_KEY",
+    "HF_TOKEN",
+)
+HIDDEN = "***"
+# Wherever such a name stands, its value is a secret, also one that is not ours.
+NAMED = re.compile(r"(?i)\b(sig|AccountKey|SharedAccessSignature)(=|%3D)([^\s&;'\"<>]+)")
+
+
+def redact(text: str) -> str:
+    """Return `text` with every secret of this process's environment replaced."""
+    for form in _forms(os.environ):
+        text = text.replace(form, HIDDEN)
+    return NAMED.sub(rf"\1\2{HIDDEN}", text)
+
+
+def _forms(environment: Mapping[str, str]) -> list[str]:
+    """Return all spellings of all secrets, the longest first."""
+    secrets = {part for name in VARIABLES for part in _parts(environment.get(name, ""))}
+    secrets |= {unquote(secret) for secret in secrets}
+    ways = (str, quote, quote_plus, unquote, unquote_plus, lambda text: quote(text, safe=""), _lower_quoted)
+    forms = {way(secret) for secret in secrets for way in ways}
+    forms |= {repr(form)[1:-1] for form in forms}
+    return sorted((form for form in forms if len(form) >= 8), key=len, reverse=True)  # shorter ones hide nothing
+
+
+def _parts(value: str) -> Iterator[str]:
+    """Yield a secret and the secrets within it: the signature of a token, the key of a connection string."""
+    yield value.lstrip("?")
+    for found in NAMED.finditer(value):
+        yield found[3]
+
+
+def _lower_quoted(text: str) -> str:
+    return re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), quote(text, safe=""))
+
+
+class RedactingFormatter(logging.Formatter):
+    """Formats a record, its traceback included, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the finished line or lines."""
+        return redact(super().format(record))
+
+
+def install_hooks() -> None:
+    """Print uncaught exceptions of all threads without secrets."""
+    sys.excepthook = _print_exception
+    threading.excepthook = lambda args: _print_exception(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+def _print_exception(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))

@@ -1,0 +1,254 @@
+"""One blob in; its verified bytes under its own name below the folder for downloads, out.
+
+What is not whole yet is called .NAME.TAG.part, where TAG stands for the blob's version (ETag): the next run goes on
+where this one was cut off, and never joins two versions. .NAME.etag tells which version a whole file is.
+"""
+
+import base64
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import random
+import threading
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote
+
+from common.command import TransientError, UserError
+from common.files import sync, write_file
+from stage1_convert.address import CHUNK_BYTES, CREDENTIALS
+
+if TYPE_CHECKING:
+    from azure.storage.blob import ContainerClient
+
+ATTEMPTS = 6
+FIRST_PAUSE_S = 0.5  # doubled with every failure in a row
+MAX_CHANGES = 2
+LEAST_BYTES = 256 << 10
+BUSY = (408, 429, 500, 502, 503, 504)
+MAX_NAME_BYTES = 240  # file systems take 255; ours are longer by a tag
+
+
+class RemoteFile(NamedTuple):
+    """A blob: its name in the container, its place below the folder for downloads, and its version."""
+
+    blob: str
+    place: str
+    size: int
+    etag: str
+    md5: bytes | None
+
+
+class StoppedError(Exception):
+    """The download was called off."""
+
+
+def check_places(places: Iterable[str]) -> None:
+    """Refuse names that would leave the folder, or that cannot stand beside each other in it.
+
+    Raises UserError with the name escaped.
+    """
+    seen: dict[str, str] = {}
+    for place in places:
+        for spelling in (place, unquote(place)):
+            parts = spelling.split("/")
+            if any(part in ("", ".", "..") for part in parts):
+                raise _unfit(place, "an empty part or dots alone")
+            if "\\" in spelling or any(unicodedata.category(sign)[0] == "C" for sign in spelling):
+                raise _unfit(place, "a backslash or a control character")
+            if any(len(part.encode()) > MAX_NAME_BYTES for part in parts) or len(spelling.encode()) > 1024:
+                raise _unfit(place, f"more than {MAX_NAME_BYTES} bytes")
+            if len(parts[0]) > 1 and parts[0][1] == ":":
+                raise _unfit(place, "a drive")
+        same = unicodedata.normalize("NFC", place).casefold()
+        if same in seen:
+            raise UserError(f"the blobs {seen[same]!a} and {place!a} differ only in case or spelling; rename one")
+        seen[same] = place
+    for place in seen:
+        folders = place.split("/")[:-1]
+        for depth in range(1, len(folders) + 1):
+            if "/".join(folders[:depth]) in seen:
+                raise UserError(f"the blob {'/'.join(folders[:depth])!a} has the name of a folder; rename it")
+
+
+def _unfit(place: str, what: str) -> UserError:
+    return UserError(f"the blob {place!a} has no name for a file: it holds {what}; rename or remove it")
+
+
+def download(client: "ContainerClient", file: RemoteFile, root: Path, stop: threading.Event) -> Path:
+    """Bring a blob down, or what is missing of it; returns the file, whole and verified.
+
+    Raises UserError when it cannot be had, TransientError when it may be later, StoppedError when `stop` is set.
+    """
+    target = _make_room(root, file.place)
+    failures = changes = losses = 0
+    while not _is_here(file, target):
+        part = target.with_name(f".{target.name}.{hashlib.sha256(file.etag.encode()).hexdigest()[:16]}.part")
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            with as_ours(f"blob {file.blob}"):
+                _fetch(client, file, part, max(CHUNK_BYTES >> losses, LEAST_BYTES), stop)
+            _verify(file, part)
+            _take_name(file, part, target)
+            return target
+        except ChangedError as error:
+            part.unlink(missing_ok=True)
+            changes += 1
+            if changes > MAX_CHANGES:
+                raise UserError(f"{error}, {changes} times in a row; convert it when it is complete") from None
+            with as_ours(f"blob {file.blob}"):
+                file = describe(client.get_blob_client(file.blob).get_blob_properties(), file.blob, file.place)
+        except TransientError as error:
+            losses += 1  # a line that breaks again and again gets smaller pieces through
+            grown = part.exists() and part.stat().st_size > before
+            failures = 1 if grown else failures + 1
+            if failures >= ATTEMPTS:
+                raise
+            if stop.wait(FIRST_PAUSE_S * 2 ** (failures - 1) * random.uniform(0.5, 1.0)):
+                raise StoppedError from error
+    return target
+
+
+def note_of(target: Path) -> Path:
+    """Return the file that tells which version of a blob `target` is; without one it is not a download of ours."""
+    return target.with_name(f".{target.name}.etag")
+
+
+def _is_here(file: RemoteFile, target: Path) -> bool:
+    """Tell whether this version is here already; what somebody else put there is used only when it is the same."""
+    if not target.is_file():
+        return False
+    note = note_of(target)
+    if note.is_file():
+        return note.read_text() == file.etag and target.stat().st_size == file.size
+    if file.md5 is None or _md5(target) != file.md5:
+        raise UserError(f"{target} stands where the blob {file.blob} would go and is another file; set BLOB_DEST_DIR")
+    return True
+
+
+def _take_name(file: RemoteFile, part: Path, target: Path) -> None:
+    note = note_of(target)
+    if target.exists():  # an older version of ours: never a note beside another file than its own
+        target.unlink()
+    write_file(note, file.etag.encode())
+    part.replace(target)
+    sync(target.parent)
+
+
+class ChangedError(TransientError):
+    """The blob is another one than the one that was begun, or what came is not what the service says it is."""
+
+
+def _fetch(client: "ContainerClient", file: RemoteFile, part: Path, piece: int, stop: threading.Event) -> None:
+    from azure.core import MatchConditions
+
+    blob = client.get_blob_client(file.blob)
+    for stale in part.parent.glob(f".{_escaped(Path(file.place).name)}.*.part"):
+        if stale != part:
+            stale.unlink()
+    handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_APPEND, 0o644)
+    with os.fdopen(handle, "ab") as out:
+        try:
+            fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{part} is being downloaded by another process; wait for it or give BLOB_DEST_DIR"
+            ) from None
+        have = out.seek(0, os.SEEK_END)
+        if have > file.size:
+            raise ChangedError(f"blob {file.blob}: more bytes than it has were kept")
+        while have < file.size:
+            if stop.is_set():
+                raise StoppedError
+            length = min(piece, file.size - have)
+            stream = blob.download_blob(
+                have, length, etag=file.etag, match_condition=MatchConditions.IfNotModified, max_concurrency=1
+            )
+            data = stream.readall()
+            out.write(data)
+            out.flush()
+            if len(data) != length:
+                raise TransientError(f"blob {file.blob}: {len(data)} of {length} bytes came")
+            have += length
+        os.fsync(out.fileno())
+
+
+def _verify(file: RemoteFile, part: Path) -> None:
+    size = part.stat().st_size
+    if size != file.size:
+        raise ChangedError(f"blob {file.blob}: {size} bytes came, it has {file.size}")
+    if file.md5 and _md5(part) != file.md5:
+        raise ChangedError(f"blob {file.blob}: its {size} bytes do not have the MD5 that the service gives")
+
+
+def _md5(path: Path) -> bytes:
+    with path.open("rb") as data:
+        return hashlib.file_digest(data, lambda: hashlib.md5(usedforsecurity=False)).digest()
+
+
+def describe(properties: Any, blob: str, place: str) -> RemoteFile:
+    """Return a blob's version from what the service says of it."""
+    md5 = properties.content_settings.content_md5
+    md5 = base64.b64decode(md5) if isinstance(md5, str) else md5
+    return RemoteFile(blob, place, properties.size, properties.etag, bytes(md5) if md5 else None)
+
+
+@contextlib.contextmanager
+def as_ours(what: str) -> Iterator[None]:
+    """Turn what the Azure SDK raises into our errors; its texts may hold a signature, so none of them is kept."""
+    from azure.core import exceptions as azure
+
+    try:
+        yield
+    except azure.ClientAuthenticationError as error:
+        raise _refused(what, error) from None
+    except azure.ResourceNotFoundError as error:
+        raise UserError(f"{what}: there is no such container or blob ({_code(error)})") from None
+    except azure.ResourceModifiedError:
+        raise ChangedError(f"{what} was written to while it was read") from None
+    except azure.HttpResponseError as error:
+        if error.status_code in (401, 403):
+            raise _refused(what, error) from None
+        if error.status_code in (412, 416):
+            raise ChangedError(f"{what} was written to while it was read") from None
+        if error.status_code is None or error.status_code in BUSY:
+            raise TransientError(f"{what}: the storage service failed ({_code(error)})") from None
+        raise UserError(f"{what}: the storage service refuses it ({_code(error)})") from None
+    except azure.AzureError as error:
+        raise TransientError(f"{what}: no connection to the storage service ({type(error).__name__})") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ELOOP):
+            raise
+        raise TransientError(f"{what}: the connection broke ({type(error).__name__})") from None
+
+
+def _refused(what: str, error: Any) -> UserError:
+    return UserError(f"{what}: the storage service refuses the credentials ({_code(error)}); expected {CREDENTIALS}")
+
+
+def _code(error: Any) -> str:
+    code = getattr(error, "error_code", None)
+    return f"{error.status_code} {getattr(code, 'value', code) or error.reason or ''}".strip()
+
+
+def _make_room(root: Path, place: str) -> Path:
+    """Make the folders of a file below `root`; no link on the way may lead elsewhere."""
+    root.mkdir(parents=True, exist_ok=True)
+    folder = root
+    for name in place.split("/")[:-1]:
+        folder /= name
+        if folder.is_symlink():
+            raise UserError(f"{folder} is a link, and downloads do not follow links; remove it")
+        folder.mkdir(exist_ok=True)
+    target = folder / place.rpartition("/")[2]
+    if target.is_symlink():
+        raise UserError(f"{target} is a link, and downloads do not follow links; remove it")
+    return target
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)

@@ -1,0 +1,160 @@
+"""Every shipped workflow runs here to its end: the file that users submit, on two bags, with a tiny network."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.files import describe_folder
+from osmo.local import Result, restart, run
+from tests.conftest import ROOT
+from tests.osmo.conftest import BAGS_URL, OSMO, TINY
+
+TOY: dict[str, Any] = {"steps": 2, "warmup_steps": 1, "train_overrides": TINY}
+EVAL: dict[str, Any] = {"eval_device": "cpu", "eval_episodes": "val"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """All runs share one cache of decoded pictures, and none of them the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+def completed(result: Result) -> Result:
+    logs = {name: task.log.read_text() for name, task in result.tasks.items() if task.log.exists()}
+    assert result.status == "completed", logs
+    return result
+
+
+@pytest.fixture(scope="module")
+def chain(bags: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole chain, by the command that the README shows."""
+    work = tmp_path_factory.mktemp("chain") / "work"
+    values = [f"{key}={value}" for key, value in (TOY | EVAL).items()]
+    words = ["run", OSMO / "convert-train-eval.yaml", "--work", work, "--map", f"{BAGS_URL}={bags}", "--set", *values]
+    done = subprocess.run(
+        [sys.executable, "-m", "osmo.local", *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return work
+
+
+def test_the_chain_keeps_each_result_as_a_dataset_under_the_name_teams_know(chain: Path) -> None:
+    kept = chain / "datasets"
+    assert (kept / "ur10e-lerobot" / "dataset" / "meta" / "info.json").is_file()
+    assert (kept / "ur10e-act-checkpoint/train-rosbag-act/checkpoint_000002/pretrained_model/config.json").is_file()
+    assert (kept / "ur10e-eval-results" / "episode_001.parquet").is_file()
+
+
+def test_the_chain_trains_with_the_config_of_the_workflow(chain: Path) -> None:
+    folder = chain / "datasets/ur10e-act-checkpoint/train-rosbag-act/checkpoint_000002/pretrained_model"
+    record = json.loads((folder / "train_config.json").read_text())["config"]
+    assert record["training"]["scheduler"] == "cosine"  # from config.yaml
+    assert record["training"]["warmup_steps"] == 1  # from --set
+
+
+def test_shards_merge_into_the_dataset_of_one_machine(chain: Path, bags: Path, tmp_path: Path) -> None:
+    values = {"shards": 2, "results": "url", "bags": "localpath", "bags_localpath": str(bags)}
+    result = completed(run(OSMO / "convert-sharded.yaml", values, tmp_path / "work"))
+    assert list(result.tasks) == ["convert-0", "convert-1", "merge"]
+    merged = tmp_path / "work/urls/azure/stosmorbt3dev001/datasets/results/ur10e-convert-1/merge/dataset"
+    assert data_of(merged) == data_of(chain / "convert" / "output" / "dataset")
+
+
+def data_of(dataset: Path) -> dict[str, Any]:
+    return {
+        name: facts for name, facts in describe_folder(dataset).items() if name.startswith(("data/", "meta/episodes"))
+    }
+
+
+def test_an_uploaded_dataset_is_evaluated_by_train_eval(chain: Path, tmp_path: Path) -> None:
+    dataset = chain / "convert" / "output" / "dataset"
+    maps = {"azure://a/lerobot": dataset, "ur10e-eval-dataset": dataset}
+    values = {**TOY, "eval_episodes": "0 1", "eval_device": "cpu", "data": "url", "dataset_url": "azure://a/lerobot"}
+    result = completed(run(OSMO / "train-eval.yaml", values, tmp_path / "work", maps))
+    assert list(result.tasks) == ["train-act", "eval-act"]
+    names = {path.name for path in (tmp_path / "work" / "datasets" / "ur10e-eval-results").iterdir()}
+    assert {"episode_000.parquet", "episode_001.parquet", "all_episodes.parquet"} <= names
+
+
+def test_ddp_trains_on_two_nodes_that_meet_at_the_lead(chain: Path, tmp_path: Path) -> None:
+    values = {**TOY, "nodes": 2, "data": "dataset", "results": "none"}
+    maps = {"ur10e-lerobot": chain / "datasets" / "ur10e-lerobot"}
+    result = completed(run(OSMO / "train-ddp.yaml", values, tmp_path / "work", maps))
+    assert list(result.tasks) == ["train-act", "worker-1"]
+    run_folder = result.tasks["train-act"].output / "train-rosbag-act"
+    record = json.loads((run_folder / "checkpoint_000002/pretrained_model/train_config.json").read_text())
+    assert record["config"]["training"]["num_workers"] == 4  # from config-ddp.yaml
+    assert "x 2 processes" in result.tasks["train-act"].log.read_text()
+    assert not any(result.tasks["worker-1"].output.iterdir())  # a worker's output would be uploaded too
+
+
+def test_a_sweep_of_two_arms_ends_in_their_comparison(bags: Path, tmp_path: Path) -> None:
+    arms = [
+        {"name": "lr1e4-kl10", "overrides": "training.lr=1e-4 training.kl_weight=10"},
+        {"name": "lr1e4-kl1", "overrides": "training.lr=1e-4 training.kl_weight=1"},
+    ]
+    values = {**TOY, **EVAL, "arms": arms}
+    result = completed(run(OSMO / "sweep.yaml", values, tmp_path / "work", {BAGS_URL: bags}))
+    assert list(result.tasks) == ["convert", "train-lr1e4-kl10", "train-lr1e4-kl1", "compare"]
+    for arm in ("lr1e4-kl10", "lr1e4-kl1"):
+        run_folder = tmp_path / "work" / "datasets" / f"ur10e-act-sweep-{arm}" / "train-rosbag-act"
+        config = json.loads((run_folder / "checkpoint_000002/pretrained_model/train_config.json").read_text())["config"]
+        assert config["training"]["kl_weight"] == float(arm.rpartition("kl")[2])
+        assert (config["wandb"]["run_name"], config["wandb"]["tags"]) == (f"sweep-{arm}", ["osmo", "sweep"])
+    comparison = (tmp_path / "work" / "datasets" / "ur10e-act-sweep" / "comparison.csv").read_text()
+    assert "lr1e4-kl10" in comparison
+
+
+def test_a_training_that_is_killed_goes_on_from_its_url_after_restart(chain: Path, tmp_path: Path) -> None:
+    maps = {"azure://a/lerobot": chain / "convert" / "output" / "dataset", "azure://a/state": tmp_path / "state"}
+    values = {
+        **TOY, "steps": 12, "train_overrides": f"{TINY} training.save_freq=4", "data": "url", "results": "none",
+        "dataset_url": "azure://a/lerobot", "state_url": "azure://a/state", "state_every": "100ms",
+    }  # fmt: skip
+    pairs = [f"{key}={folder}" for key, folder in maps.items()]
+    words = ["run", OSMO / "train.yaml", "--work", tmp_path / "work", "--map", *pairs, "--set"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "osmo.local", *map(str, words), *(f"{key}={value}" for key, value in values.items())],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while not (tmp_path / "state/train-rosbag-act/checkpoint_000004/manifest.json").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    for pid in training(tmp_path / "work"):
+        os.kill(pid, signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert "train-act failed with exit code 137; the end of" in errors
+    (tmp_path / "work" / "train-act" / "root").rename(tmp_path / "lost-with-the-machine")
+    result = completed(restart(tmp_path / "work"))
+    text = result.tasks["train-act"].log.read_text()
+    assert "restored checkpoint_0000" in text
+    steps = [
+        json.loads(line)["step"]
+        for line in (result.tasks["train-act"].output / "train-rosbag-act/metrics.jsonl").open()
+    ]
+    assert steps == list(range(1, 13))
+
+
+def training(work: Path) -> list[int]:
+    """The processes of stage 2 that write below `work`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                words = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            found += [int(entry.name)] if b"-m\0stage2_train" in words and str(work).encode() in words else []
+    return found
