@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except RefusedError as error:
             _print_notes("refused", error.refused)
             raise
-    _print_summary(summary, args.out, time.monotonic() - start, "joined" if args.merge else "converted")
+    taken = f"{len(args.merge)} joined" if args.merge else _count_bags(summary)
+    _print_summary(summary, args.out, time.monotonic() - start, "datasets" if args.merge else "bags", taken)
     return 0
 
 
@@ -100,11 +101,14 @@ def _shard(text: str) -> tuple[int, int]:
     return part, parts
 
 
-def _print_summary(summary: Summary, out: Path, seconds: float, done: str) -> None:
-    counts = f"{summary.bags - len(summary.refused)} {done}, {len(summary.refused)} refused"
-    again = f", {summary.reused} of them unchanged since they were converted before"
+def _count_bags(summary: Summary) -> str:
+    counts = f"{summary.bags - len(summary.refused)} converted, {len(summary.refused)} refused"
+    return f"{counts}; {summary.reused} unchanged since they were converted before" if summary.reused else counts
+
+
+def _print_summary(summary: Summary, out: Path, seconds: float, things: str, taken: str) -> None:
     rows = {
-        "bags": counts + again if summary.reused and done == "converted" else counts,
+        things: taken,
         "episodes": f"{summary.episodes}",
         "frames": f"{summary.frames}",
         "speed": f"{summary.frames / seconds:.0f} frames/s, {seconds:.1f} s",

@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from common.command import UserError
+from stage1_convert import stats
 from stage1_convert.config import DataConfig
-from stage1_convert.lerobot import Histogram
+from stage1_convert.lerobot import Tally
 from stage1_convert.mp4 import VideoFile
 from stage1_convert.shots import Shot
 
@@ -22,14 +23,14 @@ class Reel:
         self._video: VideoFile | None = None
         self._waiting: list[bytes] = []
         self._taken = self._decoded = self.repeated = 0
-        self._histogram = np.zeros((3, 256), np.int64)
+        self._sum = np.zeros(stats.TALLY, np.int64)
         self._last: Shot | None = None
 
     def add(self, shot: Shot) -> None:
         """Take the next frame's picture."""
-        if shot.histogram is not None:
+        if shot.tally is not None:
             self._decoded += 1
-            self._histogram += shot.histogram
+            self._sum += shot.tally
         if shot is not self._last and self._last is not None:
             self.repeated += shot.repeated
         self._last = shot
@@ -51,8 +52,16 @@ class Reel:
         if self._video is not None:
             return None
         paths = pa.array([f"frame-{first + row:06d}.{SUFFIX[self._data.storage]}" for row in range(count)])
-        return pa.StructArray.from_arrays([pa.array(files, pa.binary()), paths], ["bytes", "path"])
+        return pa.StructArray.from_arrays([_binary(files), paths], ["bytes", "path"])
 
-    def close(self) -> Histogram:
-        """Finish the video, if there is one, and return how often each value occurs in the stored pictures."""
-        return self._video.close() if self._video is not None else (self._histogram, self._decoded)
+    def close(self) -> Tally:
+        """Finish the video, if there is one, and return the sum of the stored pictures' tallies and their number."""
+        return self._video.close() if self._video is not None else (self._sum, self._decoded)
+
+
+def _binary(files: list[bytes]) -> pa.BinaryArray:
+    """Return files as an Arrow array, copied once."""
+    offsets = np.cumsum([0, *map(len, files)]).astype(np.int32)  # a batch is far from 2 GiB
+    return pa.BinaryArray.from_buffers(
+        pa.binary(), len(files), [None, pa.py_buffer(offsets.tobytes()), pa.py_buffer(b"".join(files))]
+    )
