@@ -16,7 +16,7 @@ from stage1_convert.convert import Options, RefusedError, Summary, convert, sele
 from stage1_convert.dryrun import dry_run
 from stage1_convert.inspect import inspect
 from stage1_convert.merge import merge
-from stage1_convert.supply import LocalBags
+from stage1_convert.supply import open_supply
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dry_run:
         _require(args, "src")
         config = load(Config, args.config, args.override)
-        supply = LocalBags(args.src)
+        supply = open_supply(args.src, args.keep_downloads == "true")
         offers = select(supply.offers, config.data, _shard(args.shard))
         return dry_run(list(supply.fetch(offers)), config, args.out)
     start = time.monotonic()
@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.workers < 1:
             raise UserError(f"--workers {args.workers}: expected at least 1")
         try:
-            summary = convert(LocalBags(args.src), args.out, load(Config, args.config, args.override), options)
+            config = load(Config, args.config, args.override)
+            summary = convert(open_supply(args.src, args.keep_downloads == "true"), args.out, config, options)
         except RefusedError as error:
             _print_notes("refused", error.refused)
             raise
@@ -54,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m stage1_convert", description=__doc__)
-    parser.add_argument("--src", type=Path, help="folder with the bags, at any depth, or one bag")
+    parser.add_argument(
+        "--src", help="folder with the bags, at any depth; or one bag; or azure://ACCOUNT/CONTAINER/PREFIX"
+    )
     parser.add_argument("--out", type=Path, help="the dataset; one made by this command is brought up to date")
     add_config_flags(parser, "data and conventions")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
@@ -64,6 +67,9 @@ def _parser() -> Parser:
         "--trust-images",
         action="store_true",
         help="check only header and end of JPEGs, and decode a sample of all for the statistics",
+    )
+    parser.add_argument(
+        "--keep-downloads", choices=["true", "false"], default="true", help="false: delete each download once converted"
     )
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--inspect", type=Path, metavar="BAG", help="tell what a bag, or each bag in a folder, holds")

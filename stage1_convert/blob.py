@@ -4,14 +4,15 @@ They are listed with their sizes first. `fetch` brings them down a few ahead of 
 deletes what has been converted, so that a small disk does for any number of bags.
 """
 
+import itertools
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from common.command import TransientError, UserError
 from common.files import require_free
@@ -28,6 +29,7 @@ from stage1_convert.download import (
     note_of,
 )
 from stage1_convert.source import Source, is_storage
+from stage1_convert.supply import Offer
 
 if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
@@ -37,53 +39,43 @@ PARALLEL = 8  # files at a time
 AHEAD = 2  # bags that are brought down before they are asked for
 
 
-class RemoteBag(NamedTuple):
-    """A bag that is not here yet: its name, as a folder of the same layout would give it, and its blobs."""
-
-    name: str
-    size_bytes: int
-    files: list[RemoteFile]
-
-
-class BlobBags:
-    """The bags below a prefix; `bags` are sorted by name. `keep` leaves downloads where they are."""
+class AzureBags:
+    """The bags below a prefix, by name; `keep` leaves downloads where they are. It is a Supply."""
 
     def __init__(self, src: str, keep: bool, environment: Mapping[str, str] = os.environ) -> None:
         self.address = parse(src, environment)
-        self.root = Path(environment.get("BLOB_DEST_DIR") or DEFAULT_FOLDER)
+        self.root = Path(environment.get("BLOB_DEST_DIR") or DEFAULT_FOLDER).resolve()
         self._keep = keep
         self._client = sign_in(self.address, environment)
-        self.bags = group(_named(_list(self._client, self.address), self.address))
-        if not self.bags:
+        self.offers = group(_named(_list(self._client, self.address), self.address))
+        self._files = {offer.name: offer.bag for offer in self.offers}
+        if not self.offers:
             raise UserError(
                 f"no bag in {self.address}: expected folders with metadata.yaml, or .mcap, .db3, .bag blobs"
             )
 
-    def fetch(self, bags: Sequence[RemoteBag]) -> Iterator[Source]:
-        """Yield `bags` in this order, each whole and verified on disk.
+    def fetch(self, offers: Sequence[Offer]) -> Generator[Source, None, None]:
+        """Yield these bags in this order, each whole and verified on disk.
 
         Raises UserError or TransientError when one cannot be had; what came of it stays for the next run.
         """
         stop = threading.Event()
         pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="download")
-        waiting: deque[tuple[RemoteBag, list[Future[Path]]]] = deque()
-        coming = iter(bags)
+        waiting: deque[tuple[Offer, list[Future[Path]]]] = deque()
+        coming = iter(offers)
         try:
             while True:
-                for bag in coming:
-                    missing = sum(file.size for file in bag.files if not (self.root / file.place).exists())
-                    require_free(self.root, missing, f"bag {bag.name}")
-                    waiting.append(
-                        (bag, [pool.submit(download, self._client, file, self.root, stop) for file in bag.files])
-                    )
-                    if len(waiting) > AHEAD:
-                        break
+                for offer in itertools.islice(coming, AHEAD + 1 - len(waiting)):
+                    missing = sum(file.size for file in offer.bag if not (self.root / file.place).exists())
+                    require_free(self.root, missing, f"bag {offer.name}")
+                    files = [pool.submit(download, self._client, file, self.root, stop) for file in offer.bag]
+                    waiting.append((offer, files))
                 if not waiting:
                     return
-                bag, files = waiting.popleft()
+                offer, files = waiting.popleft()
                 for file in files:
                     file.result()
-                yield Source(bag.name, self.root / bag.name)
+                yield Source(offer.name, self.root / offer.name)
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -92,19 +84,19 @@ class BlobBags:
         """Delete what was downloaded of a bag that has been converted, unless downloads are kept."""
         if self._keep:
             return
-        bag = next(bag for bag in self.bags if bag.name == source.name)
-        for file in bag.files:
+        files = self._files[source.name]
+        for file in files:
             path = self.root / file.place
             if note_of(path).exists():  # else it was here before us
                 path.unlink(missing_ok=True)
                 note_of(path).unlink()
-        folder = (self.root / bag.files[0].place).parent
+        folder = (self.root / files[0].place).parent
         while folder != self.root and not any(folder.iterdir()):
             folder.rmdir()
             folder = folder.parent
 
 
-def group(files: Iterable[RemoteFile]) -> list[RemoteBag]:
+def group(files: Iterable[RemoteFile]) -> list[Offer]:
     """Return the bags among blobs, by the same rule as find_bags: folders with metadata.yaml, else storage files.
 
     Raises UserError when a bag's blob has a name that cannot be a file's.
@@ -115,7 +107,7 @@ def group(files: Iterable[RemoteFile]) -> list[RemoteBag]:
         if not any(part.startswith(".") and part.strip(".") for part in file.place.split("/")):  # hidden
             by_folder.setdefault(folder, {})[name] = file
     whole = {folder for folder, names in by_folder.items() if "metadata.yaml" in names and any(map(is_storage, names))}
-    bags: list[RemoteBag] = []
+    bags: list[Offer] = []
     for folder, names in by_folder.items():
         if any(folder.startswith(f"{other}/") for other in whole):
             continue
@@ -128,12 +120,12 @@ def group(files: Iterable[RemoteFile]) -> list[RemoteBag]:
             _bag(names[name].place, [file for n, file in names.items() if _owner(n) == name])
             for name in filter(is_storage, names)
         ]
-    check_places(file.place for bag in bags for file in bag.files)
-    return sorted(bags)
+    check_places(file.place for offer in bags for file in offer.bag)
+    return sorted(bags, key=lambda offer: offer.name)
 
 
-def _bag(name: str, files: list[RemoteFile]) -> RemoteBag:
-    return RemoteBag(name, sum(file.size for file in files), sorted(files))
+def _bag(name: str, files: list[RemoteFile]) -> Offer:
+    return Offer(name, sum(file.size for file in files), sorted(files))
 
 
 def _owner(name: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from stage1_convert.address import is_remote
 from stage1_convert.source import Source, find_bags
 
 
@@ -26,6 +27,18 @@ class Supply(Protocol):
 
     def release(self, source: Source) -> None:
         """Take back a bag that has been converted."""
+
+
+def open_supply(src: str, keep_downloads: bool) -> Supply:
+    """Return where --src gets its bags from: a folder, one bag, or blobs (address.py says what their names mean).
+
+    Raises UserError when there are none.
+    """
+    if is_remote(src):
+        from stage1_convert.blob import AzureBags
+
+        return AzureBags(src, keep_downloads)
+    return LocalBags(Path(src))
 
 
 class LocalBags:

@@ -4,6 +4,7 @@ import shutil
 import sqlite3
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ import yaml
 from mcap.reader import make_reader
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
+from rosbags.rosbag1 import Writer as Rosbag1Writer
+from rosbags.typesys import Stores, get_typestore
 
 from common.command import UserError
 from stage1_convert.bag import open_bag
 from stage1_convert.convert import RefusedError
 from stage1_convert.source import find_bags
-from tests.stage1_convert.conversion import run, tree
+from tests.stage1_convert.conversion import jpegs, rows, run, tree
 from tests.stage1_convert.memory import at_most
 from tests.stage1_convert.recording import (
     JOINT_STATE,
@@ -28,6 +31,7 @@ from tests.stage1_convert.recording import (
     TYPES,
     Compression,
     Recording,
+    Said,
     Storage,
     cell,
     joint_state,
@@ -138,6 +142,18 @@ def test_messages_that_stand_only_in_a_write_ahead_log_are_read_and_the_source_i
         assert [record.receive_ns for record in opened.records(opened.topics)] == [stamp + 1 for stamp in whole]
         assert opened.warnings == ["bag.db3-wal was never merged into bag.db3: it was read merged into a copy"]
     assert tree(killed) == before
+
+
+def test_reading_leaves_no_file_beside_a_recording(tmp_path: Path) -> None:
+    bag = cell().write(tmp_path / "bag", "sqlite3")
+    with sqlite3.connect(bag / "bag.db3") as recorder:
+        recorder.execute("PRAGMA journal_mode=WAL")
+    recorder.close()
+    before = tree(bag)
+    with open_bag(bag, tmp_path / "scratch", "humble") as opened:
+        assert sum(1 for _ in opened.records(opened.topics)) == 195
+        assert tree(bag) == before
+    assert tree(bag) == before
 
 
 def cut_off(bag: Path, kept: float) -> Path:
@@ -295,6 +311,35 @@ def test_a_damaged_message_is_one_clear_line(tmp_path: Path) -> None:
         database.execute("UPDATE messages SET data = substr(data, 1, 40) WHERE id = 80")
     with pytest.raises(UserError, match="cannot be read: "):
         stamps(bag, tmp_path)
+
+
+def test_a_ros_1_bag_converts_to_the_same_rows_as_its_ros_2_twin(tmp_path: Path) -> None:
+    recording = cell()
+    recording.write(tmp_path / "two" / "bag")
+    types = get_typestore(Stores.ROS1_NOETIC)
+    (tmp_path / "one").mkdir()
+    with Rosbag1Writer(tmp_path / "one" / "bag.bag") as writer:
+        connections = {}
+        for said in sorted([*recording.joints, *recording.pictures], key=lambda said: said.receive_ns):
+            if said.topic not in connections:
+                connections[said.topic] = writer.add_connection(said.topic, said.type, typestore=types)
+            writer.write(connections[said.topic], said.receive_ns, as_ros1(said, types))
+    for version in ("one", "two"):
+        assert run(tmp_path / version, tmp_path / f"out {version}").refused == []
+    one, two = rows(tmp_path / "out one"), rows(tmp_path / "out two")
+    assert len(one) > 30
+    for name in ("observation.state", "action"):
+        assert np.array_equal(np.stack(one[name]), np.stack(two[name]))
+    assert jpegs(tmp_path / "out one") == jpegs(tmp_path / "out two")
+
+
+def as_ros1(said: Said, types: Any) -> bytes:
+    """Serialise a message as ROS 1 does, whose header counts messages besides."""
+    old, stamp = said.message, said.message.header.stamp
+    time = types.types["builtin_interfaces/msg/Time"](stamp.sec, stamp.nanosec)
+    head = types.types["std_msgs/msg/Header"](seq=7, stamp=time, frame_id="base")
+    names = [name for name, _ in types.fielddefs[said.type][1] if name != "header"]
+    return bytes(types.serialize_ros1(types.types[said.type](head, *(getattr(old, name) for name in names)), said.type))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/bags (real public bags)")

@@ -1,5 +1,7 @@
 """Bags come down from a real blob service whole, once, and nowhere else; what fails says so without a secret."""
 
+import contextlib
+import http.server
 import os
 import random
 import re
@@ -8,20 +10,22 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote, quote_plus, unquote
 
 import pytest
+from azure.storage.blob import BlobBlock
 
 from common.command import TransientError, UserError
 from stage1_convert import blob, download
-from stage1_convert.blob import AHEAD, BlobBags, RemoteBag, group
+from stage1_convert.blob import AHEAD, AzureBags, group
 from stage1_convert.download import RemoteFile, check_places
 from stage1_convert.source import Source, find_bags
 from tests import azurite
 from tests.azurite.line import Line
 from tests.conftest import ROOT
-from tests.stage1_convert.conversion import tree
+from tests.stage1_convert.conversion import run, tree
 from tests.stage1_convert.recording import cell
 
 BIG = random.Random(0).randbytes(20 << 20)
@@ -69,8 +73,8 @@ def environment(port: int, folder: Path, token: str | None = None) -> dict[str, 
 
 
 def bring(port: int, folder: Path, src: str, keep: bool = True) -> list[Source]:
-    found = BlobBags(src, keep, environment(port, folder))
-    return list(found.fetch(found.bags))
+    found = AzureBags(src, keep, environment(port, folder))
+    return list(found.fetch(found.offers))
 
 
 def upload(service: azurite.Azurite, name: str, data: bytes) -> str:
@@ -93,9 +97,9 @@ def test_what_is_converted_is_deleted_so_that_few_bags_lie_there_at_a_time(
     service: azurite.Azurite, prefix: str, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.mcap").write_bytes(b"my own")
-    found = BlobBags(f"azure://{azurite.ACCOUNT}/datasets/{prefix}", False, environment(service.port, tmp_path))
+    found = AzureBags(f"azure://{azurite.ACCOUNT}/datasets/{prefix}", False, environment(service.port, tmp_path))
     most = 0
-    for source in found.fetch(found.bags):
+    for source in found.fetch(found.offers):
         most = max(most, sum(1 for _ in tmp_path.rglob("*.mcap")) - 1)
         assert source.path.exists()
         found.release(source)
@@ -105,10 +109,10 @@ def test_what_is_converted_is_deleted_so_that_few_bags_lie_there_at_a_time(
 
 
 def test_only_the_bags_that_are_asked_for_come_down(service: azurite.Azurite, prefix: str, tmp_path: Path) -> None:
-    found = BlobBags(f"azure://{azurite.ACCOUNT}/datasets/{prefix}", True, environment(service.port, tmp_path))
-    assert [source.name for source in found.fetch(found.bags[2:4])] == [bag.name for bag in found.bags[2:4]]
+    found = AzureBags(f"azure://{azurite.ACCOUNT}/datasets/{prefix}", True, environment(service.port, tmp_path))
+    assert [source.name for source in found.fetch(found.offers[2:4])] == [offer.name for offer in found.offers[2:4]]
     assert len(find_bags(tmp_path)) == 2
-    assert all(bag.size_bytes == sum(file.size for file in bag.files) > 1000 for bag in found.bags)
+    assert all(offer.size_bytes == sum(file.size for file in offer.bag) > 1000 for offer in found.offers)
 
 
 @pytest.mark.parametrize(("tail", "name"), [("houston/day 1/ü_00", "ü_00"), ("houston/bare.mcap", "bare.mcap")])
@@ -148,7 +152,9 @@ def test_a_service_that_is_down_is_transient_and_names_no_secret(service: azurit
     assert not leaks(str(caught.value), environment(0, tmp_path))
 
 
-CHILD = "from stage1_convert.blob import BlobBags; import sys; b = BlobBags(sys.argv[1], True); list(b.fetch(b.bags))"
+CHILD = (
+    "from stage1_convert.blob import AzureBags; import sys; b = AzureBags(sys.argv[1], True); list(b.fetch(b.offers))"
+)
 
 
 def test_a_download_that_was_killed_goes_on_where_it_was(service: azurite.Azurite, tmp_path: Path) -> None:
@@ -176,8 +182,21 @@ def find_bags_or_none(folder: Path) -> list[Source]:
         return []
 
 
-def test_a_blob_that_changes_while_it_comes_is_brought_in_one_version(service: azurite.Azurite, tmp_path: Path) -> None:
-    address = upload(service, "changed", BIG)
+def upload_in_blocks(service: azurite.Azurite, name: str, data: bytes) -> str:
+    """Put a bag there as large ones are, in blocks: the service gives no MD5 for it."""
+    client = service.container(name).get_blob_client("big.mcap")
+    for number in range(4):
+        client.stage_block(f"{number:04d}", data[number * len(data) // 4 : (number + 1) * len(data) // 4])
+    client.commit_block_list([BlobBlock(f"{number:04d}") for number in range(4)])
+    assert client.get_blob_properties().content_settings.content_md5 is None
+    return f"azure://{azurite.ACCOUNT}/{name}/"
+
+
+@pytest.mark.parametrize("put", [upload, upload_in_blocks])
+def test_a_blob_that_changes_while_it_comes_is_brought_in_one_version(
+    service: azurite.Azurite, tmp_path: Path, put: Callable[[azurite.Azurite, str, bytes], str]
+) -> None:
+    address = put(service, "changed", BIG)
     other = BIG[::-1]
     with Line(service.port) as line:
         seen = threading.Event()
@@ -185,7 +204,7 @@ def test_a_blob_that_changes_while_it_comes_is_brought_in_one_version(service: a
         def rewrite(piece: bytes) -> bytes:
             if line.carried > 6 << 20 and not seen.is_set():
                 seen.set()
-                upload(service, "changed", other)
+                put(service, "changed", other)
             return piece
 
         line.change = rewrite
@@ -225,8 +244,8 @@ def test_a_file_of_somebody_else_is_neither_overwritten_nor_deleted(service: azu
     with pytest.raises(UserError, match=r"big\.mcap stands where the blob big\.mcap would go"):
         bring(service.port, tmp_path, address)
     (tmp_path / "big.mcap").write_bytes(b"in the cloud")
-    found = BlobBags(address, False, environment(service.port, tmp_path))
-    for source in found.fetch(found.bags):
+    found = AzureBags(address, False, environment(service.port, tmp_path))
+    for source in found.fetch(found.offers):
         found.release(source)
     assert (tmp_path / "big.mcap").read_bytes() == b"in the cloud"
 
@@ -306,13 +325,12 @@ def test_blobs_become_bags_by_the_rule_for_folders() -> None:
     ]
     places += ["c/metadata.yaml", "c/d/y.db3", "c/d/y.db3-wal", "z.bag"]
     found = group(RemoteFile(f"p/{place}", place, 10, "e", None) for place in places)
-    assert [(bag.name, [file.place for file in bag.files]) for bag in found] == [
+    assert [(offer.name, [file.place for file in offer.bag]) for offer in found] == [
         ("a", ["a/a_0.db3", "a/a_0.db3-wal", "a/metadata.yaml"]),
         ("b/x.mcap", ["b/x.mcap"]),
         ("c/d/y.db3", ["c/d/y.db3", "c/d/y.db3-wal"]),
         ("z.bag", ["z.bag"]),
     ]
-    assert isinstance(found[0], RemoteBag)
     assert found[0].size_bytes == 30
 
 
@@ -336,6 +354,63 @@ def leaks(text: str, variables: dict[str, str]) -> list[str]:
     return [form for form in forms if form.lower() in text.lower()]
 
 
+class Rogue(http.server.BaseHTTPRequestHandler):
+    """A service that answers everything with one status, and sends people elsewhere when that is a redirect."""
+
+    status, elsewhere, asked = 500, "", 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        self.send_response(self.status)
+        if self.elsewhere:
+            self.send_header("Location", self.elsewhere + self.path)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@contextlib.contextmanager
+def rogue(answer: int, location: str = "") -> Iterator[tuple[type[Rogue], int]]:
+    class Answer(Rogue):
+        status, elsewhere, asked = answer, location, 0
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield Answer, server.server_address[1]
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [
+        (401, UserError, "refuses the credentials"),
+        (403, UserError, "refuses the credentials"),
+        (404, UserError, "no such container"),
+        (400, UserError, "refuses it"),
+        (429, TransientError, "the storage service failed"),
+        (503, TransientError, "the storage service failed"),
+    ],
+)
+def test_an_answer_of_the_service_is_an_error_of_the_right_kind(
+    tmp_path: Path, status: int, kind: type[Exception], words: str
+) -> None:
+    with rogue(status) as (answers, port):
+        variables = environment(port, tmp_path)
+        with pytest.raises(kind, match=words) as caught:
+            AzureBags(f"azure://{azurite.ACCOUNT}/c/", True, variables)
+    assert leaks(str(caught.value), variables) == []
+    assert answers.asked == (1 if kind is UserError else download.ATTEMPTS)
+
+
+def test_a_redirect_to_a_stranger_is_not_followed(tmp_path: Path) -> None:
+    with rogue(200) as (stranger, elsewhere), rogue(302, f"http://127.0.0.1:{elsewhere}") as (_, port):
+        with pytest.raises(UserError, match="refuses it"):
+            AzureBags(f"azure://{azurite.ACCOUNT}/c/", True, environment(port, tmp_path))
+        assert stranger.asked == 0
+
+
 LOUD = """
 import logging, sys, threading
 from common.command import UserError, TransientError, run, set_up_logging
@@ -343,14 +418,14 @@ def main(argv):
     set_up_logging(logging.DEBUG)
     for name in ("azure", "urllib3"):
         logging.getLogger(name).setLevel(logging.DEBUG)
-    from stage1_convert.blob import BlobBags
+    from stage1_convert.blob import AzureBags
     from stage1_convert import blob, download
     blob.FIRST_PAUSE_S = download.FIRST_PAUSE_S = 0.01
     import os, urllib.parse
     secret = os.environ.get("AZURE_STORAGE_SAS_TOKEN") or os.environ["AZURE_STORAGE_CONNECTION_STRING"]
     logging.getLogger("ours").debug("the secret is %s or %s", secret, urllib.parse.quote(secret))
     try:
-        list((b := BlobBags(sys.argv[1], True)).fetch(b.bags))
+        list((b := AzureBags(sys.argv[1], True)).fetch(b.offers))
     finally:
         thread = threading.Thread(target=lambda: 1 / 0, name=secret)
         thread.start(); thread.join()
@@ -397,3 +472,45 @@ def test_no_secret_is_printed_even_at_debug(
     if refused:
         assert "refuses the credentials (403 AuthorizationFailure)" in said
         assert "AZURE_STORAGE_SAS_TOKEN" in said
+
+
+def test_twenty_bags_are_converted_from_a_prefix_like_from_a_folder_on_a_small_disk(
+    service: azurite.Azurite, tmp_path: Path
+) -> None:
+    for number in range(20):
+        cell(seconds=0.7, seed=number).write(tmp_path / "local" / f"bag_{number:02d}")
+    container = service.container("twenty")
+    for path in (tmp_path / "local").rglob("*.*"):
+        container.upload_blob(path.relative_to(tmp_path / "local").as_posix(), path.read_bytes())
+    run(tmp_path / "local", tmp_path / "from folder")
+    with Line(service.port) as line:
+        line.cut_after = 1 << 20
+        variables = {**os.environ, **environment(line.port, tmp_path / "here"), "AZURE_BLOB_CONTAINER": "twenty"}
+        flags = ["--src", "azure", "--out", str(tmp_path / "from blobs"), "--workers", "1", "--keep-downloads", "false"]
+        done = subprocess.run(
+            [sys.executable, "-m", "stage1_convert", *flags],
+            env={**variables, "AZURE_BLOB_PREFIX": "", "PYTHONPATH": str(ROOT)},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert leaks(done.stdout + done.stderr, variables) == []
+    assert tree(tmp_path / "from blobs") == tree(tmp_path / "from folder")
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_a_conversion_without_a_credential_says_which_variables_to_set(tmp_path: Path) -> None:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("AZURE_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "stage1_convert", "--src", "azure://acct/c?sig=hunter2", "--out", str(tmp_path / "out")],
+        env={**variables, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "AZURE_STORAGE_SAS_TOKEN with AZURE_STORAGE_ACCOUNT" in done.stderr
+    assert "hunter2" not in done.stderr
