@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.command import UserError, one_line
-from common.pictures import MAX_PIXELS, Picture, decode_picture
+from common.pictures import MAX_PIXELS, Picture, decode_picture, resize
 
 Pixels = npt.NDArray[Any]
 
@@ -114,15 +114,6 @@ def to_jpeg(
         return still.file, still.pixels
     jpeg = encode(resize(still.pixels, size), "jpeg", quality)
     return jpeg, decode_sound(jpeg)
-
-
-def resize(picture: Picture, size: tuple[int, int] | None) -> Picture:
-    """Return the picture at `size` (height, width): areas are averaged on the way down, interpolated on the way up."""
-    height, width, _ = picture.shape
-    if size is None or size == (height, width):
-        return picture
-    way = cv2.INTER_AREA if size[0] <= height and size[1] <= width else cv2.INTER_LINEAR
-    return cv2.resize(picture, (size[1], size[0]), interpolation=way)  # type: ignore[return-value]
 
 
 def encode(picture: Picture, form: str, quality: int = 95) -> bytes:

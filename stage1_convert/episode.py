@@ -186,24 +186,24 @@ class _Conversion:
         videos: dict[str, VideoFile] = {}
         for first in range(0, span.frames, BATCH_ROWS):
             stop = min(first + BATCH_ROWS, span.frames)
-            taken = list(itertools.islice(frames, stop - first))
-            if len(taken) < stop - first:
+            columns = {name: column[first:stop] for name, column in values.items()}
+            files: dict[str, list[bytes]] = {camera: [] for camera in cameras}
+            for shot in itertools.islice(frames, stop - first):
+                if file is None:
+                    file = RowFile(piece.rows, schema_of(describe_features(config, shots.sizes)), place)
+                    videos = self._open_videos(at, shots.sizes)
+                for camera in cameras:
+                    tallies[camera].count(shot[camera])
+                    data, picture = shot[camera].data, shot[camera].picture
+                    if picture is not None:
+                        videos[camera].add(picture)
+                    files[camera].append(data)
+            if file is None or any(len(taken) < stop - first for taken in files.values()):
                 raise UserError(
                     "the second reading gave fewer pictures than the first: it is damaged or being written to"
                 )
-            if file is None:
-                file = RowFile(piece.rows, schema_of(describe_features(config, shots.sizes)), place)
-                videos = self._open_videos(at, shots.sizes)
-            columns = {name: column[first:stop] for name, column in values.items()}
-            for camera in cameras:
-                tallies[camera].count([shot[camera] for shot in taken])
-                if videos:
-                    for shot in taken:
-                        picture = shot[camera].picture
-                        assert picture is not None, "pictures of videos are always decoded"
-                        videos[camera].add(picture)
-                else:
-                    columns[IMAGES + camera] = self._pictures([shot[camera].data for shot in taken], first)
+            if not videos:
+                columns |= {IMAGES + camera: self._pictures(taken, first) for camera, taken in files.items()}
             file.add(pa.record_batch(columns))
             self._board.wrote(self._number, stop - first)
         assert file is not None
@@ -237,15 +237,14 @@ class _Tally:
         self.histogram = np.zeros((3, 256), np.int64)
         self._last: Shot | None = None
 
-    def count(self, shots: list[Shot]) -> None:
-        """Count the next frames' pictures."""
-        for shot in shots:
-            if shot.histogram is not None:
-                self.decoded += 1
-                self.histogram += shot.histogram
-            if shot is not self._last and self._last is not None:
-                self.repeated += shot.repeated
-            self._last = shot
+    def count(self, shot: Shot) -> None:
+        """Count the next frame's picture."""
+        if shot.histogram is not None:
+            self.decoded += 1
+            self.histogram += shot.histogram
+        if shot is not self._last and self._last is not None:
+            self.repeated += shot.repeated
+        self._last = shot
 
 
 def _columns(numbers: rows.Numbers, sources: dict[str, Any], config: Config) -> dict[str, pa.Array]:

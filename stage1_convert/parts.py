@@ -6,6 +6,7 @@ A finished dataset contains all of its parts, and gives them back as hard links:
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -22,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.command import UserError
+from common.command import UserError, one_line
 from common.config import to_dict
 from common.dataset import DATA_PATH, IMAGES, VIDEO_PATH, data_file
 from common.files import read_json, remove_stale, sync, write_json
@@ -72,7 +73,10 @@ def parts_folder(out: Path) -> Iterator[Path]:
     Raises UserError when another process converts to `out`.
     """
     folder = parts_path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be made: {one_line(error)}") from error
     remove_stale(folder.parent)
     with (folder / "lock").open("w") as lock:
         try:
@@ -84,11 +88,20 @@ def parts_folder(out: Path) -> Iterator[Path]:
         remove_stale(folder)
         try:
             yield folder
-        except BaseException:
-            if not any(folder.glob(f"*/{RECORD}")):
+        except BaseException as error:
+            waiting = any(folder.glob(f"*/{RECORD}"))
+            if not waiting:
                 _remove(folder)
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise UserError(_disk_full(out, waiting)) from error
             raise
         _remove(folder)
+
+
+def _disk_full(out: Path, waiting: bool) -> str:
+    free_bytes = shutil.disk_usage(out.parent).free
+    kept = f"; what is done waits in {parts_path(out)}" if waiting else ""
+    return f"disk full: {out} does not fit, {out.parent} has {free_bytes:,} bytes left; free some space and run again{kept}"
 
 
 def _remove(folder: Path) -> None:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from common.dataset import Feature, arrow_type
 
-GROUP_BYTES = 64 << 20  # a reader holds a row group in memory, and so does the writer
+GROUP_BYTES = 16 << 20  # a reader holds a row group in memory, and so does the writer
 PLACE = ("episode_index", "index", "task_index")  # the columns that Numbers decides
 
 

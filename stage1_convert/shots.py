@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.command import UserError
-from common.pictures import Picture
+from common.pictures import Picture, resize
 from stage1_convert import decode, stats
 from stage1_convert.bag import Bag
 from stage1_convert.camera import SEEN_OF_TRUSTED, read_pictures
@@ -18,8 +18,8 @@ from stage1_convert.tape import Tape
 
 
 class Shot(NamedTuple):
-    """A stored picture: its file (none of its own in a video), the picture it decodes to and how often each value
-    occurs in that (3, 256), both None where it is trusted unseen.
+    """A picture to store: its file, or its pixels where it becomes a frame of a video, and how often each value occurs
+    in what it decodes to (3, 256), None where it is trusted unseen. Frames wait in batches: pixels would be large.
 
     `repeated` tells that the message before it showed the same picture, to the byte.
     """
@@ -68,7 +68,8 @@ class Shots:
         if self.sizes.setdefault(camera, size) != size:
             before = "{}x{}".format(*self.sizes[camera])
             raise UserError(f"the picture is {size[0]}x{size[1]}, the ones before it {before}")
-        return Shot(data, picture, None if picture is None else stats.histogram(picture), repeated)
+        counts = None if picture is None else stats.histogram(picture)
+        return Shot(data, None if data else picture, counts, repeated)
 
     def _store(self, still: decode.Still, looked_at: bool) -> tuple[bytes, Picture | None, tuple[int, int]]:
         """Return the file to store, the picture it decodes to, or None where it is trusted, and its (height, width)."""
@@ -77,7 +78,7 @@ class Shots:
             unseen = still.pixels is None and looked_at
             return still.file, decode.decode_sound(still.file) if unseen else still.pixels, size
         pixels = still.pixels if still.pixels is not None else decode.decode_sound(still.file or b"")
-        picture = decode.resize(pixels, size)
+        picture = resize(pixels, size)
         if storage == "video":
             return b"", picture, size
         data = decode.encode(picture, storage, self._config.conventions.jpeg_quality)

@@ -4,40 +4,35 @@ Quantiles are those of numpy's default method (linear between neighbours). LeRob
 and samples the pictures, so its figures differ a little.
 """
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+from stage1_convert.spool import Spool
 
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 NAMES = ("min", "max", "mean", "std", "count", *QUANTILES)
 
 
 class Columns:
-    """Collects the columns of a whole dataset in files without a name below `folder`, so that memory holds one
-    dimension of one column at a time, however many episodes there are.
+    """Collects the columns of a whole dataset, so that memory holds one dimension of one column at a time, however many
+    episodes there are.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._files: dict[str, tuple[BinaryIO, npt.NDArray[Any]]] = {}
+        self._folder, self._spools = folder, dict[str, Spool]()
 
     def add(self, key: str, values: npt.NDArray[Any]) -> None:
         """Append rows (rows,) or (rows, dimensions) to a column."""
-        if key not in self._files:
-            self._files[key] = (tempfile.TemporaryFile(dir=self._folder), values[:0])  # noqa: SIM115 (closed in stats)
-        self._files[key][0].write(np.ascontiguousarray(values).data)
+        self._spools.setdefault(key, Spool(self._folder)).add(values)
 
     def stats(self, key: str) -> dict[str, list[Any]]:
         """Return the statistics of everything that was added to a column, which is then forgotten."""
-        file, empty = self._files.pop(key)
-        with file:
-            file.flush()
-            return vector_stats(np.memmap(file, empty.dtype, "r").reshape(-1, *empty.shape[1:]))
+        return vector_stats(self._spools.pop(key).array())
 
 
 def vector_stats(values: npt.NDArray[Any]) -> dict[str, list[Any]]:

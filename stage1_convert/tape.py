@@ -15,6 +15,7 @@ from common.command import UserError
 from stage1_convert import fields, sync
 from stage1_convert.bag import Bag
 from stage1_convert.config import COMMAND, FIELD_PATH, JOINTS, Config, DataConfig
+from stage1_convert.spool import Spool
 from stage1_convert.video import VIDEO_TYPES, starts_video
 
 PICTURE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", *VIDEO_TYPES)
@@ -98,7 +99,7 @@ class _Track:
         self._bag, self._type = bag, bag.topics[topic].type
         self._is_video = self._type in VIDEO_TYPES
         self._leading = 0
-        self._parts: list[tuple[sync.Int64, sync.Int64, sync.Int64, sync.Float64]] = []
+        self._numbers, self._header_ns, self._receive_ns, self._values = Spool(), Spool(), Spool(), Spool()
         self._samples = 0
         self._faults: dict[int, str] = {}
 
@@ -114,7 +115,10 @@ class _Track:
         place = dict(zip(ours.tolist(), range(self._samples, self._samples + len(ours)), strict=True))
         self._faults |= {place[at]: fault for at, fault in found.faults.items()}
         receive_ns = np.array([receive_ns for receive_ns, _ in messages], np.int64)
-        self._parts.append((first + ours, found.header_ns[ours], receive_ns[ours], found.values[ours]))
+        self._numbers.add(first + ours)
+        self._header_ns.add(found.header_ns[ours])
+        self._receive_ns.add(receive_ns[ours])
+        self._values.add(found.values[ours])
         self._samples += len(ours)
 
     def finish(self, name: str, config: Config) -> Stream:
@@ -127,10 +131,8 @@ class _Track:
             self._bag.warnings.append(
                 f"topic {self.topic}: {self._leading} packets before the first key frame carry no picture"
             )
-        numbers, header_ns, receive_ns = (np.concatenate([part[at] for part in self._parts]) for at in range(3))
-        values = np.concatenate([part[3] for part in self._parts])
-        clock = self._clock(name, header_ns, receive_ns, config.data)
-        return Stream(self.topic, self.read, clock, numbers, values, self._faults)
+        clock = self._clock(name, self._header_ns.array(), self._receive_ns.array(), config.data)
+        return Stream(self.topic, self.read, clock, self._numbers.array(), self._values.array(), self._faults)
 
     def _starts(self, data: bytes) -> bool:
         return starts_video(self._type, self._bag.deserialise(self.topic, data))

@@ -144,6 +144,18 @@ def test_messages_that_stand_only_in_a_write_ahead_log_are_read_and_the_source_i
     assert tree(killed) == before
 
 
+def test_reading_leaves_no_file_beside_a_recording(tmp_path: Path) -> None:
+    bag = cell().write(tmp_path / "bag", "sqlite3")
+    with sqlite3.connect(bag / "bag.db3") as recorder:
+        recorder.execute("PRAGMA journal_mode=WAL")
+    recorder.close()
+    before = tree(bag)
+    with open_bag(bag, tmp_path / "scratch", "humble") as opened:
+        assert sum(1 for _ in opened.records(opened.topics)) == 195
+        assert tree(bag) == before
+    assert tree(bag) == before
+
+
 def cut_off(bag: Path, kept: float) -> Path:
     """Cut the end off a bag's storage file, as a full disk or a lost battery does."""
     (storage,) = [path for path in bag.iterdir() if path.name != "metadata.yaml"]
