@@ -8,7 +8,7 @@ import bisect
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from common.command import UserError, one_line
 from common.files import read_json
-from common.pictures import Picture, decode_picture, decode_video
+from common.pictures import Picture, decode_picture, decode_video, resize
 
 VERSION = "v3.0"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -90,6 +90,7 @@ class Dataset:
     features: dict[str, Feature]
     episodes: tuple[Episode, ...]
     info: dict[str, Any]
+    size: tuple[int, int] | None = None  # height and width that every picture is given in; None: as it is stored
 
     @classmethod
     def open(cls, root: Path) -> "Dataset":
@@ -117,9 +118,13 @@ class Dataset:
 
     @property
     def cameras(self) -> dict[str, tuple[int, int, int]]:
-        """Camera name -> picture shape (height, width, channels), in the dataset's order."""
-        keys = (key for key, feature in self.features.items() if feature.dtype in PICTURE_DTYPES)
-        return {key.removeprefix(IMAGES): _three(self.features[key]) for key in keys}
+        """Camera name -> shape (height, width, channels) of the pictures as they are given, in the dataset's order."""
+        stored = {key: _three(feature) for key, feature in self.features.items() if feature.dtype in PICTURE_DTYPES}
+        return {key.removeprefix(IMAGES): (*(self.size or shape[:2]), shape[2]) for key, shape in stored.items()}
+
+    def in_size(self, size: tuple[int, int] | None) -> "Dataset":
+        """Return the same dataset with its pictures in another (height, width), for a network that sees them so."""
+        return replace(self, size=size)
 
     @property
     def joint_names(self) -> tuple[str, ...]:
@@ -215,7 +220,7 @@ class Dataset:
                 else:
                     path, start_s = self._video(episode, camera)
                     picture = next(decode_video(path, start_s + (row - episode.start) / self.fps, 1, self.fps))
-                return self._of_declared_shape(picture, camera)
+                return self._as_wanted(picture, camera)
             except (UserError, StopIteration) as error:
                 frame = f"episode {episode.number}, frame {row - episode.start}"
                 raise UserError(f"{self.root}: camera {camera}, {frame}: {one_line(error)}") from error
@@ -227,14 +232,14 @@ class Dataset:
         chunk, file, start_s, _ = episode.videos[key]
         return self.root / VIDEO_PATH.format(video_key=key, chunk_index=chunk, file_index=file), start_s
 
-    def _of_declared_shape(self, picture: Picture, camera: str) -> Picture:
+    def _as_wanted(self, picture: Picture, camera: str) -> Picture:
         declared = self.features[picture_key(camera)].shape
         if picture.shape != declared:
             raise UserError(f"the picture has shape {picture.shape}, the dataset declares {declared}")
-        return picture
+        return resize(picture, self.size)
 
     def pictures(self, episode: Episode, camera: str) -> Iterator[Picture]:
-        """Yield the episode's pictures of one camera in order, decoded, RGB (height, width, 3) uint8.
+        """Yield the episode's pictures of one camera in order, decoded, RGB (height, width, 3) uint8 in `size`.
 
         Raises UserError naming the episode and the frame when a picture is damaged or has another size.
         """
@@ -246,7 +251,7 @@ class Dataset:
         count = 0
         try:
             for picture in pictures:
-                yield self._of_declared_shape(picture, camera)
+                yield self._as_wanted(picture, camera)
                 count += 1
         except UserError as error:
             raise UserError(

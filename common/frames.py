@@ -1,7 +1,7 @@
 """All pictures of a dataset in; a source of uint8 pictures by row out, by default a memory map that is decoded once.
 
 The map is one file a camera, `<cache>/frames/<key>/<camera>.u8`, shared by every process of the machine; the key is a hash
-of the dataset's fingerprint and of the size asked for, so that another dataset or size never finds it.
+of the dataset's fingerprint and of the size its pictures are asked for in, so that no other ever finds it.
 """
 
 import contextlib
@@ -16,19 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, Protocol
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from common.command import UserError, progress
 from common.dataset import Dataset, Episode
 from common.files import new_folder, remove_stale, require_free, write_json
-from common.pictures import Picture
 
 CACHE_VERSION = 2  # part of the key: a cache written by other code is never misread
 ABOUT = "about.json"
 Rows = npt.NDArray[np.int64]
-Size = tuple[int, int]
 log = logging.getLogger(__name__)
 
 
@@ -56,15 +53,14 @@ class MappedFrames:
 class DecodedFrames:
     """Pictures that are decoded at every use: nothing is kept but the encoded bytes, memory-mapped by `datasets`."""
 
-    def __init__(self, dataset: Dataset, camera: str, size: Size | None, cache_dir: Path) -> None:
-        self.shape = frame_shape(dataset.cameras[camera], size)
-        self._dataset, self._camera, self._size = dataset, camera, size
+    def __init__(self, dataset: Dataset, camera: str, cache_dir: Path) -> None:
+        self.shape = dataset.cameras[camera]
         self._picture = dataset.picture_by_row(camera, cache_dir)
 
     def take(self, rows: Rows, out: npt.NDArray[np.uint8]) -> None:
         """Decode the pictures of `rows`."""
         for i, row in enumerate(rows):
-            out[i] = resized(self._picture(int(row)), self._size)
+            out[i] = self._picture(int(row))
 
 
 def default_cache_dir() -> Path:
@@ -72,30 +68,14 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bag2act"
 
 
-def frame_shape(stored: tuple[int, int, int], size: Size | None) -> tuple[int, int, int]:
-    """Return (height, width, channels) of a camera's pictures once they have `size`."""
-    return (*size, stored[2]) if size else stored
-
-
-def resized(picture: Picture, size: Size | None) -> Picture:
-    """Return the picture in (height, width) `size`, by areas where it shrinks; None leaves it as it is."""
-    if size is None or picture.shape[:2] == size:
-        return picture
-    shrinks = size[0] <= picture.shape[0] and size[1] <= picture.shape[1]
-    way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(picture, (size[1], size[0]), interpolation=way)  # type: ignore[return-value]
-
-
-def cache_bytes(dataset: Dataset, size: Size | None) -> int:
+def cache_bytes(dataset: Dataset) -> int:
     """Return how much the decoded pictures of all cameras take."""
-    shapes = (frame_shape(stored, size) for stored in dataset.cameras.values())
-    return dataset.n_frames * sum(height * width * channels for height, width, channels in shapes)
+    return dataset.n_frames * sum(height * width * channels for height, width, channels in dataset.cameras.values())
 
 
 def open_frames(
     dataset: Dataset,
     cache_dir: Path,
-    size: Size | None = None,
     mode: Literal["auto", "mmap", "none"] = "auto",
     build: bool = True,
 ) -> dict[str, Frames]:
@@ -104,17 +84,17 @@ def open_frames(
     The first process to ask decodes them into the map; others wait for it and share the result. With `build=False`
     a map is used where there is one. Raises UserError for a disk without room ("mmap") and for a damaged picture.
     """
-    folder = _folder(dataset, cache_dir, size)
+    folder = _folder(dataset, cache_dir)
     if dataset.cameras and mode != "none" and build:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.with_suffix(".lock")):
-            if not folder.exists() and _has_room(dataset, folder, size, mode):
-                _build(dataset, folder, size)
+            if not folder.exists() and _has_room(dataset, folder, mode):
+                _build(dataset, folder)
     if mode == "none" or not folder.exists():
-        return {camera: DecodedFrames(dataset, camera, size, cache_dir) for camera in dataset.cameras}
+        return {camera: DecodedFrames(dataset, camera, cache_dir) for camera in dataset.cameras}
     return {
-        camera: MappedFrames(folder / f"{camera}.u8", dataset.n_frames, frame_shape(stored, size))
-        for camera, stored in dataset.cameras.items()
+        camera: MappedFrames(folder / f"{camera}.u8", dataset.n_frames, shape)
+        for camera, shape in dataset.cameras.items()
     }
 
 
@@ -136,8 +116,8 @@ def clear_cache(cache_dir: Path) -> None:
         shutil.rmtree(cache_dir / name, ignore_errors=True)
 
 
-def _folder(dataset: Dataset, cache_dir: Path, size: Size | None) -> Path:
-    parts = [CACHE_VERSION, dataset.fingerprint, dataset.cameras, size]
+def _folder(dataset: Dataset, cache_dir: Path) -> Path:
+    parts = [CACHE_VERSION, dataset.fingerprint, dataset.cameras]
     return cache_dir / "frames" / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
@@ -152,10 +132,10 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _has_room(dataset: Dataset, folder: Path, size: Size | None, mode: str) -> bool:
+def _has_room(dataset: Dataset, folder: Path, mode: str) -> bool:
     remove_stale(folder.parent)
     try:
-        require_free(folder, cache_bytes(dataset, size), "the decoded pictures")
+        require_free(folder, cache_bytes(dataset), "the decoded pictures")
     except UserError as error:
         if mode == "mmap":
             raise
@@ -164,14 +144,14 @@ def _has_room(dataset: Dataset, folder: Path, size: Size | None, mode: str) -> b
     return True
 
 
-def _build(dataset: Dataset, folder: Path, size: Size | None) -> None:
+def _build(dataset: Dataset, folder: Path) -> None:
     log.info(
         "decoding %d pictures once into %s (%.2f GB)",
-        *(dataset.n_frames * len(dataset.cameras), folder, cache_bytes(dataset, size) / 1e9),
+        *(dataset.n_frames * len(dataset.cameras), folder, cache_bytes(dataset) / 1e9),
     )
     with new_folder(folder, manifest=False) as temporary:
-        for camera, stored in dataset.cameras.items():
-            shape = (dataset.n_frames, *frame_shape(stored, size))
+        for camera, of in dataset.cameras.items():
+            shape = (dataset.n_frames, *of)
             path = temporary / f"{camera}.u8"
             with path.open("wb") as file:
                 # Reserve the blocks now: a sparse map on a full disk dies by SIGBUS instead of an error.
@@ -180,14 +160,14 @@ def _build(dataset: Dataset, folder: Path, size: Size | None) -> None:
 
             def fill(episode: Episode, camera: str = camera, frames: npt.NDArray[np.uint8] = frames) -> None:
                 for row, picture in enumerate(dataset.pictures(episode, camera), episode.start):
-                    frames[row] = resized(picture, size)
+                    frames[row] = picture
 
             with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # decoding leaves Python's lock
                 done = pool.map(fill, dataset.episodes)
                 for _ in progress(done, len(dataset.episodes), f"decoding {camera}", "episode"):
                     pass
             frames.flush()  # type: ignore[attr-defined]
-        write_json(temporary / ABOUT, {"dataset": str(dataset.root.resolve()), "size": size})
+        write_json(temporary / ABOUT, {"dataset": str(dataset.root.resolve()), "size": dataset.size})
 
 
 def _folder_bytes(folder: Path) -> int:

@@ -23,6 +23,15 @@ def decode_picture(data: bytes) -> Picture:
     return picture  # type: ignore[return-value]
 
 
+def resize(picture: Picture, size: tuple[int, int] | None) -> Picture:
+    """Return the picture in (height, width) `size`, by areas where it shrinks; None leaves it as it is."""
+    if size is None or picture.shape[:2] == size:
+        return picture
+    shrinks = size[0] <= picture.shape[0] and size[1] <= picture.shape[1]
+    way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(picture, (size[1], size[0]), interpolation=way)  # type: ignore[return-value]
+
+
 def decode_video(path: Path, start_s: float, count: int, fps: int) -> Iterator[Picture]:
     """Yield `count` frames of a video from time `start_s` on, in order, RGB (height, width, 3) uint8.
 

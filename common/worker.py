@@ -5,6 +5,7 @@ with a memory and a time limit; when that dies or is stopped, its item's result 
 """
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import resource
@@ -12,8 +13,7 @@ import signal
 import threading
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -31,30 +31,50 @@ class Limits(NamedTuple):
 
 
 def each(
-    function: Callable[[A], R], items: Sequence[A], workers: int, limits: Callable[[A], Limits]
+    function: Callable[[A], R], items: Iterable[A], workers: int, limits: Callable[[A], Limits]
 ) -> Generator[R | UserError, None, None]:
     """Yield function(item) for every item, in order; a UserError takes the place of a result that could not be had.
 
     `function` must be importable. A UserError that it raises is its result; what else it raises, apart from MemoryError, is
-    raised here. Closing the generator stops every process, and so does the death of this one.
+    raised here. Items are taken when they are needed, at most one more than there are workers before their results are.
+    Closing the generator stops every process, and so does the death of this one.
     """
-    waiting = deque(enumerate(items))
-    done: dict[int, R | UserError] = {}
+    if multiprocessing.current_process().daemon:  # such a process already, which may have no children
+        yield from map(_in_this_process(function), items)
+        return
+    todo, done = enumerate(items), dict[int, R | UserError]()
     pool: list[_Worker[A, R]] = []
     try:
-        for number in range(len(items)):
+        for number in itertools.count():
             while number not in done:
-                while waiting and len(pool) < workers:
-                    pool.append(_Worker(function))
-                for worker in pool:
-                    if waiting and worker.number is None:
-                        at, item = waiting.popleft()
-                        worker.give(at, item, limits(item))
+                running = sum(worker.number is not None for worker in pool)
+                for at, item in itertools.islice(todo, min(workers - running, workers + 1 - running - len(done))):
+                    _idle(pool, function).give(at, item, limits(item))
+                if all(worker.number is None for worker in pool):
+                    return
                 done.update(_collect(pool))
             yield done.pop(number)
     finally:
         for worker in pool:
             worker.stop()
+
+
+def _in_this_process(function: Callable[[A], R]) -> Callable[[A], R | UserError]:
+    def call(item: A) -> R | UserError:
+        try:
+            return function(item)
+        except UserError as error:
+            return error
+
+    return call
+
+
+def _idle(pool: "list[_Worker[A, R]]", function: Callable[[A], R]) -> "_Worker[A, R]":
+    for worker in pool:
+        if worker.number is None:
+            return worker
+    pool.append(_Worker(function))
+    return pool[-1]
 
 
 def _collect(pool: "list[_Worker[Any, Any]]") -> dict[int, Any]:

@@ -9,6 +9,7 @@ import fcntl
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import yaml
 from common.command import EXIT_TRANSIENT, Parser, UserError, one_line
 from common.command import run as leave_with
 from common.files import read_json, write_file
-from osmo.board import COMPLETED, FAILED, STOPPED, TIMED_OUT, WAITING, Board, Row
+from osmo.board import COMPLETED, FAILED, STOPPED, TIMED_OUT, Board, Row
 from osmo.commands import check_commands
 from osmo.plan import make_plan
 from osmo.runner import SPEC, STATE, Options, Result, Runner, credentials, tail
@@ -226,6 +227,9 @@ def _sigterm_as_interrupt() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may; the caller's is another
+        yield
+        return
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
@@ -233,7 +237,7 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-__all__ = ["WAITING", "Result", "restart", "run"]
+__all__ = ["Result", "restart", "run"]
 
 if __name__ == "__main__":
     leave_with(main)

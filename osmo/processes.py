@@ -26,6 +26,7 @@ class Process:
         self._mark = uuid.uuid4().hex
         self._secrets = [secret.encode() for secret in secrets if len(secret) >= MASKED_CHARACTERS]
         self.log, self.last_line = log, ""
+        self._told_to_end = False
         self.started = time.monotonic()
         self._child = subprocess.Popen(
             words,
@@ -47,12 +48,15 @@ class Process:
             return None
         if self._pump.is_alive():
             self._pump.join(0.05)
-        if self._pump.is_alive():  # something it started holds the log open; a container would end it too
+        if self._pump.is_alive() and self._told_to_end and self._has_group():
+            return None  # a shell ends at once, while what it waited for is saving
+        if self._pump.is_alive():  # something it left running holds the log open; a container would end it too
             self.kill()
         return 128 - code if code < 0 else code
 
     def terminate(self) -> None:
         """Ask the process and its group to end."""
+        self._told_to_end = True
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGTERM)
 
@@ -61,6 +65,13 @@ class Process:
         self._sweep()
         self._child.wait()
         self._pump.join()
+
+    def _has_group(self) -> bool:
+        try:
+            os.killpg(self._child.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
 
     def _sweep(self) -> None:
         mark = f"{MARK}={self._mark}".encode()
@@ -84,10 +95,12 @@ def stop(processes: Sequence[Process], grace_s: float = GRACE_S) -> None:
     for process in processes:
         process.terminate()
     end = time.monotonic() + grace_s
-    while any(process.poll() is None for process in processes) and time.monotonic() < end:
-        time.sleep(0.05)
-    for process in processes:
-        process.kill()
+    try:
+        while any(process.poll() is None for process in processes) and time.monotonic() < end:
+            time.sleep(0.05)
+    finally:  # also when somebody presses Ctrl-C a second time
+        for process in processes:
+            process.kill()
 
 
 def current_environment(root: Path) -> dict[str, str]:

@@ -9,8 +9,9 @@ import numpy as np
 
 from common.command import UserError, one_line
 from common.files import write_file
+from common.pictures import resize
 from stage1_convert import fields
-from stage1_convert.decode import encode, resize
+from stage1_convert.decode import encode
 from stage1_convert.proposal import propose
 from stage1_convert.source import Source, find_bags
 from stage1_convert.survey import Camera, Facts, Survey, changes, survey

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.command import UserError
-from common.pictures import Picture
+from common.pictures import Picture, resize
 from stage1_convert import decode, stats
 from stage1_convert.bag import Bag
 from stage1_convert.camera import SEEN_OF_TRUSTED, read_pictures
@@ -78,7 +78,7 @@ class Shots:
             unseen = still.pixels is None and looked_at
             return still.file, decode.decode_sound(still.file) if unseen else still.pixels, size
         pixels = still.pixels if still.pixels is not None else decode.decode_sound(still.file or b"")
-        picture = decode.resize(pixels, size)
+        picture = resize(pixels, size)
         if storage == "video":
             return b"", picture, size
         data = decode.encode(picture, storage, self._config.conventions.jpeg_quality)

@@ -15,7 +15,6 @@ from common import config as configuration
 from common.act import Act
 from common.checkpoint import ENVIRONMENT, Checkpoint, PolicyShape, Robot, new_network
 from common.dataset import ACTION, STATE, Dataset, Episode, picture_key
-from common.frames import frame_shape
 from common.normalise import Normaliser
 from common.resnet import load_backbone_weights
 from stage2_train.config import TrainConfig
@@ -40,7 +39,7 @@ def new_checkpoint(config: TrainConfig, dataset: Dataset, held_out: list[Episode
     shape = PolicyShape(
         dataset.features[STATE].shape[0],
         dataset.features[ACTION].shape[0],
-        {camera: frame_shape(stored, config.data.size) for camera, stored in dataset.cameras.items()},
+        dataset.cameras,
         environment.shape[0] if environment else 0,
     )
     torch.manual_seed(config.training.seed)

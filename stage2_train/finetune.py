@@ -7,7 +7,7 @@ from pathlib import Path
 from common.act import ActConfig
 from common.checkpoint import Checkpoint, PolicyShape, read_settings
 from common.command import UserError
-from common.runs import CONFIG
+from common.runs import pretrained_folder
 from stage2_train.config import TrainConfig
 
 # How the chunks are used, and how hard the training is, may differ; everything else decides what the weights mean.
@@ -20,7 +20,7 @@ def adopt(config: TrainConfig, keys_set: set[str]) -> TrainConfig:
     """Return the configuration with the model keys that nobody set taken from model.init_from, if there is one."""
     if config.model.init_from is None:
         return config
-    _, act, _ = read_settings(_folder(config.model.init_from))
+    _, act, _ = read_settings(pretrained_folder(Path(config.model.init_from)))
     theirs = {field.name: getattr(act, field.name) for field in fields(ActConfig)}
     taken = {key: value for key, value in theirs.items() if key not in {*keys_set, "pretrained_backbone_weights"}}
     try:
@@ -31,7 +31,7 @@ def adopt(config: TrainConfig, keys_set: set[str]) -> TrainConfig:
 
 def read_base(config: TrainConfig, shape: PolicyShape) -> Checkpoint:
     """Return the checkpoint of model.init_from; raises UserError naming what the network or the dataset has otherwise."""
-    base = Checkpoint.read(_folder(str(config.model.init_from)))
+    base = Checkpoint.read(pretrained_folder(Path(str(config.model.init_from))))
     pairs = {
         f"model.{field.name}": (getattr(base.act, field.name), getattr(config.model, field.name))
         for field in fields(ActConfig)
@@ -53,8 +53,3 @@ def read_base(config: TrainConfig, shape: PolicyShape) -> Checkpoint:
             raise UserError(f"model.init_from={config.model.init_from} has {what} {theirs}, this training {ours}")
     log.info("starting from the weights of %s", config.model.init_from)
     return base
-
-
-def _folder(path: str) -> Path:
-    inner = Path(path) / "pretrained_model"
-    return inner if (inner / CONFIG).is_file() else Path(path)

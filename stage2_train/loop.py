@@ -22,7 +22,7 @@ from stage2_train.learner import Learner
 from stage2_train.optimizer import NEVER, Optimizer
 from stage2_train.ranks import Poll, Ranks
 from stage2_train.resume import Start
-from stage2_train.saving import Saver
+from stage2_train.saving import Numbered, Saver
 from stage2_train.track import Metrics, Tracker, Window, tracker
 from stage2_train.validate import Validation
 
@@ -120,13 +120,10 @@ class Run:
                 if metrics:
                     track.log({"step": done, **metrics})
                 track.tick(done)
-                if saves:
-                    window = self.window.state(ranks)
-                    saved = time.monotonic()
-                    if saver:
-                        saver.save(done, self._progress(), window, track.draw)
-                if saver and "val_loss" in metrics:
-                    saver.save_best(done, metrics["val_loss"])
+                numbered = Numbered(self._shares(), self.window.state(ranks), track.draw) if saves else None
+                saved = time.monotonic() if saves else saved
+                if saver:
+                    saver.save(done, numbered, metrics.get("val_loss"))
                 if stop:
                     self._leave(saver, done)
 
@@ -185,7 +182,7 @@ class Run:
             "memory_gb": _memory_bytes(self.ranks.device) / 1e9,
         }
 
-    def _progress(self) -> dict[str, int]:
+    def _shares(self) -> dict[str, int]:
         training = self.config.training
         return {
             "num_processes": self.ranks.world_size,

@@ -12,7 +12,7 @@ import yaml
 
 from common.config import to_dict
 from common.dataset import Dataset
-from common.frames import Rows, Size, cache_bytes, default_cache_dir, frame_shape, resized
+from common.frames import Rows, cache_bytes, default_cache_dir
 from stage2_train.batches import Recordings, batches, split
 from stage2_train.checkpoints import new_checkpoint, trainable
 from stage2_train.config import TrainConfig
@@ -24,10 +24,9 @@ from stage2_train.train import check, set_up_device
 class FirstFrames:
     """A few pictures of one camera, given for any row: enough to time a step without decoding the dataset."""
 
-    def __init__(self, dataset: Dataset, camera: str, size: Size | None, count: int) -> None:
-        self.shape = frame_shape(dataset.cameras[camera], size)
-        first = islice(dataset.pictures(dataset.episodes[0], camera), count)
-        self._pictures = np.stack([resized(picture, size) for picture in first])
+    def __init__(self, dataset: Dataset, camera: str, count: int) -> None:
+        self.shape = dataset.cameras[camera]
+        self._pictures = np.stack(list(islice(dataset.pictures(dataset.episodes[0], camera), count)))
 
     def take(self, rows: Rows, out: npt.NDArray[np.uint8]) -> None:
         """Put some picture for each of `rows` into `out`."""
@@ -36,15 +35,15 @@ class FirstFrames:
 
 def preview(config: TrainConfig) -> None:
     """Print the resolved configuration, the dataset's numbers, memory and disk needed, and the time of a step."""
-    training, size = config.training, config.data.size
-    dataset = Dataset.open(Path(config.data.dataset))
+    training = config.training
+    dataset = Dataset.open(Path(config.data.dataset)).in_size(config.data.size)
     episodes, held_out = split(dataset, config.data.episodes, config.data.val_fraction)
     check(config, dataset, episodes)
     print(yaml.safe_dump(to_dict(config), sort_keys=False))
     with join(training.device) as ranks, tempfile.TemporaryDirectory() as scratch:
         set_up_device(training, ranks)
         checkpoint = new_checkpoint(config, dataset, held_out)
-        frames = {camera: FirstFrames(dataset, camera, size, training.batch_size) for camera in dataset.cameras}
+        frames = {camera: FirstFrames(dataset, camera, training.batch_size) for camera in dataset.cameras}
         run = Run(
             config, dataset, Recordings(dataset, dict(frames), Path(scratch)), episodes, held_out, checkpoint, ranks
         )
@@ -60,7 +59,7 @@ def preview(config: TrainConfig) -> None:
         f"batch       {run.plan.global_batch} samples a step, {len(run.samples) / run.plan.global_batch:.1f} steps an epoch, "
         f"{training.steps * run.plan.global_batch / len(run.samples):.1f} epochs\n"
         f"memory      {4 * weights_gb:.2f} GB for weights, gradients and optimizer, and as much as the activations take\n"
-        f"cache       {cache_bytes(dataset, size) / 1e9:.2f} GB of decoded pictures in {cache_dir}, "
+        f"cache       {cache_bytes(dataset) / 1e9:.2f} GB of decoded pictures in {cache_dir}, "
         f"where {_free_bytes(cache_dir) / 1e9:.2f} GB are free\n"
         f"checkpoint  {3 * weights_gb:.2f} GB each\n"
         f"time        {step_s:.3f} s a step on {ranks.device}, {training.steps * step_s / 3600:.2f} h for all of them"

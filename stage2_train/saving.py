@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -39,6 +39,14 @@ def numbered(output_dir: Path) -> list[tuple[int, Path]]:
     """Return (step, folder) of every numbered checkpoint, in the order of their steps."""
     matches = ((re.fullmatch(r"checkpoint_(\d{6,})", path.name), path) for path in output_dir.glob("checkpoint_*"))
     return sorted((int(match[1]), path) for match, path in matches if match)
+
+
+class Numbered(NamedTuple):
+    """What a numbered checkpoint holds beside weights and optimizer, and what to do when it is written."""
+
+    shares: Mapping[str, int]  # how the global batch was shared
+    window: Mapping[str, Any]  # the losses since the last log line
+    draw: Callable[[], None]
 
 
 class Saver:
@@ -71,24 +79,31 @@ class Saver:
             writing, self._writing = self._writing, None
             writing.result()
 
-    def save(self, step: int, progress: Mapping[str, Any], window: Mapping[str, Any], draw: Callable[[], None]) -> None:
-        """Start writing the numbered checkpoint of a step, then `draw`; returns as soon as the state is copied."""
-        self._snapshot(with_optimizer=True)
+    def save(self, step: int, numbered: Numbered | None, val_loss: float | None) -> None:
+        """Start writing what is due: `best/`, when no held-out loss before was as low, and the numbered checkpoint.
+
+        Returns as soon as the state is copied.
+        """
+        improved = val_loss if val_loss is not None and val_loss < self.best else None
+        if improved is None and numbered is None:
+            return
+        self.wait()
+        self._snapshot(with_optimizer=numbered is not None)
+        self.best = self.best if improved is None else improved
         groups = self._optimizer.groups()
-        self._submit(self._write_numbered, step, groups, {"step": step, **progress}, dict(window), draw)
+        self._writing = self._writer.submit(self._write, step, improved, numbered, groups)
 
-    def save_best(self, step: int, val_loss: float) -> None:
-        """Start writing `best/` when no held-out loss before was as low."""
-        if val_loss < self.best:
-            self.best = val_loss
-            self._snapshot(with_optimizer=False)
-            self._submit(self._write_best, step, val_loss)
-
-    def _submit(self, write: Any, *args: Any) -> None:
-        self._writing = self._writer.submit(write, *args)
+    def _write(
+        self, step: int, val_loss: float | None, numbered: Numbered | None, groups: list[dict[str, object]]
+    ) -> None:
+        if val_loss is not None:  # first: once the numbered one is there, nobody comes back to this step
+            self._write_best(step, val_loss)
+        if numbered is not None:
+            self._write_numbered(step, numbered, groups)
+            self._prune()
+            numbered.draw()
 
     def _snapshot(self, with_optimizer: bool) -> None:
-        self.wait()
         mine = self._copy.network.state_dict()
         for name, tensor in self._live.state_dict().items():
             mine[name].copy_(tensor)
@@ -98,14 +113,7 @@ class Saver:
             else:
                 self._state[name].copy_(tensor)
 
-    def _write_numbered(
-        self,
-        step: int,
-        groups: list[dict[str, object]],
-        progress: dict[str, Any],
-        window: dict[str, Any],
-        draw: Callable[[], None],
-    ) -> None:
+    def _write_numbered(self, step: int, numbered: Numbered, groups: list[dict[str, object]]) -> None:
         folder = self._folder / checkpoint_name(step)
         size = sum(t.nbytes for t in [*self._copy.network.state_dict().values(), *self._state.values()])
         require_free(self._folder, size, f"checkpoint {folder.name}")
@@ -116,11 +124,9 @@ class Saver:
             state.mkdir()
             save_file(self._state, state / OPTIMIZER_STATE)
             write_json(state / OPTIMIZER_GROUPS, groups)
-            write_json(state / STEP, progress)
-            write_json(state / WINDOW, window)
+            write_json(state / STEP, {"step": step, **numbered.shares})
+            write_json(state / WINDOW, numbered.window)
         log.info("saved %s", folder)
-        self._prune()
-        draw()
 
     def _write_best(self, step: int, val_loss: float) -> None:
         with new_folder(self._folder / BEST) as temporary:

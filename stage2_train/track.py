@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import queue
 import sys
 import threading
@@ -140,7 +141,7 @@ class Journal:
         self._path, self._steps, self._services = folder / METRICS, steps, services
         self._latest: Metrics = {}
         self._started = self._told = time.monotonic()
-        self._first_step = first_step
+        self._first_step, self._drawn = first_step, -math.inf
         on_terminal = sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=first_step, unit="step", dynamic_ncols=True) if on_terminal else None
 
@@ -167,7 +168,11 @@ class Journal:
             log.info("step %d of %d  %s", step, self._steps, "  ".join([*known, left]))
 
     def draw(self) -> None:
-        """Refresh curves.png from metrics.jsonl."""
+        """Refresh curves.png from metrics.jsonl, unless that was just done and more steps come."""
+        now = time.monotonic()
+        if now - self._drawn < LOG_PERIOD_S and self._latest.get("step") != self._steps:
+            return
+        self._drawn = now
         rows = [json.loads(line) for line in self._path.read_text().splitlines()]
         if rows:
             draw_curves(rows, self._path.with_name("curves.png"))

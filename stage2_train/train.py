@@ -31,7 +31,7 @@ def train(config: TrainConfig) -> Path:
     Raises UserError for what the operator can mend, before the first step wherever possible, and TransientError where
     the same command goes on from what is saved: after SIGTERM, or when another process is lost.
     """
-    dataset = Dataset.open(Path(config.data.dataset))
+    dataset = Dataset.open(Path(config.data.dataset)).in_size(config.data.size)
     episodes, held_out = split(dataset, config.data.episodes, config.data.val_fraction)
     check(config, dataset, episodes)
     output_dir = Path(config.training.output_dir)
@@ -92,7 +92,7 @@ def _open_recordings(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> Rec
     cache_dir = Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()
 
     def opened() -> Recordings:
-        frames = open_frames(dataset, cache_dir, config.data.size, config.data.frame_cache, build=builds)
+        frames = open_frames(dataset, cache_dir, config.data.frame_cache, build=builds)
         return Recordings(dataset, frames, cache_dir)
 
     builds = ranks.local_rank == 0

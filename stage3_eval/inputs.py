@@ -52,9 +52,10 @@ def open_inputs(
     action_meaning: str | None = None,
 ) -> Inputs:
     """Open both and check that they belong together; raises UserError naming both sides where they differ."""
-    opened = Dataset.open(dataset)
     folder = pretrained_folder(checkpoint)
     policy = Policy.load(folder, choose_device(device))
+    trained = policy.checkpoint.train_config.get("config", {}).get("data", {}).get("image_size")
+    opened = Dataset.open(dataset).in_size(tuple(trained) if trained else None)  # what the training saw, it sees here
     require_match(policy, opened)
     meaning = choose_meaning(action_meaning, policy, opened)
     files = {name: entry["sha256"] for name, entry in describe_folder(folder).items()}

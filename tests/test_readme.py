@@ -71,7 +71,13 @@ def taste(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_three_commands_run_as_written(taste: Path) -> None:
-    for made in ("lerobot/meta/info.json", "train/curves.png", "eval/all_episodes.parquet", "rollout/rollout.png"):
+    for made in (
+        "look/proposed.yaml",
+        "lerobot/meta/info.json",
+        "train/curves.png",
+        "eval/report.html",
+        "rollout/rollout.png",
+    ):
         assert (taste / made).is_file()
 
 

@@ -7,12 +7,14 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+import stage1_convert.convert  # noqa: F401 (all tests fork their workers from one process, which imports this module)
 from common.command import UserError
 from common.worker import Limits, each
 from tests.conftest import ROOT
@@ -58,6 +60,20 @@ def results(*hows: str, workers: int = 2) -> list[object]:
 def test_results_come_in_the_order_of_the_items() -> None:
     items = [str(number) for number in range(50)]
     assert results(*items, workers=3) == items
+
+
+def test_items_are_taken_when_they_are_needed() -> None:
+    taken: list[str] = []
+
+    def items() -> Iterator[str]:
+        for number in range(20):
+            taken.append(str(number))
+            yield taken[-1]
+
+    running = each(misbehave, items(), 2, lambda how: QUICK)
+    assert next(running) == "0"
+    assert len(taken) <= 1 + 2 + 1
+    running.close()
 
 
 @pytest.mark.parametrize(

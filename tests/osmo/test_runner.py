@@ -262,6 +262,20 @@ def test_ctrl_c_stops_everything_and_the_run_can_go_on(tmp_path: Path) -> None:
     assert command("restart", tmp_path / "work").returncode == 0
 
 
+def test_what_a_shell_started_may_save_before_it_is_stopped(tmp_path: Path) -> None:
+    # Two commands, so that the shell waits: it dies of the signal at once, its child answers it by saving.
+    child = "trap 'sleep 0.5; touch {{output}}/saved; exit 75' TERM; touch {{output}}/../here; sleep 60 & wait"
+    path = flow(tmp_path, task("a", f'bash -c "{child}"; true'))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "osmo.local", "run", str(path), "--work", str(tmp_path / "work")],
+        cwd=ROOT, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for(tmp_path / "work" / "a" / "here")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 130
+    assert (tmp_path / "work" / "a" / "output" / "saved").exists()
+
+
 def test_a_run_that_is_going_on_is_not_started_twice(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "osmo.local", "run", str(flow(tmp_path, task("a", 'touch "{{output}}/../here"; sleep 60'))),

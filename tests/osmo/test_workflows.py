@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,30 +37,46 @@ def completed(result: Result) -> Result:
 
 
 @pytest.fixture(scope="module")
-def chain(bags: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole chain, by the command that the README shows."""
-    work = tmp_path_factory.mktemp("chain") / "work"
-    values = [f"{key}={value}" for key, value in (TOY | EVAL).items()]
-    words = ["run", OSMO / "convert-train-eval.yaml", "--work", work, "--map", f"{BAGS_URL}={bags}", "--set", *values]
+def taste(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the README's commands have been run, word for word: bags, and the chain on them."""
+    folder = tmp_path_factory.mktemp("taste")
+    for name in ("osmo", "demo"):
+        (folder / name).symlink_to(ROOT / name)
+    (block,) = re.findall(r"```bash\n(.*?)```", (OSMO / "README.md").read_text(), re.DOTALL)
+    environment = {
+        **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "osmo.local", *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=False
+        ["bash", "-c", f"set -e\n{block}"], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return work
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chain(taste: Path) -> Path:
+    return taste / "chain"
+
+
+@pytest.fixture(scope="module")
+def bags(taste: Path) -> Path:
+    return taste / "bags"
 
 
 def test_the_chain_keeps_each_result_as_a_dataset_under_the_name_teams_know(chain: Path) -> None:
     kept = chain / "datasets"
     assert (kept / "ur10e-lerobot" / "dataset" / "meta" / "info.json").is_file()
     assert (kept / "ur10e-act-checkpoint/train-rosbag-act/checkpoint_000002/pretrained_model/config.json").is_file()
-    assert (kept / "ur10e-eval-results" / "episode_001.parquet").is_file()
+    assert {"episode_000.parquet", "episode_001.parquet", "all_episodes.parquet"} <= {
+        path.name for path in (kept / "ur10e-eval-results").iterdir()
+    }
 
 
-def test_the_chain_trains_with_the_config_of_the_workflow(chain: Path) -> None:
+def test_the_chain_trains_with_the_config_it_is_given_and_the_steps_of_the_workflow(chain: Path) -> None:
     folder = chain / "datasets/ur10e-act-checkpoint/train-rosbag-act/checkpoint_000002/pretrained_model"
-    record = json.loads((folder / "train_config.json").read_text())["config"]
-    assert record["training"]["scheduler"] == "cosine"  # from config.yaml
-    assert record["training"]["warmup_steps"] == 1  # from --set
+    config = json.loads((folder / "train_config.json").read_text())["config"]
+    assert config["model"]["dim_model"] == 128  # from demo/train.yaml
+    assert (config["training"]["steps"], config["training"]["warmup_steps"]) == (2, 1)  # from --set
 
 
 def test_shards_merge_into_the_dataset_of_one_machine(chain: Path, bags: Path, tmp_path: Path) -> None:
@@ -94,6 +111,7 @@ def test_ddp_trains_on_two_nodes_that_meet_at_the_lead(chain: Path, tmp_path: Pa
     run_folder = result.tasks["train-act"].output / "train-rosbag-act"
     record = json.loads((run_folder / "checkpoint_000002/pretrained_model/train_config.json").read_text())
     assert record["config"]["training"]["num_workers"] == 4  # from config-ddp.yaml
+    assert record["config"]["training"]["scheduler"] == "cosine"
     assert "x 2 processes" in result.tasks["train-act"].log.read_text()
     assert not any(result.tasks["worker-1"].output.iterdir())  # a worker's output would be uploaded too
 
@@ -140,10 +158,8 @@ def test_a_training_that_is_killed_goes_on_from_its_url_after_restart(chain: Pat
     result = completed(restart(tmp_path / "work"))
     text = result.tasks["train-act"].log.read_text()
     assert "restored checkpoint_0000" in text
-    steps = [
-        json.loads(line)["step"]
-        for line in (result.tasks["train-act"].output / "train-rosbag-act/metrics.jsonl").open()
-    ]
+    metrics = result.tasks["train-act"].output / "train-rosbag-act" / "metrics.jsonl"
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == list(range(1, 13))
 
 

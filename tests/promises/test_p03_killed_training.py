@@ -1,47 +1,54 @@
 """A training that is killed at any moment, and started again until it is done, is the training that nobody killed."""
 
-import os
 import random
+import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
+from stage2_train.saving import numbered
+from tests.promises.harness import Command, Warm, leftovers, loops
 from tests.stage2_train.test_resume import content
 from tests.stage2_train.tiny import finish, start, stderr, without_times, write_dataset
 
-LOOPS = int(os.environ.get("SOAK_LOOPS", "4"))
-# Saves all the time, so that many a kill meets a save; one log line reaches over several of them.
+# Saves often, so that many a kill meets a save; a log line reaches over several of them.
 OFTEN = (
-    "training.steps=60",
+    "training.steps=20",
     "training.save_freq=2",
-    "training.log_freq=7",
+    "training.log_freq=5",
     "data.val_fraction=0.34",
-    "training.val_freq=9",
+    "training.val_freq=3",
 )
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_kills_at_random_moments_change_nothing(tmp_path: Path, world_size: int) -> None:
-    dataset = write_dataset(tmp_path / "dataset")
+@pytest.mark.parametrize(("world_size", "short", "soak"), [(1, 4, 100), (2, 2, 50)])
+def test_kills_at_random_moments_change_nothing(warm: Warm, ram: Path, world_size: int, short: int, soak: int) -> None:
+    dataset, whole, out = write_dataset(ram / "dataset"), ram / "whole", ram / "out"
     args = (*OFTEN, f"training.batch_size={4 // world_size}")
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    assert finish(start(dataset, whole, *args, world_size=world_size)) == [0] * world_size, stderr(whole)
-    rng, kills = random.Random(world_size), 0
-    for _ in range(LOOPS):
-        done = len(list(out.glob("checkpoint_*")))
-        processes = start(dataset, out, *args, world_size=world_size)
-        while len(list(out.glob("checkpoint_*"))) < min(done + rng.randint(1, 6), 29) and processes[0].is_alive():
-            time.sleep(0.002)
-        time.sleep(rng.uniform(0, 0.05))
-        for process in processes:
-            assert process.pid is not None
-            os.kill(process.pid, signal.SIGKILL)
-        kills += finish(processes).count(-signal.SIGKILL)
-    assert kills >= LOOPS * world_size / 2
-    assert finish(start(dataset, out, *args, world_size=world_size)) == [0] * world_size, stderr(out)
-    assert content(out) == content(whole)
-    assert without_times(out) == without_times(whole)
-    assert not list(out.glob(".tmp-*"))
-    assert stderr(out).count("going on from") >= LOOPS / 2
+    undisturbed = [command.join() for command in start(warm, dataset, whole, *args, world_size=world_size)]
+    assert [ended.code for ended in undisturbed] == [0] * world_size, stderr(whole)
+    chance, kills, resumed = random.Random(world_size), 0, 0
+
+    def go_on(die_at: int = 0) -> list[Command]:
+        return start(warm, dataset, out, *args, world_size=world_size, die_at=die_at)
+
+    for number in range(loops(short, soak)):
+        die_at = chance.randint(1, undisturbed[0].changes // 2) if number % 2 else 0
+        done, commands = len(numbered(out)), go_on(die_at)
+        while not die_at and len(numbered(out)) == done and not commands[0].ends_within(0.002):
+            pass
+        if not commands[0].ends_within(60 if die_at else chance.uniform(0, 0.02)):
+            for command in commands:
+                command.signal()
+        code, *_ = finish(commands)
+        assert code in (0, -signal.SIGKILL), stderr(out)
+        kills, resumed = kills + (code != 0), resumed + ("going on from" in stderr(out))
+        if code == 0 or number == loops(short, soak) - 1:
+            assert finish(go_on()) == [0] * world_size, stderr(out)
+            assert content(out) == content(whole)
+            assert without_times(out) == without_times(whole)
+            assert not leftovers(out)
+            shutil.rmtree(out)
+    assert kills
+    assert resumed

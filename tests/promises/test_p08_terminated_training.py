@@ -1,6 +1,5 @@
 """SIGTERM, to one process or to all, ends a training with a checkpoint of the step it was at, and exit code 75."""
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 
 from common.command import EXIT_TRANSIENT
 from stage2_train.saving import numbered
+from tests.promises.harness import Warm
 from tests.stage2_train.test_resume import content
 from tests.stage2_train.tiny import finish, metrics, start, stderr, without_times, write_dataset
 
@@ -16,15 +16,15 @@ LONG = ("training.steps=100000", "training.save_freq=100000", "training.log_freq
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_sigterm_saves_and_exits_with_75(tmp_path: Path, world_size: int) -> None:
+def test_sigterm_saves_and_exits_with_75(warm: Warm, tmp_path: Path, world_size: int) -> None:
     dataset, out = write_dataset(tmp_path / "dataset"), tmp_path / "out"
-    processes = start(dataset, out, *LONG, world_size=world_size)
+    commands = start(warm, dataset, out, *LONG, world_size=world_size)
     while not (out / "metrics.jsonl").is_file() or len(metrics(out)) < 2:
         time.sleep(0.01)
-        assert processes[0].is_alive(), stderr(out)
+        assert not commands[0].ends_within(0), stderr(out)
     asked = time.monotonic()
-    os.kill(processes[-1].pid or 0, signal.SIGTERM)  # the others hear of it
-    assert finish(processes) == [EXIT_TRANSIENT] * world_size, stderr(out)
+    commands[-1].signal(signal.SIGTERM)  # the others hear of it
+    assert finish(commands) == [EXIT_TRANSIENT] * world_size, stderr(out)
     assert time.monotonic() - asked < 25
     ((step, folder),) = numbered(out)
     assert step >= metrics(out)[-1]["step"]
@@ -33,7 +33,7 @@ def test_sigterm_saves_and_exits_with_75(tmp_path: Path, world_size: int) -> Non
 
     if world_size == 1:  # the saved state is the one a run of so many steps ends with
         whole = tmp_path / "whole"
-        assert finish(start(dataset, whole, *LONG, f"training.steps={step}")) == [0]
+        assert finish(start(warm, dataset, whole, *LONG, f"training.steps={step}")) == [0]
         of = f"{folder.name}/pretrained_model/model.safetensors"
         assert content(out)[of] == content(whole)[of]
         assert without_times(out) == [row for row in without_times(whole) if row["step"] % 5 == 0]

@@ -13,10 +13,11 @@ from common.command import EXIT_USER, UserError
 from stage2_train.config import TrainingConfig
 from stage2_train.optimizer import Optimizer
 from stage2_train.train import train
+from tests.promises.harness import Warm
 from tests.stage2_train.tiny import finish, start, stderr, tiny_config, write_dataset
 
 
-def test_every_rank_stops_when_the_loss_of_one_is_not_finite(tmp_path: Path) -> None:
+def test_every_rank_stops_when_the_loss_is_not_finite(warm: Warm, tmp_path: Path) -> None:
     dataset, out = write_dataset(tmp_path / "dataset"), tmp_path / "out"
     # So high a rate that the weights explode within a few steps.
     args = (
@@ -26,7 +27,7 @@ def test_every_rank_stops_when_the_loss_of_one_is_not_finite(tmp_path: Path) -> 
         "training.save_freq=1",
         "training.batch_size=2",
     )
-    assert finish(start(dataset, out, *args, world_size=2)) == [EXIT_USER, EXIT_USER], stderr(out)
+    assert finish(start(warm, dataset, out, *args, world_size=2)) == [EXIT_USER, EXIT_USER], stderr(out)
     errors = [line for rank in (0, 1) for line in stderr(out, rank).splitlines() if line.startswith("error")]
     assert len(errors) == 1
     assert "is not finite at step" in errors[0]
@@ -35,10 +36,11 @@ def test_every_rank_stops_when_the_loss_of_one_is_not_finite(tmp_path: Path) -> 
             assert value.isfinite().all(), (checkpoint.name, name)
 
 
-def test_a_bad_loss_of_one_rank_only_stops_the_other_too(tmp_path: Path) -> None:
+def test_a_bad_loss_of_one_rank_only_stops_the_other_too(warm: Warm, tmp_path: Path) -> None:
     dataset, out = write_dataset(tmp_path / "dataset"), tmp_path / "out"
-    processes = start(dataset, out, "training.batch_size=2", "training.log_freq=6", world_size=2, bad=(1, 3))
-    assert finish(processes) == [EXIT_USER, EXIT_USER], stderr(out) + stderr(out, 1)
+    args = ("training.batch_size=2", "training.log_freq=6")
+    commands = start(warm, dataset, out, *args, world_size=2, module="tests.stage2_train.spoiled")
+    assert finish(commands) == [EXIT_USER, EXIT_USER], stderr(out) + stderr(out, 1)
     assert "error: the loss of rank 1 is not finite at step 4, and no weight has changed since" in stderr(out)
     assert not list(out.glob("checkpoint_*"))
 

@@ -1,22 +1,21 @@
 """Two trainings cannot mix in one folder: the second refuses and names the process that has it."""
 
-import os
-import signal
 import time
 from pathlib import Path
 
 from common.command import EXIT_USER
+from tests.promises.harness import Warm
 from tests.stage2_train.tiny import finish, metrics, start, stderr, write_dataset
 
 
-def test_the_second_run_names_the_first(tmp_path: Path) -> None:
+def test_the_second_run_names_the_first(warm: Warm, tmp_path: Path) -> None:
     dataset, out = write_dataset(tmp_path / "dataset"), tmp_path / "out"
-    (first,) = start(dataset, out, "training.steps=100000", "training.save_freq=100000")
+    (first,) = start(warm, dataset, out, "training.steps=100000", "training.save_freq=100000")
     while not (out / "metrics.jsonl").is_file() or not metrics(out):
         time.sleep(0.01)
-    assert finish(start(dataset, out)) == [EXIT_USER]
+    assert finish(start(warm, dataset, out)) == [EXIT_USER]
     assert f"{out} is in use by process {first.pid} on " in stderr(out)
-    assert first.is_alive()
-    os.kill(first.pid or 0, signal.SIGKILL)  # nothing is left that would keep the next one out
+    assert not first.ends_within(0)
+    first.signal()  # nothing is left that would keep the next one out
     finish([first])
-    assert finish(start(dataset, out, "training.steps=4")) == [0], stderr(out)
+    assert finish(start(warm, dataset, out, "training.steps=4")) == [0], stderr(out)

@@ -13,6 +13,7 @@ from mcap.reader import make_reader
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
 from rosbags.rosbag1 import Writer as Rosbag1Writer
+from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 
 from common.command import UserError
@@ -142,6 +143,18 @@ def test_messages_that_stand_only_in_a_write_ahead_log_are_read_and_the_source_i
         assert [record.receive_ns for record in opened.records(opened.topics)] == [stamp + 1 for stamp in whole]
         assert opened.warnings == ["bag.db3-wal was never merged into bag.db3: it was read merged into a copy"]
     assert tree(killed) == before
+
+
+def test_reading_leaves_no_file_beside_a_recording(tmp_path: Path) -> None:
+    bag = cell().write(tmp_path / "bag", "sqlite3")
+    with sqlite3.connect(bag / "bag.db3") as recorder:
+        recorder.execute("PRAGMA journal_mode=WAL")
+    recorder.close()
+    before = tree(bag)
+    with open_bag(bag, tmp_path / "scratch", "humble") as opened:
+        assert sum(1 for _ in opened.records(opened.topics)) == 195
+        assert tree(bag) == before
+    assert tree(bag) == before
 
 
 def cut_off(bag: Path, kept: float) -> Path:
@@ -387,6 +400,15 @@ class TestPublicBags:
     def test_every_message_can_be_taken_apart(self, name: str, tmp_path: Path) -> None:
         with open_bag(SHARED / name, tmp_path, "humble") as bag:
             assert sum(1 for _ in bag.messages(bag.topics)) == self.COUNTS[name]
+
+    @pytest.mark.parametrize(
+        "name", ["rb2_split5_mcap/wbag_0.mcap", "eyantra24/my_bag_0.db3", "cougars_so_mcap/SO_bag_0.mcap"]
+    )
+    def test_a_sound_file_gives_what_rosbags_own_reader_gives(self, name: str, tmp_path: Path) -> None:
+        with Reader(SHARED / name) as reader:
+            expected = [(c.topic, receive_ns, data) for c, receive_ns, data in reader.messages()]
+        with open_bag(SHARED / name, tmp_path, "humble") as bag:
+            assert sorted(bag.records(bag.topics)) == sorted(expected)
 
     @pytest.mark.parametrize("name", ["rb2_services_mcap", "rb2_bare_topics_and_services_db3/topics_and_services.db3"])
     def test_a_type_that_nobody_can_parse_does_no_harm_to_the_others(self, name: str, tmp_path: Path) -> None:

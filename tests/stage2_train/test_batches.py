@@ -12,7 +12,7 @@ from torch import Tensor
 from common.command import UserError
 from common.dataset import Dataset
 from common.frames import open_frames
-from stage2_train.batches import Plan, Recordings, Samples, batches, global_positions, split
+from stage2_train.batches import Plan, Recordings, Samples, batches, global_positions, split, step_seed
 from tests.conftest import GOLDEN
 
 
@@ -110,3 +110,27 @@ def test_a_value_that_is_not_finite_is_refused_naming_episode_and_frame(image_da
     dataset = Dataset.open(image_dataset)
     with pytest.raises(UserError, match="action is not finite in episode 1, frame 5"):
         recordings(dataset, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_order_goes_on_across_a_stop_as_if_there_had_been_none(samples: Samples, workers: int, rank: int) -> None:
+    whole = Plan(7, 2, rank, 2, 8, accumulation=2)
+    rows = [batch.rows.tolist() for batch in batches(samples, whole, 0, 9, 0, pin=False)]
+    first = [batch.rows.tolist() for batch in batches(samples, whole, 0, 4, workers, pin=False)]
+    then = [batch.rows.tolist() for batch in batches(samples, whole, 4, 9, workers, pin=False)]
+    assert first + then == rows
+    assert len(rows) == 18
+
+
+def test_other_processes_shares_and_steps_have_dropout_of_their_own() -> None:
+    seeds = {step_seed(1000, rank, step) for rank in range(8) for step in range(200)}
+    assert len(seeds) == 1600
+
+
+def test_parts_of_a_step_are_the_slices_of_its_global_batch(samples: Samples) -> None:
+    alone = samples.batch(plan(8), 3)
+    parts = [samples.batch(Plan(7, 2, rank, 2, 8, accumulation=2), 3, part) for rank in (0, 1) for part in (0, 1)]
+    assert np.concatenate([part.rows for part in parts]).tolist() == alone.rows.tolist()
+    assert np.array_equal(np.concatenate([part.noise_BL for part in parts]), alone.noise_BL)
+    assert {part.valid_count for part in parts} == {alone.valid_count}

@@ -10,6 +10,7 @@ import pytest
 
 from common.command import UserError
 from stage2_train.train import train
+from tests.promises.harness import Warm
 from tests.stage2_train.tiny import finish, metrics, start, stderr, tiny_config, without_times, write_dataset
 
 
@@ -127,10 +128,10 @@ def test_a_path_starts_a_branch_in_another_folder(dataset: Path, whole: Path, tm
 
 
 def test_another_number_of_processes_goes_on_with_the_same_global_batches(
-    dataset: Path, whole: Path, tmp_path: Path
+    warm: Warm, dataset: Path, whole: Path, tmp_path: Path
 ) -> None:
     out = stopped_at(whole, 8, tmp_path / "out")
-    assert finish(start(dataset, out, *VALIDATED, "training.batch_size=2", world_size=2)) == [0, 0], stderr(out)
+    assert finish(start(warm, dataset, out, *VALIDATED, "training.batch_size=2", world_size=2)) == [0, 0], stderr(out)
     before, after = (
         [row["loss"] for row in metrics(folder) if "loss" in row and row["step"] <= 9] for folder in (whole, out)
     )

@@ -16,6 +16,7 @@ from stage2_train.__main__ import main
 from stage2_train.config import TrainConfig
 from stage2_train.train import train
 from tests.conftest import GOLDEN, TINY_TRAINING, run_module
+from tests.promises.harness import Warm
 from tests.stage2_train.tiny import finish, metrics, start, stderr, tiny_config, without_times, write_dataset
 
 WEIGHTS = Path("pretrained_model/model.safetensors")
@@ -105,10 +106,12 @@ def assert_same_weights(one: Path, two: Path) -> None:
             torch.testing.assert_close(two_weights[key], value, atol=1e-5, rtol=1e-5)
 
 
-def test_two_processes_with_pictures_give_the_losses_and_weights_of_one(alone: Path, tmp_path: Path) -> None:
+def test_two_processes_with_pictures_give_the_losses_and_weights_of_one(
+    warm: Warm, alone: Path, tmp_path: Path
+) -> None:
     args = [*TINY_TRAINING, "model.dropout=0", "training.batch_size=2", "model.latent_dim=32"]
     out = tmp_path / "out"
-    assert finish(start(GOLDEN / "dataset_image", out, *args, world_size=2)) == [0, 0], stderr(out)
+    assert finish(start(warm, GOLDEN / "dataset_image", out, *args, world_size=2)) == [0, 0], stderr(out)
     for one, two in zip(metrics(alone), metrics(out), strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
         assert two["l1_loss"] == pytest.approx(one["l1_loss"], rel=1e-5)
@@ -117,7 +120,7 @@ def test_two_processes_with_pictures_give_the_losses_and_weights_of_one(alone: P
     assert "strides" not in stderr(out) + stderr(out, 1)
 
 
-def test_the_global_batch_counts_not_how_it_is_shared(dataset: Path, tmp_path: Path) -> None:
+def test_the_global_batch_counts_not_how_it_is_shared(warm: Warm, dataset: Path, tmp_path: Path) -> None:
     same = ("model.dropout=0", "training.steps=20", "training.save_freq=20")
     for name, shares, world_size in (
         ("one", ["training.batch_size=4"], 1),
@@ -125,7 +128,7 @@ def test_the_global_batch_counts_not_how_it_is_shared(dataset: Path, tmp_path: P
         ("parts", ["training.batch_size=1", "training.grad_accumulation=2"], 2),
     ):
         out = tmp_path / name
-        assert finish(start(dataset, out, *same, *shares, world_size=world_size)) == [0] * world_size, stderr(out)
+        assert finish(start(warm, dataset, out, *same, *shares, world_size=world_size)) == [0] * world_size, stderr(out)
     for name in ("two", "parts"):
         assert_same_weights(tmp_path / "one" / "checkpoint_000020", tmp_path / name / "checkpoint_000020")
         for one, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / name), strict=True):
@@ -165,9 +168,9 @@ def test_several_cameras_environment_state_and_a_smaller_size_are_trained_and_sa
     assert policy.checkpoint.act.n_decoder_layers == 2
 
 
-def test_scaled_learning_rates_follow_the_number_of_processes(dataset: Path, tmp_path: Path) -> None:
+def test_scaled_learning_rates_follow_the_number_of_processes(warm: Warm, dataset: Path, tmp_path: Path) -> None:
     args = ("training.scale_lr=true", "training.steps=3", "training.lr=2e-4")
-    assert finish(start(dataset, tmp_path / "out", *args, world_size=2)) == [0, 0], stderr(tmp_path / "out")
+    assert finish(start(warm, dataset, tmp_path / "out", *args, world_size=2)) == [0, 0], stderr(tmp_path / "out")
     assert metrics(tmp_path / "out")[0]["lr"] == pytest.approx(4e-4)
 
 

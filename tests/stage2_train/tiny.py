@@ -1,12 +1,8 @@
-"""Datasets and trainings so small that a run takes a blink, and processes that start with everything imported."""
+"""Datasets and trainings so small that a run takes a blink."""
 
 import json
-import multiprocessing
-import os
 import socket
-import sys
 from collections.abc import Mapping, Sequence
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import cv2
@@ -15,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.config import load
-from stage2_train.batches import Batch, Plan
 from stage2_train.config import TrainConfig
+from tests.promises.harness import Command, Warm
 
 # No camera unless a test wants one: the backbone's 11 million weights would make every checkpoint 130 MB.
 TINY = [
@@ -114,88 +110,47 @@ def without_times(out: Path) -> list[dict[str, float]]:
 
 
 def start(
-    dataset: Path, out: Path, *overrides: str, world_size: int = 1, bad: tuple[int, int] | None = None
-) -> list[BaseProcess]:
-    """Start a run as `world_size` processes, as torchrun would, that need not import anything any more.
+    warm: Warm,
+    dataset: Path,
+    out: Path,
+    *overrides: str,
+    world_size: int = 1,
+    die_at: int = 0,
+    module: str = "stage2_train",
+) -> list[Command]:
+    """Fork a run as `world_size` processes, with the environment that torchrun would give them.
 
-    `bad` is a rank and a step at which the actions of that rank's batch are not finite any more.
+    With `die_at` the first rank is killed by its so manieth change to the file system.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "stage2_train.train",
-            "datasets",
-            "matplotlib.backends.backend_agg",
-            "torch.distributed",
-            "tests.stage2_train.tiny",
-        ]
-    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    out.mkdir(parents=True, exist_ok=True)
-    processes: list[BaseProcess] = [
-        context.Process(target=_run, args=(dataset, out, overrides, rank, world_size, port, bad), daemon=True)
+    flags = [
+        f"data.dataset={dataset}",
+        f"data.cache_dir={out.parent / 'cache'}",
+        f"training.output_dir={out}",
+        *overrides,
+    ]
+    place = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        warm.start(
+            out.with_name(f"{out.name}.{rank}.log"),
+            *(module, "--override", *TINY, *flags),
+            die_at=die_at if rank == 0 else 0,
+            **{**place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
         for rank in range(world_size)
     ]
-    for process in processes:
-        process.start()
-    return processes
 
 
-def finish(processes: Sequence[BaseProcess], timeout_s: float = 120) -> list[int | None]:
+def finish(commands: Sequence[Command], timeout_s: float = 200) -> list[int]:
     """Wait for all of them; returns their exit codes."""
-    for process in processes:
-        process.join(timeout_s)
-    return [process.exitcode for process in processes]
+    return [command.join(timeout_s).code for command in commands]
 
 
 def stderr(out: Path, rank: int = 0) -> str:
-    """What a rank of a started run has said, over all starts."""
+    """What a rank of a run said in its last start."""
     return out.with_name(f"{out.name}.{rank}.log").read_text()
-
-
-def _run(
-    dataset: Path,
-    out: Path,
-    overrides: Sequence[str],
-    rank: int,
-    world_size: int,
-    port: int,
-    bad: tuple[int, int] | None,
-) -> None:
-    import torch
-
-    from common.command import run
-    from stage2_train.__main__ import main
-
-    torch.set_num_threads(1)
-    log = os.open(out.with_name(f"{out.name}.{rank}.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 2)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    places = [f"data.dataset={dataset}", f"data.cache_dir={out.parent / 'cache'}", f"training.output_dir={out}"]
-    sys.argv[1:] = ["--override", *TINY, *places, *overrides]
-    if bad is not None and bad[0] == rank:
-        _spoil(bad[1])
-    run(lambda _: main(sys.argv[1:]))
-
-
-def _spoil(step: int) -> None:
-    """Make memory go bad, as it were: the gathered actions of one step are infinite."""
-    import torch
-
-    from stage2_train.batches import Samples
-
-    sound = Samples.batch
-
-    def batch(self: Samples, plan: Plan, at: int, part: int = 0, pictures: list[torch.Tensor] | None = None) -> Batch:
-        gathered = sound(self, plan, at, part, pictures)
-        if at == step:
-            gathered.action_BCA[0, 0, 0] = torch.inf
-        return gathered
-
-    Samples.batch = batch  # type: ignore[method-assign]
 
 
 def _write(path: Path, table: pa.Table) -> None:

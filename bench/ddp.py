@@ -1,0 +1,97 @@
+"""Gradients of two processes over gloo against those of one on the same global batch, and how many reductions it takes.
+
+`python -m bench.ddp`: it starts its second process itself.
+"""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bench.bars import print_bar
+from bench.step import inputs
+from common.act import Act, ActConfig
+from common.command import Parser, run
+from stage2_train.loss import act_loss
+from stage2_train.ranks import Ranks, join
+
+BATCH, SIZE = 4, (96, 128)
+
+
+def gradients(ranks: Ranks) -> tuple[dict[str, Tensor], int]:
+    """Return this rank's averaged gradients of a global batch, in float64, and how many buckets were reduced."""
+    torch.manual_seed(0)
+    network = Act(ActConfig(dim_model=128, dim_feedforward=256, dropout=0.0), 6, 6, 1).double().train()
+    state, (picture,), action, is_pad, noise = inputs(BATCH, SIZE, 100, ranks.device)
+    picture, reduced = picture.double(), 0
+    model = ranks.wrap(network)
+
+    def count(state: object, bucket: Any) -> Any:  # noqa: ARG001
+        nonlocal reduced
+        reduced += 1
+        work = dist.all_reduce(bucket.buffer().div_(ranks.world_size), async_op=True)
+        assert work is not None
+        return work.get_future().then(lambda done: done.value()[0])
+
+    if ranks.world_size > 1:
+        model.register_comm_hook(None, count)  # type: ignore[operator]
+    share = BATCH // ranks.world_size
+    mine = slice(ranks.rank * share, (ranks.rank + 1) * share)
+    output = model(state.double()[mine], [picture[mine]], action.double()[mine], is_pad[mine], noise.double()[mine])
+    valid = int((~is_pad).sum())
+    act_loss(output, action.double()[mine], is_pad[mine], 10.0, valid, ranks.world_size).total.backward()  # type: ignore[no-untyped-call]
+    return {name: p.grad.contiguous() for name, p in network.named_parameters() if p.grad is not None}, reduced
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare and print the bars; with --out, be one of the two processes."""
+    parser = Parser("python -m bench.ddp", description=__doc__)
+    parser.add_argument("--out", type=Path)
+    flags = parser.parse_args(argv)
+    logging.getLogger().setLevel(logging.WARNING)
+    if flags.out:
+        with join("cpu") as ranks:
+            found, reduced = gradients(ranks)
+            if ranks.is_first:
+                save_file(found, flags.out, {"reduced": str(reduced)})
+        return 0
+    alone, _ = gradients(Ranks(0, 1, torch.device("cpu")))
+    with tempfile.TemporaryDirectory() as folder:
+        together, reduced = _two_processes(Path(folder) / "gradients.safetensors")
+    worst = max(
+        float((together[name] - value).abs().max() / value.abs().max().clamp(min=1)) for name, value in alone.items()
+    )
+    print_bar("ddp", "largest difference of a gradient <= 1e-6", worst, worst <= 1e-6)
+    print_bar("ddp", "buckets reduced = 1", reduced, reduced == 1)
+    return 0
+
+
+def _two_processes(out: Path) -> tuple[dict[str, Tensor], int]:
+    from safetensors import safe_open
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", "bench.ddp", "--out", str(out)]
+    both = [subprocess.Popen(command, env={**place, "RANK": str(rank)}) for rank in (0, 1)]
+    for process in both:
+        if process.wait(300):
+            raise RuntimeError(f"a process of bench.ddp ended with {process.returncode}")
+    with safe_open(out, framework="pt") as file:
+        reduced = int(file.metadata()["reduced"])
+    return dict(load_file(out)), reduced
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,159 @@
+"""The evaluation's claims: batches against single frames, the deployed network against the training's, and its latency.
+
+`python -m bench.eval` takes a minute or two on two cores: the default policy (52 M parameters), random weights and pictures.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.bars import print_bar, seconds
+from common.act import Act, ActConfig
+from common.checkpoint import Checkpoint, PolicyShape, Robot, new_network
+from common.dataset import STATE, picture_key
+from common.normalise import Normaliser
+from common.policy import Policy
+from common.resnet import NORM_EPS
+from stage3_eval.predict import time_call
+from stage3_eval.summary import describe_latency
+
+JOINTS, CAMERA = 6, "color"
+LARGE, SMALL = (480, 640), (64, 96)
+MAPPING = {"STATE": "MEAN_STD", "ACTION": "MEAN_STD", "VISUAL": "MEAN_STD"}
+TIMED = 20
+# What others say of the default ACT at 480x640, batch 1, and on which machine; not of this run.
+PUBLISHED = (
+    ("LeRobot 0.6.1 predict_action_chunk", "2-core AMD EPYC (Zen 4), CPU", "340 ms"),
+    ("ACT, several reports", "RTX 4090", "14.6-22 ms"),
+)
+
+
+def main() -> None:
+    """Run every bar and print the table."""
+    for size in (SMALL, LARGE):
+        policy = new_policy(size)
+        _batches(policy, size)
+        _deployed(policy, size)
+        if size == LARGE:
+            _latency(policy, size)
+
+
+def new_policy(size: tuple[int, int]) -> Policy:
+    """Return the default policy for one camera of this size, with random weights."""
+    shape = PolicyShape(JOINTS, JOINTS, {CAMERA: (*size, 3)})
+    statistics = {
+        f"{key}.{name}": torch.full(of, value)
+        for key, of in shape.sizes().items()
+        for name, value in (("mean", 0.4), ("std", 0.3))
+    }
+    torch.manual_seed(0)
+    network = new_network(ActConfig(), shape)
+    normaliser = Normaliser(statistics, MAPPING, shape.sizes(), "bench")
+    return Policy(Checkpoint(network, ActConfig(), shape, normaliser, Robot()))
+
+
+def observations(size: tuple[int, int], frames: int) -> dict[str, Any]:
+    """Return an episode's worth of observations."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (frames, *size, 3), dtype=np.uint8)
+    return {STATE: rng.normal(size=(frames, JOINTS)).astype(np.float32), picture_key(CAMERA): pictures}
+
+
+def _batches(policy: Policy, size: tuple[int, int]) -> None:
+    frames, at_once = (32, 32) if size == SMALL else (4, 4)
+    episode = observations(size, frames)
+
+    def predict(batch_size: int) -> Tensor:
+        starts = range(0, frames, batch_size)
+        return torch.cat(
+            [
+                policy.predict_chunk({key: of[start : start + batch_size] for key, of in episode.items()})
+                for start in starts
+            ]
+        )
+
+    apart = float((predict(at_once) - predict(1)).abs().max())
+    single_s, batched_s = seconds([lambda: predict(1), lambda: predict(at_once)], rounds=3)
+    bar, ratio = (2.0 if size == SMALL else 1.0), single_s / batched_s
+    name = f"{size[0]}x{size[1]}"
+    print_bar("eval", f"one at a time / batches of {at_once} at {name} >= {bar:g}", ratio, ratio >= bar)
+    print_bar("eval", f"batches equal single frames to 1e-5 at {name}", apart, apart <= 1e-5)
+
+
+def _deployed(policy: Policy, size: tuple[int, int]) -> None:
+    """Compare the frozen network with the training's module in eval mode, and with one that folds nothing."""
+    state_BD, images, _ = policy.inputs(observations(size, 1))
+    training = new_network(policy.checkpoint.act, policy.checkpoint.shape)
+    training.load_state_dict(policy.network.state_dict())
+    training.eval()
+    plain = _plain(training)
+    sides: list[Callable[[], Tensor]] = [
+        lambda: policy.network(state_BD, images).actions_BCA,
+        lambda: training(state_BD, images).actions_BCA,
+        lambda: plain(state_BD, [image.contiguous() for image in images]).actions_BCA,
+    ]
+    with torch.no_grad():
+        answers = [side() for side in sides]
+        deployed_s, training_s, plain_s = seconds(sides, rounds=9 if size == SMALL else 5)
+    name = f"{size[0]}x{size[1]}"
+    apart = max(float((answer - answers[0]).abs().max()) for answer in answers[1:])
+    print_bar("eval", f"deployed equals the training's forward to 1e-5 at {name}", apart, apart <= 1e-5)
+    # The training's module folds its norms too, at every call: what that costs shows where the pictures are small.
+    bar, ratio = (1.2 if size == SMALL else 1.0), training_s / deployed_s
+    print_bar("eval", f"the training's module in eval mode / deployed at {name} >= {bar:g}", ratio, ratio >= bar)
+    if size == LARGE:
+        ratio = plain_s / deployed_s
+        print_bar("eval", f"NCHW with batch norms apart / deployed at {name} >= 1.2", ratio, ratio >= 1.2)
+
+
+def _plain(network: Act) -> Act:
+    """Return the network with its backbone as written down: convolution, then batch norm, in NCHW."""
+    plain = copy.deepcopy(network)
+    for module in plain.backbone.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.weight.data = module.weight.data.contiguous()
+    plain.backbone = _PlainBackbone(plain.backbone)  # type: ignore[assignment]
+    return plain
+
+
+class _PlainBackbone(torch.nn.Module):
+    def __init__(self, backbone: Any) -> None:
+        super().__init__()
+        self.of, self.channels = backbone, backbone.channels
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        of = self.of
+        x = F.max_pool2d(_convolve(image_BCHW, of.conv1, of.bn1).relu(), 3, stride=2, padding=1)
+        for block in (*of.layer1, *of.layer2, *of.layer3, *of.layer4):
+            y = _convolve(_convolve(x, block.conv1, block.bn1).relu(), block.conv2, block.bn2)
+            skip = x if block.downsample is None else _convolve(x, *block.downsample)
+            x = (y + skip).relu()
+        return x
+
+
+def _convolve(x: Tensor, conv: Any, norm: Any) -> Tensor:
+    y = F.conv2d(x, conv.weight, None, conv.stride, conv.padding)
+    return F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=NORM_EPS)
+
+
+def _latency(policy: Policy, size: tuple[int, int]) -> None:
+    observation = observations(size, 1)
+    first_s = time_call(new_policy(size), observation)[0]
+    policy.predict_chunk(observation)
+    told = describe_latency([time_call(policy, observation)[0] for _ in range(TIMED)], first_s, policy.device.type)
+    machine = f"{told['machine']}, {told['device']}, {told['threads']} threads"
+    times = ", ".join(f"{name} {1000 * told[f'{name}_s']:.0f} ms" for name in ("p50", "p95", "p99"))
+    rows = [("this run: predict_chunk", machine, f"{times}, first call {1000 * first_s:.0f} ms")]
+    print(f"\nlatency of the default policy (52 M), one observation, {size[0]}x{size[1]}")
+    for what, where, how_long in (*rows, *PUBLISHED):
+        print(f"  {what:<36} {where:<44} {how_long}")
+    print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""ACT as it is usually written: nn.MultiheadAttention that returns its weights, contiguous pictures, batch norms of their own,
+AdamW in a loop over the tensors, losses read at every step. The baseline that `bench.step` holds the training step against.
+
+It computes what `common.act` computes: `plain_copy` gives one with the same weights.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.act import Act, ActConfig, Layer, grid_sinusoid
+from common.resnet import NORM_EPS, FrozenBatchNorm2d, ResNet
+
+
+class PlainLayer(nn.Module):
+    """A transformer layer around nn.MultiheadAttention; tokens come first, (T, B, D)."""
+
+    def __init__(self, config: ActConfig, cross: bool = False) -> None:
+        super().__init__()
+        width, dropout = config.dim_model, config.dropout
+        self.self_attn = nn.MultiheadAttention(width, config.n_heads, dropout=dropout)
+        if cross:
+            self.multihead_attn = nn.MultiheadAttention(width, config.n_heads, dropout=dropout)
+        self.linear1, self.linear2 = nn.Linear(width, config.dim_feedforward), nn.Linear(config.dim_feedforward, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3 if cross else 2))
+        self.drop = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        place: Tensor,
+        memory: Tensor | None = None,
+        memory_place: Tensor | None = None,
+        mask: Any = None,
+    ) -> Tensor:
+        """Attend to itself, to the memory if there is one, and feed forward; normalised after each."""
+        key = x + place
+        x = self.norms[0](x + self.drop(self.self_attn(key, key, value=x, key_padding_mask=mask)[0]))
+        if memory is not None:
+            assert memory_place is not None
+            update = self.multihead_attn(x + place, memory + memory_place, value=memory)[0]
+            x = self.norms[1](x + self.drop(update))
+        update = self.linear2(self.drop(F.relu(self.linear1(x))))
+        out: Tensor = self.norms[-1](x + self.drop(update))
+        return out
+
+
+class PlainAct(nn.Module):
+    """The default network, post-norm, with a VAE and one camera or more."""
+
+    def __init__(self, act: Act) -> None:
+        super().__init__()
+        self.act = act  # the parts that are linear layers, embeddings and convolutions are taken from it
+        config = act.config
+        self.vae_layers = nn.ModuleList(_plain_layer(config, layer) for layer in act.vae_encoder.layers)
+        self.encoder_layers = nn.ModuleList(_plain_layer(config, layer) for layer in act.encoder.layers)
+        self.decoder_layers = nn.ModuleList(_plain_layer(config, layer, True) for layer in act.decoder.layers)
+
+    def parameters(self, recurse: bool = True) -> Any:
+        """Every parameter that the forward pass uses, once."""
+        twins = {id(p) for part in ("vae_encoder", "encoder") for p in getattr(self.act, part).parameters()}
+        twins |= {id(p) for p in self.act.decoder.layers.parameters()}
+        return (p for p in super().parameters(recurse) if id(p) not in twins)
+
+    def forward(
+        self, state: Tensor, images: Sequence[Tensor], action: Tensor, is_pad: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return actions (B, C, A), mu and log variance (B, L)."""
+        act, batch = self.act, len(state)
+        cls = act.vae_encoder_cls_embed.weight[None].repeat(batch, 1, 1)
+        tokens = [
+            cls,
+            act.vae_encoder_robot_state_input_proj(state)[:, None],
+            act.vae_encoder_action_input_proj(action),
+        ]
+        x = torch.cat(tokens, dim=1).transpose(0, 1)
+        place = act.vae_encoder_pos_enc.transpose(0, 1)
+        mask = torch.cat([torch.zeros(batch, 2, dtype=torch.bool, device=state.device), is_pad], dim=1)
+        for layer in self.vae_layers:
+            x = layer(x, place, mask=mask)
+        mu, log_variance = act.vae_encoder_latent_output_proj(x[0]).chunk(2, dim=-1)
+        latent = mu + (log_variance / 2).exp() * noise
+        rows = [act.encoder_latent_input_proj(latent), act.encoder_robot_state_input_proj(state)]
+        places = [act.encoder_1d_feature_pos_embed.weight[:, None]]
+        for image in images:
+            features = act.encoder_img_feat_input_proj(plain_backbone(act.backbone, image))
+            height, width = features.shape[-2:]
+            grid = grid_sinusoid(height, width, act.config.dim_model).to(features)
+            rows.extend(features.flatten(2).permute(2, 0, 1))
+            places.append(grid[:, None])
+        x, place = torch.stack(rows), torch.cat(places)
+        for layer in self.encoder_layers:
+            x = layer(x, place)
+        y = torch.zeros(act.config.chunk_size, batch, act.config.dim_model, device=state.device)
+        for layer in self.decoder_layers:
+            y = layer(y, act.decoder_pos_embed.weight[:, None], x, place)
+        return act.action_head(act.decoder.norm(y)).transpose(0, 1), mu, log_variance
+
+
+def plain_backbone(backbone: ResNet, image: Tensor) -> Tensor:
+    """Run the same ResNet in contiguous layout, each batch norm as two operations of its own after its convolution."""
+    x = F.max_pool2d(F.relu(_conv_norm(image, backbone.conv1, backbone.bn1)), 3, 2, 1)
+    for stage in range(1, 5):
+        for block in backbone.get_submodule(f"layer{stage}").children():
+            y = F.relu(_conv_norm(x, block.conv1, block.bn1))  # type: ignore[arg-type]
+            y = _conv_norm(y, block.conv2, block.bn2)  # type: ignore[arg-type]
+            down = block.downsample
+            skip = x if down is None else _conv_norm(x, down[0], down[1])  # type: ignore[index, arg-type]
+            x = F.relu(y + skip)
+    return x
+
+
+def _conv_norm(x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> Tensor:
+    x = F.conv2d(x, conv.weight, None, conv.stride, conv.padding)
+    scale = norm.weight.reshape(1, -1, 1, 1) * (norm.running_var.reshape(1, -1, 1, 1) + NORM_EPS).rsqrt()
+    return x * scale + (norm.bias.reshape(1, -1, 1, 1) - norm.running_mean.reshape(1, -1, 1, 1) * scale)
+
+
+def _plain_layer(config: ActConfig, layer: nn.Module, cross: bool = False) -> PlainLayer:
+    assert isinstance(layer, Layer)
+    plain = PlainLayer(config, cross)
+    norms = [layer.norm1, layer.norm2, *([layer.norm3] if cross else [])]
+    pairs = [(plain.self_attn, layer.self_attn), (plain.linear1, layer.linear1), (plain.linear2, layer.linear2)]
+    pairs += [(plain.multihead_attn, layer.multihead_attn)] if cross else []
+    for mine, theirs in [*pairs, *zip(plain.norms, norms, strict=True)]:
+        mine.load_state_dict(theirs.state_dict())
+    return plain

@@ -1,0 +1,163 @@
+"""Pictures come decoded from a map or at every use, the same ones; the map is built once, whole, and only where it fits."""
+
+import fcntl
+import logging
+import shutil
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from common import frames as frames_module
+from common.command import UserError
+from common.dataset import Dataset
+from common.frames import (
+    DecodedFrames,
+    Frames,
+    MappedFrames,
+    cache_bytes,
+    clear_cache,
+    list_cache,
+    open_frames,
+)
+from common.pictures import resize
+from stage2_train.__main__ import main
+from tests.conftest import GOLDEN
+
+ROWS = np.array([41, 0, 19, 20, 20])
+
+
+def taken(frames: Frames) -> np.ndarray:
+    out = np.empty((len(ROWS), *frames.shape), np.uint8)
+    frames.take(ROWS, out)
+    return out
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_decoding_at_every_use_gives_what_the_map_gives(kind: str, tmp_path: Path) -> None:
+    dataset = Dataset.open(GOLDEN / f"dataset_{kind}")
+    mapped = open_frames(dataset, tmp_path / "mapped")["color"]
+    decoded = open_frames(dataset, tmp_path / "decoded", mode="none")["color"]
+    assert isinstance(mapped, MappedFrames)
+    assert isinstance(decoded, DecodedFrames)
+    np.testing.assert_array_equal(taken(decoded), taken(mapped))
+    assert not (tmp_path / "decoded" / "frames").exists()
+
+
+@pytest.mark.parametrize("mode", ["mmap", "none"])
+def test_pictures_are_resized_once_and_for_all(mode: str, tmp_path: Path) -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_image")
+    whole = open_frames(dataset, tmp_path)["color"]
+    small = open_frames(dataset.in_size((32, 48)), tmp_path, mode)["color"]  # type: ignore[arg-type]
+    assert small.shape == (32, 48, 3)
+    for picture, wanted in zip(taken(small), taken(whole), strict=True):
+        np.testing.assert_array_equal(picture, cv2.resize(wanted, (48, 32), interpolation=cv2.INTER_AREA))
+
+
+def test_a_picture_of_the_size_asked_for_stays_as_it_is() -> None:
+    picture = np.zeros((4, 6, 3), np.uint8)
+    assert resize(picture, (4, 6)) is picture
+    assert resize(picture, None) is picture
+    assert resize(picture, (8, 12)).shape == (8, 12, 3)
+
+
+def test_the_map_has_the_size_that_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_image")
+    with caplog.at_level(logging.INFO):
+        open_frames(dataset, tmp_path)
+    (path,) = (tmp_path / "frames").glob("*/color.u8")
+    assert path.stat().st_size == cache_bytes(dataset) == 42 * 64 * 96 * 3
+    assert path.stat().st_blocks * 512 >= path.stat().st_size  # no holes that a full disk would answer with SIGBUS
+    assert "decoding 42 pictures once into" in caplog.text
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=1000))
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_without_room_auto_decodes_at_every_use_and_mmap_refuses(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_image")
+    with caplog.at_level(logging.WARNING):
+        assert isinstance(open_frames(dataset, tmp_path)["color"], DecodedFrames)
+    assert "disk too full for the decoded pictures" in caplog.text
+    with pytest.raises(UserError, match="1,000 bytes free, 774,144 are needed"):
+        open_frames(dataset, tmp_path, mode="mmap")
+
+
+def test_a_process_that_does_not_build_takes_what_there_is(tmp_path: Path) -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_image")
+    assert isinstance(open_frames(dataset, tmp_path, build=False)["color"], DecodedFrames)
+    open_frames(dataset, tmp_path)
+    assert isinstance(open_frames(dataset, tmp_path, build=False)["color"], MappedFrames)
+
+
+def test_one_process_builds_and_the_others_wait_for_it(tmp_path: Path) -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_image")
+    folder = frames_module._folder(dataset, tmp_path)
+    folder.parent.mkdir(parents=True)
+    opened = threading.Event()
+
+    def open_it() -> None:
+        open_frames(dataset, tmp_path)
+        opened.set()
+
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        thread = threading.Thread(target=open_it)
+        thread.start()
+        assert not opened.wait(0.3)
+        assert not folder.exists()
+    thread.join(30)
+    assert opened.is_set()
+
+
+def test_a_dataset_that_cannot_be_written_to_is_read(image_dataset: Path, tmp_path: Path) -> None:
+    for path in [image_dataset, *image_dataset.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = {path: path.stat().st_mtime_ns for path in image_dataset.rglob("*")}
+    try:
+        taken(open_frames(Dataset.open(image_dataset), tmp_path / "cache")["color"])
+        assert before == {path: path.stat().st_mtime_ns for path in image_dataset.rglob("*")}
+    finally:
+        for path in [image_dataset, *image_dataset.rglob("*")]:
+            path.chmod(0o755)
+
+
+def test_the_cache_is_listed_and_cleared_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_image")
+    cache = ["--override", f"data.cache_dir={tmp_path}"]
+    assert main(["--cache", "list", *cache]) == 0
+    assert "nothing is cached" in capsys.readouterr().out
+    open_frames(dataset, tmp_path)
+    dataset.columns(["action"], tmp_path)
+    assert main(["--cache", "list", *cache]) == 0
+    listed = capsys.readouterr().out
+    assert str(GOLDEN / "dataset_image") in listed
+    assert "columns" in listed
+    assert main(["--cache", "clear", *cache]) == 0
+    assert list_cache(tmp_path) == []
+    clear_cache(tmp_path)
+
+
+def test_a_map_larger_than_the_memory_it_may_take_is_read_without_growing(tmp_path: Path) -> None:
+    def anonymous_kb() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+    with (tmp_path / "camera.u8").open("wb") as file:
+        file.truncate(4000 * 480 * 640 * 3)  # 3.7 GB of holes: the kernel may drop what it has read of them at any time
+    frames = MappedFrames(tmp_path / "camera.u8", 4000, (480, 640, 3))
+    out = np.ones((8, 480, 640, 3), np.uint8)
+    frames.take(np.arange(8), out)
+    before = anonymous_kb()
+    for first in range(0, 4000, 400):
+        frames.take(np.arange(first, first + 8), out)
+    assert anonymous_kb() - before < 10_000
+    assert not out.any()

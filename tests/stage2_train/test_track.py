@@ -1,0 +1,76 @@
+"""metrics.jsonl is the truth; wandb and TensorBoard get the same numbers, and only when they are asked for."""
+
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stage2_train.track import keep_until
+from stage2_train.train import train
+from tests.conftest import run_module
+from tests.stage2_train.tiny import TINY, metrics, tiny_config, write_dataset
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("tiny") / "dataset")
+
+
+def test_wandb_offline_keeps_metrics_configuration_project_and_tags(dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    places = [f"data.dataset={dataset}", f"data.cache_dir={tmp_path / 'cache'}", f"training.output_dir={out}"]
+    wandb = ["wandb.enabled=true", "wandb.mode=offline", "wandb.run_name=first", "training.steps=4"]
+    done = run_module("stage2_train", "--override", *TINY, *places, *wandb)
+    assert done.returncode == 0, done.stderr
+    (path,) = (out / "wandb").glob("offline-run-*/*.wandb")
+    kept = path.read_bytes()
+    for words in (b"ur10e-act-train", b"first", b"osmo", b"dim_feedforward", b"samples_per_s", b"grad_norm"):
+        assert words in kept, words
+    for row in metrics(out):
+        assert str(row["loss"]).encode() in kept
+    assert path.name == f"run-{(out / 'wandb_run_id').read_text()}.wandb"
+
+
+def test_without_it_wandb_is_not_even_imported(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    train(tiny_config(dataset, tmp_path / "out", "training.steps=1"))
+    assert "wandb" not in sys.modules
+    assert not (tmp_path / "out" / "wandb").exists()
+
+
+def test_tensorboard_gets_every_number_when_asked_for(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: dict[tuple[str, int], float] = {}
+
+    class SummaryWriter:
+        """Stands for a package that is an extra, by the two calls that it documents."""
+
+        def __init__(self, folder: str) -> None:
+            assert folder == str(tmp_path / "out" / "tensorboard")
+
+        def add_scalar(self, key: str, value: float, step: int) -> None:
+            written[key, step] = value
+
+        def close(self) -> None:
+            written["closed", 0] = 1
+
+    package: Any = types.ModuleType("torch.utils.tensorboard")
+    package.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", package)
+    train(tiny_config(dataset, tmp_path / "out", "training.tensorboard=true"))
+    for row in metrics(tmp_path / "out"):
+        assert written["loss", int(row["step"])] == row["loss"]
+    assert ("closed", 0) in written
+
+
+def test_lines_beyond_a_step_and_a_torn_one_are_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    keep_until(tmp_path, 2)
+    assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
+    path.write_bytes(b'{"step": 1}\n{"step": 2}')  # whole, but the next line would run into it
+    keep_until(tmp_path, 2)
+    assert path.read_bytes() == b'{"step": 1}\n'
