@@ -28,7 +28,8 @@ def unpack(data: bytes, codec: str, size: int | None = None) -> bytes:
     check_size(limit if size is not None else 0, len(data))
     with pa.CompressedInputStream(pa.BufferReader(data), codec) as stream:
         pieces, count = [], 0
-        while piece := stream.read(min(limit + 1 - count, PIECE_BYTES)):
+        step = limit + 1 if size is not None and size <= PLAIN_BYTES else PIECE_BYTES
+        while piece := stream.read(min(limit + 1 - count, step)):
             pieces.append(piece)
             count += len(piece)
             if count > limit:
