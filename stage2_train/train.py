@@ -1,6 +1,7 @@
 """A configuration in, checkpoints out: everything that happens before the first step, in the order in which it happens."""
 
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -22,6 +23,7 @@ from stage2_train.ranks import Ranks, join
 from stage2_train.resume import find_start
 from stage2_train.saving import checkpoint_name
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 log = logging.getLogger(__name__)
 
 
@@ -85,6 +87,16 @@ def set_up_device(training: TrainingConfig, ranks: Ranks) -> None:
     if ranks.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = not training.deterministic
+    else:
+        keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what a step frees for the next one: to map and clear it anew took 5 % of a step on a CPU."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc has no mallopt
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _open_recordings(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> Recordings:
