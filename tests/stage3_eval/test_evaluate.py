@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -277,6 +278,17 @@ def test_a_run_that_is_killed_goes_on_where_it_stopped(checkpoint: Path, out: Pa
     assert resumed == whole
 
 
+def test_a_disk_without_room_is_refused_before_any_work(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    with pytest.raises(
+        UserError, match=r"disk too full for the evaluation: .* has 1,000,000 bytes free, 4,\d{3},\d{3} are"
+    ):
+        evaluate(checkpoint, GOLDEN / "dataset_image", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_memory_holds_totals_not_episodes(checkpoint: Path, tmp_path: Path) -> None:
     """What is kept of an episode in the running totals does not depend on its frames, and is small."""
     totals, episode = Totals(JOINTS), Dataset.open(GOLDEN / "dataset_image").episodes[0]
@@ -370,7 +382,6 @@ def test_drift_and_speeds_agree_with_the_parquet_files(checkpoint: Path, tmp_pat
             ["--checkpoint", "nowhere", "--dataset", GOLDEN / "dataset_image", "--out", "{tmp}/out"],
             "no checkpoint in nowhere",
         ),
-        (["--checkpoint", "nowhere", "--dataset", "nowhere", "--out", "{tmp}/out"], "no dataset in nowhere"),
         (["--checkpoint", "x", "--dataset", "x", "--out", ROOT], "is no evaluation of ours"),
         (["--checkpoint", "x", "--dataset", "x", "--out", "x", "--batch-size", "0"], "a whole number from 1 on"),
     ],
