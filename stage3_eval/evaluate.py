@@ -37,7 +37,7 @@ from stage3_eval.table import episode_table
 
 log = logging.getLogger(__name__)
 TIMED_ON_CPU = 50  # frames per episode: enough for percentiles, little against the evaluation itself
-PAGE_BYTES, VALUE_BYTES = 4_000_000, 80  # what the page and curves take at most, and what a frame takes for each joint
+PAGE_BYTES, VALUE_BYTES = 400_000, 80  # what page and curves take at least, and what a frame takes for each joint
 MOMENTS = 6  # worst moments on the page, unless more are asked for
 
 
