@@ -10,6 +10,7 @@ from stage3_eval.gallery import MAX_SHOWN, choose_shown, show_episodes, show_mom
 from stage3_eval.inputs import Inputs
 from stage3_eval.metrics import FIRST_STEP, VALID_HORIZON
 from stage3_eval.motion import FROM_COMMANDED, FROM_MEASURED
+from stage3_eval.output import episode_file
 from stage3_eval.words import (
     amount,
     baseline,
@@ -177,9 +178,8 @@ def _list_episodes(summary: dict[str, Any], shown: list[int]) -> str:
         drift = of["drift"][FROM_COMMANDED]["1.0s"]
         values = [str(of["frames"]), both(of["policy"][VALID_HORIZON]["mae"], units)]
         values += [times(of["ratio_to_best_baseline"][VALID_HORIZON]), amount(drift and drift["mean"], units)]
-        rows.append(
-            [name, *values, f'<a href="episode_{index:03d}.parquet">parquet<span hidden> of episode {index}</span></a>']
-        )
+        link = f'<a href="{episode_file(index)}" aria-label="parquet file of episode {index}">parquet</a>'
+        rows.append([name, *values, link])
     left = len(summary["by_episode"]) - MAX_ROWS
     notes = f"<p class='soft'>{left} more episodes stand in summary.json.</p>" if left > 0 else ""
     if len(summary["by_episode"]) > MAX_SHOWN:
