@@ -52,6 +52,8 @@ def test_a_template_without_default_values_would_not_be_rendered_before_6_4(fold
     (folder / "flow.yaml").write_text(text + "  # {% endfor %}\n  resources: {r: {cpu: 1}}\n")
     assert "add default-values:" in check(folder / "flow.yaml", "6.3", {})[0].message
     assert check(folder / "flow.yaml", "6.4", {}) == []
+    (folder / "flow.yaml").write_text(text + "  # {% endfor %} {{output}}\n  resources: {r: {cpu: 1}}\n")
+    assert check(folder / "flow.yaml", "6.3", {}) == []
 
 
 # Every switch that a file documents, with what it may be; datasets (and localpath, which uploads one) end with 6.3.
