@@ -17,7 +17,7 @@ from torch import Tensor
 from common.act import Act, ActConfig
 from common.command import UserError, one_line
 from common.dataset import ACTION, IMAGES, STATE, picture_key
-from common.files import read_json, write_json
+from common.files import MANIFEST, find_damage, read_json, write_json
 from common.normalise import Normaliser, split_buffers
 from common.runs import CONFIG, WEIGHTS
 
@@ -80,6 +80,7 @@ class Checkpoint:
         Raises UserError in one line when weights or normalisation are missing, damaged or do not fit config.json.
         """
         settings, act, shape = read_settings(folder)
+        _require_as_written(folder)
         with torch.device("meta"):  # the weights come from the file; drawing random ones first would only take time
             network = new_network(act, shape)
         weights, buffers = split_buffers(_read_tensors(folder / WEIGHTS), shape.sizes(), str(folder / WEIGHTS))
@@ -136,6 +137,17 @@ def read_settings(folder: Path) -> tuple[dict[str, Any], ActConfig, PolicyShape]
         return settings, *_parse_settings(settings)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / CONFIG} does not describe an ACT policy: {one_line(error)}") from error
+
+
+def _require_as_written(folder: Path) -> None:
+    """Hold weights and statistics against the manifest of our own trainings: a flipped bit in a weight looks like another
+    weight. The texts may have been edited, and LeRobot's checkpoints have no manifest.
+    """
+    home = folder.absolute().parent
+    if (home / MANIFEST).is_file():
+        damage = find_damage(home, f"{folder.name}/", ".safetensors")
+        if damage:
+            raise UserError(f"{home} is damaged: {damage}; take another checkpoint")
 
 
 def new_network(act: ActConfig, shape: PolicyShape) -> Act:

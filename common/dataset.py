@@ -266,13 +266,18 @@ class Dataset:
         """Yield the stored JPEG or PNG files of one camera of an episode, in order."""
         path = self.root / DATA_PATH.format(chunk_index=episode.data_file[0], file_index=episode.data_file[1])
         key = picture_key(camera)
-        with pq.ParquetFile(path) as file:
-            groups = [i for i in range(file.num_row_groups) if _may_hold(file.metadata.row_group(i), episode.number)]
-            columns = [f"{key}.bytes", "episode_index"]
-            for batch in file.iter_batches(batch_size=64, row_groups=groups, columns=columns):
-                mine = np.asarray(batch.column("episode_index")) == episode.number
-                if mine.any():
-                    yield from batch.filter(pa.array(mine)).column(key).field("bytes").to_pylist()
+        try:
+            with pq.ParquetFile(path) as file:
+                groups = [
+                    i for i in range(file.num_row_groups) if _may_hold(file.metadata.row_group(i), episode.number)
+                ]
+                columns = [f"{key}.bytes", "episode_index"]
+                for batch in file.iter_batches(batch_size=64, row_groups=groups, columns=columns):
+                    mine = np.asarray(batch.column("episode_index")) == episode.number
+                    if mine.any():
+                        yield from batch.filter(pa.array(mine)).column(key).field("bytes").to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path} cannot be read: {one_line(error)}") from error
 
     def _check(self) -> None:
         for key in (STATE, ACTION):

@@ -6,6 +6,7 @@ A file is written beside its name, flushed to disk and renamed. A folder is buil
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import hashlib
 import json
@@ -38,10 +39,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what was written there takes the name when the block ends well."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
+        with _full_disk_named(path):
+            yield temporary
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -77,14 +79,15 @@ def new_folder(path: Path, manifest: bool = True) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{path} cannot be made: {error.strerror}; choose another folder") from error
     try:
-        yield temporary
-        if manifest:
-            write_json(temporary / MANIFEST, describe_folder(temporary))
-        for folder, _, names in os.walk(temporary, topdown=False):
-            for name in names:
-                sync(Path(folder, name))
-            sync(Path(folder))
-        _take_name(temporary, path)
+        with _full_disk_named(path):
+            yield temporary
+            if manifest:
+                write_json(temporary / MANIFEST, describe_folder(temporary))
+            for folder, _, names in os.walk(temporary, topdown=False):
+                for name in names:
+                    sync(Path(folder, name))
+                sync(Path(folder))
+            _take_name(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -95,12 +98,17 @@ def describe_folder(folder: Path) -> dict[str, dict[str, Any]]:
     return {n: {"bytes": (folder / n).stat().st_size, "sha256": sha256(folder / n)} for n in names if n != MANIFEST}
 
 
-def find_damage(folder: Path) -> str | None:
-    """Return what is wrong with a folder that has a manifest, None when every file has the size and sha256 it should."""
+def find_damage(folder: Path, below: str = "", suffix: str = "") -> str | None:
+    """Return what is wrong with a folder that has a manifest, None when every file has the size and sha256 it should.
+
+    Only files whose relative names begin with `below` and end with `suffix` are looked at.
+    """
     try:
         manifest = read_json(folder / MANIFEST)
         for name, wanted in manifest.items():
             path = folder / name
+            if not (name.startswith(below) and name.endswith(suffix)):
+                continue
             if not path.is_file():
                 return f"{name} is missing"
             if path.stat().st_size != wanted["bytes"] or sha256(path) != wanted["sha256"]:
@@ -165,6 +173,27 @@ def require_free(folder: Path, needed_bytes: int, what: str) -> None:
             f"disk too full for {what}: {folder} has {free_bytes:,} bytes free, {needed_bytes:,} are needed; "
             "free some space or choose another folder"
         )
+
+
+@contextlib.contextmanager
+def _full_disk_named(path: Path) -> Iterator[None]:
+    """Say which place has no room left for what; the system's own error names neither."""
+    before_bytes = _free_bytes(path)
+    try:
+        yield
+    except Exception as error:
+        # Libraries in C and Rust hand the system's words on, not its number.
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        raise UserError(
+            f"disk full: {path} needs more than the {before_bytes:,} bytes that were free there; "
+            "free some space or choose another folder"
+        ) from error
+
+
+def _free_bytes(path: Path) -> int:
+    return shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.exists())).free
 
 
 def sync(path: Path) -> None:

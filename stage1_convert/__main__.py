@@ -31,7 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load(Config, args.config, args.override)
         supply = open_supply(args.src, args.keep_downloads == "true")
         offers = select(supply.offers, config.data, _shard(args.shard))
-        return dry_run(list(supply.fetch(offers)), config, args.out)
+        sources = list(supply.fetch(offers))
+        try:
+            return dry_run(sources, config, args.out)
+        finally:
+            for source in sources:
+                supply.release(source)
     start = time.monotonic()
     if args.merge:
         _require(args, "merge", "out")
@@ -49,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except RefusedError as error:
             _print_notes("refused", error.refused)
             raise
-    _print_summary(summary, args.out, time.monotonic() - start, "datasets" if args.merge else "bags")
+    taken = f"{len(args.merge)} joined" if args.merge else _count_bags(summary)
+    _print_summary(summary, args.out, time.monotonic() - start, "datasets" if args.merge else "bags", taken)
     return 0
 
 
@@ -95,10 +101,14 @@ def _shard(text: str) -> tuple[int, int]:
     return part, parts
 
 
-def _print_summary(summary: Summary, out: Path, seconds: float, things: str) -> None:
-    counts = f"{summary.bags - len(summary.refused)} taken, {len(summary.refused)} refused"
+def _count_bags(summary: Summary) -> str:
+    counts = f"{summary.bags - len(summary.refused)} converted, {len(summary.refused)} refused"
+    return f"{counts}; {summary.reused} unchanged since they were converted before" if summary.reused else counts
+
+
+def _print_summary(summary: Summary, out: Path, seconds: float, things: str, taken: str) -> None:
     rows = {
-        things: f"{counts}, {summary.reused} of them as converted before" if summary.reused else counts,
+        things: taken,
         "episodes": f"{summary.episodes}",
         "frames": f"{summary.frames}",
         "speed": f"{summary.frames / seconds:.0f} frames/s, {seconds:.1f} s",

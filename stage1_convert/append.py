@@ -1,7 +1,7 @@
 """LeRobot v3.0 datasets with the same features, from anybody, in; their episodes one after the other out.
 
 Rows are copied and numbered anew, one file for each episode; video files are copied as they are. Statistics of numbers
-are computed again. Those of pictures come from the histograms that our own datasets keep, or else are pooled: mean and
+are computed again. Those of pictures come from the tallies that our own datasets keep, or else are pooled: mean and
 deviation exactly, quantiles weighted by the number of pictures, as LeRobot does it.
 """
 
@@ -180,11 +180,11 @@ class _Joined:
             raw = [read_json(dataset.root / "meta" / "stats.json") for dataset in datasets]
             return stats.pooled([of[key] for of in raw])
         counted = [counts for path in paths for (_, c), counts in picture_counts(path).items() if IMAGES + c == key]
-        histogram: Any = sum(histogram for histogram, _ in counted)
-        return stats.picture_stats(histogram, sum(count for _, count in counted))
+        tally: Any = sum(tally for tally, _ in counted)
+        return stats.picture_stats(tally, sum(count for _, count in counted))
 
     def _write_counts(self, datasets: Sequence[Dataset]) -> None:
-        """Join the pictures' histograms when all datasets have them."""
+        """Join the pictures' tallies when all datasets have them."""
         paths = [dataset.root / PICTURES_PATH for dataset in datasets]
         if all(path.is_file() for path in paths):
             shifts = np.cumsum([0, *(len(dataset.episodes) for dataset in datasets)])

@@ -117,8 +117,8 @@ class Bag:
         """
         for topic, receive_ns, data in self.records(topics):
             content = self.deserialise(topic, data)
-            stamp = getattr(getattr(content, "header", None), "stamp", None)
-            header_ns = stamp.sec * 1_000_000_000 + stamp.nanosec if stamp else 0
+            stamp: Any = getattr(getattr(content, "header", None), "stamp", getattr(content, "timestamp", None))
+            header_ns = stamp.sec * 1_000_000_000 + stamp.nanosec if hasattr(stamp, "nanosec") else 0
             yield Message(topic, receive_ns, header_ns, content)
 
     def deserialise(self, topic: str, data: bytes) -> Any:

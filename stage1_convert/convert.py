@@ -22,6 +22,7 @@ from stage1_convert.assemble import Assembly, task_of
 from stage1_convert.board import Board
 from stage1_convert.config import Config, DataConfig
 from stage1_convert.episode import Job, Outcome, convert_bag
+from stage1_convert.memory import keep_blocks
 from stage1_convert.parts import REPORT, adopt, parts_folder, parts_path
 from stage1_convert.progress import shown_progress
 from stage1_convert.source import Source
@@ -164,6 +165,7 @@ def _outcomes(supply: Supply, offers: Sequence[Offer], job: Job, workers: int) -
         if min(workers, len(offers)) > 1:
             yield from _in_order(supply, todo, job, min(workers, len(offers)))
             return
+        keep_blocks()
         for source, number, task_index in todo:
             outcome = convert_bag(source, number, task_index, job)
             supply.release(source)
@@ -199,6 +201,7 @@ def _finish(supply: Supply, source: Source, future: Future[Outcome]) -> Outcome:
 def _become_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is answered once, by the parent
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+    keep_blocks()
     cv2.setNumThreads(1)
     pa.set_cpu_count(1)
 

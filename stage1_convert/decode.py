@@ -4,6 +4,7 @@ Depth becomes grey by one fixed range: nearest 0, farthest 255, so that equal di
 was not measured (0, NaN) becomes 0, too.
 """
 
+import functools
 import os
 import re
 import struct
@@ -81,10 +82,10 @@ def read_still(message: Any, depth_range_m: Sequence[float] = (0.0, 4.0), trust:
         return still_of(pixels)
     data = message.data.tobytes()
     if "compressedDepth" in message.format:
-        return still_of(_grey(_compressed_depth(data, message.format), depth_range_m))
+        return still_of(_compressed_depth(data, message.format, depth_range_m))
     head = _header(data, message.format)
     if head.bits == 16:
-        return still_of(_grey(_read_depth_png(data, head) / MM_PER_M, depth_range_m))
+        return still_of(_grey_of_mm(_read_depth_png(data, head), depth_range_m))
     file = data if head.channels == 3 else None
     if trust and file and head.form == "jpeg":
         return Still(head.height, head.width, None, file, head.form)
@@ -144,7 +145,7 @@ def _raw(message: Any, depth_range_m: Sequence[float]) -> Picture:
     rows = np.ascontiguousarray(message.data.reshape(height, step)[:, :row_bytes])
     pixels = rows.view((">" if message.is_bigendian else "<") + dtype).reshape(height, width, channels)
     if way == "depth":
-        return _grey(pixels[..., 0] / MM_PER_M if dtype == "u2" else pixels[..., 0], depth_range_m)
+        return _grey_of_mm(pixels[..., 0], depth_range_m) if dtype == "u2" else _grey(pixels[..., 0], depth_range_m)
     if message.encoding.startswith("bayer") and (height < 2 or width < 2):
         raise UserError(f"a bayer mosaic of {height}x{width} pixels has no colours")
     if channels == 2 and width % 2:
@@ -153,15 +154,27 @@ def _raw(message: Any, depth_range_m: Sequence[float]) -> Picture:
 
 
 def _grey(depth_m: Pixels, depth_range_m: Sequence[float]) -> Picture:
-    near, far = depth_range_m
-    measured = np.nan_to_num(depth_m.astype(np.float32), nan=0.0, posinf=far, neginf=0.0)
-    scaled = np.clip((measured - near) * (255.0 / (far - near)), 0, 255)
-    grey = np.where(measured > 0, np.rint(scaled), 0).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    return cv2.cvtColor(_shade(depth_m, *depth_range_m), cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
 
 
-def _compressed_depth(data: bytes, declared: str) -> Pixels:
-    """Return the depth in metres: millimetres, or for 32FC1 the inverse a / (value - b); 0 was not measured."""
+def _grey_of_mm(depth_mm: npt.NDArray[np.uint16], depth_range_m: Sequence[float]) -> Picture:
+    shades = _shade_of_every_mm(*depth_range_m)
+    return cv2.cvtColor(shades[depth_mm], cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
+
+
+def _shade(depth_m: Pixels, near_m: float, far_m: float) -> npt.NDArray[np.uint8]:
+    measured = np.nan_to_num(depth_m.astype(np.float32), nan=0.0, posinf=far_m, neginf=0.0)
+    scaled = np.clip((measured - near_m) * (255.0 / (far_m - near_m)), 0, 255)
+    return np.where(measured > 0, np.rint(scaled), 0).astype(np.uint8)
+
+
+@functools.cache
+def _shade_of_every_mm(near_m: float, far_m: float) -> npt.NDArray[np.uint8]:
+    return _shade(np.arange(1 << 16) / MM_PER_M, near_m, far_m)
+
+
+def _compressed_depth(data: bytes, declared: str, depth_range_m: Sequence[float]) -> Picture:
+    """Return depth as grey: millimetres, or for 32FC1 the inverse a / (value - b) in metres; 0 was not measured."""
     if len(data) < DEPTH_HEADER.size:
         raise UserError(f"the depth picture ({len(data)} bytes) ends in its header")
     _, a, b = DEPTH_HEADER.unpack_from(data)
@@ -170,18 +183,19 @@ def _compressed_depth(data: bytes, declared: str) -> Pixels:
         raise UserError(f"a depth picture of format {declared!r} is not supported, only PNG")
     depth = _read_depth_png(png, _header(png, declared))
     if not declared.startswith("32FC1"):
-        return depth / MM_PER_M
+        return _grey_of_mm(depth, depth_range_m)
     known = (depth > 0) & (depth != b)
-    return np.where(known, a / np.where(known, depth - b, 1.0), np.nan)
+    depth_m = np.where(known, a / np.where(known, depth - np.float32(b), 1.0), np.nan)
+    return _grey(depth_m, depth_range_m)
 
 
-def _read_depth_png(data: bytes, head: _Header) -> npt.NDArray[np.float32]:
+def _read_depth_png(data: bytes, head: _Header) -> npt.NDArray[np.uint16]:
     if head.form != "png" or head.bits != 16 or head.channels != 1:
         raise UserError(f"{head.bits} bits in {head.channels} channels are no depth picture: expected 16 bits in one")
     depth = _listening(lambda: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
     if depth is None or depth.shape != (head.height, head.width):
         raise UserError(f"the picture ({len(data)} bytes) does not decode")
-    return np.asarray(depth, np.float32)
+    return np.asarray(depth, np.uint16)
 
 
 def _header(data: bytes, declared: str) -> _Header:

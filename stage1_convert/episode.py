@@ -22,16 +22,15 @@ from stage1_convert.board import Board
 from stage1_convert.config import JOINTS, Config
 from stage1_convert.features import describe_features
 from stage1_convert.lerobot import Piece
-from stage1_convert.mp4 import VideoFile
 from stage1_convert.parts import Part, key_of, new_part, piece_in, read_part, write_record
-from stage1_convert.plan import Plan, Span, make_plan
+from stage1_convert.plan import Plan, make_plan
+from stage1_convert.reel import Reel
 from stage1_convert.rowfile import Numbers, RowFile, schema_of
 from stage1_convert.shots import Shot, Shots
 from stage1_convert.source import Source, storage_files, storage_format
 from stage1_convert.tape import Stream, Tape, read_tape
 
 BATCH_ROWS = 64
-SUFFIX = {"jpeg": "jpg", "png": "png"}
 
 
 class Job(NamedTuple):
@@ -152,99 +151,47 @@ class _Conversion:
         with open_bag(path, scratch, self._config.data.ros_distro) as bag:
             try:
                 tape, plan = _read_and_plan(bag, self._config, self._report)
-                spans = plan.episodes
-                self._board.plan(self._number, len(spans), sum(span.frames for span in spans))
+                lengths = [span.frames for span in plan.episodes]
+                self._board.plan(self._number, len(lengths), sum(lengths))
                 shots = Shots(bag, tape, plan, self._config, self._trust)
                 frames, pieces = shots.frames(), []
-                for at, span in enumerate(spans):
-                    done = sum(before.frames for before in spans[:at])
-                    numbers = Numbers(start.episode_index + at, start.first_index + done, start.task_index)
-                    pieces.append(self._write(at, span, tape, plan, shots, frames, numbers))
+                for at in range(len(lengths)):
+                    first = start.first_index + sum(lengths[:at])
+                    numbers = Numbers(start.episode_index + at, first, start.task_index)
+                    pieces.append(self._write(at, tape, plan, shots, frames, numbers))
             finally:
                 self._report["warnings"] += bag.warnings
         shutil.rmtree(scratch)
         write_record(self._folder, Part(self._report, shots.sizes, pieces))
 
     def _write(
-        self,
-        at: int,
-        span: Span,
-        tape: Tape,
-        plan: Plan,
-        shots: Shots,
-        frames: Iterator[dict[str, Shot]],
-        place: Numbers,
+        self, at: int, tape: Tape, plan: Plan, shots: Shots, frames: Iterator[dict[str, Shot]], place: Numbers
     ) -> Piece:
         """Write the `at`-th episode: its rows, the sources of its frames and its videos."""
-        config, cameras = self._config, list(self._config.data.cameras)
+        config, span = self._config, plan.episodes[at]
         sources = rows.sources_of(tape, plan, span)
-        piece = piece_in(self._folder, at, (), {}, {"frames": span.frames, "start_ns": int(sources["tick_ns"][0])})
+        reels = {camera: Reel(self._folder / f"{at:03d}.{camera}.mp4", config.data) for camera in config.data.cameras}
+        piece = piece_in(self._folder, at, (), {}, {})
         pq.write_table(pa.table(sources), piece.sources)
         values = _columns(rows.numbers_of(tape, plan, span, config), sources, config)
-        tallies = {camera: _Tally() for camera in cameras}
         file: RowFile | None = None
-        videos: dict[str, VideoFile] = {}
         for first in range(0, span.frames, BATCH_ROWS):
             stop = min(first + BATCH_ROWS, span.frames)
-            columns = {name: column[first:stop] for name, column in values.items()}
-            files: dict[str, list[bytes]] = {camera: [] for camera in cameras}
             for shot in itertools.islice(frames, stop - first):
-                if file is None:
-                    file = RowFile(piece.rows, schema_of(describe_features(config, shots.sizes)), place)
-                    videos = self._open_videos(at, shots.sizes)
-                for camera in cameras:
-                    tallies[camera].count(shot[camera])
-                    data, picture = shot[camera].data, shot[camera].picture
-                    if picture is not None:
-                        videos[camera].add(picture)
-                    files[camera].append(data)
-            if file is None or any(len(taken) < stop - first for taken in files.values()):
-                raise UserError(
-                    "the second reading gave fewer pictures than the first: it is damaged or being written to"
-                )
-            if not videos:
-                columns |= {IMAGES + camera: self._pictures(taken, first) for camera, taken in files.items()}
+                for camera, reel in reels.items():
+                    reel.add(shot[camera])
+            columns = {name: column[first:stop] for name, column in values.items()}
+            pictures = {IMAGES + camera: reel.column(stop - first) for camera, reel in reels.items()}
+            columns |= {key: column for key, column in pictures.items() if column is not None}
+            file = file or RowFile(piece.rows, schema_of(describe_features(config, shots.sizes)), place)
             file.add(pa.record_batch(columns))
             self._board.wrote(self._number, stop - first)
         assert file is not None
         file.close()
-        pictures = {camera: (tally.histogram, tally.decoded) for camera, tally in tallies.items()}
-        pictures |= {camera: video.close() for camera, video in videos.items()}
-        report = {**piece.report, "begins": span.reason, **rows.describe_ages(sources, cameras, tape.streams)}
-        report["repeated"] = {camera: tally.repeated for camera, tally in tallies.items()}
-        return piece._replace(pictures=pictures, report=report)
-
-    def _open_videos(self, at: int, sizes: dict[str, tuple[int, int]]) -> dict[str, VideoFile]:
-        if self._config.data.storage != "video":
-            return {}
-        fps = self._config.data.fps
-        return {
-            camera: VideoFile(self._folder / f"{at:03d}.{camera}.mp4", sizes[camera], fps)
-            for camera in self._config.data.cameras
-        }
-
-    def _pictures(self, files: list[bytes], first: int) -> pa.StructArray:
-        suffix = SUFFIX[self._config.data.storage]
-        paths = pa.array([f"frame-{first + row:06d}.{suffix}" for row in range(len(files))])
-        return pa.StructArray.from_arrays([pa.array(files, pa.binary()), paths], ["bytes", "path"])
-
-
-class _Tally:
-    """Counts a camera's pictures over an episode: how many were decoded, their values, and those shown twice."""
-
-    def __init__(self) -> None:
-        self.decoded, self.repeated = 0, 0
-        self.histogram = np.zeros((3, 256), np.int64)
-        self._last: Shot | None = None
-
-    def count(self, shot: Shot) -> None:
-        """Count the next frame's picture."""
-        if shot.histogram is not None:
-            self.decoded += 1
-            self.histogram += shot.histogram
-        if shot is not self._last and self._last is not None:
-            self.repeated += shot.repeated
-        self._last = shot
+        report = {"frames": span.frames, "start_ns": int(sources["tick_ns"][0]), "begins": span.reason}
+        report |= rows.describe_ages(sources, list(reels), tape.streams)
+        report["repeated"] = {camera: reel.repeated for camera, reel in reels.items()}
+        return piece._replace(pictures={camera: reel.close() for camera, reel in reels.items()}, report=report)
 
 
 def _columns(numbers: rows.Numbers, sources: dict[str, Any], config: Config) -> dict[str, pa.Array]:

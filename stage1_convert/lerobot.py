@@ -31,7 +31,7 @@ PICTURES_PATH = "meta/pictures.parquet"
 SOURCES_PATH = "meta/sync/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 FLUSH_EPISODES = 1000  # so that memory does not grow with the number of episodes
 
-Histogram = tuple[npt.NDArray[np.int64], int]  # how often each value occurs (3, 256), over so many pictures
+Tally = tuple[npt.NDArray[np.int64], int]  # the sum of stats.tally over so many pictures
 
 
 class Piece(NamedTuple):
@@ -40,7 +40,7 @@ class Piece(NamedTuple):
     rows: Path
     sources: Path
     videos: dict[str, Path]
-    pictures: dict[str, Histogram]
+    pictures: dict[str, Tally]
     report: dict[str, Any]
 
 
@@ -52,8 +52,8 @@ class DatasetWriter:
         self._tasks: dict[str, int] = {}
         self._keys = [key for key, feature in features.items() if feature.dtype not in PICTURE_DTYPES]
         self._columns = stats.Columns(root)
-        self._pictures: dict[str, Histogram] = {
-            key: (np.zeros((3, 256), np.int64), 0) for key, f in features.items() if f.dtype in PICTURE_DTYPES
+        self._pictures: dict[str, Tally] = {
+            key: (np.zeros(stats.TALLY, np.int64), 0) for key, f in features.items() if f.dtype in PICTURE_DTYPES
         }
         self._episodes = Rows(root / EPISODES_PATH.format(chunk_index=0, file_index=0))
         self._counts = Rows(root / PICTURES_PATH)
@@ -74,10 +74,10 @@ class DatasetWriter:
         for key, array in arrays.items():
             self._columns.add(key, array)
         pictures = {IMAGES + camera: counted for camera, counted in piece.pictures.items()}
-        for key, (histogram, taken) in pictures.items():
-            self._pictures[key] = (self._pictures[key][0] + histogram, self._pictures[key][1] + taken)
+        for key, (tally, taken) in pictures.items():
+            self._pictures[key] = (self._pictures[key][0] + tally, self._pictures[key][1] + taken)
             row = {"episode_index": number, "camera": key.removeprefix(IMAGES), "count": taken}
-            self._counts.add({**row, "histogram": histogram.ravel().tolist()})
+            self._counts.add({**row, "tally": tally.ravel().tolist()})
         place = {"chunk_index": chunk, "file_index": file}
         row = {"episode_index": number, "tasks": [task], "length": count}
         row |= {f"data/{name}": value for name, value in place.items()}
@@ -155,12 +155,12 @@ class Rows:
         self._waiting = []
 
 
-def picture_counts(path: Path) -> dict[tuple[int, str], Histogram]:
+def picture_counts(path: Path) -> dict[tuple[int, str], Tally]:
     """Return what a dataset's meta/pictures.parquet tells of every episode and camera."""
     columns = pq.read_table(path).to_pydict()
-    histograms = (np.array(values, np.int64).reshape(3, 256) for values in columns["histogram"])
+    tallies = (np.array(values, np.int64).reshape(stats.TALLY) for values in columns["tally"])
     keys = zip(columns["episode_index"], columns["camera"], strict=True)
-    return dict(zip(keys, zip(histograms, columns["count"], strict=True), strict=True))
+    return dict(zip(keys, zip(tallies, columns["count"], strict=True), strict=True))
 
 
 def describe_info(
@@ -223,7 +223,7 @@ def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
 def _episode_type(key: str) -> pa.DataType:
     if key in ("tasks", "camera"):
         return pa.list_(pa.string()) if key == "tasks" else pa.string()
-    if key == "histogram":
+    if key == "tally":
         return pa.list_(pa.int64())
     if not key.startswith("stats/"):
         return pa.float64() if key.endswith("_timestamp") else pa.int64()

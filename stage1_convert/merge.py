@@ -35,7 +35,7 @@ def merge(datasets: Sequence[Path], out: Path) -> Summary:
         return _join(roots, records, out)
     with new_folder(out, manifest=False) as root:
         frames = append(opened, records, root)
-    return Summary(len(opened), sum(len(dataset.episodes) for dataset in opened), frames, [], [], len(opened))
+    return Summary(len(opened), sum(len(dataset.episodes) for dataset in opened), frames, [], [], 0)
 
 
 def _are_shards(records: Sequence[dict[str, Any]]) -> bool:
@@ -62,7 +62,7 @@ def _join(roots: Sequence[Path], records: Sequence[dict[str, Any]], out: Path) -
                         bag["bag"], {k: v for k, v in bag.items() if k not in ("bag", "status", "episodes")}
                     )
             assembly.finish(not records[0]["pictures_verified"])
-    return summarise(assembly, len(bags))
+    return summarise(assembly, 0)
 
 
 def _check_complete(bags: Sequence[dict[str, Any]], parts: Path) -> None:

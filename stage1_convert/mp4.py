@@ -55,16 +55,16 @@ class VideoFile:
         self.frames += 1
 
     def close(self) -> tuple[npt.NDArray[np.int64], int]:
-        """Finish the file and read it again; returns the histogram (3, 256) of its frames and their number.
+        """Finish the file and read it again; returns the sum of its frames' tallies and their number.
 
         Raises UserError when a frame is missing or not where it belongs.
         """
         self._file.mux(self._stream.encode(None))
         self._file.close()
-        count, histogram = 0, np.zeros((3, 256), np.int64)
+        count, tally = 0, np.zeros(stats.TALLY, np.int64)
         for picture in decode_video(self._path, 0.0, self.frames + 1, self._fps):
-            histogram += stats.histogram(picture)
+            tally += stats.tally(picture)
             count += 1
         if count != self.frames:
             raise UserError(f"the video holds {count} frames and {self.frames} were written")
-        return histogram, count
+        return tally, count

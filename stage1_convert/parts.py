@@ -28,7 +28,7 @@ from common.config import to_dict
 from common.dataset import DATA_PATH, IMAGES, VIDEO_PATH, data_file
 from common.files import read_json, remove_stale, sync, write_json
 from stage1_convert.config import Config
-from stage1_convert.lerobot import PICTURES_PATH, SOURCES_PATH, Histogram, Piece, link, picture_counts
+from stage1_convert.lerobot import PICTURES_PATH, SOURCES_PATH, Piece, Tally, link, picture_counts
 
 FORMAT = 2  # of meta/conversion.json and of what a part holds: README.md describes both
 REPORT = "meta/conversion.json"
@@ -132,7 +132,7 @@ def write_record(folder: Path, part: Part) -> None:
     pieces = [
         {
             "report": piece.report,
-            "pictures": {c: {"count": n, "histogram": h.tolist()} for c, (h, n) in piece.pictures.items()},
+            "pictures": {c: {"count": n, "tally": h.tolist()} for c, (h, n) in piece.pictures.items()},
         }
         for piece in part.pieces
     ]
@@ -145,13 +145,13 @@ def read_part(folder: Path) -> Part:
     sizes = {camera: (height, width) for camera, (height, width) in record["sizes"].items()}
     pieces = []
     for number, piece in enumerate(record["pieces"]):
-        pictures = {c: (np.array(p["histogram"], np.int64), p["count"]) for c, p in piece["pictures"].items()}
+        pictures = {c: (np.array(p["tally"], np.int64), p["count"]) for c, p in piece["pictures"].items()}
         pieces.append(piece_in(folder, number, sizes, pictures, piece["report"]))
     return Part(record["report"], sizes, pieces)
 
 
 def piece_in(
-    folder: Path, number: int, cameras: Iterable[str], pictures: dict[str, Histogram], report: dict[str, Any]
+    folder: Path, number: int, cameras: Iterable[str], pictures: dict[str, Tally], report: dict[str, Any]
 ) -> Piece:
     """Return the `number`-th episode of the part in `folder`."""
     videos = {camera: folder / f"{number:03d}.{camera}.mp4" for camera in cameras}
@@ -183,7 +183,7 @@ def adopt(dataset: Path, parts: Path) -> list[dict[str, Any]]:
     return bags
 
 
-def _take_back(dataset: Path, folder: Path, bag: dict[str, Any], counts: Mapping[tuple[int, str], Histogram]) -> None:
+def _take_back(dataset: Path, folder: Path, bag: dict[str, Any], counts: Mapping[tuple[int, str], Tally]) -> None:
     pieces, cameras = [], bag["sizes"]
     for number, episode in enumerate(bag["episodes"]):
         at = episode["episode_index"]

@@ -4,6 +4,7 @@ Quantiles are those of numpy's default method (linear between neighbours). LeRob
 and samples the pictures, so its figures differ a little.
 """
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ import numpy.typing as npt
 from stage1_convert.spool import Spool
 
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
+QUANTILE_ROWS = 60  # of a picture: its quantiles need no more; smaller pictures are counted whole
+# Of each channel: how often each value occurs in the rows that are counted, how often it is a picture's least or largest
+# value, and the number, the sum and the sum of squares of all pixels.
+TALLY = (3, 256 + 256 + 3)
 NAMES = ("min", "max", "mean", "std", "count", *QUANTILES)
 
 
@@ -49,18 +54,44 @@ def _dimension_stats(values: npt.NDArray[np.float64]) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()} | quantiles
 
 
-def histogram(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Return how often each of the 256 values occurs in each channel of a picture (height, width, 3): (3, 256)."""
-    counts = [cv2.calcHist([picture], [channel], None, [256], [0, 256]).ravel() for channel in range(3)]
-    return np.stack(counts).astype(np.int64)  # calcHist counts in float32: exact below 2**24 pixels
+def tally(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Return what picture_stats needs of a picture (height, width, 3), as TALLY: those of many pictures may be added.
+
+    A histogram of every pixel would take a quarter of the time of decoding.
+    """
+    found = np.zeros(TALLY, np.int64)
+    rows = max(1, len(picture) // QUANTILE_ROWS)
+    planes = _planes(picture)
+    sums = cv2.sumElems(picture)
+    for channel, plane in enumerate(planes):
+        counts = cv2.calcHist([plane[::rows]], [0], None, [256], [0, 256]).ravel()  # exact below 2**24 pixels
+        of = found[channel]
+        of[:256] = counts
+        # Most pictures have black and white in the rows that are counted, and there is nothing beyond.
+        of[256 + (0 if counts[0] else int(plane.min()))] += 1
+        of[256 + (255 if counts[255] else int(plane.max()))] += 1
+        of[512:] = plane.size, sums[channel], round(cv2.norm(plane, cv2.NORM_L2SQR))
+    return found
 
 
-def picture_stats(counts: npt.NDArray[np.int64], frames: int) -> dict[str, list[Any]]:
-    """Return the statistics, in 0..1, over every pixel of `frames` pictures from their summed histogram (3, 256).
+_kept = threading.local()
+
+
+def _planes(picture: npt.NDArray[np.uint8]) -> Sequence[npt.NDArray[np.uint8]]:
+    """Split a picture into its channels, in memory that is taken again for the next one of this thread."""
+    kept = getattr(_kept, "planes", None)
+    if kept is None or kept[0].shape != picture.shape[:2]:
+        kept = _kept.planes = [np.empty(picture.shape[:2], np.uint8) for _ in range(3)]
+    return cv2.split(picture, kept)  # type: ignore[return-value]
+
+
+def picture_stats(tallies: npt.NDArray[np.int64], frames: int) -> dict[str, list[Any]]:
+    """Return the statistics, in 0..1, of `frames` pictures from the sum of their tallies: exact over every pixel, but
+    for the quantiles of pictures of more than 120 rows, which are those of about QUANTILE_ROWS rows of each.
 
     Every value is nested as [[[r]], [[g]], [[b]]], which is how LeRobot shapes them; count is the number of pictures.
     """
-    per_channel = [_channel_stats(channel) for channel in counts]
+    per_channel = [_channel_stats(channel) for channel in tallies]
     stats: dict[str, list[Any]] = {name: [[[of[name] / 255]] for of in per_channel] for name in per_channel[0]}
     return {name: [frames] if name == "count" else stats[name] for name in NAMES}
 
@@ -77,14 +108,14 @@ def pooled(parts: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     return {name: count if name == "count" else found[name].tolist() for name in NAMES}
 
 
-def _channel_stats(counts: npt.NDArray[np.int64]) -> dict[str, float]:
-    values, present, total = np.arange(256.0), np.flatnonzero(counts), int(counts.sum())
-    mean = float(counts @ values) / total
-    stats = {"min": float(present[0]), "max": float(present[-1]), "mean": mean}
-    stats["std"] = float(np.sqrt(counts @ (values - mean) ** 2 / total))
+def _channel_stats(tally: npt.NDArray[np.int64]) -> dict[str, float]:
+    counts, extremes = tally[:256], np.flatnonzero(tally[256:512])
+    pixels, total, squares = (int(value) for value in tally[512:])
+    variance = (pixels * squares - total * total) / pixels**2  # whole numbers of any size: nothing cancels out
+    stats = {"min": float(extremes[0]), "max": float(extremes[-1]), "mean": total / pixels, "std": variance**0.5}
     cumulated = np.cumsum(counts)
     for name, q in QUANTILES.items():
-        rank = (total - 1) * q
-        low, high = np.searchsorted(cumulated, [int(rank), min(int(rank) + 1, total - 1)], side="right")
+        rank = (int(cumulated[-1]) - 1) * q
+        low, high = np.searchsorted(cumulated, [int(rank), min(int(rank) + 1, cumulated[-1] - 1)], side="right")
         stats[name] = float(low + (high - low) * (rank - int(rank)))
     return stats

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.checkpoint import ENVIRONMENT
 from common.dataset import ACTION, STATE, Dataset, Episode, picture_key
 from stage3_eval.charts import Line, Picture, heat_map, line_chart, picture
 from stage3_eval.curves import chunk_positions
@@ -215,8 +216,6 @@ def _cameras(inputs: Inputs) -> list[str]:
 
 
 def _columns(inputs: Inputs) -> list[str]:
-    from common.checkpoint import ENVIRONMENT
-
     return [STATE, ACTION, *([ENVIRONMENT] if inputs.policy.checkpoint.shape.environment_dim else [])]
 
 

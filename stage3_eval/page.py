@@ -1,5 +1,6 @@
 """A summary and the scores behind it in; report.html out: one page that needs nothing else, not even a network."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def _baselines(summary: dict[str, Any]) -> str:
 def _horizon(summary: dict[str, Any]) -> str:
     units, fps = summary["units"], summary["fps"]
     lines, kinds = [], [("policy", "the policy")]
-    to_unit = 57.29577951308232 if units == "rad" else 1.0
+    to_unit = math.degrees(1.0) if units == "rad" else 1.0
     drawn: list[list[float]] = []
     for name, of in summary["baselines"].items():
         if of["mae_by_step"] in drawn:

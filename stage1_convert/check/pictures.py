@@ -22,9 +22,9 @@ from stage1_convert.check.meta import Episodes, episode_of_rows
 from stage1_convert.check.rows import Part, Rows
 from stage1_convert.check.videos import check_videos
 from stage1_convert.decode import DAMAGE
-from stage1_convert.stats import histogram
+from stage1_convert.stats import TALLY, tally
 
-Histogram = npt.NDArray[np.int64]
+Tally = npt.NDArray[np.int64]
 BATCH_ROWS = 64
 
 
@@ -33,14 +33,14 @@ class Pictures:
 
     def __init__(self, declared: Declared, n_episodes: int) -> None:
         features = declared.of("image", "video")
-        self.histograms = {key: np.zeros((n_episodes, 3, 256), np.int64) for key in features}
+        self.tallies = {key: np.zeros((n_episodes, *TALLY), np.int64) for key in features}
         self.count = 0
 
-    def add(self, key: str, episode: int, found: Histogram) -> None:
+    def add(self, key: str, episode: int, found: Tally) -> None:
         """Count one picture of an episode; -1 belongs to none."""
         self.count += 1
         if episode >= 0:
-            self.histograms[key][episode] += found
+            self.tallies[key][episode] += found
 
 
 def check_pictures(root: Path, declared: Declared, rows: Rows, episodes: Episodes, faults: Faults) -> Pictures:
@@ -75,7 +75,7 @@ def _check_images(
         faults.add(part.path, f"{key} cannot be read: {one_line(error)}", row)
 
 
-def _look(cells: Sequence[bytes | None], shape: tuple[int, ...]) -> list[tuple[str | None, Histogram]]:
+def _look(cells: Sequence[bytes | None], shape: tuple[int, ...]) -> list[tuple[str | None, Tally]]:
     """Return each picture's fault, or how often its values occur; libjpeg's complaints are looked up only when it has
     some, because it tells nobody but the error stream.
     """
@@ -88,12 +88,12 @@ def _look(cells: Sequence[bytes | None], shape: tuple[int, ...]) -> list[tuple[s
     return [look if look[0] else (_complaint(cell), look[1]) for cell, look in zip(cells, looks, strict=True)]
 
 
-def _decode(cell: bytes | None, shape: tuple[int, ...]) -> tuple[str | None, Histogram]:
+def _decode(cell: bytes | None, shape: tuple[int, ...]) -> tuple[str | None, Tally]:
     try:
         picture = decode_picture(cell or b"")
     except (UserError, cv2.error) as error:
-        return one_line(error), np.zeros((3, 256), np.int64)
-    return _size_fault(picture, shape), histogram(picture)
+        return one_line(error), np.zeros(TALLY, np.int64)
+    return _size_fault(picture, shape), tally(picture)
 
 
 def _size_fault(picture: Picture, shape: tuple[int, ...]) -> str | None:

@@ -5,7 +5,7 @@ as far as float32 goes. LeRobot estimates quantiles from histograms and pools th
 dataset's quantile must lie in the span of its episodes' quantiles, and an episode's must have its rank, give or take two
 rows. Of pictures LeRobot looks at a sample (and of videos before they are compressed): where fewer pictures are counted
 than there are, where large ones may have been thinned out, and for videos, mean and deviation may be off by 0.05 of the
-range of values and the extremes by 0.2; where every picture counts, they are held to 0.001.
+range of values and the extremes by 0.2. Where every stored pixel counts, all are held to 0.001.
 """
 
 from collections.abc import Mapping
@@ -21,12 +21,14 @@ from common.files import read_json
 from stage1_convert.check.faults import Faults
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes
-from stage1_convert.check.pictures import Histogram, Pictures
+from stage1_convert.check.pictures import Pictures, Tally
 from stage1_convert.check.rows import Rows
 from stage1_convert.stats import QUANTILES, picture_stats
 
 Float64 = npt.NDArray[np.float64]
 EXACT = ("min", "max", "mean", "std")
+# How far mean and deviation, and the extremes, of pictures may be off; values go from 0 to 1.
+WHOLE, SAMPLED = (1e-3, 1e-3), (0.05, 0.2)
 THINNED_PX = 300  # LeRobot leaves out rows and columns of pictures from this size on
 
 
@@ -54,7 +56,7 @@ class _Checker:
     ) -> None:
         self._rows, self._pictures, self._episodes, self._faults = rows, pictures, episodes, faults
         self._features = {key: f for key, f in declared.features.items() if f.dtype != "string"}
-        self._whole = (root / "meta" / "conversion.json").is_file()  # our own converter leaves no pixel out
+        self._ours = (root / "meta" / "conversion.json").is_file()  # our own converter leaves no pixel out
 
     def check_dataset(self, path: Path) -> None:
         self._faults.files.add(path)
@@ -98,7 +100,7 @@ class _Checker:
             return
         start, stop = bounds
         if feature.dtype in ("image", "video"):
-            every = self._pictures.histograms[key]
+            every = self._pictures.tallies[key]
             counts = every.sum(axis=0) if episode is None else every[episode]
             if counts.any():
                 self._check_pictures(place, feature, arrays, counts, stop - start)
@@ -147,25 +149,23 @@ class _Checker:
             self._within(place, name, stored[name].ravel(), low, high)
 
     def _check_pictures(
-        self, place: Place, feature: Feature, stored: Mapping[str, Float64], counts: Histogram, frames: int
+        self, place: Place, feature: Feature, stored: Mapping[str, Float64], counts: Tally, frames: int
     ) -> None:
         right = {name: np.asarray(value).ravel() for name, value in picture_stats(counts, frames).items()}
         found = {name: array.ravel() for name, array in stored.items()}
         counted = int(found["count"][0])
         if not 1 <= counted <= frames:
             self._note(place, f"count: found {counted}, expected 1 to {frames}")
-        sampled = counted < frames or (max(feature.shape[:2]) >= THINNED_PX and not self._whole)
+        sampled = counted < frames or (max(feature.shape[:2]) >= THINNED_PX and not self._ours)
         video = feature.dtype == "video"
-        close, far = (0.05, 0.2) if sampled or video else (1e-3, 1e-3)
+        close, far = SAMPLED if sampled or video else WHOLE
         for name in ("mean", "std"):
             self._near(place, name, found[name], right[name], np.full(3, close))
         for name, low, high in (("min", right["min"], right["mean"]), ("max", right["mean"], right["max"])):
-            if video:
+            if video or not sampled:
                 self._near(place, name, found[name], right[name], np.full(3, far))
-            elif sampled:  # a sample may miss the extremes, it cannot exceed them
+            else:  # a sample may miss the extremes, it cannot exceed them
                 self._within(place, name, found[name], low - 1e-3, high + 1e-3)
-            else:
-                self._near(place, name, found[name], right[name], np.full(3, close))
         previous = found["min"] - 1e-3
         for name in (name for name in QUANTILES if name in found):
             self._within(place, name, found[name], previous, found["max"] + 1e-3)

@@ -12,7 +12,7 @@ from common.dataset import VIDEO_PATH, Feature
 from common.pictures import Picture
 from stage1_convert.check.faults import Faults
 from stage1_convert.check.meta import Episodes
-from stage1_convert.stats import histogram
+from stage1_convert.stats import tally
 
 TOLERANCE_S = 1e-4  # LeRobot's, for the time of a video frame
 
@@ -84,7 +84,7 @@ def _check_frames(
             if abs(seconds - count / fps) > TOLERANCE_S and not late:
                 faults.add(path, f"found a frame at {seconds:.6f} s, expected it at {count / fps:.6f} s", count)
                 late = True
-            add(key, owners[count] if count < len(owners) else -1, histogram(picture))
+            add(key, owners[count] if count < len(owners) else -1, tally(picture))
             count += 1
     except (av.FFmpegError, OSError, IndexError) as error:
         faults.add(path, f"cannot be decoded: {one_line(error)}", count)

@@ -13,9 +13,11 @@ from mcap.reader import make_reader
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
 from rosbags.rosbag1 import Writer as Rosbag1Writer
+from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 
 from common.command import UserError
+from stage1_convert import unpack
 from stage1_convert.bag import open_bag
 from stage1_convert.convert import RefusedError
 from stage1_convert.source import find_bags
@@ -333,6 +335,23 @@ def test_a_ros_1_bag_converts_to_the_same_rows_as_its_ros_2_twin(tmp_path: Path)
     assert jpegs(tmp_path / "out one") == jpegs(tmp_path / "out two")
 
 
+@pytest.mark.parametrize("codec", ["bz2", "lz4"])
+def test_a_ros_1_chunk_that_expands_too_much_is_refused(
+    tmp_path: Path, codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    types, text = get_typestore(Stores.ROS1_NOETIC), "std_msgs/msg/String"
+    writer = Rosbag1Writer(tmp_path / "bomb.bag")
+    writer.set_compression(Rosbag1Writer.CompressionFormat[codec.upper()])
+    with writer:
+        connection = writer.add_connection("/bomb", text, typestore=types)
+        writer.write(connection, START_NS, types.serialize_ros1(types.types[text]("x" * (3 << 20)), text))
+    with open_bag(tmp_path / "bomb.bag", tmp_path, "humble") as bag:
+        assert sum(1 for _ in bag.records(["/bomb"])) == 1
+    monkeypatch.setattr(unpack, "PLAIN_BYTES", 1 << 20)
+    with open_bag(tmp_path / "bomb.bag", tmp_path, "humble") as bag, pytest.raises(UserError, match="to more than"):
+        list(bag.records(["/bomb"]))
+
+
 def as_ros1(said: Said, types: Any) -> bytes:
     """Serialise a message as ROS 1 does, whose header counts messages besides."""
     old, stamp = said.message, said.message.header.stamp
@@ -399,6 +418,15 @@ class TestPublicBags:
     def test_every_message_can_be_taken_apart(self, name: str, tmp_path: Path) -> None:
         with open_bag(SHARED / name, tmp_path, "humble") as bag:
             assert sum(1 for _ in bag.messages(bag.topics)) == self.COUNTS[name]
+
+    @pytest.mark.parametrize(
+        "name", ["rb2_split5_mcap/wbag_0.mcap", "eyantra24/my_bag_0.db3", "cougars_so_mcap/SO_bag_0.mcap"]
+    )
+    def test_a_sound_file_gives_what_rosbags_own_reader_gives(self, name: str, tmp_path: Path) -> None:
+        with Reader(SHARED / name) as reader:
+            expected = [(c.topic, receive_ns, data) for c, receive_ns, data in reader.messages()]
+        with open_bag(SHARED / name, tmp_path, "humble") as bag:
+            assert sorted(bag.records(bag.topics)) == sorted(expected)
 
     @pytest.mark.parametrize("name", ["rb2_services_mcap", "rb2_bare_topics_and_services_db3/topics_and_services.db3"])
     def test_a_type_that_nobody_can_parse_does_no_harm_to_the_others(self, name: str, tmp_path: Path) -> None:

@@ -292,6 +292,28 @@ def test_a_source_that_is_missing_or_holds_no_bag_is_refused(tmp_path: Path) -> 
         run(tmp_path / "empty", tmp_path / "out")
 
 
+@pytest.mark.parametrize("pattern", ["(", "no group", "(two)(groups)"])
+def test_a_task_pattern_must_have_one_group(tmp_path: Path, pattern: str) -> None:
+    overrides = ["data.task_from=folder", f"data.task_pattern={pattern!r}"]
+    with pytest.raises(UserError, match=r"data\.task_pattern"):
+        main(["--src", str(tmp_path), "--out", str(tmp_path / "out"), "--override", *overrides])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--shard", "0/2"], "--shard 0/2"),
+        (["--shard", "3/2"], "--shard 3/2"),
+        (["--shard", "half"], "such as 1/4"),
+        (["--workers", "0"], "--workers 0"),
+        (["--merge", "a", "b"], "--merge takes datasets and no --src"),
+    ],
+)
+def test_a_flag_that_makes_no_sense_is_refused(tmp_path: Path, flags: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        main(["--src", str(tmp_path), "--out", str(tmp_path / "out"), *flags])
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -305,6 +327,24 @@ def test_a_source_that_is_missing_or_holds_no_bag_is_refused(tmp_path: Path) -> 
         ("data.fps=0", "data.fps"),
         ("data.resample=cubic", "hold, nearest, linear"),
         ("data.task=", "data.task"),
+        ("data.state_fields={joints: '/x:data'}", "data.state_fields.joints"),
+        ("data.state_fields={color: '/x:data'}", "a camera has this name"),
+        ("data.state_fields={elbow_joint: '/x:data'}", "a joint has this name"),
+        ("data.state_fields={grip: /x}", "expected TOPIC:path"),
+        ("conventions.action_fields=[grip]", "no name of data.state_fields"),
+        ("conventions.action=command", "expected data.command_topic"),
+        ("data.joint_fields=[velocity]", "expected position"),
+        ("data.depth_range_m=[4, 1]", "data.depth_range_m"),
+        ("data.resample_by_stream={wrist: hold}", "no such stream; there are joints, color, command"),
+        ("data.resample_by_stream={color: linear}", "hold or nearest for pictures"),
+        ("data.max_age_ms_by_stream={color: -1}", "expected 0 to 60000"),
+        ("data.time_source_by_stream={color: best}", "auto, header, receive"),
+        ("data.max_episode_s=1801", "at most 1800"),
+        ("data.min_episode_s=1900", "longer than data.max_episode_s"),
+        ("data.task_from=folder", "data.task_pattern"),
+        ("data.task_pattern=(.+)", "data.task_from=folder"),
+        ("data.on_gap=bridge", "split, drop, fail"),
+        ("data.storage=gif", "jpeg, png, video"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused_before_any_work(tmp_path: Path, override: str, words: str) -> None:

@@ -24,4 +24,5 @@ def test_all_rows_come_back_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_no_rows_stay_no_rows_of_their_kind() -> None:
     collected = spool.Spool()
     collected.add(np.zeros((0, 4), np.float32))
-    assert (collected.array().shape, collected.array().dtype) == ((0, 4), np.float32)
+    assert collected.array().shape == (0, 4)
+    assert collected.array().dtype == np.float32

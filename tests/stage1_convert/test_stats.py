@@ -15,8 +15,8 @@ pictures = st.integers(1, 4).flatmap(
 
 @settings(deadline=None)
 @given(pictures)
-def test_picture_statistics_from_histograms_equal_those_over_all_pixels(batch: Picture) -> None:
-    found = stats.picture_stats(np.sum([stats.histogram(picture) for picture in batch], axis=0), len(batch))
+def test_picture_statistics_from_tallies_equal_those_over_all_pixels(batch: Picture) -> None:
+    found = stats.picture_stats(np.sum([stats.tally(picture) for picture in batch], axis=0), len(batch))
     pixels = batch.reshape(-1, 3) / 255
     assert found["count"] == [len(batch)]
     expected = {"min": pixels.min(0), "max": pixels.max(0), "mean": pixels.mean(0), "std": pixels.std(0)}
@@ -24,6 +24,19 @@ def test_picture_statistics_from_histograms_equal_those_over_all_pixels(batch: P
         np.testing.assert_allclose(np.ravel(found[name]), values, atol=1e-12)
     for name, q in stats.QUANTILES.items():
         np.testing.assert_allclose(np.ravel(found[name]), np.quantile(pixels, q, axis=0), atol=1e-12)
+
+
+def test_of_large_pictures_only_the_quantiles_are_estimated_from_some_rows() -> None:
+    rng = np.random.default_rng(0)
+    batch = np.clip(rng.normal(100, 20, (3, 480, 64, 3)), 20, 180).astype(np.uint8)
+    batch[1, 3, 5], batch[2, 477, 9] = 0, 255  # in rows that are not counted
+    found = stats.picture_stats(np.sum([stats.tally(picture) for picture in batch], axis=0), len(batch))
+    pixels = batch.reshape(-1, 3) / 255
+    expected = {"min": pixels.min(0), "max": pixels.max(0), "mean": pixels.mean(0), "std": pixels.std(0)}
+    for name, values in expected.items():
+        np.testing.assert_allclose(np.ravel(found[name]), values, atol=1e-12)
+    for name, q in stats.QUANTILES.items():
+        np.testing.assert_allclose(np.ravel(found[name]), np.quantile(pixels, q, axis=0), atol=2 / 255)
 
 
 def test_vector_statistics_have_a_value_for_each_dimension() -> None:
