@@ -292,7 +292,13 @@ def test_a_run_that_is_going_on_is_not_started_twice(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_runner_left_running_is_ended_before_its_task_starts_again(tmp_path: Path) -> None:
-    path = flow(tmp_path, task("a", 'mkdir "{{output}}/../alone" || exit 3; sleep 62.5 & wait; exit 1'))
+    script = """\
+        cd "{{output}}/.."
+        if test -e pid; then grep -q OSMO_LOCAL_TASK "/proc/$(cat pid)/environ" && exit 4; exit 3; fi
+        echo $$ > pid
+        sleep 62.5 & wait
+        """
+    path = flow(tmp_path, task("a", script))
     process = subprocess.Popen(
         [sys.executable, "-m", "osmo.local", "run", str(path), "--work", str(tmp_path / "work")],
         cwd=ROOT, stderr=subprocess.DEVNULL,
