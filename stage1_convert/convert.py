@@ -2,37 +2,35 @@
 
 import contextlib
 import fnmatch
-import multiprocessing
 import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import pyarrow as pa
 
-from common.command import UserError
+from common.command import UserError, one_line
 from common.files import new_folder
+from common.worker import Limits, each
 from stage1_convert.assemble import Assembly, task_of
 from stage1_convert.board import Board
 from stage1_convert.config import Config, DataConfig
 from stage1_convert.episode import Job, Outcome, convert_bag
-from stage1_convert.memory import keep_blocks
 from stage1_convert.parts import REPORT, adopt, parts_folder, parts_path
 from stage1_convert.progress import shown_progress
 from stage1_convert.source import Source
 from stage1_convert.supply import Offer, Supply
 
+SLOWEST_BYTES_PER_S = 50_000  # of a bag, on a busy machine: what takes longer hangs
+
 
 class Options(NamedTuple):
     """How to convert, as far as the result does not depend on it or it is not a matter of the bags' content.
 
-    `shard` (i, n) takes every n-th bag, from the i-th on, counted from 1.
+    `workers` is the number of processes besides this one; 0 converts in this one, where a bag may do harm. `shard` (i, n)
+    takes every n-th bag, from the i-th on, counted from 1.
     """
 
     workers: int = 1
@@ -156,58 +154,48 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
+class _Todo(NamedTuple):
+    source: Source
+    number: int
+    task_index: int
+    job: Job
+
+
 def _outcomes(supply: Supply, offers: Sequence[Offer], job: Job, workers: int) -> Generator[Outcome, None, None]:
-    """Yield what became of each bag, in the order of `offers`; a bag that is done goes back to its supply."""
+    """Yield what became of each bag, in the order of `offers`; a bag that is done goes back to its supply.
+
+    A bag that takes the process that reads it with it, in whatever way, is refused like any other damaged one.
+    """
     tasks: dict[str, int] = {}
     named = [tasks.setdefault(task_of(offer.name, {}, job.config), len(tasks)) for offer in offers]
+    taken: deque[_Todo] = deque()
+
+    def todo() -> Iterator[_Todo]:
+        for source, number, task_index in zip(sources, range(len(offers)), named, strict=True):
+            taken.append(_Todo(source, number, task_index, job))
+            yield taken[-1]
+
     with contextlib.closing(supply.fetch(offers)) as sources:
-        todo = zip(sources, range(len(offers)), named, strict=True)
-        if min(workers, len(offers)) > 1:
-            yield from _in_order(supply, todo, job, min(workers, len(offers)))
-            return
-        keep_blocks()
-        for source, number, task_index in todo:
-            outcome = convert_bag(source, number, task_index, job)
-            supply.release(source)
-            yield outcome
+        here = workers < 1
+        results = map(_convert, todo()) if here else each(_convert, todo(), min(workers, len(offers)), _limits)
+        with contextlib.nullcontext() if here else contextlib.closing(results):  # type: ignore[type-var]
+            for result in results:
+                done = taken.popleft()
+                supply.release(done.source)
+                if isinstance(result, Outcome):
+                    yield result
+                    continue
+                Board(job.board).plan(done.number, 0, 0)
+                yield Outcome(done.source.name, None, {"reason": one_line(result), "warnings": []})
 
 
-def _in_order(supply: Supply, todo: Iterable[tuple[Source, int, int]], job: Job, workers: int) -> Iterator[Outcome]:
-    """Convert in `workers` processes and yield the outcomes in the order of `todo`, which is taken when needed."""
-    context = multiprocessing.get_context("spawn")  # fork would copy the threads of numpy, OpenCV and Arrow halfway
-    pool = ProcessPoolExecutor(workers, context, initializer=_become_worker)
-    waiting: deque[tuple[Source, Future[Outcome]]] = deque()
-    try:
-        for source, number, task_index in todo:
-            waiting.append((source, pool.submit(convert_bag, source, number, task_index, job)))
-            while len(waiting) > 2 * workers or (waiting and waiting[0][1].done()):
-                yield _finish(supply, *waiting.popleft())
-        while waiting:
-            yield _finish(supply, *waiting.popleft())
-    except BrokenProcessPool as error:
-        raise UserError(
-            f"a worker process died, probably for want of memory; run again with fewer than --workers {workers}"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _finish(supply: Supply, source: Source, future: Future[Outcome]) -> Outcome:
-    outcome = future.result()
-    supply.release(source)
-    return outcome
-
-
-def _become_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is answered once, by the parent
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    keep_blocks()
+def _convert(todo: _Todo) -> Outcome:
     cv2.setNumThreads(1)
     pa.set_cpu_count(1)
+    return convert_bag(*todo)
 
 
-def _leave_with_parent() -> None:
-    parent: Any = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()  # a parent that was killed cannot tell its workers, who would wait for work for ever
-    os._exit(1)
+def _limits(todo: _Todo) -> Limits:
+    path = todo.source.path
+    size_bytes = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]) if file.is_file())
+    return Limits((2 << 30) + 4 * size_bytes, 120 + size_bytes / SLOWEST_BYTES_PER_S)

@@ -18,7 +18,7 @@ from common.worker import Limits, each
 from tests.promises.damage import damage
 from tests.promises.harness import loops
 
-LIMITS = Limits(1 << 30, 20.0)
+LIMITS = Limits(1 << 30, 300.0)
 
 
 class Try(NamedTuple):

@@ -12,8 +12,8 @@ from stage1_convert.convert import Options, Summary, convert
 from stage1_convert.supply import LocalBags
 
 
-def run(src: Path, out: Path, *overrides: str, workers: int = 1, strict: bool = False) -> Summary:
-    """Convert with `key=value` overrides."""
+def run(src: Path, out: Path, *overrides: str, workers: int = 0, strict: bool = False) -> Summary:
+    """Convert with `key=value` overrides, in this process unless there are workers."""
     return convert(LocalBags(src), out, load(Config, None, overrides), Options(workers, strict))
 
 
