@@ -107,6 +107,9 @@ def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)
         code = 130
+    except BrokenPipeError:  # `... | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would complain again
+        code = 0
     except OSError as error:
         if error.errno not in _REMEDIES:
             raise

@@ -1,11 +1,14 @@
 """What is raised inside a main() becomes one line and an exit code."""
 
 import errno
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import pytest
 
 from common.command import Parser, TransientError, UserError, progress, run
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -57,3 +60,12 @@ def test_a_wrong_flag_is_one_line_naming_it() -> None:
 
 def test_progress_passes_every_item_through() -> None:
     assert list(progress(iter(range(5)), 5, "counting")) == [0, 1, 2, 3, 4]
+
+
+def test_a_reader_who_has_seen_enough_is_no_error() -> None:
+    script = "from common.command import run\nrun(lambda _: print(*range(10**5), sep='\\n') or 0)"
+    command = f'{sys.executable} -c "{script}" | head -n 1'
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
