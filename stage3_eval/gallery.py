@@ -193,6 +193,8 @@ def _fans(scores: EpisodeScores, position_TA: Floats, joint: int, summary: dict[
     fps, units, last = summary["fps"], summary["units"], len(position_TA) - 1
     lines = []
     for start, chunk_CA in zip(scores.fan_F.tolist(), scores.fan_FCA, strict=True):
+        if start >= last:
+            continue  # nothing was recorded beyond the end
         path = chunk_positions(position_TA[start], chunk_CA, summary["action_meaning"])[: last - start + 1, joint]
         seconds = [(start + step) / fps for step in range(len(path))]
         lines.append(Line("predicted", seconds, _shown_in(path, units), "fan"))
