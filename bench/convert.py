@@ -60,6 +60,8 @@ class Bench:
         bag = self._bag("raw", frames, raw=True)
         ours, bare = self._race_cpu(self._ours(bag), partial(encode, bags.pictures(), frames))
         self._print("raw to JPEG / bare encode >= 0.7", ours, bare, 0.7, frames)
+        ours, bare = self._race_cpu(self._ours(bag, "--trust-images"), partial(encode, bags.pictures(), frames))
+        self._print("raw to JPEG, trusted / bare encode >= 0.7", ours, bare, 0.7, frames)
 
     def memory(self) -> None:
         """Peak memory of the whole process over bags of several lengths."""

@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -36,12 +35,12 @@ def gradients(ranks: Ranks) -> tuple[dict[str, Tensor], int]:
     picture, reduced = picture.double(), 0
     model = ranks.wrap(network)
 
-    def count(state: object, bucket: Any) -> Any:  # noqa: ARG001
+    def count(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
         nonlocal reduced
         reduced += 1
         work = dist.all_reduce(bucket.buffer().div_(ranks.world_size), async_op=True)
         assert work is not None
-        return work.get_future().then(lambda done: done.value()[0])
+        return work.get_future().then(lambda done: done.value()[0])  # type: ignore[no-any-return]
 
     if ranks.world_size > 1:
         model.register_comm_hook(None, count)  # type: ignore[operator]

@@ -1,6 +1,6 @@
-"""How fast batches come, against a bare np.take of the same pictures, and what a process holds of a map beyond its memory.
+"""What batches cost, in time of computing, against a bare np.take of the same pictures, and what memory a process takes.
 
-`python -m bench.load [--frames 4000] [--size 480 640] [--batch 8]`. For orientation: LeRobotDataset 0.6.1's best single
+`python -m bench.load [--frames 2000] [--size 480 640] [--batch 8]`. For orientation: LeRobotDataset 0.6.1's best single
 process gave 87 samples/s at 480x640 on another machine (video, torchcodec).
 """
 
@@ -8,16 +8,17 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
 
-from bench.bars import print_bar, seconds
+from bench.bars import cpu_seconds, print_bar
 from common.command import Parser, run
 from common.dataset import Dataset, Episode
 from common.frames import MappedFrames, Rows, open_frames
-from stage2_train.batches import Plan, Recordings, Samples, batches
+from stage2_train.batches import Batch, Plan, Recordings, Samples, batches
 
 CHUNK, EPISODE_FRAMES = 100, 400
 
@@ -77,11 +78,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         samples = Samples(recordings, episodes(flags.frames), CHUNK)
         plan = Plan(1000, flags.batch, 0, 1, 32)
         orders = [samples.batch(plan, step).rows for step in range(flags.steps)]
-        out = np.empty((flags.batch, *flags.size, 3), np.uint8)
+        # As many places in turn as the loader has: a batch must outlive the gathering of the next one.
+        places = [np.empty((flags.batch, *flags.size, 3), np.uint8) for _ in range(flags.workers + 1)]
+        feed = batches(samples, plan, 0, 10**9, flags.workers, pin=False)  # one for all rounds, as a training has
+        next(feed)
         before = anonymous_bytes()
-        bare_s, loader_s = seconds([lambda: _take(recordings, orders, out), lambda: _drain(samples, plan, flags)], 5)
+        bare_s, loader_s = cpu_seconds(
+            [lambda: _take(recordings, orders, places), lambda: list(map(_drop, islice(feed, flags.steps)))], 5
+        )
         grown = anonymous_bytes() - before
-        waits = _waits(samples, plan, flags)
+        waits = _waits(feed, flags.steps, flags.step_s)
+        feed.close()
         start_s = warm_start_s(folder)
     finally:
         shutil.rmtree(folder)
@@ -95,26 +102,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _take(recordings: Synthetic, orders: Sequence[Rows], out: np.ndarray) -> None:
+def _take(recordings: Synthetic, orders: Sequence[Rows], places: Sequence[np.ndarray]) -> None:
     frames = recordings.frames[0]
     assert isinstance(frames, MappedFrames)
-    for rows in orders:
-        np.take(frames.map, rows, axis=0, out=out, mode="clip")
+    for rows, place in zip(orders, cycle(places), strict=False):
+        np.take(frames.map, rows, axis=0, out=place, mode="clip")
 
 
-def _drain(samples: Samples, plan: Plan, flags: object) -> None:
-    steps, workers = flags.steps, flags.workers  # type: ignore[attr-defined]
-    for _ in batches(samples, plan, 0, steps, workers, pin=False):
-        pass
+def _drop(batch: Batch) -> None:
+    """Have a batch and let it go."""
 
 
-def _waits(samples: Samples, plan: Plan, flags: object) -> float:
+def _waits(feed: Iterator[Batch], steps: int, step_s: float) -> float:
     """Return the share of the time that is spent waiting for data when a step takes so long."""
-    feed = batches(samples, plan, 0, flags.steps, flags.workers, pin=False)  # type: ignore[attr-defined]
-    next(feed)
     waited, started = 0.0, time.perf_counter()
-    for _ in range(flags.steps - 1):  # type: ignore[attr-defined]
-        time.sleep(flags.step_s)  # type: ignore[attr-defined]
+    for _ in range(steps):
+        time.sleep(step_s)
         asked = time.perf_counter()
         next(feed)
         waited += time.perf_counter() - asked

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.bars import print_bar, seconds
+from bench.bars import cpu_seconds, print_bar, seconds
 from bench.plain import PlainAct
 from common.act import Act, ActConfig
 from common.command import Parser, run
 from stage2_train.config import TrainingConfig
 from stage2_train.loss import act_loss
 from stage2_train.optimizer import Optimizer
+from stage2_train.train import keep_freed_memory
 
 STATE = ACTION = 6
 # The operations that do the arithmetic. Whatever else a step does, copies, additions, masks, Python, is on top of them.
@@ -147,6 +148,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger().setLevel(logging.WARNING)
     torch.manual_seed(0)
     device = torch.device(flags.device)
+    if device.type == "cpu":
+        keep_freed_memory()  # as the trainer does
+        torch.set_num_threads(1)  # so that time of computing can be told from time of waiting for a busy machine
     act = Act(ActConfig(), STATE, ACTION, n_cameras=1).to(device).train()
     given = inputs(flags.batch, flags.size, act.config.chunk_size, device)
     if flags.profile:
@@ -162,7 +166,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     for side in sides:
         side()
-    step_s, bare_s, plain_s, half_s, half_bare_s = seconds(sides, flags.rounds)
+    step_s, bare_s, plain_s, half_s, half_bare_s = (cpu_seconds if device.type == "cpu" else seconds)(
+        sides, flags.rounds
+    )
     print(
         f"step {step_s:.3f} s, bare {bare_s:.3f} s, plain {plain_s:.3f} s; in bfloat16 {half_s:.3f} s, bare {half_bare_s:.3f} s"
     )

@@ -351,5 +351,5 @@ def drop(x: Tensor, dropout: float) -> Tensor:
         return F.dropout(x, dropout)
     dropped = round(dropout * 2**16)
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    keep = bits[: x.numel()].view(x.shape).float().ge_(dropped - 2**15)
-    return x * keep.to(x.dtype).mul_(2**16 / (2**16 - dropped))
+    kept = bits[: x.numel()].view(x.shape) >= dropped - 2**15
+    return x * torch.where(kept, 2**16 / (2**16 - dropped), 0.0).to(x.dtype)

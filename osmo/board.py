@@ -23,11 +23,11 @@ class Row(NamedTuple):
 class Board:
     """Shows rows as they change."""
 
-    def __init__(self, out: TextIO | None = None) -> None:
-        self._out = out or sys.stderr
+    def __init__(self, known: Mapping[str, Row]) -> None:
+        self._out: TextIO = sys.stderr
         self._live = self._out.isatty()
         self._drawn, self._last_s = 0, 0.0
-        self._said: dict[str, tuple[str, int]] = {}
+        self._said = {name: (row.status, row.tries) for name, row in known.items()}
 
     def show(self, rows: Mapping[str, Row]) -> None:
         """Redraw the table, about four times a second, or say what has changed."""

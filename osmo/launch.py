@@ -23,7 +23,7 @@ from osmo.places import place
 from osmo.rank import CODE, PID
 
 DEPTH = 3  # how many folders deep a dataset or run may lie in an input: OSMO puts a dataset's name in between
-HOST_WAIT_S = 600.0
+HOST_WAIT_S = 600
 log = logging.getLogger(__name__)
 
 
@@ -49,7 +49,8 @@ def _convert(flags: argparse.Namespace, rest: list[str]) -> int:
     src = flags.bags if "://" in flags.bags else str(_shown(Path(flags.bags), place("BAGS_DIR")))
     config = place("CONVERT_CONFIG_FILE")
     given = ["--config", str(config)] if config.exists() else []
-    workers = min(int(os.environ.get("WORKERS") or 1000), len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0))
+    workers = min(_count("WORKERS", cores), cores)  # a container sees all cores of its machine, not only its share
     command = ["--src", src, "--out", str(flags.to / "dataset"), "--workers", str(workers), *given, *rest]
     return _supervise(_python("stage1_convert", command))
 
@@ -62,8 +63,7 @@ def _train(flags: argparse.Namespace, rest: list[str]) -> int:
     settings = [f"data.dataset={dataset}", f"training.output_dir={run_folder}"]
     # Repeating --override adds to the list, and what comes later wins: the task's own settings stand last.
     arguments = ["--config", str(place("CONFIG_FILE")), "--override", *settings, *rest]
-    nodes, rank = int(os.environ.get("NNODES") or 1), int(os.environ.get("NODE_RANK") or 0)
-    processes = int(os.environ.get("GPUS") or 1)
+    nodes, rank, processes = _count("NNODES", 1), _count("NODE_RANK", 0), _count("GPUS", 1)
     if nodes * processes == 1:
         code = _supervise(_python("stage2_train", arguments))
     else:
@@ -118,6 +118,7 @@ def copy_run(run_folder: Path, to: Path) -> None:
 
 def wait_for_host(name: str, within_s: float = HOST_WAIT_S) -> None:
     """Return when a host's name is known to the cluster; raises TransientError when that takes too long."""
+    log.info("waiting for the lead, %s, to be known", name)
     end = time.monotonic() + within_s
     while True:
         try:
@@ -147,6 +148,13 @@ def _shown(bags: Path, at: Path) -> Path:
     return at
 
 
+def _count(variable: str, default: int) -> int:
+    text = os.environ.get(variable) or str(default)
+    if not text.isdecimal():
+        raise UserError(f"{variable}={text}: expected a whole number")
+    return int(text)
+
+
 def _python(module: str, arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
@@ -157,9 +165,9 @@ def _torchrun(nodes: int, rank: int, processes: int, arguments: list[str]) -> in
         host = os.environ.get("MASTER_ADDR")
         if not host:
             raise UserError("NNODES is above 1 but MASTER_ADDR is not set: MASTER_ADDR: '{{host:LEAD}}'")
-        wait_for_host(host, float(os.environ.get("HOST_WAIT_S") or HOST_WAIT_S))
-        port = os.environ.get("MASTER_PORT") or "29400"
-        meeting = ["--node-rank", str(rank), "--master-addr", host, "--master-port", port]
+        wait_for_host(host, _count("HOST_WAIT_S", HOST_WAIT_S))
+        port = _count("MASTER_PORT", 29400)
+        meeting = ["--node-rank", str(rank), "--master-addr", host, "--master-port", str(port)]
     flags = ["--nnodes", str(nodes), "--nproc-per-node", str(processes), *meeting, "--max-restarts", "0"]
     with tempfile.TemporaryDirectory(prefix="launch-") as folder:
         command = _python("torch.distributed.run", [*flags, "-m", "osmo.rank", *arguments])
@@ -224,5 +232,11 @@ def _send(pid: int, signum: signal.Signals) -> None:
         log.info("process %d had ended already", pid)
 
 
+def _leave(*_: object) -> None:
+    # No subclass of Exception: the signal may come in the middle of a log line, and logging swallows those.
+    sys.exit(EXIT_TRANSIENT)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _leave)  # while a stage runs, _supervise passes the signal on instead
     run(main)

@@ -44,29 +44,12 @@ def run(
 
     `maps` gives urls and dataset names their folders. Raises UserError when the file is wrong or an input is not here.
     """
-    values, maps = dict(values or {}), {key: path.resolve() for key, path in (maps or {}).items()}
-    findings = _any_release(file, values)
-    if findings:
-        raise UserError(f"{_show(file, findings[0])} ({len(findings)} in all: python -m osmo.local check {file})")
-    document = read(file).render(values).document
-    for task in all_tasks(document):
-        for entry in task.get("inputs", ()):
-            if "localpath" in entry.get("dataset", {}):
-                entry["dataset"]["localpath"] = str((file.parent / entry["dataset"]["localpath"]).resolve())
-    document = submitted(document, file.parent)
+    maps = {key: path.resolve() for key, path in (maps or {}).items()}
+    document = _submitted(file, dict(values or {}))
     name = document["workflow"]["name"]
     work = (work or _next_folder(name)).resolve()
     if work.exists() and any(work.iterdir()):
-        raise UserError(
-            f"{work} holds something: python -m osmo.local restart {work} goes on with an earlier run there"
-        )
-    origin = {
-        "file": str(file.resolve()),
-        "workflow_id": f"{name}-1",
-        "maps": {key: str(path) for key, path in maps.items()},
-        "environment": dict(environment or {}),
-        "retries": retries,
-    }
+        raise UserError(f"{work} holds something; python -m osmo.local restart {work} goes on with a run that is there")
     plan = make_plan(document)
     storage = Storage(work, maps, plan.written_urls, file.parent)
     for planned in plan.tasks:
@@ -75,7 +58,27 @@ def run(
             storage.require(entry)
     work.mkdir(parents=True, exist_ok=True)
     write_file(work / SPEC, yaml.safe_dump(document, sort_keys=False).encode())
+    origin = {
+        "file": str(file.resolve()),
+        "workflow_id": f"{name}-1",
+        "maps": {key: str(path) for key, path in maps.items()},
+        "environment": dict(environment or {}),
+        "retries": retries,
+    }
     return _run(work, origin, {}, jobs)
+
+
+def _submitted(file: Path, values: Mapping[str, Any]) -> Any:
+    """The document that OSMO would run; raises UserError when no release takes the file."""
+    findings = _any_release(file, values)
+    if findings:
+        raise UserError(f"{_show(file, findings[0])} ({len(findings)} in all: python -m osmo.local check {file})")
+    document = read(file).render(values).document
+    for task in all_tasks(document):
+        for entry in task.get("inputs", ()):
+            if "localpath" in entry.get("dataset", {}):
+                entry["dataset"]["localpath"] = str((file.parent / entry["dataset"]["localpath"]).resolve())
+    return submitted(document, file.parent)
 
 
 def restart(work: Path, jobs: int | None = None) -> Result:
@@ -98,8 +101,8 @@ def _run(work: Path, origin: Mapping[str, Any], done: Mapping[str, Row], jobs: i
         origin["workflow_id"], origin["environment"], jobs or os.cpu_count() or 1, origin["retries"], origin
     )
     with _alone(work), _sigterm_as_interrupt():
-        runner = Runner(plan, work, storage, options, Board())
-        return runner.run({name: row for name, row in done.items() if name in whole})
+        kept = {name: row for name, row in done.items() if name in whole}
+        return Runner(plan, work, storage, options, Board(kept)).run(kept)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -155,17 +158,11 @@ def _check(files: Sequence[Path], release: str | None, values: Mapping[str, Any]
     for file in files:
         releases = (release,) if release else RELEASES
         found = _findings(file, releases, values)
-        everywhere = set.intersection(*map(set, found.values()))
-        for finding in sorted(everywhere):
-            print(_show(file, finding))
-        fits = [number for number, findings in found.items() if not findings]
-        for number, findings in found.items():
-            for finding in findings:
-                if finding not in everywhere:
-                    print(f"{_show(file, finding)} [{number}]")
-        print(
-            f"{file}: " + (f"fits OSMO {', '.join(fits)}" if fits else f"no release of {', '.join(releases)} takes it")
-        )
+        for finding in sorted({finding for findings in found.values() for finding in findings}):
+            refusing = [number for number in releases if finding in found[number]]
+            print(_show(file, finding) + (f" [{', '.join(refusing)}]" if len(refusing) < len(releases) else ""))
+        fits = [number for number in releases if not found[number]]
+        print(f"{file}: " + (f"fits OSMO {', '.join(fits)}" if fits else f"OSMO {', '.join(releases)} refuses it"))
         wrong += not fits
     return 2 if wrong else 0
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,12 +17,13 @@ MASKED_CHARACTERS = 8  # shorter secrets are not masked, as in OSMO
 
 
 class Process:
-    """A running task. Its output goes to its log file line by line, secrets masked."""
+    """A running task. Its output goes to its log file line by line, secrets masked; the log's folder is the task's own."""
 
     def __init__(
         self, words: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path, secrets: Sequence[str]
     ) -> None:
-        self._mark = uuid.uuid4().hex
+        self._mark = str(log.parent)
+        self._sweep()  # what an earlier runner left behind when it was killed
         self._secrets = [secret.encode() for secret in secrets if len(secret) >= MASKED_CHARACTERS]
         self.log, self.last_line = log, ""
         self._told_to_end = False
@@ -74,11 +74,19 @@ class Process:
         return True
 
     def _sweep(self) -> None:
-        mark = f"{MARK}={self._mark}".encode()
-        for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()):
-            with contextlib.suppress(OSError):  # gone already, or not ours to look at
-                if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+        """Kill all that carries the task's mark, until a look at all processes finds none: it may be starting others."""
+        while pids := [int(entry.name) for entry in Path("/proc").iterdir() if self._is_ours(entry)]:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+
+    def _is_ours(self, entry: Path) -> bool:
+        try:
+            mark = f"{MARK}={self._mark}".encode()
+            return entry.name.isdecimal() and mark in (entry / "environ").read_bytes().split(b"\0")
+        except OSError:  # gone already, or not ours to look at
+            return False
 
     def _write_log(self) -> None:
         assert self._child.stdout is not None

@@ -67,12 +67,15 @@ class Runner:
         self._rows = {task.name: Row(WAITING, None, 0.0, 0, "") for task in plan.tasks}
         self._running: dict[str, dict[str, Process]] = {}  # group -> task -> process
         self._uploaded: dict[tuple[str, str], float] = {}
-        shared = plan.width > 1 and min(options.jobs, plan.width) > 1
-        self._threads = {"OMP_NUM_THREADS": "1"} if shared else {}  # threads of several tasks would wait for each other
+        together = min(options.jobs, plan.width)
+        self._threads: dict[str, str] = {}
+        if together > 1 and "OMP_NUM_THREADS" not in os.environ:  # threads of several tasks would wait for each other
+            self._threads["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // together))
 
     def run(self, done: Mapping[str, Row]) -> Result:
         """Run to the end; a signal that raises KeyboardInterrupt stops all tasks and leaves a run that can go on."""
         self._rows |= done
+        self._save()
         try:
             while self._step():
                 self._board.show(self._rows)
@@ -159,41 +162,34 @@ class Runner:
         return Process(words, environment, root / "workspace", folder / LOG, list(secrets.values()))
 
     def _watch(self, group: Group) -> None:
-        processes = self._running[group.name]
-        codes: dict[str, int] = {}
-        for task in group.tasks:
-            process = processes[task.name]
-            row, code = self._rows[task.name], process.poll()
-            if code is not None:
-                codes[task.name] = code
-            if row.exit_code is None:
-                spent = time.monotonic() - process.started
-                self._rows[task.name] = row._replace(exit_code=code, seconds=spent, note=process.last_line)
-            if code is None:
-                self._upload_checkpoints(task, process)
-        failed = [
-            task
-            for task in group.tasks
-            if task.name in codes
-            and task.action(codes[task.name]) != "COMPLETE"
-            and (task.lead or not group.ignore_nonlead)
-        ]
-        longest = max(self._rows[task.name].seconds for task in group.tasks)
+        """Take in how far a group's tasks are, and end the group when its fate is known."""
+        codes = self._codes(group)
+        counts = [task for task in group.tasks if task.lead or not group.ignore_nonlead]
+        failed = [t for t in counts if t.name in codes and t.action(codes[t.name]) != "COMPLETE"]
+        spent_s = {task.name: self._rows[task.name].seconds for task in group.tasks}
         if failed:
-            first = min(failed, key=lambda task: self._rows[task.name].seconds)
-            again = (
-                first.action(codes[first.name]) == "RESCHEDULE"
-                and self._rows[first.name].tries <= self._options.retries
-            )
-            self._end(group, WAITING if again else FAILED)
-        elif len(codes) == len(group.tasks) or (group.lead.name in codes and self._lead_left(group, GRACE_S)):
-            self._end(group, COMPLETED)
-        elif longest > self._plan.exec_timeout_s:
+            first = min(failed, key=lambda task: spent_s[task.name])
+            wanted = first.action(codes[first.name]) == "RESCHEDULE"
+            self._end(group, WAITING if wanted and self._rows[first.name].tries <= self._options.retries else FAILED)
+        elif len(codes) == len(group.tasks) or spent_s[group.lead.name] + GRACE_S < max(spent_s.values()):
+            self._end(group, COMPLETED)  # all have ended, or the lead has and the others do not follow
+        elif max(spent_s.values()) > self._plan.exec_timeout_s:
             self._end(group, TIMED_OUT)
 
-    def _lead_left(self, group: Group, within_s: float) -> bool:
-        others = max(self._rows[task.name].seconds for task in group.tasks if not task.lead)
-        return others - self._rows[group.lead.name].seconds > within_s
+    def _codes(self, group: Group) -> dict[str, int]:
+        """The exit codes of a group's tasks that have ended; rows and checkpoints of the others are brought up to date."""
+        codes: dict[str, int] = {}
+        for task in group.tasks:
+            process, row = self._running[group.name][task.name], self._rows[task.name]
+            code = process.poll()
+            if row.exit_code is None:
+                spent_s = time.monotonic() - process.started
+                self._rows[task.name] = row._replace(exit_code=code, seconds=spent_s, note=process.last_line)
+            if code is None:
+                self._upload_checkpoints(task, process.started)
+            else:
+                codes[task.name] = code
+        return codes
 
     def _end(self, group: Group, status: str) -> None:
         """Take a group's results and end what is left of it; WAITING starts it again."""
@@ -202,30 +198,23 @@ class Runner:
         for task in group.tasks:
             row, process = self._rows[task.name], processes[task.name]
             self._rows[task.name] = row._replace(status=status, note=process.last_line)
-            for checkpoint in task.checkpoints:
-                self._upload(task, checkpoint.path, checkpoint.url, checkpoint.regex)
+            self._upload_checkpoints(task)
             for entry in task.outputs:  # after a failure too: OSMO uploads what a failing command left
-                self._storage.keep(
-                    fill(entry, {"workflow_id": self._options.workflow_id}), self._folder(task) / "output"
-                )
+                named = fill(entry, {"workflow_id": self._options.workflow_id})
+                self._storage.keep(named, self._folder(task) / "output")
             if status == WAITING:
                 self._board.show({**self._rows, task.name: self._rows[task.name]._replace(status=AGAIN)})
         self._save()
 
-    def _upload_checkpoints(self, task: Task, process: Process) -> None:
+    def _upload_checkpoints(self, task: Task, started: float | None = None) -> None:
+        """Copy a task's checkpoint folders to their urls under their own names, as OSMO does: all, or those that are due."""
         for checkpoint in task.checkpoints:
-            last = self._uploaded.get((task.name, checkpoint.path), process.started)
-            if time.monotonic() - last >= checkpoint.every_s:
-                self._upload(task, checkpoint.path, checkpoint.url, checkpoint.regex)
-                self._uploaded[task.name, checkpoint.path] = time.monotonic()
-
-    def _upload(self, task: Task, path: str, url: str, regex: str | None) -> None:
-        """Copy a folder of the task to a url, under the folder's own name as OSMO does."""
-        source = self._folder(task) / "root" / path.lstrip("/")
-        if source.is_dir():
-            whole = f"^{source.name}/"
-            inner = regex[len(whole) :] if regex and regex.startswith(whole) else regex
-            self._storage.upload(source, f"{url.rstrip('/')}/{source.name}", inner, link=False)
+            last = self._uploaded.get((task.name, checkpoint.path), started or 0.0)
+            if started is not None and time.monotonic() - last < checkpoint.every_s:
+                continue
+            source = self._folder(task) / "root" / checkpoint.path.lstrip("/")
+            self._storage.upload(source, checkpoint.url, checkpoint.regex, link=False, under=f"{source.name}/")
+            self._uploaded[task.name, checkpoint.path] = time.monotonic()
 
     def _stop_all(self) -> None:
         processes = [process for group in self._running.values() for process in group.values()]
@@ -234,8 +223,7 @@ class Runner:
         for group in self._plan.groups:
             if group.name in self._running:
                 for task in group.tasks:
-                    for checkpoint in task.checkpoints:
-                        self._upload(task, checkpoint.path, checkpoint.url, checkpoint.regex)
+                    self._upload_checkpoints(task)
                 self._mark(group, STOPPED)
             elif self._status(group) == WAITING:
                 self._mark(group, STOPPED)

@@ -130,7 +130,8 @@ def _at(keys: Keys, document: Any) -> Any:
 
 
 def _about_the_file(template: Template, release: str) -> Iterator[Note]:
-    if "{%" in template.raw and not template.defaults and release <= "6.3":
+    known_by = "{{" in template.raw or "{#" in template.raw or bool(template.defaults)
+    if "{%" in template.raw and not known_by and release <= "6.3":
         yield (), "has {% %} but no default-values:, by which OSMO up to 6.3 knows a template; add default-values:"
     for name, value in template.defaults.items():
         if JINJA.search(TOKEN.sub("", json.dumps(value, default=str))):

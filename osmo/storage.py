@@ -16,17 +16,18 @@ from common.command import UserError
 CONNECTION = "AZURE_STORAGE_CONNECTION_STRING"  # what OSMO's DATA credential holds, too
 
 
-def transfer(source: Path, to: Path, regex: str | None = None, link: bool = True) -> None:
+def transfer(source: Path, to: Path, regex: str | None = None, link: bool = True, under: str = "") -> None:
     """Bring the files below `source` to `to` as OSMO's upload does: linked folders, empty folders are left out.
 
-    `regex` must match the start of the relative path. Files are hard links where the disk allows it, else copies.
+    `regex` must match the start of the relative path, which `under` precedes. Files are hard links where the disk allows
+    it, else copies.
     """
     files = (
         [source] if source.is_file() else [Path(folder, name) for folder, _, names in os.walk(source) for name in names]
     )
     for file in files:
-        name = file.relative_to(source if source.is_dir() else source.parent)
-        if (regex and not re.match(regex, name.as_posix())) or not file.is_file():
+        name = under + file.relative_to(source if source.is_dir() else source.parent).as_posix()
+        if (regex and not re.match(regex, name)) or not file.is_file():
             continue
         target = to / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -99,9 +100,9 @@ class Storage:
             shutil.rmtree(folder, ignore_errors=True)
         transfer(output, folder / dataset.get("path", ""), dataset.get("regex"))
 
-    def upload(self, source: Path, url: str, regex: str | None, link: bool = True) -> None:
+    def upload(self, source: Path, url: str, regex: str | None, link: bool = True, under: str = "") -> None:
         """Take files to a url."""
-        transfer(source, self._mapped(url) or self._own(url), regex, link)
+        transfer(source, self._mapped(url) or self._own(url), regex, link, under)
 
     def _mapped(self, url: str) -> Path | None:
         url = url.rstrip("/")

@@ -3,9 +3,6 @@
 Samples are numbered as in the tape: sample i of a camera is the one with clock.stamps_ns[i].
 """
 
-import contextlib
-import ctypes
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +15,6 @@ from stage1_convert.decode import Still, read_still, still_of
 from stage1_convert.tape import Stream, Tape
 from stage1_convert.video import VIDEO_TYPES, VideoDecoder
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 SEEN_OF_TRUSTED = 16  # of pictures that are trusted, one in so many is decoded: for statistics
 
 
@@ -34,7 +30,6 @@ def read_pictures(
     `needed` has an array (samples,) for each camera that is read. With `trust` most JPEGs are not decoded (their pixels
     are None). Raises UserError, naming camera, message and stamp, when a picture is damaged.
     """
-    _keep_freed_memory()
     cameras = {camera: _Camera(camera, bag, tape.streams[camera], marks) for camera, marks in needed.items()}
     camera_of = {camera.stream.topic: camera for camera in cameras.values()}
     for topic, _, data in bag.records(camera_of):
@@ -44,19 +39,6 @@ def read_pictures(
     for camera in cameras.values():
         for sample, still in camera.end():
             yield camera.name, sample, still
-
-
-@functools.cache
-def _keep_freed_memory() -> None:
-    """Let this process keep the memory of one picture for the next.
-
-    By default glibc gives a freed megabyte back to the kernel, and getting it anew, page by page, takes about as long as
-    decoding a picture into it: 2.2 ms in place of 1.4 for a JPEG of 480x640.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library: slower, not wrong
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_TRIM_THRESHOLD, 128 << 20)
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)
 
 
 class _Camera:

@@ -5,6 +5,7 @@ file whose index is sound is read by it, and any other is walked record by recor
 (https://mcap.dev/spec).
 """
 
+import heapq
 import itertools
 import struct
 import zlib
@@ -24,6 +25,7 @@ FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, CHUNK_INDEX, STATISTICS, DATA_END = 2, 
 OPCODES = {*range(1, 0x10), *range(0x80, 0x100)}  # the spec's, and those it leaves to private use
 DAMAGE = (UserError, struct.error, ValueError, KeyError, OverflowError, OSError)
 RECORD, MESSAGE_HEAD, CHUNK_HEAD = struct.Struct("<BQ"), struct.Struct("<HIQQ"), struct.Struct("<QQQI")
+Bytes = bytes | memoryview
 FOOTER_BYTES = 9 + 20 + 8
 MAX_RECORD_BYTES = 1 << 30
 
@@ -70,9 +72,18 @@ class Mcap:
         self.end_ns = max([*times[1], max(self._loose[0], default=0)])
 
     def read(self, wanted: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
-        """Yield (channel, receive time in ns, serialised message) in the order of the receive times."""
-        wanted = frozenset(wanted)
-        yield from self._read_loose(wanted)
+        """Return an iterator of (channel, receive time in ns, serialised message), in the order of the receive times."""
+        chosen = frozenset(wanted)
+        chunked = self._read_chunks(chosen)
+        if not self._loose[0]:
+            return chunked
+        return heapq.merge(self._read_loose(chosen), chunked, key=itemgetter(1))
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._file.close()
+
+    def _read_chunks(self, wanted: frozenset[int]) -> Iterator[tuple[int, int, bytes]]:
         waiting: list[tuple[int, int, bytes]] = []
         chunks = sorted(chunk for chunk in self._chunks if not chunk.channels or chunk.channels & wanted)
         for chunk in chunks:
@@ -81,10 +92,6 @@ class Mcap:
             waiting = waiting[ready:] + self._messages(chunk, wanted)
             waiting.sort(key=itemgetter(1))  # stable: equal times keep the order of the file
         yield from waiting
-
-    def close(self) -> None:
-        """Give the file back."""
-        self._file.close()
 
     def _read_loose(self, wanted: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
         times_ns, places = self._loose
@@ -179,7 +186,7 @@ class Mcap:
         try:
             for opcode, item in _records(_unpacked(record)):
                 if opcode == MESSAGE:
-                    inside[_message(item)[0]] += 1
+                    inside[MESSAGE_HEAD.unpack_from(item)[0]] += 1
                 else:
                     self._take(opcode, item)
         except DAMAGE as error:
@@ -188,7 +195,7 @@ class Mcap:
         if inside:
             self._chunks.append(Chunk(start_ns, end_ns, offset, size, frozenset(inside)))
 
-    def _take(self, opcode: int, record: bytes) -> int:
+    def _take(self, opcode: int, record: Bytes) -> int:
         """Note what a record says; return its opcode."""
         if opcode == SCHEMA:
             number, name, encoding, text = _fields(record, "<H", 3)
@@ -210,14 +217,14 @@ class Mcap:
         return opcode
 
 
-def _records(data: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
-    at = 0
+def _records(data: Bytes) -> Iterator[tuple[int, memoryview]]:
+    at, view = 0, memoryview(data)
     while at < len(data):
         opcode, size = RECORD.unpack_from(data, at)
         at += RECORD.size
         if opcode not in OPCODES or size > len(data) - at:
             raise UserError(f"no complete record at its byte {at - RECORD.size}")
-        yield opcode, bytes(data[at : at + size])
+        yield opcode, view[at : at + size]
         at += size
 
 
@@ -238,8 +245,8 @@ def _collect(data: memoryview, wanted: Collection[int], found: list[tuple[int, i
         at += size
 
 
-def _message(record: bytes) -> tuple[int, int, int, int, bytes]:
-    return (*MESSAGE_HEAD.unpack_from(record), record[MESSAGE_HEAD.size :])
+def _message(record: Bytes) -> tuple[int, int, int, int, bytes]:
+    return (*MESSAGE_HEAD.unpack_from(record), bytes(record[MESSAGE_HEAD.size :]))
 
 
 def _unpacked(record: bytes) -> memoryview:
@@ -254,7 +261,7 @@ def _unpacked(record: bytes) -> memoryview:
     return data
 
 
-def _fields(record: bytes, head: str, texts: int) -> list[Any]:
+def _fields(record: Bytes, head: str, texts: int) -> list[Any]:
     values: list[Any] = list(struct.unpack_from(head, record))
     at = struct.calcsize(head)
     for _ in range(texts):
@@ -263,8 +270,8 @@ def _fields(record: bytes, head: str, texts: int) -> list[Any]:
     return values
 
 
-def _text(record: bytes, at: int) -> tuple[str, int]:
+def _text(record: Bytes, at: int) -> tuple[str, int]:
     (length,) = struct.unpack_from("<I", record, at)
     if at + 4 + length > len(record):
         raise UserError("a text runs over the end of its record")
-    return record[at + 4 : at + 4 + length].decode(errors="replace"), at + 4 + length
+    return bytes(record[at + 4 : at + 4 + length]).decode(errors="replace"), at + 4 + length

@@ -1,12 +1,15 @@
 """A ROS 1 .bag in; its channels and its messages, converted to the CDR form of ROS 2, out. rosbags does all of it."""
 
-from collections.abc import Collection, Iterator
+import functools
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from rosbags.rosbag1 import Reader
+from rosbags.rosbag1.reader import decompressors
 
 from stage1_convert.definitions import typestore
 from stage1_convert.storage import Channel
+from stage1_convert.unpack import unpack
 
 
 class Rosbag1:
@@ -15,6 +18,8 @@ class Rosbag1:
     def __init__(self, path: Path) -> None:
         self._reader = Reader(path)
         self._reader.open()
+        for place, chunk in self._reader.chunks.items():
+            self._reader.chunks[place] = chunk._replace(decompressor=_bounded(chunk.decompressor))
         self.channels = {
             c.id: Channel(c.topic, c.msgtype, "cdr", c.msgdef, c.msgcount) for c in self._reader.connections
         }
@@ -31,3 +36,9 @@ class Rosbag1:
     def close(self) -> None:
         """Give the file back."""
         self._reader.close()
+
+
+def _bounded(decompress: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    """Return a decompressor that refuses what expands implausibly, in place of one of rosbags that does not."""
+    codec = next((name for name in ("bz2", "lz4") if decompressors[name] is decompress), None)
+    return functools.partial(unpack, codec=codec) if codec else decompress

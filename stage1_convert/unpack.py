@@ -10,13 +10,14 @@ from common.command import UserError
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 PLAIN_BYTES = 64 << 20  # up to this size anything may unpack
-MAX_RATIO = 250  # beyond it only what shrank at most this much: 32 KB of zstd can expand to 1 GiB
+MAX_RATIO = 100  # beyond it only what shrank at most this much: 32 KB of zstd can expand to 1 GiB
+MAX_FILE_RATIO = 1000  # of whole files, which go to disk
 MAX_BYTES = 1 << 30
 PIECE_BYTES = 1 << 20
 
 
 def unpack(data: bytes, codec: str, size: int | None = None) -> bytes:
-    """Return what `data`, one zstd or lz4 frame, unpacks to; `size` is how many bytes it should be, when known.
+    """Return what `data`, one frame of zstd, lz4 or bz2, unpacks to; `size` is how many bytes it should be, when known.
 
     Raises UserError, before memory is taken, when the size that is declared is implausible, and when the outcome has
     another size.
@@ -27,7 +28,8 @@ def unpack(data: bytes, codec: str, size: int | None = None) -> bytes:
     check_size(limit if size is not None else 0, len(data))
     with pa.CompressedInputStream(pa.BufferReader(data), codec) as stream:
         pieces, count = [], 0
-        while piece := stream.read(min(limit + 1 - count, PIECE_BYTES)):
+        step = limit + 1 if size is not None and size <= PLAIN_BYTES else PIECE_BYTES
+        while piece := stream.read(min(limit + 1 - count, step)):
             pieces.append(piece)
             count += len(piece)
             if count > limit:
@@ -43,7 +45,7 @@ def unpack_file(packed: Path, target: Path) -> None:
     packed_bytes = packed.stat().st_size
     with packed.open("rb") as file:
         declared = zstd_content_size(file.read(18))
-    limit = max(PLAIN_BYTES, MAX_RATIO * packed_bytes)
+    limit = max(PLAIN_BYTES, MAX_FILE_RATIO * packed_bytes)
     free = shutil.disk_usage(target.parent).free
     if declared is not None and declared > min(limit, free):
         raise UserError(f"{packed.name} ({packed_bytes} bytes) claims to unpack to {declared} bytes; {free} are free")

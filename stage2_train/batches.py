@@ -5,7 +5,7 @@ P chances that an augmentation takes, N frames of the dataset.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -77,9 +77,10 @@ def global_positions(plan: Plan, n_samples: int, step: int) -> Rows:
     twice and the sequence does not depend on how many ranks share it.
     """
     first = step * plan.global_batch
-    wanted = np.arange(first, first + plan.global_batch)
-    epochs = {epoch: epoch_order(plan.seed, int(epoch), n_samples) for epoch in np.unique(wanted // n_samples)}
-    return np.array([epochs[i // n_samples][i % n_samples] for i in wanted], np.int64)
+    last = first + plan.global_batch - 1
+    epochs = range(first // n_samples, last // n_samples + 1)
+    stream = [epoch_order(plan.seed, epoch, n_samples)[max(first - epoch * n_samples, 0) :] for epoch in epochs]
+    return np.concatenate([order[: plan.global_batch] for order in stream])[: plan.global_batch]
 
 
 @lru_cache(maxsize=4)  # a step needs two at most, and reader threads may be an epoch apart
@@ -156,14 +157,15 @@ class Samples:
         The pictures are written into `pictures` where given.
         """
         positions = global_positions(plan, len(self), step)
-        valid_count = int(np.minimum(self.stops - self.rows, self.chunk_size)[positions].sum())
+        rows, stops = self.rows[positions], self.stops[positions]
+        valid_count = int(np.minimum(stops - rows, self.chunk_size).sum())
         first = (plan.rank * plan.accumulation + part) * plan.batch_size
         mine = slice(first, first + plan.batch_size)
         generator = torch.Generator().manual_seed(step_seed(plan.seed, step))
         noise = torch.randn(plan.global_batch, plan.latent_dim, generator=generator)
         batch = self.recordings.chunks(
-            self.rows[positions[mine]],
-            self.stops[positions[mine]],
+            rows[mine],
+            stops[mine],
             self.chunk_size,
             noise[mine],
             valid_count,
@@ -174,7 +176,7 @@ class Samples:
         return batch._replace(chance_BP=torch.rand(plan.global_batch, CHANCES, generator=generator)[mine] * 2 - 1)
 
 
-def batches(samples: Samples, plan: Plan, first_step: int, steps: int, num_workers: int, pin: bool) -> Iterator[Batch]:
+def batches(samples: Samples, plan: Plan, first_step: int, steps: int, num_workers: int, pin: bool) -> Generator[Batch]:
     """Yield the batches of steps first_step .. steps-1, gathered ahead by `num_workers` threads.
 
     Threads, not processes: copying and decoding leave Python's lock, and a container's /dev/shm may hold only 64 MB.

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 from torch.optim import AdamW
 
 from common.act import Act, parameter_groups
@@ -70,11 +71,13 @@ class Optimizer:
         factor = learning_rate_factor(step, training.steps, training.warmup_steps, floor, training.scheduler)
         for group, base_lr in zip(self.adamw.param_groups, self._base_lrs, strict=True):
             group["lr"] = base_lr * factor
-        if self._scaled:
-            torch._foreach_div_([p.grad for p in self._parameters if p.grad is not None], self._scale_2[0])
-        grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, training.grad_clip_norm or math.inf)
-        # Fused AdamW looks at `found_inf` itself, on the device, as it does for GradScaler.
+        scale = self._scale_2[0]
+        grad_norm = get_total_norm([p.grad for p in self._parameters if p.grad is not None]) / scale
+        most = training.grad_clip_norm or math.inf
         stop = self._rescale(grad_norm, step) if self._scaled else self.guard.stop(grad_norm, step)
+        # Fused AdamW divides by the one and looks at the other itself, on the device, as it does for GradScaler: clipping,
+        # unscaling and skipping cost no pass over the gradients. The 1e-6 is clip_grad_norm_'s.
+        self.adamw.grad_scale = scale * ((grad_norm + 1e-6) / most).clamp(min=1)  # type: ignore[attr-defined]
         self.adamw.found_inf = stop  # type: ignore[attr-defined]
         self.adamw.step()
         self.adamw.zero_grad(set_to_none=True)

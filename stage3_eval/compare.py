@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from common.command import UserError
 from common.files import read_json, write_file, write_json
+from stage3_eval.compare_page import page
 from stage3_eval.output import FORMAT, FORMAT_VERSION, SUMMARY
-from stage3_eval.ranking import COLUMNS, Lead, changed, incomparable, lead, look_up, ranked, value
+from stage3_eval.ranking import COLUMNS, Lead, changed, incomparable, lead, look_up, ranked, value, verdict
 
 CSV, JSON, PAGE, EVALUATIONS = "comparison.csv", "comparison.json", "comparison.html", "evaluations"
 
@@ -49,8 +50,6 @@ def compare(paths: Sequence[Path], out: Path, metric: str, evaluate: Callable[[P
     told = describe(results, metric)
     out.mkdir(parents=True, exist_ok=True)
     write_file(out / CSV, _table(results, told).encode())
-    from stage3_eval.compare_page import page
-
     write_file(out / PAGE, page(results, told).encode())
     write_json(out / JSON, told)
     return "\n".join([*_lines(told), "", verdict(told)])
@@ -111,20 +110,6 @@ def describe(results: Sequence[Result], metric: str) -> dict[str, Any]:
         "checkpoints": {name: summaries[name]["checkpoint"] for name in order},
         "episodes": {name: summaries[name]["episodes"] for name in order},
     }
-
-
-def verdict(told: dict[str, Any]) -> str:
-    """Say in one line who wins, and whether that means anything."""
-    if told["incomparable"]:
-        return f"no winner: {told['incomparable']}"
-    winner, second, of = told["winner"], told["runner_up"], told["lead"]
-    if told["values"][winner] == told["values"][second]:
-        return f"no winner: {winner} and {second} have the same {told['metric']}"
-    if of is None:
-        return f"{winner} is ahead of {second}, but there are too few common episodes to tell whether by chance"
-    if of["larger_than_spread"]:
-        return f"{winner} wins: its lead over {second} is larger than the spread over {of['episodes']} episodes"
-    return f"{winner} is ahead of {second}, but not by more than the spread over {of['episodes']} episodes"
 
 
 def _read(name: str, folder: Path, out: Path) -> Result:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from stage3_eval.charts import Line, line_chart
-from stage3_eval.ranking import COLUMNS
+from stage3_eval.ranking import COLUMNS, verdict
 from stage3_eval.words import amount, both, document, escape, legend, name_cell, number, section, table, times
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ KINDS = 6  # kinds of line that can be told apart; further results start over
 
 def page(results: "Sequence[Result]", told: dict[str, Any]) -> str:
     """Return the whole page."""
-    from stage3_eval.compare import verdict
-
     by_label = {result.label: result for result in results}
     ordered = [by_label[name] for name in told["order"]]
     of = told["lead"]

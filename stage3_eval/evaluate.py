@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from common.checkpoint import ENVIRONMENT
 from common.command import UserError
 from common.dataset import ACTION, STATE, Episode
-from common.files import replacing, write_json
+from common.files import replacing, require_free, write_json
 from stage3_eval.curves import draw_curves
 from stage3_eval.inputs import Inputs
 from stage3_eval.output import (
@@ -37,6 +37,7 @@ from stage3_eval.table import episode_table
 
 log = logging.getLogger(__name__)
 TIMED_ON_CPU = 50  # frames per episode: enough for percentiles, little against the evaluation itself
+PAGE_BYTES, VALUE_BYTES = 400_000, 80  # what page and curves take at least, and what a frame takes for each joint
 MOMENTS = 6  # worst moments on the page, unless more are asked for
 
 
@@ -61,6 +62,7 @@ def evaluate(inputs: Inputs, out: Path, settings: Settings) -> dict[str, Any]:
     if summary is not None:
         return summary
     rules = _rules(inputs, settings)
+    require_free(out, PAGE_BYTES + facts["frames"] * len(facts["joint_names"]) * VALUE_BYTES, "the evaluation")
     with unfinished(out, facts["evaluation"]) as folder:
         first_call_s = _first_call(inputs)
         totals = Totals(list(inputs.dataset.joint_names))

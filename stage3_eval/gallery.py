@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.checkpoint import ENVIRONMENT
 from common.dataset import ACTION, STATE, Dataset, Episode, picture_key
 from stage3_eval.charts import Line, Picture, heat_map, line_chart, picture
 from stage3_eval.curves import chunk_positions
@@ -62,7 +63,7 @@ def show_moments(inputs: Inputs, summary: dict[str, Any], stored: Any, shown: li
             '<p class="soft">Bright in the second picture: where a small change would have changed the predicted chunk most '
             "(the gradient of the chunk with respect to the picture, smoothed).</p>"
         )
-    parts = [_moment(inputs, summary, moment, shown, place < attention) for place, moment in enumerate(moments)]
+    parts = [_moment(inputs, summary, stored, moment, shown, place < attention) for place, moment in enumerate(moments)]
     return f'{words}{legend(CURVES)}<div class="moments">{"".join(parts)}</div>'
 
 
@@ -75,22 +76,24 @@ def _worst(stored: Any, count: int, per_episode: int) -> list[Moment]:
     return kept
 
 
-def _moment(inputs: Inputs, summary: dict[str, Any], moment: Moment, shown: list[int], attention: bool) -> str:
+def _moment(
+    inputs: Inputs, summary: dict[str, Any], stored: Any, moment: Moment, shown: list[int], attention: bool
+) -> str:
     fps, units, joints, number_ = summary["fps"], summary["units"], summary["joint_names"], moment.episode.number
     rows = read_rows(inputs.dataset, moment.episode, _columns(inputs))
     recorded_CA = rows[ACTION][moment.frame : moment.frame + len(moment.chunk_CA)]
     error_A = np.abs(moment.chunk_CA[: len(recorded_CA)] - recorded_CA).mean(axis=0)
     worst = int(error_A.argmax())
-    seconds = [(moment.frame + step) / fps for step in range(len(recorded_CA))]
-    chart = line_chart(
-        f"{joints[worst]}: recorded and predicted action from this moment on",
-        [
-            Line("recorded", seconds, _shown_in(recorded_CA[:, worst], units), "recorded"),
-            Line("predicted", seconds, _shown_in(moment.chunk_CA[: len(recorded_CA), worst], units), "policy"),
-        ],
-        "seconds",
-        _unit(units),
-    )
+    first, shown_CA, predicted_CA = moment.frame, recorded_CA, moment.chunk_CA[: len(recorded_CA)]
+    if len(recorded_CA) < 2:  # one step is no curve: what was executed around it is
+        around = slice(max(0, moment.frame - fps // 2), moment.frame + fps // 2)
+        executed_TA = stored.of(moment.episode).executed_TA
+        first, shown_CA, predicted_CA = around.start, rows[ACTION][around], executed_TA[around]
+    seconds = [(first + step) / fps for step in range(len(shown_CA))]
+    lines = [
+        Line("recorded", seconds, _shown_in(shown_CA[:, worst], units), "recorded"),
+        Line("predicted", seconds, _shown_in(predicted_CA[:, worst], units), "policy"),
+    ]
     where = f"episode {number_}, {moment.frame / fps:.2f} s"
     name = f'<a href="#episode-{number_}">{where}</a>' if number_ in shown else where
     most = f"most in {escape(joints[worst])} ({amount(float(error_A[worst]), units)})"
@@ -98,7 +101,7 @@ def _moment(inputs: Inputs, summary: dict[str, Any], moment: Moment, shown: list
     pictures = _moment_pictures(inputs, moment, rows, where, attention)
     return (
         f'<div class="moment"><h3>{name}</h3><p class="soft">{off}</p><div class="pair">{pictures}</div>'
-        f"<figure><figcaption>{escape(joints[worst])}</figcaption>{chart}</figure></div>"
+        f"{_chart(f'{joints[worst]}: recorded and predicted action', joints[worst], lines, units)}</div>"
     )
 
 
@@ -215,8 +218,6 @@ def _cameras(inputs: Inputs) -> list[str]:
 
 
 def _columns(inputs: Inputs) -> list[str]:
-    from common.checkpoint import ENVIRONMENT
-
     return [STATE, ACTION, *([ENVIRONMENT] if inputs.policy.checkpoint.shape.environment_dim else [])]
 
 

@@ -1,5 +1,6 @@
 """A summary and the scores behind it in; report.html out: one page that needs nothing else, not even a network."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from stage3_eval.gallery import MAX_SHOWN, choose_shown, show_episodes, show_mom
 from stage3_eval.inputs import Inputs
 from stage3_eval.metrics import FIRST_STEP, VALID_HORIZON
 from stage3_eval.motion import FROM_COMMANDED, FROM_MEASURED
+from stage3_eval.output import episode_file
 from stage3_eval.words import (
     amount,
     baseline,
@@ -112,15 +114,21 @@ def _baselines(summary: dict[str, Any]) -> str:
         f"<li><b>{escape(baseline(name))}</b> {escape(summary['baseline_meanings'][name])}</li>"
         for name in summary["baselines"]
     )
-    body = table("Error of an action over the whole chunk, as far as the episode goes", head, cells, us=0)
+    body = table(f"Error {_compared(summary)}", head, cells, us=0)
     body += _horizon(summary) + f"<details><summary>What the simple rules do</summary><ul>{meanings}</ul></details>"
     return section("baselines", "Against simple rules", body)
+
+
+def _compared(summary: dict[str, Any]) -> str:
+    if summary["protocol"] == "open_loop":
+        return "of an action over the whole chunk, as far as the episode goes"
+    return "of an executed action"
 
 
 def _horizon(summary: dict[str, Any]) -> str:
     units, fps = summary["units"], summary["fps"]
     lines, kinds = [], [("policy", "the policy")]
-    to_unit = 57.29577951308232 if units == "rad" else 1.0
+    to_unit = math.degrees(1.0) if units == "rad" else 1.0
     drawn: list[list[float]] = []
     for name, of in summary["baselines"].items():
         if of["mae_by_step"] in drawn:
@@ -130,6 +138,8 @@ def _horizon(summary: dict[str, Any]) -> str:
         kinds.append((kind, baseline(name)))
         lines.append(_horizon_line(name, of, kind, fps, to_unit))
     lines.append(_horizon_line("policy", summary["policy"], "policy", fps, to_unit))
+    if len(summary["policy"]["mae_by_step"]) < 2:
+        return ""  # ensembling and queues of one action look at every frame
     title = "Mean error by how far ahead the action lies, of the policy and of each simple rule"
     chart = line_chart(title, lines, "seconds ahead", "degrees" if units == "rad" else units, 460, 220, zero=True)
     return f'<h3>How far ahead can it see?</h3>{legend(kinds)}<div class="one">{chart}</div>'
@@ -157,7 +167,7 @@ def _joints(summary: dict[str, Any]) -> str:
         ]
         rows.append([name_cell(joint), *values])
     head = ["joint", "mean error", "", "RMSE", "largest", "times the best rule"]
-    return section("joints", "By joint", table("The policy's error over the whole chunk, joint by joint", head, rows))
+    return section("joints", "By joint", table(f"The policy's error {_compared(summary)}", head, rows))
 
 
 def _list_episodes(summary: dict[str, Any], shown: list[int]) -> str:
@@ -168,9 +178,8 @@ def _list_episodes(summary: dict[str, Any], shown: list[int]) -> str:
         drift = of["drift"][FROM_COMMANDED]["1.0s"]
         values = [str(of["frames"]), both(of["policy"][VALID_HORIZON]["mae"], units)]
         values += [times(of["ratio_to_best_baseline"][VALID_HORIZON]), amount(drift and drift["mean"], units)]
-        rows.append(
-            [name, *values, f'<a href="episode_{index:03d}.parquet">parquet<span hidden> of episode {index}</span></a>']
-        )
+        link = f'<a href="{episode_file(index)}" aria-label="parquet file of episode {index}">parquet</a>'
+        rows.append([name, *values, link])
     left = len(summary["by_episode"]) - MAX_ROWS
     notes = f"<p class='soft'>{left} more episodes stand in summary.json.</p>" if left > 0 else ""
     if len(summary["by_episode"]) > MAX_SHOWN:

@@ -4,7 +4,7 @@ Letters in array names: T frames of the episode, S chunks (each starts at a fram
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Any, NamedTuple
@@ -109,7 +109,9 @@ def time_first_call(policy: Policy, dataset: Dataset, episode: Episode, rows: Ma
     return time_call(policy, next(observations(policy, dataset, episode, rows, batch_size=1)))[0]
 
 
-def time_call(policy: Policy, observation: Batch, call: Any = None) -> tuple[float, torch.Tensor]:
+def time_call(
+    policy: Policy, observation: Batch, call: Callable[[Batch], torch.Tensor] | None = None
+) -> tuple[float, torch.Tensor]:
     """Return the seconds from the observation in this process's memory to the action there, and the action.
 
     On a GPU they are measured by CUDA events around the call, copies to and from the device included.

@@ -111,6 +111,20 @@ def changed(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
     return {key: of for key, of in differing.items() if len({repr(value) for value in of.values()}) > 1}
 
 
+def verdict(told: Mapping[str, Any]) -> str:
+    """Say in one line who wins, and whether that means anything."""
+    if told["incomparable"]:
+        return f"no winner: {told['incomparable']}"
+    winner, second, of = told["winner"], told["runner_up"], told["lead"]
+    if told["values"][winner] == told["values"][second]:
+        return f"no winner: {winner} and {second} have the same {told['metric']}"
+    if of is None:
+        return f"{winner} is ahead of {second}, but there are too few common episodes to tell whether by chance"
+    if of["larger_than_spread"]:
+        return f"{winner} wins: its lead over {second} is larger than the spread over {of['episodes']} episodes"
+    return f"{winner} is ahead of {second}, but not by more than the spread over {of['episodes']} episodes"
+
+
 def _by_episode(summary: Mapping[str, Any], metric: str, numbers: Sequence[int]) -> list[float]:
     by_number = {of["episode_index"]: of for of in summary["by_episode"]}
     return [float(look_up(by_number[number], metric)) for number in numbers]

@@ -5,6 +5,7 @@ from typing import Any
 
 from stage3_eval.metrics import FIRST_STEP, VALID_HORIZON
 from stage3_eval.motion import FROM_COMMANDED, FROM_MEASURED
+from stage3_eval.words import verdict
 
 
 def report(summary: dict[str, Any]) -> str:
@@ -16,10 +17,10 @@ def report(summary: dict[str, Any]) -> str:
             f"mean absolute error over the chunk's valid horizon, in {summary['units']}",
             *_table(summary),
             "",
-            f"first step only: {_ratio(summary, FIRST_STEP)}",
+            f"first step only: {verdict(summary, FIRST_STEP)}",
             _drift(summary),
             _latency(summary["latency"]),
-            _ratio(summary, VALID_HORIZON),
+            verdict(summary, VALID_HORIZON),
         ]
     )
 
@@ -61,15 +62,6 @@ def _drift(summary: dict[str, Any]) -> str:
         of = summary["drift"][start]["1.0s"]
         told.append(f"{'unknown (too short)' if of is None else format(of['mean'], '.4f')} {words}")
     return f"drift of a joint after 1 s, in {summary['units']}: {', '.join(told)}"
-
-
-def _ratio(summary: dict[str, Any], scope: str) -> str:
-    best, ratio = _words(summary["best_baseline"][scope]), summary["ratio_to_best_baseline"][scope]
-    if ratio is None:
-        return f"no verdict: the best trivial baseline ({best}) makes no error at all; do these episodes move?"
-    where = "at the first step" if scope == FIRST_STEP else "over the chunk's valid horizon"
-    word = "better" if ratio < 1 else "NOT better"
-    return f"{word} than the best trivial baseline ({best}): {ratio:.2f} of its error {where}"
 
 
 def _latency(latency: dict[str, Any]) -> str:

@@ -87,7 +87,7 @@ def test_check_says_which_releases_take_a_file_and_why_others_do_not(tmp_path: P
     assert "osmo/blob.yaml:67: datasets are gone in 6.4: keep results with - url:" in fits.stdout
     refused = check("osmo/blob.yaml", "--release", "6.4")
     assert refused.returncode == 2
-    assert "no release of 6.4 takes it" in refused.stdout
+    assert "OSMO 6.4 refuses it" in refused.stdout
     assert check("osmo/blob.yaml", "--release", "6.4", "--set", "results=url").returncode == 0
     (tmp_path / "guide.sh").write_text("osmo secret create a --value b\n")
     guide = check(tmp_path / "guide.sh")

@@ -96,6 +96,26 @@ def test_bags_that_are_no_folder_are_named(tmp_path: Path) -> None:
         main(["convert", "--bags", str(tmp_path / "nowhere"), "--to", str(tmp_path)])
 
 
+def test_numbers_in_the_environment_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NNODES", "four")
+    words = ["train", "--dataset", str(GOLDEN / "dataset_image"), "--to", str(tmp_path)]
+    with pytest.raises(UserError, match="NNODES=four: expected a whole number"):
+        main(words)
+
+
+def test_a_launcher_that_is_stopped_while_it_waits_for_the_lead_may_be_started_again(tmp_path: Path) -> None:
+    environment = {**os.environ, "NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "no-such-host.invalid"}
+    words = ["train", "--dataset", str(GOLDEN / "dataset_image"), "--to", str(tmp_path)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "osmo.launch", *words], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr
+        first = process.stderr.readline()
+        process.terminate()
+        assert process.wait(timeout=60) == 75
+    assert "waiting for the lead" in first
+
+
 @contextmanager
 def launched(tmp_path: Path, *overrides: str) -> Iterator["subprocess.Popen[str]"]:
     """A training of two processes under the launcher, as a task starts it."""

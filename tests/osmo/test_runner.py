@@ -246,13 +246,14 @@ def test_set_env_reaches_every_task(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_stops_everything_and_the_run_can_go_on(tmp_path: Path) -> None:
-    script = 'touch "{{output}}/../here"; test -e "{{output}}/../../free" || { setsid sleep 61.5 & sleep 61.5; }'
+    script = 'test -e "{{output}}/../../free" || { setsid sleep 61.5 & sleep 61.5; }'
     path = flow(tmp_path, task("a", script), task("b", "true", "inputs: [{task: a}]\n"))
     process = subprocess.Popen(
         [sys.executable, "-m", "osmo.local", "run", str(path), "--work", str(tmp_path / "work")],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    wait_for(tmp_path / "work" / "a" / "here")
+    while len(running("61.5")) < 2:
+        assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -288,6 +289,26 @@ def test_a_run_that_is_going_on_is_not_started_twice(tmp_path: Path) -> None:
     finally:
         process.terminate()
         process.wait(timeout=60)
+
+
+def test_what_a_killed_runner_left_running_is_ended_before_its_task_starts_again(tmp_path: Path) -> None:
+    script = """\
+        cd "{{output}}/.."
+        if test -e pid; then grep -q OSMO_LOCAL_TASK "/proc/$(cat pid)/environ" && exit 4; exit 3; fi
+        echo $$ > pid
+        sleep 62.5 & wait
+        """
+    path = flow(tmp_path, task("a", script))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "osmo.local", "run", str(path), "--work", str(tmp_path / "work")],
+        cwd=ROOT, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not running("62.5"):
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    assert restart(tmp_path / "work").tasks["a"].exit_code == 3
+    assert not running("62.5")
 
 
 def test_a_finished_folder_is_not_run_over(tmp_path: Path) -> None:

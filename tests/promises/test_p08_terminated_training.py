@@ -8,7 +8,7 @@ import pytest
 
 from common.command import EXIT_TRANSIENT
 from stage2_train.saving import numbered
-from tests.promises.harness import Warm
+from tests.promises.harness import Warm, leftovers
 from tests.stage2_train.test_resume import content
 from tests.stage2_train.tiny import finish, metrics, start, stderr, without_times, write_dataset
 
@@ -37,3 +37,14 @@ def test_sigterm_saves_and_exits_with_75(warm: Warm, tmp_path: Path, world_size:
         of = f"{folder.name}/pretrained_model/model.safetensors"
         assert content(out)[of] == content(whole)[of]
         assert without_times(out) == [row for row in without_times(whole) if row["step"] % 5 == 0]
+
+
+def test_sigterm_while_pictures_are_decoded_ends_it_at_once(warm: Warm, tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "dataset", lengths=[100] * 10, cameras={"front": (96, 96)})
+    (command,) = start(warm, dataset, tmp_path / "out", "data.image_stats=imagenet")
+    while not list((tmp_path / "cache" / "frames").glob(".tmp-*")):
+        assert not command.ends_within(0.002), stderr(tmp_path / "out")
+    command.signal(signal.SIGTERM)
+    assert finish([command]) == [EXIT_TRANSIENT], stderr(tmp_path / "out")
+    assert "stopped by SIGTERM before the first step" in stderr(tmp_path / "out")
+    assert not leftovers(tmp_path / "cache")

@@ -12,7 +12,7 @@ from common.dataset import Dataset
 from common.files import read_json, write_json
 from stage1_convert.check import check
 from stage1_convert.merge import merge
-from stage1_convert.stats import picture_stats, pooled
+from stage1_convert.stats import picture_stats, pooled, tally
 from tests.conftest import GOLDEN
 from tests.stage1_convert.conversion import report, rows, run
 from tests.stage1_convert.recording import cell
@@ -97,13 +97,16 @@ def test_datasets_that_do_not_fit_are_refused(tmp_path: Path, key: str, value: o
 
 
 def test_pooled_statistics_are_those_of_the_whole() -> None:
-    counts = np.random.default_rng(0).integers(0, 50, (2, 3, 256))
-    frames = counts.sum(axis=(1, 2))
-    assert frames[0] != frames[1]
-    parts = [picture_stats(part, int(number)) for part, number in zip(counts, frames, strict=True)]
-    whole, found = picture_stats(counts.sum(axis=0), int(frames.sum())), pooled(parts)
-    assert found["count"] == whole["count"]
-    for name in ("min", "max"):
-        assert found[name] == whole[name]
-    for name in ("mean", "std"):
-        np.testing.assert_allclose(found[name], whole[name], atol=2e-3)
+    rng = np.random.default_rng(0)
+    films = [rng.integers(low, 200 + low, (frames, 8, 8, 3), dtype=np.uint8) for low, frames in ((0, 3), (50, 5))]
+    tallies = [np.sum([tally(picture) for picture in film], axis=0) for film in films]
+    found = pooled([picture_stats(part, len(film)) for part, film in zip(tallies, films, strict=True)])
+    pixels = np.concatenate(films).reshape(-1, 3) / 255
+    assert found["count"] == [8]
+    for name, right in {
+        "min": pixels.min(0),
+        "max": pixels.max(0),
+        "mean": pixels.mean(0),
+        "std": pixels.std(0),
+    }.items():
+        np.testing.assert_allclose(np.ravel(found[name]), right, atol=1e-12, err_msg=name)

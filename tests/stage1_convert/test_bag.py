@@ -17,6 +17,7 @@ from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 
 from common.command import UserError
+from stage1_convert import unpack
 from stage1_convert.bag import open_bag
 from stage1_convert.convert import RefusedError
 from stage1_convert.source import find_bags
@@ -332,6 +333,23 @@ def test_a_ros_1_bag_converts_to_the_same_rows_as_its_ros_2_twin(tmp_path: Path)
     for name in ("observation.state", "action"):
         assert np.array_equal(np.stack(one[name]), np.stack(two[name]))
     assert jpegs(tmp_path / "out one") == jpegs(tmp_path / "out two")
+
+
+@pytest.mark.parametrize("codec", ["bz2", "lz4"])
+def test_a_ros_1_chunk_that_expands_too_much_is_refused(
+    tmp_path: Path, codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    types, text = get_typestore(Stores.ROS1_NOETIC), "std_msgs/msg/String"
+    writer = Rosbag1Writer(tmp_path / "bomb.bag")
+    writer.set_compression(Rosbag1Writer.CompressionFormat[codec.upper()])
+    with writer:
+        connection = writer.add_connection("/bomb", text, typestore=types)
+        writer.write(connection, START_NS, types.serialize_ros1(types.types[text]("x" * (3 << 20)), text))
+    with open_bag(tmp_path / "bomb.bag", tmp_path, "humble") as bag:
+        assert sum(1 for _ in bag.records(["/bomb"])) == 1
+    monkeypatch.setattr(unpack, "PLAIN_BYTES", 1 << 20)
+    with open_bag(tmp_path / "bomb.bag", tmp_path, "humble") as bag, pytest.raises(UserError, match="to more than"):
+        list(bag.records(["/bomb"]))
 
 
 def as_ros1(said: Said, types: Any) -> bytes:

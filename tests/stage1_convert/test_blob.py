@@ -501,7 +501,7 @@ def test_twenty_bags_are_converted_from_a_prefix_like_from_a_folder_on_a_small_d
     assert list((tmp_path / "here").iterdir()) == []
 
 
-def test_a_conversion_without_a_credential_says_which_variables_to_set(tmp_path: Path) -> None:
+def test_a_signature_in_the_address_is_refused_and_the_variables_are_named(tmp_path: Path) -> None:
     variables = {name: value for name, value in os.environ.items() if not name.startswith("AZURE_")}
     done = subprocess.run(
         [sys.executable, "-m", "stage1_convert", "--src", "azure://acct/c?sig=hunter2", "--out", str(tmp_path / "out")],

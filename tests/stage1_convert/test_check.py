@@ -14,10 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.command import UserError
+from common.config import load
 from stage1_convert.check import check, print_report
+from stage1_convert.config import Config
+from stage1_convert.convert import Options, convert
+from stage1_convert.merge import merge
+from stage1_convert.supply import open_supply
 from tests.conftest import GOLDEN, run_module
 from tests.stage1_convert.conversion import run
-from tests.stage1_convert.recording import cell
+from tests.stage1_convert.recording import RAW_TOPIC, cell
 
 COLOR = "observation.images.color"
 INFO, STATS, RECORD = "meta/info.json", "meta/stats.json", "meta/conversion.json"
@@ -53,6 +58,39 @@ def test_a_whole_dataset_has_no_fault(kind: str, files: int, sources: dict[str, 
     assert not report.faults
     assert report.files == files
     assert report.frames == report.pictures == (90 if kind == "ours" else 42)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["data.storage=png", "data.sync_columns=true"],
+        ["data.storage=video", "conventions.action=next_position"],
+        ["conventions.image_resize=[24, 32]", "conventions.wrap_angles=true", "data.resample=linear"],
+        ["conventions.apply_joint_sign=true", "data.fps=15", "data.max_episode_s=1", "data.resample=nearest"],
+    ],
+    ids=lambda settings: settings[0],
+)
+def test_whatever_is_converted_and_merged_has_no_fault(settings: list[str], tmp_path: Path) -> None:
+    for seed, part in enumerate(("one", "two")):
+        recording = cell(seed=seed, seconds=2.5, topic=RAW_TOPIC)
+        del recording.pictures[30:40]
+        recording.write(tmp_path / part / "bag")
+        run(tmp_path / part, tmp_path / f"{part}.out", *settings)
+        assert not check(tmp_path / f"{part}.out").faults
+    merge([tmp_path / "one.out", tmp_path / "two.out"], tmp_path / "both")
+    report = check(tmp_path / "both")
+    assert not report.faults
+    assert report.frames == sum(check(tmp_path / f"{part}.out").frames for part in ("one", "two"))
+
+
+def test_pictures_that_were_trusted_are_allowed_to_be_counted_in_part(tmp_path: Path) -> None:
+    cell(seconds=4).write(tmp_path / "src" / "bag")
+    config = load(Config, None, [])
+    convert(open_supply(str(tmp_path / "src"), True), tmp_path / "out", config, Options(trust_images=True))
+    counted = json.loads((tmp_path / "out" / STATS).read_text())[COLOR]["count"][0]
+    report = check(tmp_path / "out")
+    assert not report.faults
+    assert counted < report.frames
 
 
 def edit_json(name: str, change: Callable[[Any], object]) -> Change:

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -17,14 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from common.checkpoint import Robot
 from common.command import UserError
 from common.dataset import Dataset
 from stage3_eval.__main__ import main
 from stage3_eval.output import WORK
 from stage3_eval.predict import Prediction
 from stage3_eval.scores import Rules, score_episode
-from stage3_eval.summary import Totals
+from stage3_eval.summary import APPLY, Totals
 from stage3_eval.table import METADATA_KEY
+from stage3_eval.words import BASELINE_WORDS
 from tests.conftest import GOLDEN, ROOT, run_module
 from tests.stage3_eval.conftest import CONFIG, WriteCheckpoint
 
@@ -192,11 +195,8 @@ def test_the_report_shows_joints_baselines_and_a_verdict(
     assert [line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in JOINTS] == JOINTS
     summary = read_summary(out)
     ratio, best = summary["ratio_to_best_baseline"]["valid_horizon"], summary["best_baseline"]["valid_horizon"]
-    word = "better" if ratio < 1 else "NOT better"
-    assert lines[-1] == (
-        f"{word} than the best trivial baseline ({best.replace('_', ' ')}): {ratio:.2f} of its error over the chunk's "
-        "valid horizon"
-    )
+    word = "Better than every simple rule" if ratio < 1 else "NOT better than a simple rule"
+    assert lines[-1] == f"{word}: {ratio:.2f} times the error of {BASELINE_WORDS[best]}"
 
 
 def test_lerobots_checkpoint_and_video_dataset_are_evaluated_as_they_are(act_tiny: Path, tmp_path: Path) -> None:
@@ -278,6 +278,17 @@ def test_a_run_that_is_killed_goes_on_where_it_stopped(checkpoint: Path, out: Pa
     assert resumed == whole
 
 
+def test_a_disk_without_room_is_refused_before_any_work(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100_000))
+    with pytest.raises(
+        UserError, match=r"disk too full for the evaluation: .* has 100,000 bytes free, 4\d\d,\d{3} are"
+    ):
+        evaluate(checkpoint, GOLDEN / "dataset_image", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_memory_holds_totals_not_episodes(checkpoint: Path, tmp_path: Path) -> None:
     """What is kept of an episode in the running totals does not depend on its frames, and is small."""
     totals, episode = Totals(JOINTS), Dataset.open(GOLDEN / "dataset_image").episodes[0]
@@ -311,6 +322,28 @@ def test_the_queue_is_evaluated_by_what_it_executes(write_checkpoint: WriteCheck
         assert len(summary["baselines"][key]["mae_by_step"]) == 4
     assert summary["drift"]["from_measured"]["0.5s"] is None  # a chunk is left after 4 frames
     assert summary["drift"]["from_commanded"]["0.5s"]["mean"] > 0
+
+
+@pytest.mark.parametrize("meaning", ["next_position", "command"])
+def test_ensembling_of_positions_is_evaluated_too(
+    meaning: str, write_checkpoint: WriteCheckpoint, tmp_path: Path
+) -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_image")
+    act = replace(CONFIG, n_action_steps=1, temporal_ensemble_coeff=0.01)
+    folder = write_checkpoint(act=act, robot=Robot(dataset.joint_names, 30, meaning, False))
+    out = evaluate(folder, dataset.root, tmp_path / "out", "--protocol", "queue", "--episodes", 0)
+    summary, frames = read_summary(out), pd.read_parquet(out / "episode_000.parquet")
+    assert list(summary["baselines"]) == ["hold_still", "repeat_last", "dataset_mean", "linear_extrapolation"]
+    states = frames[[f"joint_position_{joint}" for joint in JOINTS]].to_numpy(np.float64)
+    recorded = frames[[f"gt_action_{joint}" for joint in JOINTS]].to_numpy(np.float64)
+    assert summary["baselines"]["hold_still"]["first_step"]["mae"] == pytest.approx(np.abs(states - recorded).mean())
+    predicted = frames[[f"predicted_action_{joint}" for joint in JOINTS]].to_numpy(np.float64)
+    drift = summary["drift"]["from_commanded"]["0.5s"]
+    assert drift["mean"] == pytest.approx(np.abs(predicted - recorded)[14:].mean(), rel=1e-5)  # positions do not add up
+    assert summary["robot"]["apply"] == APPLY[meaning]
+    page = (out / "report.html").read_text()
+    assert meaning in page
+    assert not re.findall(r'points="[^ "]*"', page)  # a curve of one point would be invisible
 
 
 def test_drift_and_speeds_agree_with_the_parquet_files(checkpoint: Path, tmp_path: Path) -> None:
@@ -351,7 +384,6 @@ def test_drift_and_speeds_agree_with_the_parquet_files(checkpoint: Path, tmp_pat
             ["--checkpoint", "nowhere", "--dataset", GOLDEN / "dataset_image", "--out", "{tmp}/out"],
             "no checkpoint in nowhere",
         ),
-        (["--checkpoint", "nowhere", "--dataset", "nowhere", "--out", "{tmp}/out"], "no dataset in nowhere"),
         (["--checkpoint", "x", "--dataset", "x", "--out", ROOT], "is no evaluation of ours"),
         (["--checkpoint", "x", "--dataset", "x", "--out", "x", "--batch-size", "0"], "a whole number from 1 on"),
     ],

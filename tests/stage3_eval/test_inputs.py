@@ -222,3 +222,8 @@ def test_a_corrupt_weights_file_is_refused_by_name(write_checkpoint: WriteCheckp
     weights.write_bytes(b"\xff" * 64 + weights.read_bytes()[64:])
     with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
         open_inputs(folder, golden.root, None, "cpu")
+
+
+def test_a_dataset_that_is_not_there_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no dataset in .*nothing"):
+        open_inputs(checkpoint, tmp_path / "nothing", None, "cpu")
