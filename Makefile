@@ -2,16 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO_OUT ?= demo-output
+# Tests at the same time.
+JOBS ?= 2
 # Without a GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu saves several GB; the default build serves both.
 TORCH_INDEX ?=
 
-.PHONY: demo test setup lint clean
+.PHONY: demo test soak setup lint clean
 
 demo: setup
 	$(BIN)/python -m demo --out $(DEMO_OUT)
 
 test: setup lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS)
+
+# The promises in their long form: thousands of damaged bags, hundreds of kills.
+soak: setup
+	SOAK=1 $(BIN)/python -m pytest -q tests/promises
 
 lint: setup
 	$(BIN)/ruff check .
