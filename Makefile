@@ -15,9 +15,9 @@ demo: setup
 test: setup lint
 	$(BIN)/python -m pytest -q -n $(JOBS)
 
-# The promises in their long form: thousands of damaged bags, hundreds of kills.
+# The long form: thousands of damaged bags, hundreds of kills, every combination of the workflows' switches.
 soak: setup
-	SOAK=1 $(BIN)/python -m pytest -q tests/promises
+	SOAK=1 $(BIN)/python -m pytest -q tests/promises tests/osmo/test_spec.py
 
 lint: setup
 	$(BIN)/ruff check .

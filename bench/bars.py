@@ -10,22 +10,32 @@ from concurrent.futures import ProcessPoolExecutor
 
 def seconds(sides: Sequence[Callable[[], object]], rounds: int = 5) -> list[float]:
     """Return the median seconds of each side; they take turns, so that a busy machine slows them alike."""
+    return _medians(sides, rounds, time.perf_counter)
+
+
+def cpu_seconds(sides: Sequence[Callable[[], object]], rounds: int = 5) -> list[float]:
+    """Return the median seconds of computing of each side, all threads of this process together: for work of one
+    process that waits for nothing, however busy the machine is.
+    """
+    return _medians(sides, rounds, time.process_time)
+
+
+def _medians(sides: Sequence[Callable[[], object]], rounds: int, clock: Callable[[], float]) -> list[float]:
     taken: list[list[float]] = [[] for _ in sides]
     for _ in range(rounds):
         for side, times in zip(sides, taken, strict=True):
-            started = time.perf_counter()
+            started = clock()
             side()
-            times.append(time.perf_counter() - started)
+            times.append(clock() - started)
     return [statistics.median(times) for times in taken]
 
 
-def cpu_seconds(
+def fresh_cpu_seconds(
     sides: Sequence[Callable[[], object]], rounds: int = 5, warm: Callable[[], object] = int
 ) -> list[float]:
-    """Return the median seconds of computing of each side, each time in a new process, all its threads together.
+    """Return what `cpu_seconds` does, each time in a new process, whose start and `warm` do not count.
 
-    For work of one process that waits for nothing: other work on the machine does not count, nor does the start, nor
-    `warm`, which comes before.
+    For sides that a process's memory of the ones before would slow or help; they must be importable.
     """
     taken: list[list[float]] = [[] for _ in sides]
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:

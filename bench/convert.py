@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 
 from bench import bags
-from bench.bars import cpu_seconds, print_bar, seconds
+from bench.bars import fresh_cpu_seconds, print_bar, seconds
 from bench.png_pipeline import convert_with_png_files
 from common.pictures import decode_picture
 from stage1_convert.__main__ import main as convert_main
@@ -42,7 +42,9 @@ class Bench:
     def trusted(self) -> None:
         """JPEG stored as it is, only header and end marker looked at."""
         bag = self._bag("jpeg", self._frames)
-        (ours,) = cpu_seconds([self._ours(bag, "--trust-images")], self._rounds, self._ours(self._bag("warm", 20)))
+        (ours,) = fresh_cpu_seconds(
+            [self._ours(bag, "--trust-images")], self._rounds, self._ours(self._bag("warm", 20))
+        )
         rate = self._frames / ours
         print(f"  trusted: {rate:,.0f} frames/s")
         print_bar(BENCH, "trusted passthrough / 1,500 frames per s >= 1", rate / 1500, rate >= 1500)
@@ -100,7 +102,7 @@ class Bench:
 
     def _race_cpu(self, ours: Callable[[], object], other: Callable[[], object]) -> list[float]:
         """Imports and the like are done in a first, short conversion."""
-        return cpu_seconds([ours, other], self._rounds, self._ours(self._bag("warm", 20)))
+        return fresh_cpu_seconds([ours, other], self._rounds, self._ours(self._bag("warm", 20)))
 
     def _print(self, bar: str, ours: float, other: float, limit: float, frames: int | None = None) -> None:
         frames = frames or self._frames

@@ -1,10 +1,13 @@
-"""The state of every task in; a table that redraws itself on a terminal, a line per change in a log, and a final table."""
+"""The state of every task in; a table that redraws itself on a terminal, in a log a line per change and now and then the
+last line of what runs, and a final table."""
 
 import shutil
 import sys
 import time
 from collections.abc import Mapping
 from typing import NamedTuple, TextIO
+
+from common.command import LOG_PERIOD_S
 
 WAITING, RUNNING, COMPLETED, FAILED = "waiting", "running", "completed", "failed"
 UPSTREAM, STOPPED, TIMED_OUT, AGAIN = "upstream failed", "stopped", "timed out", "starting again"
@@ -39,6 +42,11 @@ class Board:
             if self._said.get(name, (WAITING, 0)) != (row.status, row.tries):
                 self._said[name] = (row.status, row.tries)
                 self._line(f"{time.strftime('%H:%M:%S')} {name} {_sentence(row)}")
+        if time.monotonic() - self._last_s >= LOG_PERIOD_S:
+            self._last_s = time.monotonic()
+            for name, row in rows.items():
+                if row.status == RUNNING and row.note:
+                    self._line(f"{name}: {row.note}")
 
     def finish(self, rows: Mapping[str, Row]) -> None:
         """Show how everything ended."""

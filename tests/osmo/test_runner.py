@@ -12,6 +12,7 @@ from textwrap import dedent, indent
 
 import pytest
 
+from osmo.board import RUNNING, Board, Row
 from osmo.local import Result, restart, run
 from osmo.plan import seconds
 from osmo.storage import transfer
@@ -359,3 +360,14 @@ def running(word: str) -> list[str]:
                 continue
             found += [entry.name] if word.encode() in words else []
     return found
+
+
+def test_a_log_shows_now_and_then_what_a_running_task_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("osmo.board.LOG_PERIOD_S", 0.0)
+    board = Board({})
+    for note in ("step 50 of 100", "step 100 of 100"):
+        board.show({"train-act": Row(RUNNING, None, 1.0, 1, note)})
+    said = capsys.readouterr().err.splitlines()
+    assert said[1:] == ["train-act: step 50 of 100", "train-act: step 100 of 100"]
