@@ -82,9 +82,6 @@ def set_up_device(training: TrainingConfig, ranks: Ranks) -> None:
     """Set what PyTorch keeps for the whole process; raises UserError for a precision that the device has not."""
     if training.amp == "fp16" and ranks.device.type == "cpu":
         raise UserError("training.amp=fp16 needs a CUDA device; on a CPU set training.amp=bf16 or none")
-    # Momenta of units that have died halve every seven steps: after some 800 they are denormal, and a CPU takes a fifth
-    # longer for every step. Threads inherit the setting from the one that starts them, so it comes before the first work.
-    torch.set_flush_denormal(True)
     torch.use_deterministic_algorithms(training.deterministic)
     if training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
