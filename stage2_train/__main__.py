@@ -20,11 +20,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return cache(config, flags.cache)
 
     # Importing torch takes seconds, a mistake in the config should not.
+    import torch
+
     from stage2_train.finetune import adopt
     from stage2_train.preview import preview
     from stage2_train.train import train
-
-    import torch
 
     # Momenta of units that have died halve every seven steps: after some 800 they are denormal, and a CPU takes a fifth
     # longer for every step. Threads inherit the setting from the one that starts them, so it comes before the first work.
