@@ -29,11 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Momenta of units that have died halve every seven steps: after some 800 they are denormal, and a CPU takes a fifth
     # longer for every step. Threads inherit the setting from the one that starts them, so it comes before the first work.
     torch.set_flush_denormal(True)
-    config = adopt(config, configuration.keys_set(flags.config, flags.override, "model"))
-    if flags.dry_run:
-        preview(config)
-    else:
-        train(config)
+    try:
+        config = adopt(config, configuration.keys_set(flags.config, flags.override, "model"))
+        if flags.dry_run:
+            preview(config)
+        else:
+            train(config)
+    finally:
+        torch.set_flush_denormal(False)
     return 0
 
 
