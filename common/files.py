@@ -111,7 +111,7 @@ def find_damage(folder: Path, below: str = "", suffix: str = "") -> str | None:
                 continue
             if not path.is_file():
                 return f"{name} is missing"
-            if path.stat().st_size != wanted["bytes"] or sha256(path) != wanted["sha256"]:
+            if not is_as_described(path, wanted):
                 return f"{name} is not what was written"
     except UserError as error:
         return str(error)
@@ -120,9 +120,14 @@ def find_damage(folder: Path, below: str = "", suffix: str = "") -> str | None:
     return None
 
 
+def is_as_described(path: Path, wanted: dict[str, Any]) -> bool:
+    """Whether a file has the size and the sha256 that `describe_folder` noted; the size first, because it costs nothing."""
+    return path.is_file() and path.stat().st_size == wanted["bytes"] and sha256(path) == wanted["sha256"]
+
+
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder, made if need be, for this process alone; raises UserError naming the one that has it.
+def locked(folder: Path, refusal: str | None = None) -> Iterator[None]:
+    """Hold a folder, made if need be, for this process alone; raises UserError, `refusal` or one that names the holder.
 
     The kernel gives the lock back when its holder dies, however that happens.
     """
@@ -132,9 +137,9 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise UserError(
-                f"{folder} is in use by process {file.read().strip()}; wait for it, stop it, or choose another folder"
-            ) from None
+            holder = file.read().strip()
+            text = f"{folder} is in use by process {holder}; wait for it, stop it, or choose another folder"
+            raise UserError(refusal or text) from None
         except OSError as error:  # some network file systems have no locks
             log.warning("%s cannot be locked (%s): make sure that nothing else writes there", folder, error.strerror)
         file.truncate(0)

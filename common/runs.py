@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from common.command import UserError, one_line
-from common.files import MANIFEST, read_json, sha256
+from common.files import MANIFEST, is_as_described, read_json
 
 PRETRAINED, CONFIG, WEIGHTS = "pretrained_model", "config.json", "model.safetensors"
 _NUMBERED = re.compile(r"(?:checkpoint_)?(\d{6,})")  # ours, and LeRobot's below checkpoints/
@@ -42,10 +42,7 @@ def damage(checkpoint: Path) -> str | None:
     try:
         manifest = read_json(checkpoint / MANIFEST) if (checkpoint / MANIFEST).is_file() else {}
         for name, entry in manifest.items():
-            path = checkpoint / name
-            if not name.startswith(f"{PRETRAINED}/"):
-                continue
-            if not path.is_file() or path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
+            if name.startswith(f"{PRETRAINED}/") and not is_as_described(checkpoint / name, entry):
                 return f"{name} is not what {MANIFEST} says"
         read_json(folder / CONFIG)
         with safe_open(folder / WEIGHTS, framework="pt"):  # reads the header and holds it against the file's size

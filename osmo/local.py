@@ -5,7 +5,6 @@ The file is the one that `osmo workflow submit` takes. `image` becomes this Pyth
 
 import argparse
 import contextlib
-import fcntl
 import os
 import signal
 import sys
@@ -18,7 +17,7 @@ import yaml
 
 from common.command import EXIT_TRANSIENT, Parser, UserError, one_line
 from common.command import run as leave_with
-from common.files import read_json, write_file
+from common.files import locked, read_json, write_file
 from osmo.board import COMPLETED, FAILED, STOPPED, TIMED_OUT, Board, Row
 from osmo.commands import check_commands
 from osmo.plan import make_plan
@@ -100,7 +99,8 @@ def _run(work: Path, origin: Mapping[str, Any], done: Mapping[str, Row], jobs: i
     options = Options(
         origin["workflow_id"], origin["environment"], jobs or os.cpu_count() or 1, origin["retries"], origin
     )
-    with _alone(work), _sigterm_as_interrupt():
+    busy = f"{work} is being run by another process; wait for it or stop it"
+    with locked(work, busy), _sigterm_as_interrupt():
         kept = {name: row for name, row in done.items() if name in whole}
         return Runner(plan, work, storage, options, Board(kept)).run(kept)
 
@@ -207,16 +207,6 @@ def _next_folder(name: str) -> Path:
         int(path.name.rpartition("-")[2]) for path in RUNS.glob(f"{name}-*") if path.name[len(name) + 1 :].isdecimal()
     ]
     return RUNS / f"{name}-{max(numbers, default=0) + 1}"
-
-
-@contextlib.contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    with (work / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go when its holder dies
-        except BlockingIOError:
-            raise UserError(f"{work} is being run by another process; wait for it or stop it") from None
-        yield
 
 
 @contextlib.contextmanager
