@@ -28,18 +28,22 @@ class Process:
         self.log, self.last_line = log, ""
         self._told_to_end = False
         self.started = time.monotonic()
-        self._child = subprocess.Popen(
-            words,
-            env={**environment, MARK: self._mark},
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        self.pid = self._child.pid
-        self._pump = threading.Thread(target=self._write_log, daemon=True)
-        self._pump.start()
+        try:
+            self._child = subprocess.Popen(
+                words,
+                env={**environment, MARK: self._mark},
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            self.pid = self._child.pid
+            self._pump = threading.Thread(target=self._write_log, daemon=True)
+            self._pump.start()
+        except BaseException:  # Ctrl-C after the task began and before anybody can stop it by name
+            self._sweep()
+            raise
 
     def poll(self) -> int | None:
         """Return the exit code once the process has ended (128 + the signal's number if one killed it), else None."""
