@@ -7,7 +7,6 @@ A finished dataset contains all of its parts, and gives them back as hard links:
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -26,7 +25,7 @@ import pyarrow.parquet as pq
 from common.command import UserError, one_line
 from common.config import to_dict
 from common.dataset import DATA_PATH, IMAGES, VIDEO_PATH, data_file
-from common.files import read_json, remove_stale, sync, write_json
+from common.files import locked, read_json, remove_stale, sync, write_json
 from stage1_convert.config import Config
 from stage1_convert.lerobot import PICTURES_PATH, SOURCES_PATH, Piece, Tally, link, picture_counts
 
@@ -78,13 +77,7 @@ def parts_folder(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"--out {out} cannot be made: {one_line(error)}") from error
     remove_stale(folder.parent)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when we are killed
-        except BlockingIOError:
-            raise UserError(
-                f"another conversion to --out {out} is running; wait for it or choose another --out"
-            ) from None
+    with locked(folder, f"another conversion to --out {out} is running; wait for it or choose another --out"):
         remove_stale(folder)
         try:
             yield folder
@@ -121,7 +114,7 @@ def new_part(parts: Path, key: str) -> Iterator[Path]:
         yield temporary
         for path in (*temporary.iterdir(), temporary):
             sync(path)
-        with contextlib.suppress(FileExistsError, OSError) if (parts / key).exists() else contextlib.nullcontext():
+        with contextlib.suppress(OSError) if (parts / key).exists() else contextlib.nullcontext():
             temporary.rename(parts / key)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
