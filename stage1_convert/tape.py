@@ -16,6 +16,7 @@ from stage1_convert import fields, sync
 from stage1_convert.bag import Bag
 from stage1_convert.config import COMMAND, FIELD_PATH, JOINTS, Config, DataConfig
 from stage1_convert.spool import Spool
+from stage1_convert.storage import Bytes
 from stage1_convert.video import VIDEO_TYPES, starts_video
 
 PICTURE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", *VIDEO_TYPES)
@@ -103,7 +104,7 @@ class _Track:
         self._samples = 0
         self._faults: dict[int, str] = {}
 
-    def add(self, messages: list[tuple[int, bytes]]) -> None:
+    def add(self, messages: list[tuple[int, Bytes]]) -> None:
         """Take the next messages of the topic, pairs of receive time and CDR."""
         first, self.read = self.read, self.read + len(messages)
         while self._is_video and messages and self._leading == first and not self._starts(messages[0][1]):
@@ -134,7 +135,7 @@ class _Track:
         clock = self._clock(name, self._header_ns.array(), self._receive_ns.array(), config.data)
         return Stream(self.topic, self.read, clock, self._numbers.array(), self._values.array(), self._faults)
 
-    def _starts(self, data: bytes) -> bool:
+    def _starts(self, data: Bytes) -> bool:
         return starts_video(self._type, self._bag.deserialise(self.topic, data))
 
     def _clock(self, name: str, header_ns: sync.Int64, receive_ns: sync.Int64, data: DataConfig) -> sync.Clock:
