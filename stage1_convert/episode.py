@@ -89,8 +89,7 @@ def plan_bag(source: Source, config: Config, scratch: Path) -> BagPlan:
         tape, plan = _read_and_plan(bag, config, report)
         report["warnings"] += bag.warnings
     report["episodes"] = [
-        {"frames": span.frames, "start_ns": int(plan.ticks_ns[span.start]), "begins": span.reason}
-        for span in plan.episodes
+        {"frames": span.frames, "start_ns": plan.ticks_ns[span.start], "begins": span.reason} for span in plan.episodes
     ]
     return BagPlan(report, tape, plan)
 
@@ -118,15 +117,15 @@ def _read_and_plan(bag: Bag, config: Config, report: dict[str, Any]) -> tuple[Ta
     plan = make_plan(tape.clocks, angles, tape.markers_ns, config)
     first_ns = min(int(clock.stamps_ns[0]) for clock in tape.clocks.values())
     last_ns = max(int(clock.stamps_ns[-1]) for clock in tape.clocks.values())
-    report["warm_up_s"] = round((int(plan.ticks_ns[0]) - first_ns) / 1e9, 6)
-    report["tail_s"] = round((last_ns - int(plan.ticks_ns[-1])) / 1e9, 6)
+    report["warm_up_s"] = round((plan.ticks_ns[0] - first_ns) / 1e9, 6)
+    report["tail_s"] = round((last_ns - plan.ticks_ns[-1]) / 1e9, 6)
     report["gaps"] = plan.gaps
     report["left_out"] = [
-        {"start_ns": int(plan.ticks_ns[span.start]), "frames": span.frames, "reason": span.reason}
-        for span in plan.left_out
+        {"start_ns": plan.ticks_ns[span.start], "frames": span.frames, "reason": span.reason} for span in plan.left_out
     ]
     for name, stream in tape.streams.items():
-        messages[stream.topic]["used"] = max(messages[stream.topic]["used"], len(plan.used(name)))
+        used = sum(map(len, plan.used(name)))
+        messages[stream.topic]["used"] = max(messages[stream.topic]["used"], used)
     rows.check_numbers(tape, plan, config)
     return tape, plan
 
@@ -159,6 +158,7 @@ class _Conversion:
                     first = start.first_index + sum(lengths[:at])
                     numbers = Numbers(start.episode_index + at, first, start.task_index)
                     pieces.append(self._write(at, tape, plan, shots, frames, numbers))
+                    tape.forget()
             finally:
                 self._report["warnings"] += bag.warnings
         shutil.rmtree(scratch)

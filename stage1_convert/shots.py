@@ -49,8 +49,7 @@ class Shots:
     def frames(self) -> Iterator[dict[str, Shot]]:
         """Yield every frame's pictures by camera, over all episodes in order."""
         plan, cameras = self._plan, self._config.data.cameras
-        ticks = np.concatenate([np.arange(span.start, span.stop) for span in plan.episodes])
-        uses = {c: np.bincount(plan.picks[c][ticks], minlength=len(self._tape.streams[c].numbers)) for c in cameras}
+        uses = {c: plan.uses(c, len(self._tape.streams[c].numbers)) for c in cameras}
         firsts = {c: {int(plan.picks[c][span.start]) for span in plan.episodes} for c in cameras}
         waiting: dict[str, deque[Shot]] = {camera: deque() for camera in cameras}
         needed = {camera: times > 0 for camera, times in uses.items()}

@@ -4,6 +4,7 @@ Quantiles are those of numpy's default method (linear between neighbours). LeRob
 and samples the pictures, so its figures differ a little.
 """
 
+import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +14,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from stage1_convert.spool import Spool
+from stage1_convert.spool import Spool, thin
 
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
+SUM_ROWS = 1 << 16  # are added up in one go
 WHOLE_ROWS, QUANTILE_ROWS = 120, 16  # pictures of more rows than that give about so many of them to the quantiles
 # Of each channel: how often each value occurs in the rows that are counted, how often it is a picture's least or largest
 # value, and the number, the sum and the sum of squares of all pixels.
@@ -44,14 +46,31 @@ def vector_stats(values: npt.NDArray[Any]) -> dict[str, list[Any]]:
     """Return the statistics of a column (rows,) or (rows, dimensions), one value for each dimension; std is of the
     whole population.
     """
-    of = [_dimension_stats(column.astype(np.float64)) for column in values.reshape(len(values), -1).T]
+    of = [_dimension_stats(column) for column in values.reshape(len(values), -1).T]
     return {name: [len(values)] if name == "count" else [each[name] for each in of] for name in NAMES}
 
 
-def _dimension_stats(values: npt.NDArray[np.float64]) -> dict[str, float]:
-    quantiles = dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values())).tolist(), strict=True))
-    found = {"min": values.min(), "max": values.max(), "mean": values.mean(), "std": values.std()}
-    return {name: float(value) for name, value in found.items()} | quantiles
+def _dimension_stats(column: npt.NDArray[Any]) -> dict[str, float]:
+    values, count = thin(column, 1), len(column)
+    mean = _sum(values, 0.0, 1) / count
+    found = {"mean": mean, "std": math.sqrt(_sum(values, mean, 2) / count)}
+    ranks = {name: q * (count - 1) for name, q in QUANTILES.items()}
+    places = sorted({min(int(rank) + more, count - 1) for rank in ranks.values() for more in (0, 1)} | {0, count - 1})
+    values.partition(places)  # in place
+    value_at = {place: float(values[place]) for place in places}
+    found |= {"min": value_at[0], "max": value_at[count - 1]}
+    for name, rank in ranks.items():
+        ends = value_at[int(rank)], value_at[min(int(rank) + 1, count - 1)]
+        found[name] = float(np.quantile(ends, rank - int(rank)))
+    return found
+
+
+def _sum(values: npt.NDArray[Any], less: float, power: int) -> float:
+    """Return the sum of (value - less) ** power as numpy adds up a whole array of float64, to the bit: by halves."""
+    if len(values) <= SUM_ROWS:
+        return float(((values.astype(np.float64) - less) ** power).sum())
+    half = len(values) // 16 * 8
+    return _sum(values[:half], less, power) + _sum(values[half:], less, power)
 
 
 def tally(picture: npt.NDArray[np.uint8], turn: int = 0) -> npt.NDArray[np.int64]:
@@ -63,9 +82,8 @@ def tally(picture: npt.NDArray[np.uint8], turn: int = 0) -> npt.NDArray[np.int64
     found = np.zeros(TALLY, np.int64)
     rows = len(picture) // QUANTILE_ROWS if len(picture) > WHOLE_ROWS else 1
     for of, plane in zip(found, _planes(picture), strict=True):
-        counts = cv2.calcHist(
-            [plane[turn % rows :: rows]], [0], None, [256], [0, 256]
-        ).ravel()  # exact below 2**24 pixels
+        counted = plane[turn % rows :: rows]
+        counts = cv2.calcHist([counted], [0], None, [256], [0, 256]).ravel()  # exact below 2**24 pixels
         of[:256] = counts
         # Most pictures have black and white in the rows that are counted, and there is nothing beyond.
         least, most = (0, 255) if counts[0] and counts[255] else map(int, cv2.minMaxLoc(plane)[:2])

@@ -15,7 +15,7 @@ from stage1_convert.bag import Bag, open_bag
 from stage1_convert.decode import read_still
 from stage1_convert.source import Source, storage_files
 from stage1_convert.storage import Bytes
-from stage1_convert.sync import Clock, Int64, choose_clock
+from stage1_convert.sync import Clock, Int64, StampOrder, choose_clock, sampled_step
 from stage1_convert.tape import PICTURE_TYPES
 from stage1_convert.video import VIDEO_TYPES, VideoDecoder, starts_video
 
@@ -203,7 +203,10 @@ class _Watch:
 def _clock(header_ns: Int64, receive_ns: Int64, has_header: bool) -> Clock:
     if not has_header:
         return Clock(receive_ns, "receive", "messages of this type carry no stamp", None)
-    return choose_clock(header_ns, receive_ns, "auto")
+    sampled, order = slice(None, None, sampled_step(len(header_ns))), StampOrder()
+    order.add(header_ns)
+    clock = choose_clock(header_ns[sampled], receive_ns[sampled], order.fault, "auto")
+    return clock._replace(stamps_ns=header_ns if clock.source == "header" else receive_ns)
 
 
 def changes(orders: list[Order]) -> Iterator[str]:

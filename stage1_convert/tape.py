@@ -15,7 +15,7 @@ from common.command import UserError
 from stage1_convert import fields, sync
 from stage1_convert.bag import Bag
 from stage1_convert.config import COMMAND, FIELD_PATH, JOINTS, Config, DataConfig
-from stage1_convert.spool import Spool
+from stage1_convert.spool import Spool, forget, thin
 from stage1_convert.storage import Bytes
 from stage1_convert.video import VIDEO_TYPES, starts_video
 
@@ -57,6 +57,11 @@ class Tape(NamedTuple):
     def clocks(self) -> dict[str, sync.Clock]:
         """Return the clock of each stream."""
         return {name: stream.clock for name, stream in self.streams.items()}
+
+    def forget(self) -> None:
+        """Let go of the memory that long streams take."""
+        for stream in self.streams.values():
+            forget(stream.clock.stamps_ns, stream.numbers, stream.values)
 
     @property
     def numbers(self) -> sync.Int64:
@@ -101,6 +106,7 @@ class _Track:
         self._is_video = self._type in VIDEO_TYPES
         self._leading = 0
         self._numbers, self._header_ns, self._receive_ns, self._values = Spool(), Spool(), Spool(), Spool()
+        self._order = sync.StampOrder()
         self._samples = 0
         self._faults: dict[int, str] = {}
 
@@ -118,6 +124,7 @@ class _Track:
         receive_ns = np.array([receive_ns for receive_ns, _ in messages], np.int64)
         self._numbers.add(first + ours)
         self._header_ns.add(found.header_ns[ours])
+        self._order.add(found.header_ns[ours])
         self._receive_ns.add(receive_ns[ours])
         self._values.add(found.values[ours])
         self._samples += len(ours)
@@ -144,10 +151,12 @@ class _Track:
             if wanted == "header":
                 raise UserError(f"topic {self.topic}: {self._type} has no stamp; set data.time_source_by_stream.{name}")
             return sync.Clock(receive_ns, "receive", f"{self._type} has no stamp", None)
+        step = sync.sampled_step(self._samples)
         try:
-            return sync.choose_clock(header_ns, receive_ns, wanted)
+            clock = sync.choose_clock(thin(header_ns, step), thin(receive_ns, step), self._order.fault, wanted)
         except UserError as error:
             raise UserError(f"topic {self.topic}: {error}") from error
+        return clock._replace(stamps_ns=header_ns if clock.source == "header" else receive_ns)
 
 
 def _play(bag: Bag, tracks: Sequence[_Track]) -> None:

@@ -1,6 +1,7 @@
 """Statistics against numpy over all values."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -58,3 +59,14 @@ def test_every_row_of_a_large_picture_has_its_turn() -> None:
     turns = range(240 // stats.QUANTILE_ROWS)
     counts = np.sum([stats.tally(np.tile(stripes, (1, 8, 1)), turn) for turn in turns], axis=0)
     assert (counts[:, :240] == 8).all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 127, 130, 4096, 50_001])
+def test_statistics_of_long_columns_are_numpys_own_to_the_bit(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(stats, "SUM_ROWS", 128)
+    values = np.random.default_rng(rows).normal(size=(rows, 2)).astype(np.float32)
+    found, whole = stats.vector_stats(values), values.astype(np.float64)
+    for name in ("min", "max", "mean", "std"):
+        assert found[name] == [float(getattr(column, name)()) for column in whole.T.copy()], name
+    for name, q in stats.QUANTILES.items():
+        assert found[name] == np.quantile(whole, q, axis=0).tolist(), name
