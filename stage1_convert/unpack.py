@@ -11,6 +11,9 @@ from common.command import UserError
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 PLAIN_BYTES = 64 << 20  # up to this size anything may unpack
 MAX_RATIO = 100  # beyond it only what shrank at most this much: 32 KB of zstd can expand to 1 GiB
+WINDOW_BYTES = (
+    8 << 20
+)  # what every decoder must give a zstd frame, and encoders should not exceed (RFC 8878, 3.1.1.1.2)
 MAX_FILE_RATIO = 1000  # of whole files, which go to disk
 MAX_BYTES = 1 << 30
 PIECE_BYTES = 1 << 20
@@ -22,8 +25,11 @@ def unpack(data: bytes, codec: str, size: int | None = None) -> bytes:
     Raises UserError, before memory is taken, when the size that is declared is implausible, and when the outcome has
     another size.
     """
-    if codec == "zstd" and size is None:
-        size = zstd_content_size(data)
+    if codec == "zstd":
+        size = zstd_content_size(data) if size is None else size
+        window = _zstd_window(data)
+        if window > max(WINDOW_BYTES, MAX_RATIO * len(data)):
+            raise UserError(f"{len(data)} bytes of zstd want to unpack to a window of {window} bytes, which is refused")
     limit = size if size is not None else max(PLAIN_BYTES, MAX_RATIO * len(data))
     check_size(limit if size is not None else 0, len(data))
     with pa.CompressedInputStream(pa.BufferReader(data), codec) as stream:
@@ -61,6 +67,14 @@ def check_size(size: int, packed_bytes: int) -> None:
     """Refuse a declared size that no recording would reach from so few bytes."""
     if size > MAX_BYTES or (size > PLAIN_BYTES and size > MAX_RATIO * packed_bytes):
         raise UserError(f"{packed_bytes} compressed bytes claim to unpack to {size} bytes, which is refused")
+
+
+def _zstd_window(data: bytes) -> int:
+    """Return how much of its output a zstd frame wants to be kept at hand, 0 when its header does not say."""
+    if data[:4] != ZSTD_MAGIC or len(data) < 6 or data[4] >> 5 & 1:  # a single segment: as much as its content
+        return 0
+    base: int = 1 << (10 + (data[5] >> 3))
+    return base + base // 8 * (data[5] & 7)
 
 
 def zstd_content_size(data: bytes) -> int | None:
