@@ -21,6 +21,7 @@ from stage1_convert.episode import Job, Outcome, convert_bag
 from stage1_convert.parts import REPORT, adopt, parts_folder, parts_path
 from stage1_convert.progress import shown_progress
 from stage1_convert.source import Source
+from stage1_convert.space import check_space
 from stage1_convert.supply import Offer, Supply
 
 SLOWEST_BYTES_PER_S = 50_000  # of a bag, on a busy machine: what takes longer hangs
@@ -69,6 +70,7 @@ def convert(supply: Supply, out: Path, config: Config, options: Options) -> Summ
     offers = select(supply.offers, config.data, options.shard)
     check_apart(supply.root, out)
     check_out(out)
+    check_space(offers, out, config, options.workers)
     with parts_folder(out) as parts:
         adopt(out, parts)
         before = {path.name for path in parts.iterdir()}
