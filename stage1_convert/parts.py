@@ -163,7 +163,7 @@ def adopt(dataset: Path, parts: Path) -> list[dict[str, Any]]:
     An episode whose files are not as the record says is left alone: its bag is converted again.
     """
     bags = recorded_bags(dataset)
-    counts = picture_counts(dataset / PICTURES_PATH) if bags else {}
+    counts = picture_counts(dataset / PICTURES_PATH) if (dataset / PICTURES_PATH).is_file() else {}
     for bag in bags:
         if bag["status"] == "converted" and not (parts / bag["key"]).exists():
             with contextlib.suppress(OSError, KeyError, pa.ArrowException), new_part(parts, bag["key"]) as folder:
