@@ -82,6 +82,8 @@ def parts_folder(out: Path) -> Iterator[Path]:
         try:
             yield folder
         except BaseException as error:
+            for unfinished in folder.glob(".tmp-*"):  # of processes that were stopped
+                shutil.rmtree(unfinished, ignore_errors=True)
             waiting = any(folder.glob(f"*/{RECORD}"))
             if not waiting:
                 _remove(folder)
