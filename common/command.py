@@ -8,10 +8,12 @@ import argparse
 import errno
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
@@ -90,12 +92,19 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _interrupt(number: int, _: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt
+
+
 def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
     """Call `main`, turn what it raises into an exit code, and leave the process.
 
-    A traceback is printed for our own bugs only.
+    A traceback is printed for our own bugs only. The first Ctrl-C is an orderly end, the second ends the process at once.
     """
     set_up_logging()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         code = main(None)
     except UserError as error:

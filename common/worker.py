@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -103,6 +104,7 @@ class _Worker(Generic[A, R]):
         os.environ.setdefault("MIMALLOC_ARENA_EAGER_COMMIT", "0")
         context = multiprocessing.get_context("forkserver")  # fork would copy the threads of numpy and Arrow halfway
         context.set_forkserver_preload([function.__module__])  # so that another worker costs milliseconds
+        _start_server()
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
         self._process.start()
@@ -148,8 +150,18 @@ class _Worker(Generic[A, R]):
         self.connection.close()
 
 
+def _start_server() -> None:
+    """Start the process that forks the workers, if it does not run, so that Ctrl-C is answered once, by this one: signals
+    that are blocked stay so in children, from their first moment on."""
+    resource_tracker.ensure_running()  # would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is answered once, by the parent
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:

@@ -113,7 +113,7 @@ def _print_summary(summary: Summary, out: Path, seconds: float, things: str, tak
         "frames": f"{summary.frames}",
         "speed": f"{summary.frames / seconds:.0f} frames/s, {seconds:.1f} s",
         "warnings": f"{len(summary.warnings)}",
-        "dataset": f"{out}",
+        "dataset": f"{out}" if summary.episodes else f"none; {out} tells --merge of this shard",
     }
     for name, value in rows.items():
         print(f"{name:<10}{value}")

@@ -64,11 +64,12 @@ class Assembly:
         return True
 
     def finish(self, trust_images: bool) -> None:
-        """Write meta/; there is at least one episode."""
-        assert self.writer is not None
-        self.writer.finish()
+        """Write meta/; of a shard without an episode the record only, by which merge knows its refused bags."""
+        (self._root / REPORT).parent.mkdir(exist_ok=True)
         write_json(self._root / REPORT, {**head(self._config, trust_images), "bags": self.reports})
-        write_page(self._root)
+        if self.writer is not None:
+            self.writer.finish()
+            write_page(self._root)
 
 
 def head(config: Config, trust_images: bool) -> dict[str, Any]:

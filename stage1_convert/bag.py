@@ -159,7 +159,10 @@ def open_bag(path: Path, scratch: Path, distro: str) -> Iterator[Bag]:
     """
     metadata, files = Metadata([], {}, {}, []), [path]
     if path.is_dir():
-        metadata = _read_metadata(path / "metadata.yaml")
+        joined = Metadata(
+            [], {}, {}, ["metadata.yaml is missing: files whose names and times follow each other were joined"]
+        )
+        metadata = _read_metadata(path / "metadata.yaml") if (path / "metadata.yaml").exists() else joined
         files = _listed(path, metadata)
     if not files:
         raise UserError(f"holds no storage file ({', '.join(STORAGE_SUFFIXES)})")

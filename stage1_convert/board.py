@@ -17,7 +17,8 @@ class Board:
             fresh = np.zeros((4, len(sizes_bytes)), np.int64)
             fresh[:2], fresh[3] = UNKNOWN, sizes_bytes
             path.write_bytes(fresh.tobytes())
-        self._cells = np.memmap(path, np.int64, "r+").reshape(4, -1)
+        some = path.stat().st_size > 0  # nothing cannot be mapped
+        self._cells = np.memmap(path, np.int64, "r+").reshape(4, -1) if some else np.zeros((4, 0), np.int64)
 
     def plan(self, bag: int, episodes: int, frames: int) -> None:
         """Note how many episodes and frames a bag gives; none when it is refused."""

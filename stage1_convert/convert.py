@@ -21,6 +21,7 @@ from stage1_convert.episode import Job, Outcome, convert_bag
 from stage1_convert.parts import REPORT, adopt, parts_folder, parts_path
 from stage1_convert.progress import shown_progress
 from stage1_convert.source import Source
+from stage1_convert.space import check_space
 from stage1_convert.supply import Offer, Supply
 
 SLOWEST_BYTES_PER_S = 50_000  # of a bag, on a busy machine: what takes longer hangs
@@ -62,13 +63,14 @@ def convert(supply: Supply, out: Path, config: Config, options: Options) -> Summ
     """Convert the bags of `supply` into a dataset that takes the name `out` when it is complete.
 
     A bag that cannot be converted is left out and reported; one that was converted before, alike, is not converted
-    again. Raises UserError when there are no bags or `out` is unfit, and its subclass RefusedError when no bag can be
-    converted or, with `strict`, not every one.
+    again. A shard without an episode leaves its record, for merge. Raises UserError when there are no bags or `out` is
+    unfit, and its subclass RefusedError when no bag can be converted or, with `strict`, not every one.
     """
     out = out.resolve()
     offers = select(supply.offers, config.data, options.shard)
     check_apart(supply.root, out)
     check_out(out)
+    check_space(offers, out, config, options.workers)
     with parts_folder(out) as parts:
         adopt(out, parts)
         before = {path.name for path in parts.iterdir()}
@@ -80,15 +82,16 @@ def convert(supply: Supply, out: Path, config: Config, options: Options) -> Summ
             with shown_progress(board, len(offers)), contextlib.closing(outcomes):
                 reused = sum(_take(assembly, board, at, outcome) in before for at, outcome in enumerate(outcomes))
             summary = summarise(assembly, reused)
-            _require_enough(summary, out, options.strict)
+            _require_enough(summary, out, options)
             assembly.finish(options.trust_images)
     return summary
 
 
 def select(offers: Sequence[Offer], data: DataConfig, shard: tuple[int, int] = (1, 1)) -> list[Offer]:
-    """Return the bags that data.include and data.exclude leave, and of these those of a shard.
+    """Return the bags that data.include and data.exclude leave, and of these those of a shard: none where there are more
+    shards than bags.
 
-    Raises UserError when none is left.
+    Raises UserError when data.include and data.exclude leave none.
     """
     chosen = [
         offer
@@ -100,10 +103,7 @@ def select(offers: Sequence[Offer], data: DataConfig, shard: tuple[int, int] = (
             f"data.include and data.exclude leave none of the {len(offers)} bags; the first is {offers[0].name}"
         )
     part, parts = shard
-    mine = chosen[part - 1 :: parts]
-    if not mine:
-        raise UserError(f"--shard {part}/{parts} is empty: there are {len(chosen)} bags")
-    return mine
+    return chosen[part - 1 :: parts]
 
 
 def check_apart(src: Path, out: Path) -> None:
@@ -130,12 +130,18 @@ def summarise(assembly: Assembly, reused: int) -> Summary:
     return Summary(len(reports), episodes, frames, refused, warnings, reused)
 
 
-def _require_enough(summary: Summary, out: Path, strict: bool) -> None:
-    refused = summary.refused
+def require_episodes(summary: Summary) -> None:
+    """Raise RefusedError when nothing could be converted."""
     if not summary.episodes:
-        first = "bag {}: {}".format(*refused[0])
-        raise RefusedError(f"none of the {summary.bags} bags could be converted; the first: {first}", refused)
-    if refused and strict:
+        first = "; the first: bag {}: {}".format(*summary.refused[0]) if summary.refused else ""
+        raise RefusedError(f"none of the {summary.bags} bags could be converted{first}", summary.refused)
+
+
+def _require_enough(summary: Summary, out: Path, options: Options) -> None:
+    refused = summary.refused
+    if options.shard == (1, 1):
+        require_episodes(summary)
+    if refused and options.strict:
         text = f"{len(refused)} of {summary.bags} bags are refused and --strict is given: {out} is not written; "
         text += f"the others wait in {parts_path(out)} for the next run"
         raise RefusedError(text, refused)

@@ -1,6 +1,7 @@
 """Datasets in; one dataset that holds all of their episodes out.
 
-Shards of one conversion give the very dataset that one conversion of all bags would have given. Any other LeRobot v3.0
+Shards of one conversion give the very dataset that one conversion of all bags would have given, those without an episode
+add their refused bags to its record. Any other LeRobot v3.0
 datasets with the same features are appended (append.py) in the order in which they are named.
 """
 
@@ -15,7 +16,7 @@ from common.files import new_folder, read_json, write_json
 from stage1_convert.append import append
 from stage1_convert.assemble import SIZE_FAULT, Assembly
 from stage1_convert.config import Config
-from stage1_convert.convert import Summary, check_out, summarise
+from stage1_convert.convert import Summary, check_out, require_episodes, summarise
 from stage1_convert.parts import FORMAT, REPORT, adopt, parts_folder
 
 
@@ -29,10 +30,15 @@ def merge(datasets: Sequence[Path], out: Path) -> Summary:
     for root in roots:
         if root == out or out in root.parents or root in out.parents:
             raise UserError(f"--out {out} and --merge {root} lie inside each other; choose another --out")
-    opened = [Dataset.open(root) for root in roots]
+    empty = [root for root in roots if (root / REPORT).is_file() and not (root / "meta" / "info.json").exists()]
+    opened = [Dataset.open(root) for root in roots if root not in empty]
     records = [read_json(root / REPORT) if (root / REPORT).is_file() else {} for root in roots]
-    if len(opened) > 1 and _are_shards(records):
+    if len(roots) > 1 and _are_shards(records):
         return _join(roots, records, out)
+    if empty:
+        raise UserError(
+            f"{empty[0]} is a shard without an episode, and the others are not of its conversion: leave it out"
+        )
     with new_folder(out, manifest=False) as root:
         frames = append(opened, records, root)
     return Summary(len(opened), sum(len(dataset.episodes) for dataset in opened), frames, [], [], 0)
@@ -61,8 +67,10 @@ def _join(roots: Sequence[Path], records: Sequence[dict[str, Any]], out: Path) -
                     assembly.refuse(
                         bag["bag"], {k: v for k, v in bag.items() if k not in ("bag", "status", "episodes")}
                     )
+            summary = summarise(assembly, 0)
+            require_episodes(summary)
             assembly.finish(not records[0]["pictures_verified"])
-    return summarise(assembly, 0)
+    return summary
 
 
 def _check_complete(bags: Sequence[dict[str, Any]], parts: Path) -> None:

@@ -82,6 +82,8 @@ def parts_folder(out: Path) -> Iterator[Path]:
         try:
             yield folder
         except BaseException as error:
+            for unfinished in folder.glob(".tmp-*"):  # of processes that were stopped
+                shutil.rmtree(unfinished, ignore_errors=True)
             waiting = any(folder.glob(f"*/{RECORD}"))
             if not waiting:
                 _remove(folder)
@@ -162,18 +164,21 @@ def adopt(dataset: Path, parts: Path) -> list[dict[str, Any]]:
 
     An episode whose files are not as the record says is left alone: its bag is converted again.
     """
-    if not (dataset / REPORT).is_file():
-        return []
-    record = read_json(dataset / REPORT)
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        return []
-    counts = picture_counts(dataset / PICTURES_PATH)
-    for bag in record["bags"]:
+    bags = recorded_bags(dataset)
+    counts = picture_counts(dataset / PICTURES_PATH) if (dataset / PICTURES_PATH).is_file() else {}
+    for bag in bags:
         if bag["status"] == "converted" and not (parts / bag["key"]).exists():
             with contextlib.suppress(OSError, KeyError, pa.ArrowException), new_part(parts, bag["key"]) as folder:
                 _take_back(dataset, folder, bag, counts)
-    bags: list[dict[str, Any]] = record["bags"]
     return bags
+
+
+def recorded_bags(dataset: Path) -> list[dict[str, Any]]:
+    """Return what the record of a dataset tells of every bag; nothing where it has none, or one of another format."""
+    record = read_json(dataset / REPORT) if (dataset / REPORT).is_file() else {}
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        return []
+    return list(record["bags"])
 
 
 def _take_back(dataset: Path, folder: Path, bag: dict[str, Any], counts: Mapping[tuple[int, str], Tally]) -> None:

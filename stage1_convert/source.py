@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.command import UserError
+from stage1_convert.split import is_one_recording
 
 STORAGE_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".bag")
 
@@ -19,8 +20,8 @@ class Source(NamedTuple):
 def find_bags(src: Path) -> list[Source]:
     """Return the bags below `src` at any depth, sorted by relative path; `src` may be a bag itself.
 
-    A bag is a folder with metadata.yaml, or a storage file that lies in no such folder. Raises UserError when there is
-    none.
+    A bag is a folder with metadata.yaml, a folder whose storage files are the parts of one recording, or a storage file
+    that lies in no such folder. Raises UserError when there is none.
     """
     if src.is_file() and is_storage(src.name):
         return [Source(src.name, src)]
@@ -59,8 +60,9 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
     if metadata.is_file() and (storage_files(folder) or b"rosbag2_bagfile_information" in metadata.read_bytes()):
         yield folder
         return
+    parts = storage_files(folder)
+    joined = is_one_recording(parts)
+    yield from [folder] if joined else parts
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.name.startswith("."):
             yield from _walk(path, seen)
-        elif is_storage(path.name) and path.is_file():
-            yield path

@@ -195,10 +195,15 @@ def _state_field(bag: Bag, path: str) -> _Track:
     return _Track(bag, topic, reader)
 
 
-def _camera(bag: Bag, topic: str) -> _Track:
+def camera_topic(bag: Bag, topic: str) -> str:
+    """Return the topic that a camera's pictures are read from, itself or a sibling; raises UserError when there is none."""
     kinds = ("compressed", "compressedDepth", "ffmpeg")  # siblings that image_transport publishes beside a raw topic
     siblings = [] if topic.endswith(kinds) else [f"{topic}/{kind}" for kind in kinds]
-    found = _find_topic(bag, [*siblings[:1], topic, *siblings[1:]], PICTURE_TYPES)
+    return _find_topic(bag, [*siblings[:1], topic, *siblings[1:]], PICTURE_TYPES)
+
+
+def _camera(bag: Bag, topic: str) -> _Track:
+    found = camera_topic(bag, topic)
     return _Track(bag, found, fields.stamps(bag.types(found), bag.topics[found].type))
 
 

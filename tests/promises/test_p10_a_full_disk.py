@@ -5,10 +5,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import TINY_TRAINING
 from tests.promises.conftest import SmallDisk
 from tests.promises.harness import Ended, Warm, hashes, leftovers, loops
-from tests.stage1_convert.recording import cell
+from tests.stage1_convert.recording import JPEG_TOPIC, RAW_TOPIC, cell
 
 KB = 1 << 10
 LINE = re.compile(r"^error: .*[\d,]+ bytes", re.MULTILINE)
@@ -64,6 +66,24 @@ def test_a_conversion(warm: Warm, tmp_path: Path, small_disk: SmallDisk) -> None
     (disk / "ballast").unlink()
     assert convert(disk / "out").code == 0
     assert hashes(disk / "out") == old
+
+
+@pytest.mark.parametrize("topic", [JPEG_TOPIC, RAW_TOPIC])
+def test_a_conversion_that_cannot_fit_is_refused_before_it_begins(
+    warm: Warm, tmp_path: Path, small_disk: SmallDisk, topic: str
+) -> None:
+    for number in range(2):
+        cell(2.0, seed=number, size=(120, 160), topic=topic).write(tmp_path / "src" / f"bag{number}")
+    command = tmp_path / "log", "stage1_convert", "--src", tmp_path / "src", "--workers", 1, "--out"
+    whole = warm.run(*command, tmp_path / "out")
+    assert whole.code == 0, whole.output
+    needed = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file())
+    disk = small_disk(needed // 8)
+    ended = warm.run(*command, disk / "out")
+    is_one_line(ended)
+    assert f"disk too small: --out {disk}/out needs at least" in ended.output
+    assert ended.changes < whole.changes / 10
+    assert not list(disk.iterdir())
 
 
 def test_a_training(warm: Warm, tmp_path: Path, small_disk: SmallDisk, image_dataset: Path) -> None:

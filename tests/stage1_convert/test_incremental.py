@@ -13,6 +13,7 @@ import pytest
 
 from common.command import UserError
 from common.config import load
+from stage1_convert.__main__ import main
 from stage1_convert.config import Config
 from stage1_convert.convert import Options, convert
 from stage1_convert.merge import merge
@@ -120,9 +121,36 @@ def test_a_joined_dataset_is_brought_up_to_date_like_any_other(bags: Path, whole
     assert tree(tmp_path / "out") == tree(whole)
 
 
-def test_a_shard_without_bags_is_refused(bags: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--shard 5/9 is empty: there are 4 bags"):
-        convert(LocalBags(bags), tmp_path / "out", load(Config, None), Options(shard=(5, 9)))
+def test_shards_whose_bags_are_refused_or_that_have_none_join_as_well(bags: Path, tmp_path: Path) -> None:
+    src = shutil_copy(bags, tmp_path / "src", "a", "c")
+    cell(seconds=0.1).write(src / "b")
+    (src / "d.mcap").write_bytes(b"no bag")
+    run(src, tmp_path / "whole")
+    shards = [tmp_path / f"part{part}" for part in range(1, 6)]
+    for part, out in enumerate(shards, 1):
+        assert main(["--src", str(src), "--out", str(out), "--shard", f"{part}/5", "--workers", "1"]) == 0
+    assert [(out / "meta" / "info.json").exists() for out in shards] == [True, False, True, False, False]
+    assert merge(shards, tmp_path / "out").refused == run(src, tmp_path / "whole").refused
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    for out in shards[1:2]:  # the bag is mended
+        shutil.rmtree(src / "b")
+        shutil_copy(bags, src, "b")
+        convert(LocalBags(src), out, load(Config, None), Options(shard=(2, 5)))
+    run(src, tmp_path / "whole")
+    merge(shards, tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_shard_without_an_episode_joins_its_own_conversion_only(bags: Path, whole: Path, tmp_path: Path) -> None:
+    for part in (5, 6):
+        convert(LocalBags(bags), tmp_path / f"part{part}", load(Config, None), Options(shard=(part, 6)))
+    other = load(Config, None, ["data.task=Something else."])
+    convert(LocalBags(bags), tmp_path / "other", other, Options(shard=(1, 6)))
+    with pytest.raises(UserError, match="part5 is a shard without an episode"):
+        merge([tmp_path / "other", tmp_path / "part5"], tmp_path / "out")
+    with pytest.raises(UserError, match="none of the 0 bags"):
+        merge([tmp_path / "part5", tmp_path / "part6"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_same_recording_under_two_names_is_told(bags: Path, tmp_path: Path) -> None:
