@@ -43,18 +43,20 @@ class Job(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a bag: the key of its part, or None and what is known about it, with the reason."""
+    """What became of a bag: the key of its part and the sha256 of its files, or None and what is known, with the reason."""
 
     bag: str
     key: str | None
     report: dict[str, Any]
 
 
-def convert_bag(source: Source, number: int, task_index: int, job: Job) -> Outcome:
-    """Convert one bag, the `number`-th, unless its part is there already."""
+def convert_bag(
+    source: Source, number: int, task_index: int, job: Job, sums: Mapping[str, str] | None = None
+) -> Outcome:
+    """Convert one bag, the `number`-th, unless its part is there already; one that is known by its `sums` is not read."""
     board, report = Board(job.board), dict[str, Any](warnings=[])
     try:
-        sums = _fingerprint(source.path)
+        sums = sums or _fingerprint(source.path)
         key = key_of(sums, job.config, job.trust_images)
         if not (job.parts / key).exists():
             report |= {"key": key, "storage": storage_format(" ".join(sums)), "sha256": sums}
@@ -66,7 +68,7 @@ def convert_bag(source: Source, number: int, task_index: int, job: Job) -> Outco
         board.plan(number, 0, 0)
         return Outcome(source.name, None, {"reason": one_line(error), **report})
     board.plan(number, len(pieces), sum(piece.report["frames"] for piece in pieces))
-    return Outcome(source.name, key, {})
+    return Outcome(source.name, key, {"sha256": sums})
 
 
 class BagPlan(NamedTuple):
