@@ -137,14 +137,18 @@ class AzureBags:
     def _look(self, offer: Offer) -> Source | Absent:
         if not sum(missing_bytes(file, self.root) for file in offer.bag):
             return Source(offer.name, self.root / offer.name)
-        files = {}
-        for file in offer.bag:
-            name = file.place.rpartition("/")[2]
-            if name == "metadata.yaml":
-                files[name] = file.size, [(0, read_range(self._client, file, 0, min(file.size, MOST_BYTES)))]
-            elif len(offer.bag) == 1 and name.endswith(".mcap"):
-                files[name] = file.size, self._ends(file)
-        return Absent(offer.name, offer.size_bytes, files)
+        found = Absent(offer.name, offer.size_bytes, {})
+        try:
+            for file in offer.bag:
+                name = file.place.rpartition("/")[2]
+                if name == "metadata.yaml":
+                    data = read_range(self._client, file, 0, min(file.size, MOST_BYTES))
+                    found.files[name] = file.size, [(0, data)]
+                elif len(offer.bag) == 1 and name.endswith(".mcap"):
+                    found.files[name] = file.size, self._ends(file)
+        except (BlobError, DeniedError) as error:
+            return found._replace(fault=one_line(error))
+        return found
 
     def _ends(self, file: RemoteFile) -> list[tuple[int, bytes]]:
         """Return the beginning of an .mcap file and, where it has one, the summary at its end."""

@@ -74,7 +74,9 @@ def dry_run(bags: Iterable[Source | Absent], count: int, config: Config, out: Pa
         print(
             "Of bags that are not here yet, nothing is counted below but their number and the bytes of their download."
         )
-        print(f"download  {len(away)} bags, {sum(one.download_bytes for one in away) / 1e6:,.1f} MB")
+        print(
+            f"download  {len(away)} bag{'s' * (len(away) != 1)}, {sum(one.download_bytes for one in away) / 1e6:,.1f} MB"
+        )
     print(f"bags      {len(found) - refused - len(away)} would be converted, {refused} refused")
     print(f"episodes  {len(episodes)}")
     print(f"frames    {sum(episodes)}, {sum(episodes) / config.data.fps:.1f} s at {config.data.fps} fps")
@@ -87,6 +89,8 @@ def dry_run(bags: Iterable[Source | Absent], count: int, config: Config, out: Pa
 def foresee(bag: Absent, config: Config) -> Outlook:
     """Look for the topics of every stream in what is known of a bag that is not here."""
     seconds, messages = 0.0, dict[str, int]()
+    if bag.fault:
+        return Outlook(bag.name, bag.fault, bag.size_bytes, seconds, messages)
     try:
         with tempfile.TemporaryDirectory() as scratch, _opened(bag, Path(scratch), config) as known:
             if known is not None and known.topics:

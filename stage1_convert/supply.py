@@ -27,14 +27,15 @@ class Delivery(NamedTuple):
 
 
 class Absent(NamedTuple):
-    """A bag that is not on this disk, by what can be known for little: files that hold no messages, but tell of them.
+    """A bag that is not on this disk, by what can be known of it for little, or with the `fault` for which it cannot be had.
 
-    `files` maps their names to what is known of them: pairs of an offset and the bytes there.
+    `files` maps the names of files that tell of its messages to their size and to pairs of an offset and the bytes there.
     """
 
     name: str
     size_bytes: int
     files: dict[str, tuple[int, list[tuple[int, bytes]]]]
+    fault: str | None = None
 
 
 IsDone = Callable[[Mapping[str, str]], bool]

@@ -10,7 +10,7 @@ from stage1_convert.config import Config
 from stage1_convert.dryrun import dry_run, forecast
 from stage1_convert.source import find_bags
 from tests import azurite
-from tests.azurite.gate import Gate
+from tests.azurite.gate import Answer, Gate
 from tests.stage1_convert.conversion import report, run
 from tests.stage1_convert.recording import RAW_TOPIC, cell
 
@@ -105,3 +105,10 @@ def test_bags_that_are_far_away_are_told_of_and_not_brought(
     assert "bag kept: 1 episode of" in said
     assert "download  5 bags" in said
     assert "bags      1 would be converted, 1 refused" in said
+
+    with Gate(
+        service.port, lambda method, path, answer: answer if "comp=list" in path else Answer(404, {}, b"")
+    ) as gate:
+        supply = AzureBags(f"azure://{azurite.ACCOUNT}/dryrun/database", True, azurite.environment(gate.port, here))
+        assert dry_run(supply.look(supply.offers), 1, load(Config, None, []), None) == 2
+    assert "bag database: refused: blob database/metadata.yaml: there is no such" in capsys.readouterr().out
