@@ -74,9 +74,14 @@ class AzureBags:
 
     def look(self, offers: Sequence[Offer]) -> Iterator[Source | Absent]:
         """Yield bags that lie here, whole, and of others the files and ends of files that tell what is in them."""
+        asked = deque[Future[Source | Absent]]()
         with Crew(PARALLEL) as crew:
-            for found in [crew.do(partial(self._look, offer)) for offer in offers]:
-                yield found.result()
+            for offer in offers:
+                asked.append(crew.do(partial(self._look, offer)))
+                if len(asked) > 2 * PARALLEL:  # what they tell of is not kept longer than needed
+                    yield asked.popleft().result()
+            while asked:
+                yield asked.popleft().result()
 
     def release(self, source: Source, sums: Mapping[str, str] | None) -> None:
         """Delete what was downloaded of a bag, unless downloads are kept; what a converted one was is remembered."""
