@@ -70,14 +70,9 @@ def dry_run(bags: Iterable[Source | Absent], count: int, config: Config, out: Pa
     folder = (out or Path()).resolve()
     free_bytes = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
     print()
-    if away:
-        print(
-            "Of bags that are not here yet, nothing is counted below but their number and the bytes of their download."
-        )
-        print(
-            f"download  {len(away)} bag{'s' * (len(away) != 1)}, {sum(one.download_bytes for one in away) / 1e6:,.1f} MB"
-        )
     print(f"bags      {len(found) - refused - len(away)} would be converted, {refused} refused")
+    if away:
+        print(f"download  {len(away)} more, {sum(one.download_bytes for one in away) / 1e6:,.1f} MB: not counted below")
     print(f"episodes  {len(episodes)}")
     print(f"frames    {sum(episodes)}, {sum(episodes) / config.data.fps:.1f} s at {config.data.fps} fps")
     print(f"dataset   about {size_bytes / 1e6:,.1f} MB; {free_bytes / 1e6:,.1f} MB are free at {folder}")
