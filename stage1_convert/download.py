@@ -4,6 +4,7 @@ What is not whole yet is called .NAME.TAG.part, where TAG stands for the blob's 
 where this one was cut off, and never joins two versions. .NAME.etag tells which version a whole file is.
 """
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -12,7 +13,7 @@ import random
 import shutil
 import threading
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -79,10 +80,11 @@ def download(client: "ContainerClient", file: RemoteFile, root: Path, stop: thre
         part = _part_of(target, file)
         before = part.stat().st_size if part.exists() else 0
         try:
-            with as_ours(f"blob {file.blob}"):
-                _fetch(client, file, part, max(CHUNK_BYTES >> losses, LEAST_BYTES), stop)
-            _verify(file, part)
-            _take_name(file, part, target)
+            with _disk_named(file, part, root):
+                with as_ours(f"blob {file.blob}"):
+                    _fetch(client, file, part, max(CHUNK_BYTES >> losses, LEAST_BYTES), stop)
+                _verify(file, part)
+                _take_name(file, part, target)
             return target
         except ChangedError as error:
             part.unlink(missing_ok=True)
@@ -99,14 +101,21 @@ def download(client: "ContainerClient", file: RemoteFile, root: Path, stop: thre
                 raise BlobError(str(error)) if isinstance(error, ShortError) else error from None
             if stop.wait(service.FIRST_PAUSE_S * 2 ** (failures - 1) * random.uniform(0.5, 1.0)):
                 raise StoppedError from error
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise UserError(f"{part} is a link, and downloads do not follow links; remove it") from error
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            left = f"{root} has {shutil.disk_usage(root).free:,} bytes left; free some space and run again, it goes on"
-            raise UserError(f"disk full: blob {file.blob} of {file.size:,} bytes does not fit: {left}") from error
     return target
+
+
+@contextlib.contextmanager
+def _disk_named(file: RemoteFile, part: Path, root: Path) -> Iterator[None]:
+    """Say what the disk has no room for, and what is a link; the system's own errors name neither."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{part} is a link, and downloads do not follow links; remove it") from error
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        left = f"{root} has {shutil.disk_usage(root).free:,} bytes left; free some space and run again, it goes on"
+        raise UserError(f"disk full: blob {file.blob} of {file.size:,} bytes does not fit: {left}") from error
 
 
 def missing_bytes(file: RemoteFile, root: Path) -> int:

@@ -169,12 +169,11 @@ def break_off(answer: Answer) -> Answer:
     return answer._replace(body=answer.body[: len(answer.body) // 2], claimed=len(answer.body))
 
 
-@PUTS
 @pytest.mark.parametrize("shorten", [halve, break_off])
 def test_short_bodies_are_completed(
-    service: azurite.Azurite, tmp_path: Path, put: Put, shorten: Callable[[Answer], Answer]
+    service: azurite.Azurite, tmp_path: Path, shorten: Callable[[Answer], Answer]
 ) -> None:
-    address, lies = put(service, "short", BIG), 0
+    address, lies = upload_in_blocks(service, "short", BIG), 0
 
     def lie(method: str, path: str, answer: Answer) -> Answer:
         nonlocal lies
