@@ -20,6 +20,7 @@ from stage1_convert import rows
 from stage1_convert.bag import Bag, open_bag
 from stage1_convert.board import Board
 from stage1_convert.config import JOINTS, Config
+from stage1_convert.database import SIDECARS
 from stage1_convert.features import describe_features
 from stage1_convert.lerobot import Piece
 from stage1_convert.parts import Part, key_of, new_part, piece_in, read_part, write_record
@@ -98,7 +99,9 @@ def plan_bag(source: Source, config: Config, scratch: Path) -> BagPlan:
 
 def _fingerprint(path: Path) -> dict[str, str]:
     files = [*storage_files(path), *path.glob("metadata.yaml")] if path.is_dir() else [path]
+    logs = [file.with_name(file.name + ending) for file in files for ending in SIDECARS]
     try:
+        files += [log for log in logs if log.is_file() and log.stat().st_size]
         return {file.name: sha256(file) for file in files}
     except OSError as error:
         raise UserError(f"cannot be read: {one_line(error)}") from error
