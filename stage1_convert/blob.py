@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.command import UserError, one_line
-from common.files import require_free
+from common.files import remove_stale, require_free
 from stage1_convert.address import Address, parse, sign_in
 from stage1_convert.crew import Crew
 from stage1_convert.database import SIDECARS
@@ -57,6 +57,9 @@ class AzureBags:
         One that would have to come, though it is the same as before, stays away when `is_done` says so. Raises UserError
         or TransientError when no more can be had; what came of them stays for the next run.
         """
+        for folder in {(self.root / file.place).parent for offer in offers for file in offer.bag}:
+            if folder == folder.resolve():  # a link is nothing of ours
+                remove_stale(folder)
         todo, coming = deque(offers), deque[_Coming]()
         with Crew(PARALLEL) as crew:
             try:

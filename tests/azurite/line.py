@@ -37,7 +37,11 @@ class Line:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._server_port))
+                try:
+                    server = socket.create_connection(("127.0.0.1", self._server_port))
+                except OSError:
+                    client.close()
+                    raise
                 threading.Thread(target=self._upwards, args=(client, server), daemon=True).start()
                 threading.Thread(target=self._downwards, args=(server, client), daemon=True).start()
 
@@ -67,4 +71,4 @@ def _hang_up(*ends: socket.socket) -> None:
     for end in ends:
         with contextlib.suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
-            end.close()
+        end.close()
