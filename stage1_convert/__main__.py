@@ -31,12 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load(Config, args.config, args.override)
         supply = open_supply(args.src, args.keep_downloads == "true")
         offers = select(supply.offers, config.data, _shard(args.shard))
-        sources = list(supply.fetch(offers))
-        try:
-            return dry_run(sources, config, args.out)
-        finally:
-            for source in sources:
-                supply.release(source)
+        return dry_run(supply.look(offers), len(offers), config, args.out)
     start = time.monotonic()
     if args.merge:
         _require(args, "merge", "out")

@@ -28,7 +28,7 @@ BLOB_HOST = re.compile(
     r"(core\.windows\.net|storage\.azure\.net|core\.usgovcloudapi\.net|core\.chinacloudapi\.cn)"
 )
 CHUNK_BYTES = 4 << 20
-TIMEOUT_S = 30
+TIMEOUT_S = 30.0
 
 
 class Address(NamedTuple):

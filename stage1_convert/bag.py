@@ -56,23 +56,30 @@ class Message(NamedTuple):
 
 
 class Metadata(NamedTuple):
-    """What metadata.yaml says: storage files, each topic's type and messages, and what the recording was tagged with."""
+    """What metadata.yaml says: storage files, each topic's type and messages, what the recording was tagged with, and how
+    long it took, 0.0 where that is not said.
+    """
 
     names: list[str]
     topics: dict[str, Topic]
     custom: dict[str, str]
     warnings: list[str]
+    seconds: float = 0.0
 
 
 class Bag:
     """An open bag; `warnings` tells what is odd about it without making it unreadable, and may grow while it is read.
 
-    `custom` is the custom data of its metadata.yaml.
+    `custom` is the custom data of its metadata.yaml, `seconds` the time from its first message to its last.
     """
 
     def __init__(self, files: list[Path], storages: list[Storage], metadata: Metadata, distro: str) -> None:
         self.files = files
         self.custom = metadata.custom
+        self.seconds = metadata.seconds
+        if storages:
+            start_ns, end_ns = min(one.start_ns for one in storages), max(one.end_ns for one in storages)
+            self.seconds = max(0, end_ns - start_ns) / 1e9
         self._distro = distro
         self._storages = sorted(storages, key=lambda storage: storage.start_ns)
         self.warnings = metadata.warnings
@@ -149,6 +156,11 @@ class Bag:
         if all(one.end_ns <= two.start_ns for one, two in itertools.pairwise(self._storages)):
             return itertools.chain.from_iterable(streams)
         return heapq.merge(*streams, key=lambda item: item[1])
+
+
+def declared(metadata: Path, distro: str) -> Bag:
+    """Return a bag by its metadata.yaml alone: topics without messages, and none when that cannot be read."""
+    return Bag([], [], _read_metadata(metadata), distro)
 
 
 @contextlib.contextmanager
@@ -261,8 +273,18 @@ def _read_metadata(path: Path) -> Metadata:
             )
             for entry in information["topics_with_message_count"]
         }
+        seconds = int((information.get("duration") or {}).get("nanoseconds", 0)) / 1e9
         custom = {str(key): str(value) for key, value in (information.get("custom_data") or {}).items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:
         fault = f"metadata.yaml is not readable ({type(error).__name__}): the storage was read without it"
         return Metadata([], {}, {}, [fault])
-    return Metadata(names, topics, custom, [])
+    return Metadata(names, topics, custom, [], seconds)

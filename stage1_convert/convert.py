@@ -4,7 +4,7 @@ import contextlib
 import fnmatch
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,11 +18,10 @@ from stage1_convert.assemble import Assembly, task_of
 from stage1_convert.board import Board
 from stage1_convert.config import Config, DataConfig
 from stage1_convert.episode import Job, Outcome, convert_bag
-from stage1_convert.parts import REPORT, adopt, parts_folder, parts_path
+from stage1_convert.parts import REPORT, adopt, key_of, parts_folder, parts_path
 from stage1_convert.progress import shown_progress
-from stage1_convert.source import Source
 from stage1_convert.space import check_space
-from stage1_convert.supply import Offer, Supply
+from stage1_convert.supply import Delivery, Offer, Supply
 
 SLOWEST_BYTES_PER_S = 50_000  # of a bag, on a busy machine: what takes longer hangs
 
@@ -161,7 +160,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 class _Todo(NamedTuple):
-    source: Source
+    bag: Delivery
     number: int
     task_index: int
     job: Job
@@ -176,32 +175,39 @@ def _outcomes(supply: Supply, offers: Sequence[Offer], job: Job, workers: int) -
     named = [tasks.setdefault(task_of(offer.name, {}, job.config), len(tasks)) for offer in offers]
     taken: deque[_Todo] = deque()
 
+    def is_done(sums: Mapping[str, str]) -> bool:
+        return (job.parts / key_of(sums, job.config, job.trust_images)).exists()
+
     def todo() -> Iterator[_Todo]:
-        for source, number, task_index in zip(sources, range(len(offers)), named, strict=True):
-            taken.append(_Todo(source, number, task_index, job))
+        for bag, number, task_index in zip(bags, range(len(offers)), named, strict=True):
+            taken.append(_Todo(bag, number, task_index, job))
             yield taken[-1]
 
-    with contextlib.closing(supply.fetch(offers)) as sources:
+    with contextlib.closing(supply.fetch(offers, is_done)) as bags:
         here = workers < 1
         results = map(_convert, todo()) if here else each(_convert, todo(), min(workers, len(offers)), _limits)
         with contextlib.nullcontext() if here else contextlib.closing(results):  # type: ignore[type-var]
             for result in results:
                 done = taken.popleft()
-                supply.release(done.source)
-                if isinstance(result, Outcome):
-                    yield result
-                    continue
-                Board(job.board).plan(done.number, 0, 0)
-                yield Outcome(done.source.name, None, {"reason": one_line(result), "warnings": []})
+                outcome = _refusal(done, result) if isinstance(result, UserError) else result
+                supply.release(done.bag.source, outcome.report["sha256"] if outcome.key else None)
+                yield outcome
 
 
-def _convert(todo: _Todo) -> Outcome:
+def _refusal(todo: _Todo, reason: UserError) -> Outcome:
+    Board(todo.job.board).plan(todo.number, 0, 0)
+    return Outcome(todo.bag.source.name, None, {"reason": one_line(reason), "warnings": []})
+
+
+def _convert(todo: _Todo) -> Outcome | UserError:
+    if todo.bag.fault:
+        return UserError(todo.bag.fault)
     cv2.setNumThreads(1)
     pa.set_cpu_count(1)
-    return convert_bag(*todo)
+    return convert_bag(todo.bag.source, todo.number, todo.task_index, todo.job, todo.bag.sums)
 
 
 def _limits(todo: _Todo) -> Limits:
-    path = todo.source.path
+    path = todo.bag.source.path
     size_bytes = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]) if file.is_file())
     return Limits((2 << 30) + 4 * size_bytes, 120 + size_bytes / SLOWEST_BYTES_PER_S)

@@ -1,46 +1,35 @@
-"""One blob in; its verified bytes under its own name below the folder for downloads, out.
+"""One blob in; its verified bytes under its own name below the folder for downloads, or why it cannot be had, out.
 
 What is not whole yet is called .NAME.TAG.part, where TAG stands for the blob's version (ETag): the next run goes on
 where this one was cut off, and never joins two versions. .NAME.etag tells which version a whole file is.
 """
 
-import base64
 import contextlib
 import errno
 import fcntl
 import hashlib
 import os
 import random
+import shutil
 import threading
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from common.command import TransientError, UserError
 from common.files import sync, write_file
-from stage1_convert.address import CHUNK_BYTES, CREDENTIALS
+from stage1_convert import service
+from stage1_convert.address import CHUNK_BYTES
+from stage1_convert.service import BlobError, ChangedError, RemoteFile, ShortError, as_ours, describe
 
 if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
 
-ATTEMPTS = 6
-FIRST_PAUSE_S = 0.5  # doubled with every failure in a row
 MAX_CHANGES = 2
 LEAST_BYTES = 256 << 10
-BUSY = (408, 429, 500, 502, 503, 504)
 MAX_NAME_BYTES = 240  # file systems take 255; ours are longer by a tag
-
-
-class RemoteFile(NamedTuple):
-    """A blob: its name in the container, its place below the folder for downloads, and its version."""
-
-    blob: str
-    place: str
-    size: int
-    etag: str
-    md5: bytes | None
 
 
 class StoppedError(Exception):
@@ -82,35 +71,76 @@ def _unfit(place: str, what: str) -> UserError:
 def download(client: "ContainerClient", file: RemoteFile, root: Path, stop: threading.Event) -> Path:
     """Bring a blob down, or what is missing of it; returns the file, whole and verified.
 
-    Raises UserError when it cannot be had, TransientError when it may be later, StoppedError when `stop` is set.
+    Raises BlobError when it cannot be had, UserError when none can, TransientError when it may be later, StoppedError when
+    `stop` is set.
     """
     target = _make_room(root, file.place)
     failures = changes = losses = 0
     while not _is_here(file, target):
-        part = target.with_name(f".{target.name}.{hashlib.sha256(file.etag.encode()).hexdigest()[:16]}.part")
+        part = _part_of(target, file)
         before = part.stat().st_size if part.exists() else 0
         try:
-            with as_ours(f"blob {file.blob}"):
-                _fetch(client, file, part, max(CHUNK_BYTES >> losses, LEAST_BYTES), stop)
-            _verify(file, part)
-            _take_name(file, part, target)
+            with _disk_named(file, part, root):
+                with as_ours(f"blob {file.blob}"):
+                    _fetch(client, file, part, max(CHUNK_BYTES >> losses, LEAST_BYTES), stop)
+                _verify(file, part)
+                _take_name(file, part, target)
             return target
         except ChangedError as error:
             part.unlink(missing_ok=True)
             changes += 1
             if changes > MAX_CHANGES:
-                raise UserError(f"{error}, {changes} times in a row; convert it when it is complete") from None
+                raise BlobError(f"{error}, {changes} times in a row; convert it when it is complete") from None
             with as_ours(f"blob {file.blob}"):
                 file = describe(client.get_blob_client(file.blob).get_blob_properties(), file.blob, file.place)
         except TransientError as error:
             losses += 1  # a line that breaks again and again gets smaller pieces through
             grown = part.exists() and part.stat().st_size > before
             failures = 1 if grown else failures + 1
-            if failures >= ATTEMPTS:
-                raise
-            if stop.wait(FIRST_PAUSE_S * 2 ** (failures - 1) * random.uniform(0.5, 1.0)):
+            if failures >= service.ATTEMPTS:
+                raise BlobError(str(error)) if isinstance(error, ShortError) else error from None
+            if stop.wait(service.FIRST_PAUSE_S * 2 ** (failures - 1) * random.uniform(0.5, 1.0)):
                 raise StoppedError from error
     return target
+
+
+@contextlib.contextmanager
+def _disk_named(file: RemoteFile, part: Path, root: Path) -> Iterator[None]:
+    """Say what the disk has no room for, and what is a link; the system's own errors name neither."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{part} is a link, and downloads do not follow links; remove it") from error
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        left = f"{root} has {shutil.disk_usage(root).free:,} bytes left; free some space and run again, it goes on"
+        raise UserError(f"disk full: blob {file.blob} of {file.size:,} bytes does not fit: {left}") from error
+
+
+def missing_bytes(file: RemoteFile, root: Path) -> int:
+    """Return how many bytes of a blob are not on this disk yet."""
+    target = root / file.place
+    here = _size_bytes(target)
+    if here is not None and (not note_of(target).is_file() or _is_noted(file, target, here)):
+        return 0
+    return max(0, file.size - (_size_bytes(_part_of(target, file)) or 0))
+
+
+def _size_bytes(path: Path) -> int | None:
+    """Return a file's size, None when it is not there; another thread may give it its name just now."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def _is_noted(file: RemoteFile, target: Path, size_bytes: int) -> bool:
+    return size_bytes == file.size and note_of(target).read_text() == file.etag
+
+
+def _part_of(target: Path, file: RemoteFile) -> Path:
+    return target.with_name(f".{target.name}.{hashlib.sha256(file.etag.encode()).hexdigest()[:16]}.part")
 
 
 def note_of(target: Path) -> Path:
@@ -122,9 +152,8 @@ def _is_here(file: RemoteFile, target: Path) -> bool:
     """Tell whether this version is here already; what somebody else put there is used only when it is the same."""
     if not target.is_file():
         return False
-    note = note_of(target)
-    if note.is_file():
-        return note.read_text() == file.etag and target.stat().st_size == file.size
+    if note_of(target).is_file():
+        return _is_noted(file, target, target.stat().st_size)
     if file.md5 is None or _md5(target) != file.md5:
         raise UserError(f"{target} stands where the blob {file.blob} would go and is another file; set BLOB_DEST_DIR")
     return True
@@ -137,10 +166,6 @@ def _take_name(file: RemoteFile, part: Path, target: Path) -> None:
     write_file(note, file.etag.encode())
     part.replace(target)
     sync(target.parent)
-
-
-class ChangedError(TransientError):
-    """The blob is another one than the one that was begun, or what came is not what the service says it is."""
 
 
 def _fetch(client: "ContainerClient", file: RemoteFile, part: Path, piece: int, stop: threading.Event) -> None:
@@ -169,11 +194,13 @@ def _fetch(client: "ContainerClient", file: RemoteFile, part: Path, piece: int, 
                 have, length, etag=file.etag, match_condition=MatchConditions.IfNotModified, max_concurrency=1
             )
             data = stream.readall()
+            if len(data) > length:
+                raise ChangedError(f"blob {file.blob}: {len(data)} bytes came in place of {length}")
             out.write(data)
             out.flush()
-            if len(data) != length:
-                raise TransientError(f"blob {file.blob}: {len(data)} of {length} bytes came")
-            have += length
+            if not data:
+                raise ShortError(f"blob {file.blob}: {have} bytes came, it has {file.size}, and no more come")
+            have += len(data)
         os.fsync(out.fileno())
 
 
@@ -188,51 +215,6 @@ def _verify(file: RemoteFile, part: Path) -> None:
 def _md5(path: Path) -> bytes:
     with path.open("rb") as data:
         return hashlib.file_digest(data, lambda: hashlib.md5(usedforsecurity=False)).digest()
-
-
-def describe(properties: Any, blob: str, place: str) -> RemoteFile:
-    """Return a blob's version from what the service says of it."""
-    md5 = properties.content_settings.content_md5
-    md5 = base64.b64decode(md5) if isinstance(md5, str) else md5
-    return RemoteFile(blob, place, properties.size, properties.etag, bytes(md5) if md5 else None)
-
-
-@contextlib.contextmanager
-def as_ours(what: str) -> Iterator[None]:
-    """Turn what the Azure SDK raises into our errors; its texts may hold a signature, so none of them is kept."""
-    from azure.core import exceptions as azure
-
-    try:
-        yield
-    except azure.ClientAuthenticationError as error:
-        raise _refused(what, error) from None
-    except azure.ResourceNotFoundError as error:
-        raise UserError(f"{what}: there is no such container or blob ({_code(error)})") from None
-    except azure.ResourceModifiedError:
-        raise ChangedError(f"{what} was written to while it was read") from None
-    except azure.HttpResponseError as error:
-        if error.status_code in (401, 403):
-            raise _refused(what, error) from None
-        if error.status_code in (412, 416):
-            raise ChangedError(f"{what} was written to while it was read") from None
-        if error.status_code is None or error.status_code in BUSY:
-            raise TransientError(f"{what}: the storage service failed ({_code(error)})") from None
-        raise UserError(f"{what}: the storage service refuses it ({_code(error)})") from None
-    except azure.AzureError as error:
-        raise TransientError(f"{what}: no connection to the storage service ({type(error).__name__})") from None
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ELOOP):
-            raise
-        raise TransientError(f"{what}: the connection broke ({type(error).__name__})") from None
-
-
-def _refused(what: str, error: Any) -> UserError:
-    return UserError(f"{what}: the storage service refuses the credentials ({_code(error)}); expected {CREDENTIALS}")
-
-
-def _code(error: Any) -> str:
-    code = getattr(error, "error_code", None)
-    return f"{error.status_code} {getattr(code, 'value', code) or error.reason or ''}".strip()
 
 
 def _make_room(root: Path, place: str) -> Path:

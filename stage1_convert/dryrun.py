@@ -1,22 +1,28 @@
-"""Bags in; what a conversion would make of each, how large the dataset gets and what is free, out. Nothing is written."""
+"""Bags in; what a conversion would make of each, how large the dataset gets and what is free, out. Nothing is written.
 
+Bags that are not on this disk are told of by what metadata.yaml or the end of an .mcap file says, and are not brought.
+"""
+
+import contextlib
 import itertools
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from common.command import UserError, one_line, progress
-from stage1_convert.bag import open_bag
+from stage1_convert.bag import Bag, declared, open_bag
 from stage1_convert.config import Config
 from stage1_convert.episode import BagPlan, plan_bag
 from stage1_convert.mp4 import VideoFile
 from stage1_convert.plan import Span
 from stage1_convert.shots import Shots
 from stage1_convert.source import Source
+from stage1_convert.supply import Absent
+from stage1_convert.tape import find_topics
 
 SAMPLED_FRAMES = 8
 SAMPLED_S = 10  # they are taken from so much of the beginning: reading stops behind it
@@ -36,26 +42,76 @@ class Forecast(NamedTuple):
     warnings: list[str]
 
 
-def dry_run(sources: Sequence[Source], config: Config, out: Path | None) -> int:
+class Outlook(NamedTuple):
+    """What is known of a bag that is not on this disk: `refused` as above, how long it is, and each stream's messages."""
+
+    bag: str
+    refused: str | None
+    download_bytes: int
+    seconds: float
+    messages: dict[str, int]
+
+
+def dry_run(bags: Iterable[Source | Absent], count: int, config: Config, out: Path | None) -> int:
     """Print what would be converted; returns the exit code, 2 when nothing would be or the disk is too small.
 
     Free space is that of the disk that would hold `out`, or the current folder.
     """
-    found = [forecast(source, config) for source in progress(sources, len(sources), "plan", "bag")]
+    found = [
+        forecast(bag, config) if isinstance(bag, Source) else foresee(bag, config)
+        for bag in progress(bags, count, "plan", "bag")
+    ]
     for line in (line for one in found for line in _describe(one, config.data.fps)):
         print(line)
-    episodes, size_bytes = [n for one in found for n in one.frames], sum(one.size_bytes for one in found)
+    here = [one for one in found if isinstance(one, Forecast)]
+    away = [one for one in found if isinstance(one, Outlook) and one.refused is None]
+    episodes, size_bytes = [n for one in here for n in one.frames], sum(one.size_bytes for one in here)
     refused = sum(one.refused is not None for one in found)
     folder = (out or Path()).resolve()
     free_bytes = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
     print()
-    print(f"bags      {len(found) - refused} would be converted, {refused} refused")
+    print(f"bags      {len(found) - refused - len(away)} would be converted, {refused} refused")
+    if away:
+        print(f"download  {len(away)} more, {sum(one.download_bytes for one in away) / 1e6:,.1f} MB: not counted below")
     print(f"episodes  {len(episodes)}")
     print(f"frames    {sum(episodes)}, {sum(episodes) / config.data.fps:.1f} s at {config.data.fps} fps")
     print(f"dataset   about {size_bytes / 1e6:,.1f} MB; {free_bytes / 1e6:,.1f} MB are free at {folder}")
     if size_bytes >= free_bytes:
         print(f"disk too small: free {(size_bytes - free_bytes) / 1e6:,.1f} MB or choose another --out")
-    return 2 if not episodes or size_bytes >= free_bytes else 0
+    return 2 if not (episodes or away) or size_bytes >= free_bytes else 0
+
+
+def foresee(bag: Absent, config: Config) -> Outlook:
+    """Look for the topics of every stream in what is known of a bag that is not here."""
+    seconds, messages = 0.0, dict[str, int]()
+    if bag.fault:
+        return Outlook(bag.name, bag.fault, bag.size_bytes, seconds, messages)
+    try:
+        with tempfile.TemporaryDirectory() as scratch, _opened(bag, Path(scratch), config) as known:
+            if known is not None and known.topics:
+                seconds = known.seconds
+                messages = {name: known.topics[of].declared for name, of in find_topics(known, config).items()}
+    except UserError as error:
+        return Outlook(bag.name, one_line(error), bag.size_bytes, seconds, {})
+    return Outlook(bag.name, None, bag.size_bytes, seconds, messages)
+
+
+@contextlib.contextmanager
+def _opened(bag: Absent, scratch: Path, config: Config) -> Iterator[Bag | None]:
+    """Open what is known of a bag: files of their true size, with holes where nothing is known."""
+    for name, (size, pieces) in bag.files.items():
+        with (scratch / name).open("wb") as file:
+            file.truncate(size)
+            for offset, data in pieces:
+                file.seek(offset)
+                file.write(data)
+    if "metadata.yaml" in bag.files:
+        yield declared(scratch / "metadata.yaml", config.data.ros_distro)
+    elif bag.files:
+        with open_bag(scratch / next(iter(bag.files)), scratch, config.data.ros_distro) as known:
+            yield known
+    else:
+        yield None
 
 
 def forecast(source: Source, config: Config) -> Forecast:
@@ -105,9 +161,15 @@ def _picture_bytes(source: Source, plan: BagPlan, config: Config, scratch: Path)
     return size_bytes / len(frames)
 
 
-def _describe(one: Forecast, fps: int) -> list[str]:
+def _describe(one: Forecast | Outlook, fps: int) -> list[str]:
     if one.refused is not None:
         return [f"bag {one.bag}: refused: {one.refused}"]
+    if isinstance(one, Outlook):
+        size = f"bag {one.bag}: not here, {one.download_bytes / 1e6:.1f} MB"
+        if not one.messages:
+            return [f"{size}; what is in it shows only when it is here"]
+        counts = ", ".join(f"{name} {count:,}" for name, count in one.messages.items())
+        return [f"{size}, {one.seconds:.1f} s, at most {round(one.seconds * fps):,} frames; messages: {counts}"]
     lengths = ", ".join(f"{frames / fps:.1f}" for frames in one.frames)
     left = f", {one.left_out} frames left out" if one.left_out else ""
     lines = [

@@ -20,6 +20,7 @@ from stage1_convert import rows
 from stage1_convert.bag import Bag, open_bag
 from stage1_convert.board import Board
 from stage1_convert.config import JOINTS, Config
+from stage1_convert.database import SIDECARS
 from stage1_convert.features import describe_features
 from stage1_convert.lerobot import Piece
 from stage1_convert.parts import Part, key_of, new_part, piece_in, read_part, write_record
@@ -43,18 +44,20 @@ class Job(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a bag: the key of its part, or None and what is known about it, with the reason."""
+    """What became of a bag: the key of its part and the sha256 of its files, or None and what is known, with the reason."""
 
     bag: str
     key: str | None
     report: dict[str, Any]
 
 
-def convert_bag(source: Source, number: int, task_index: int, job: Job) -> Outcome:
-    """Convert one bag, the `number`-th, unless its part is there already."""
+def convert_bag(
+    source: Source, number: int, task_index: int, job: Job, sums: Mapping[str, str] | None = None
+) -> Outcome:
+    """Convert one bag, the `number`-th, unless its part is there already; one that is known by its `sums` is not read."""
     board, report = Board(job.board), dict[str, Any](warnings=[])
     try:
-        sums = _fingerprint(source.path)
+        sums = sums or _fingerprint(source.path)
         key = key_of(sums, job.config, job.trust_images)
         if not (job.parts / key).exists():
             report |= {"key": key, "storage": storage_format(" ".join(sums)), "sha256": sums}
@@ -66,7 +69,7 @@ def convert_bag(source: Source, number: int, task_index: int, job: Job) -> Outco
         board.plan(number, 0, 0)
         return Outcome(source.name, None, {"reason": one_line(error), **report})
     board.plan(number, len(pieces), sum(piece.report["frames"] for piece in pieces))
-    return Outcome(source.name, key, {})
+    return Outcome(source.name, key, {"sha256": sums})
 
 
 class BagPlan(NamedTuple):
@@ -96,7 +99,9 @@ def plan_bag(source: Source, config: Config, scratch: Path) -> BagPlan:
 
 def _fingerprint(path: Path) -> dict[str, str]:
     files = [*storage_files(path), *path.glob("metadata.yaml")] if path.is_dir() else [path]
+    logs = [file.with_name(file.name + ending) for file in files for ending in SIDECARS]
     try:
+        files += [log for log in logs if log.is_file() and log.stat().st_size]
         return {file.name: sha256(file) for file in files}
     except OSError as error:
         raise UserError(f"cannot be read: {one_line(error)}") from error

@@ -216,6 +216,14 @@ class Mcap:
         return opcode
 
 
+def summary_start(footer: bytes) -> int | None:
+    """Return where the summary of a file begins whose last FOOTER_BYTES are `footer`; None when it has none."""
+    if len(footer) != FOOTER_BYTES or footer[-8:] != MAGIC:
+        return None
+    opcode, size, start = struct.unpack_from("<BQQ", footer)
+    return start if (opcode, size) == (FOOTER, 20) and start else None
+
+
 def _records(data: Bytes) -> Iterator[tuple[int, memoryview]]:
     at, view = 0, memoryview(data)
     while at < len(data):

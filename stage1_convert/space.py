@@ -20,7 +20,7 @@ from stage1_convert.decode import Still, decode_sound, encode, read_still
 from stage1_convert.parts import RECORD, parts_path, recorded_bags
 from stage1_convert.source import Source
 from stage1_convert.supply import Offer
-from stage1_convert.tape import camera_topic
+from stage1_convert.tape import find_topics
 from stage1_convert.video import VIDEO_TYPES
 
 SAMPLED = 8  # pictures, from the beginning of a bag
@@ -71,14 +71,14 @@ def least_bytes(bag: _Bag) -> int:
         return 0
     try:
         with tempfile.TemporaryDirectory() as scratch, open_bag(path, Path(scratch), config.data.ros_distro) as opened:
-            sizes = [_camera_bytes(opened, topic, config) for topic in config.data.cameras.values()]
+            topics = find_topics(opened, config)
+            sizes = [_camera_bytes(opened, topics[camera], config) for camera in config.data.cameras]
     except UserError:
         return 0  # its conversion will say why
     return min(sum(sizes), bag.size_bytes)
 
 
-def _camera_bytes(bag: Bag, wanted: str, config: Config) -> int:
-    topic = camera_topic(bag, wanted)
+def _camera_bytes(bag: Bag, topic: str, config: Config) -> int:
     if bag.topics[topic].type in VIDEO_TYPES:
         return 0
     records = list(itertools.islice(bag.records([topic]), SAMPLED))

@@ -20,6 +20,7 @@ from stage1_convert.storage import Bytes
 from stage1_convert.video import VIDEO_TYPES, starts_video
 
 PICTURE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", *VIDEO_TYPES)
+SIBLINGS = ("compressed", "compressedDepth", "ffmpeg")
 
 
 class Stream(NamedTuple):
@@ -81,20 +82,38 @@ class Tape(NamedTuple):
 
 def read_tape(bag: Bag, config: Config) -> Tape:
     """Read every message of the wanted topics once; raises UserError when a topic is missing, empty or has no clock."""
-    if not any(topic.declared for topic in bag.topics.values()):
-        raise UserError("is empty: it holds no message")
-    tracks = {JOINTS: _joints(bag, config)}
-    for camera, topic in config.data.cameras.items():
-        tracks[camera] = _camera(bag, topic)
+    topics = find_topics(bag, config)
+    tracks = {JOINTS: _joints(bag, topics[JOINTS], config)}
+    for camera in config.data.cameras:
+        tracks[camera] = _camera(bag, topics[camera])
     for name, path in config.data.state_fields.items():
-        tracks[name] = _state_field(bag, path)
-    if COMMAND in config.streams:
-        tracks[COMMAND] = _command(bag, config)
+        tracks[name] = _state_field(bag, topics[name], path)
+    if COMMAND in topics:
+        tracks[COMMAND] = _command(bag, topics[COMMAND], config)
     marks = _marks(bag, config.data.split_topic) if config.data.split_topic else None
     _play(bag, [*tracks.values(), *([marks] if marks else [])])
     streams = {name: track.finish(name, config) for name, track in tracks.items()}
     markers_ns = marks.finish("", config).clock.stamps_ns if marks and marks.read else np.zeros(0, np.int64)
     return Tape(streams, markers_ns)
+
+
+def find_topics(bag: Bag, config: Config) -> dict[str, str]:
+    """Return the topic of each stream; raises UserError when the bag has none that fits, or no message at all."""
+    if not any(topic.declared for topic in bag.topics.values()):
+        raise UserError("is empty: it holds no message")
+    data = config.data
+    topics = {JOINTS: _find_topic(bag, [data.joint_topic], (fields.JOINT_STATE,))}
+    for camera, topic in data.cameras.items():
+        # image_transport publishes siblings beside a raw topic
+        siblings = [] if topic.endswith(SIBLINGS) else [f"{topic}/{kind}" for kind in SIBLINGS]
+        topics[camera] = _find_topic(bag, [*siblings[:1], topic, *siblings[1:]], PICTURE_TYPES)
+    for name, path in data.state_fields.items():
+        matched = FIELD_PATH.fullmatch(path)
+        assert matched
+        topics[name] = _find_topic(bag, [matched["topic"]], ())
+    if COMMAND in config.streams:
+        topics[COMMAND] = _find_topic(bag, [data.command_topic or ""], fields.COMMANDS)
+    return topics
 
 
 class _Track:
@@ -170,24 +189,21 @@ def _play(bag: Bag, tracks: Sequence[_Track]) -> None:
                 track.add(messages)
 
 
-def _joints(bag: Bag, config: Config) -> _Track:
-    topic = _find_topic(bag, [config.data.joint_topic], (fields.JOINT_STATE,))
+def _joints(bag: Bag, topic: str, config: Config) -> _Track:
     joints, wanted = tuple(config.conventions.joint_order), config.data.joint_fields
     reader = fields.joint_state(bag.types(topic), joints, wanted)
     return _Track(bag, topic, reader, f" that names any of {', '.join(joints)}")
 
 
-def _command(bag: Bag, config: Config) -> _Track:
-    topic = _find_topic(bag, [config.data.command_topic or ""], fields.COMMANDS)
+def _command(bag: Bag, topic: str, config: Config) -> _Track:
     joints = tuple(config.conventions.joint_order)
     reader = fields.command(bag.types(topic), bag.topics[topic].type, joints)
     return _Track(bag, topic, reader, f" that names any of {', '.join(joints)}")
 
 
-def _state_field(bag: Bag, path: str) -> _Track:
+def _state_field(bag: Bag, topic: str, path: str) -> _Track:
     matched = FIELD_PATH.fullmatch(path)
     assert matched
-    topic = _find_topic(bag, [matched["topic"]], ())
     try:
         reader = fields.single(bag.types(topic), bag.topics[topic].type, matched["path"])
     except UserError as error:
@@ -195,16 +211,8 @@ def _state_field(bag: Bag, path: str) -> _Track:
     return _Track(bag, topic, reader)
 
 
-def camera_topic(bag: Bag, topic: str) -> str:
-    """Return the topic that a camera's pictures are read from, itself or a sibling; raises UserError when there is none."""
-    kinds = ("compressed", "compressedDepth", "ffmpeg")  # siblings that image_transport publishes beside a raw topic
-    siblings = [] if topic.endswith(kinds) else [f"{topic}/{kind}" for kind in kinds]
-    return _find_topic(bag, [*siblings[:1], topic, *siblings[1:]], PICTURE_TYPES)
-
-
 def _camera(bag: Bag, topic: str) -> _Track:
-    found = camera_topic(bag, topic)
-    return _Track(bag, found, fields.stamps(bag.types(found), bag.topics[found].type))
+    return _Track(bag, topic, fields.stamps(bag.types(topic), bag.topics[topic].type))
 
 
 def _marks(bag: Bag, topic: str) -> _Track | None:

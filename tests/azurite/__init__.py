@@ -1,6 +1,8 @@
 """A real blob service on loopback: Microsoft's Azurite from npm, pinned by the lock file beside this."""
 
+import atexit
 import contextlib
+import functools
 import shutil
 import socket
 import subprocess
@@ -44,6 +46,24 @@ def sas(valid: bool = True) -> str:
     end = datetime.now(UTC) + timedelta(hours=1 if valid else -1)
     may = AccountSasPermissions(read=True, list=True)
     return generate_account_sas(ACCOUNT, KEY, ResourceTypes(container=True, object=True), may, end)
+
+
+def environment(port: int, folder: Path, token: str | None = None) -> dict[str, str]:
+    """Return the variables of a user who has a token for reading and listing."""
+    return {
+        "AZURE_STORAGE_ACCOUNT": ACCOUNT,
+        "AZURE_STORAGE_SAS_TOKEN": token or sas(),
+        "AZURE_STORAGE_BLOB_ENDPOINT": f"http://127.0.0.1:{port}/{ACCOUNT}",
+        "BLOB_DEST_DIR": str(folder),
+    }
+
+
+@functools.cache
+def shared() -> Azurite:
+    """Return a service that runs until this process ends, the same to everybody in it."""
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(running())
 
 
 @contextlib.contextmanager

@@ -11,14 +11,14 @@ class Line:
     """Forwards TCP connections to `port`; what it does to the bytes from the server is set at any time.
 
     `cut_after`: each connection ends after so many of them. `stall_after`: nothing more comes once so many came in all.
-    `change` is applied to every piece. `carried` counts them.
+    `change` is applied to every piece. `carried` counts them, `cuts` the connections that were cut.
     """
 
     def __init__(self, port: int) -> None:
         self.cut_after: int | None = None
         self.stall_after: int | None = None
         self.change: Callable[[bytes], bytes] = lambda piece: piece
-        self.carried = 0
+        self.carried = self.cuts = 0
         self.stalled = threading.Event()
         self.closed = threading.Event()
         self._server_port = port
@@ -37,7 +37,11 @@ class Line:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._server_port))
+                try:
+                    server = socket.create_connection(("127.0.0.1", self._server_port))
+                except OSError:
+                    client.close()
+                    raise
                 threading.Thread(target=self._upwards, args=(client, server), daemon=True).start()
                 threading.Thread(target=self._downwards, args=(server, client), daemon=True).start()
 
@@ -55,6 +59,7 @@ class Line:
                     self.stalled.set()
                     self.closed.wait()
                 if self.cut_after is not None and mine + len(piece) > self.cut_after:
+                    self.cuts += 1
                     break
                 client.sendall(self.change(piece))
                 mine += len(piece)
@@ -66,4 +71,4 @@ def _hang_up(*ends: socket.socket) -> None:
     for end in ends:
         with contextlib.suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
-            end.close()
+        end.close()

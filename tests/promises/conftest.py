@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.azurite.bring import impatient, service
 from tests.promises.harness import Warm
+
+__all__ = ["impatient", "service"]
 
 SmallDisk = Callable[[int], Path]
 

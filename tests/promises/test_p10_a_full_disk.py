@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import azurite
+from tests.azurite.gate import Answer, Gate
 from tests.conftest import TINY_TRAINING
 from tests.promises.conftest import SmallDisk
 from tests.promises.harness import Ended, Warm, hashes, leftovers, loops
@@ -84,6 +86,47 @@ def test_a_conversion_that_cannot_fit_is_refused_before_it_begins(
     assert f"disk too small: --out {disk}/out needs at least" in ended.output
     assert ended.changes < whole.changes / 10
     assert not list(disk.iterdir())
+
+
+def test_a_download(service: azurite.Azurite, warm: Warm, tmp_path: Path, small_disk: SmallDisk) -> None:
+    for number in range(3):
+        cell(0.8, seed=number, size=(240, 320)).write(tmp_path / "src" / f"bag{number}")
+    sizes: dict[str, int] = {}
+    for path in (tmp_path / "src").rglob("*.*"):
+        service.container("full").upload_blob(path.relative_to(tmp_path / "src").as_posix(), path.read_bytes())
+        sizes[path.parent.name] = sizes.get(path.parent.name, 0) + path.stat().st_size
+    largest = max(sizes.values())
+
+    def convert(gate: Gate, disk: Path) -> Ended:
+        flags = ("--src", f"azure://{azurite.ACCOUNT}/full", "--out", tmp_path / "out", "--workers", 1)
+        variables = azurite.environment(gate.port, disk / "here")
+        more = ("--keep-downloads", "false")
+        return warm.run(tmp_path / "log", "stage1_convert", *flags, *more, die_at=0, **variables)
+
+    disk = small_disk(largest // 2)
+    with Gate(service.port) as gate:  # checked first: not a byte comes
+        ended = convert(gate, disk)
+        is_one_line(ended)
+        assert f"disk too full for bag bag0: {disk}" in ended.output
+        assert gate.carried == 0
+        assert not any(disk.iterdir())
+
+    disk = small_disk(largest + largest // 2)
+
+    def fill(method: str, path: str, answer: Answer) -> Answer:
+        if answer.status == 206 and not (disk / "ballast").exists():
+            (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - 16 * KB))
+        return answer
+
+    with Gate(service.port, fill) as gate:  # somebody else is faster
+        ended = convert(gate, disk)
+        is_one_line(ended)
+        assert "disk full: " in ended.output
+        assert str(disk) in ended.output
+        (disk / "ballast").write_bytes(b"")
+        ended = convert(gate, disk)  # one bag after the other: two do not fit
+        assert ended.code == 0, ended.output
+        assert "3 converted" in ended.output
 
 
 def test_a_training(warm: Warm, tmp_path: Path, small_disk: SmallDisk, image_dataset: Path) -> None:

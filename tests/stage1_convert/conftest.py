@@ -1,14 +1,5 @@
-"""One blob service for all tests of this folder."""
+"""Fixtures of tests that bring bags from a blob service."""
 
-from collections.abc import Iterator
+from tests.azurite.bring import impatient, service
 
-import pytest
-
-from tests import azurite
-
-
-@pytest.fixture(scope="session")
-def service() -> Iterator[azurite.Azurite]:
-    """A running Azurite."""
-    with azurite.running() as running:
-        yield running
+__all__ = ["impatient", "service"]

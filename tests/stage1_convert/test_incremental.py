@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from stage1_convert.convert import Options, convert
 from stage1_convert.merge import merge
 from stage1_convert.supply import LocalBags
 from tests.conftest import ROOT
-from tests.stage1_convert.conversion import report, run, tree
+from tests.stage1_convert.conversion import report, rows, run, tree
 from tests.stage1_convert.recording import cell
 
 TINY = {"seconds": 1.0, "size": (16, 64)}
@@ -49,6 +50,20 @@ def shutil_copy(bags: Path, target: Path, *names: str) -> Path:
     for name in names:
         shutil.copytree(bags / name, target / name)
     return target
+
+
+def test_rows_that_are_still_in_a_log_are_part_of_a_bag(tmp_path: Path) -> None:
+    bag = cell(seconds=1.0, size=(16, 64)).write(tmp_path / "src" / "bag", "sqlite3")
+    run(tmp_path / "src", tmp_path / "out")
+    recorder = sqlite3.connect(bag / "bag.db3")
+    recorder.execute("PRAGMA journal_mode=WAL")
+    run(tmp_path / "src", tmp_path / "out")
+    recorder.execute("DELETE FROM messages WHERE timestamp > (SELECT MIN(timestamp) + 700000000 FROM messages)")
+    recorder.commit()
+    assert run(tmp_path / "src", tmp_path / "out").reused == 0
+    run(tmp_path / "src", tmp_path / "from scratch")
+    recorder.close()
+    assert len(rows(tmp_path / "out")) == len(rows(tmp_path / "from scratch")) < 25
 
 
 def test_a_second_run_converts_nothing_and_changes_nothing(bags: Path, whole: Path, tmp_path: Path) -> None:
