@@ -1,5 +1,5 @@
-"""The warm process that the promises are tried with serves here, too."""
+"""The warm process and the undisturbed run that the promises are tried with serve here, too."""
 
-from tests.promises.conftest import ram, warm
+from tests.promises.conftest import dataset, ram, warm, whole
 
-__all__ = ["ram", "warm"]
+__all__ = ["dataset", "ram", "warm", "whole"]

@@ -27,11 +27,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("tiny") / "dataset")
-
-
 def golden_run(out: Path, cache: Path, *overrides: str) -> Path:
     """Train in this process on pictures that LeRobot wrote, with dropout off so that runs can be compared."""
     places = [f"data.dataset={GOLDEN / 'dataset_image'}", f"data.cache_dir={cache}", f"training.output_dir={out}"]
