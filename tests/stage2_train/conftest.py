@@ -1,5 +1,5 @@
-"""The warm process and the undisturbed run that the promises are tried with serve here, too."""
+"""What the promises are tried with serves here, too: the warm process, small disks, the undisturbed run."""
 
-from tests.promises.conftest import dataset, ram, warm, whole
+from tests.promises.conftest import dataset, ram, small_disk, warm, whole
 
-__all__ = ["dataset", "ram", "warm", "whole"]
+__all__ = ["dataset", "ram", "small_disk", "warm", "whole"]
