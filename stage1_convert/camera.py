@@ -37,7 +37,6 @@ def read_pictures(
         camera = camera_of[topic]
         for sample, still in camera.add(data, depth_range_m, trust):
             yield camera.name, sample, still
-            del still
     for camera in cameras.values():
         for sample, still in camera.end():
             yield camera.name, sample, still

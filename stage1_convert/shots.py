@@ -62,14 +62,12 @@ class Shots:
                 stream = self._tape.streams[camera]
                 number, stamp_ns = stream.numbers[sample], stream.clock.stamps_ns[sample]
                 raise UserError(f"camera {camera}, message {number} stamped {stamp_ns} ns: {error}") from error
-            del still
             waiting[camera].extend([shot] * int(uses[camera][sample]))
             while all(waiting.values()):
                 yield {name: queue.popleft() for name, queue in waiting.items()}
 
     def _take(self, camera: str, still: decode.Still, sample: int, looked_at: bool) -> Shot:
-        last = self._last.get(camera)
-        self._last[camera] = still if still.file is None else still._replace(pixels=None)
+        last, self._last[camera] = self._last.get(camera), still
         repeated = last is not None and _same(last, still)
         size, storage = self._size or (still.height, still.width), self._config.data.storage
         if self.sizes.setdefault(camera, size) != size:
