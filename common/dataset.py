@@ -5,12 +5,17 @@ for stands in `meta/conversion.json` (how the bags became rows) and in the actio
 """
 
 import bisect
+import contextlib
+import fcntl
 import functools
 import hashlib
+import logging
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +42,8 @@ INDEX_COLUMNS = {
     "task_index": "int64",
 }
 PICTURE_DTYPES = ("image", "video")
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class Feature(NamedTuple):
@@ -162,15 +169,27 @@ class Dataset:
 
     def _digest(self, with_times: bool) -> str:
         digest = hashlib.sha256()
-        for path in sorted(p for p in self.root.rglob("*") if p.is_file()):
+        for path, (size_bytes, changed_ns) in self.files.items():
             name = path.relative_to(self.root).as_posix()
-            stat = path.stat()
-            digest.update(f"{name}\0{stat.st_size}\0".encode())
+            digest.update(f"{name}\0{size_bytes}\0".encode())
             if name.startswith("meta/"):
                 digest.update(path.read_bytes())
             elif with_times:
-                digest.update(str(stat.st_mtime_ns).encode())
+                digest.update(str(changed_ns).encode())
         return digest.hexdigest()
+
+    @functools.cached_property
+    def files(self) -> dict[Path, tuple[int, int]]:
+        """Size in bytes and time of change in ns of every file, as they were when this was first asked for."""
+        return _files(self.root)
+
+    def changed_file(self) -> Path | None:
+        """Return a file that has changed, come or gone since `files` was first asked for, by sizes and times alone."""
+        try:
+            now = _files(self.root)
+        except OSError as error:  # it is being changed right now
+            return Path(error.filename or self.root)
+        return next((path for path in {**self.files, **now} if now.get(path) != self.files.get(path)), None)
 
     def data_paths(self) -> list[Path]:
         """Return the data files in the order in which readers concatenate them."""
@@ -182,8 +201,24 @@ class Dataset:
         Only the named columns are copied into the Arrow cache, never the pictures. Raises UserError when rows are
         missing.
         """
+        return self._copied(cache_dir, lambda folder: self._columns(names, folder))
+
+    def _copied(self, cache_dir: Path, read: Callable[[Path], T]) -> T:
+        """Read from this dataset's folder of the cache; if what lies there is damaged, it is copied anew."""
+        folder = cache_dir / "columns" / self.fingerprint[:24]
+        lay_there = folder.exists()
+        try:
+            return read(folder)
+        except UserError as error:
+            if not lay_there:
+                raise
+            log.warning("%s is copied anew, it may be damaged: %s", folder, error)
+            shutil.rmtree(folder, ignore_errors=True)
+            return read(folder)
+
+    def _columns(self, names: Sequence[str], folder: Path) -> dict[str, npt.NDArray[Any]]:
         wanted = list(dict.fromkeys([*names, "index"]))
-        table = self._mapped(wanted, cache_dir)
+        table = self._mapped(wanted, folder)
         arrays = {name: _array(table.column(name), self.features[name]) for name in wanted}
         if len(table) != self.n_frames or not np.array_equal(arrays["index"], np.arange(self.n_frames)):
             raise UserError(
@@ -192,16 +227,23 @@ class Dataset:
             )
         return {name: arrays[name] for name in names}
 
-    def _mapped(self, names: Sequence[str], cache_dir: Path) -> Any:
+    def _mapped(self, names: Sequence[str], folder: Path) -> Any:
         import datasets
 
         datasets.disable_progress_bars()
         paths = [str(path) for path in self.data_paths()]
+        folder.mkdir(parents=True, exist_ok=True)
+        # `datasets` makes a file name of its folder's whole path, which gets too long: it is given another path there.
+        handle = os.open(folder, os.O_RDONLY)
         try:
-            return datasets.Dataset.from_parquet(paths, columns=names, cache_dir=str(cache_dir / "columns")).data
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            return datasets.Dataset.from_parquet(paths, columns=names, cache_dir=f"/proc/self/fd/{handle}").data
         except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError, ValueError) as error:
             cause = error.__cause__ or error
             raise UserError(f"{self.root}/data cannot be read: {one_line(cause)}") from error
+        finally:
+            os.close(handle)
 
     def picture_by_row(self, camera: str, cache_dir: Path) -> Callable[[int], Picture]:
         """Return what decodes one picture of a camera, from any thread, by its row.
@@ -210,7 +252,8 @@ class Dataset:
         are read where they lie. Raises UserError naming episode and frame when a picture is damaged.
         """
         key, starts = picture_key(camera), [episode.start for episode in self.episodes]
-        column = self._mapped([key], cache_dir).column(key) if self.features[key].dtype == "image" else None
+        is_image = self.features[key].dtype == "image"
+        column = self._copied(cache_dir, lambda folder: self._mapped([key], folder).column(key)) if is_image else None
 
         def decode(row: int) -> Picture:
             episode = self.episodes[bisect.bisect_right(starts, row) - 1]
@@ -306,6 +349,11 @@ def _feature(raw: dict[str, Any]) -> Feature:
     if raw["dtype"] in PICTURE_DTYPES and names and names[0] in ("channel", "channels"):
         shape = (*shape[1:], shape[0])  # some datasets declare (channels, height, width)
     return Feature(raw["dtype"], shape, tuple(names) if names else None, raw.get("info") or {})
+
+
+def _files(root: Path) -> dict[Path, tuple[int, int]]:
+    stats = ((path, path.stat()) for path in sorted(root.rglob("*")) if path.is_file())
+    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats}
 
 
 def _three(feature: Feature) -> tuple[int, int, int]:

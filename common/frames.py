@@ -1,7 +1,8 @@
 """All pictures of a dataset in; a source of uint8 pictures by row out, by default a memory map that is decoded once.
 
 The map is one file a camera, `<cache>/frames/<key>/<camera>.u8`, shared by every process of the machine; the key is a hash
-of the dataset's fingerprint and of the size its pictures are asked for in, so that no other ever finds it.
+of the dataset's fingerprint and of the size its pictures are asked for in, so that no other ever finds it. A map that is not
+as it was left is made anew.
 """
 
 import contextlib
@@ -20,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from common.command import UserError, progress
-from common.dataset import Dataset, Episode
-from common.files import new_folder, remove_stale, require_free, write_json
+from common.dataset import Dataset, Episode, picture_key
+from common.files import new_folder, read_json, remove_stale, require_free, write_json
 
 CACHE_VERSION = 2  # part of the key: a cache written by other code is never misread
 ABOUT = "about.json"
@@ -55,6 +56,7 @@ class DecodedFrames:
 
     def __init__(self, dataset: Dataset, camera: str, cache_dir: Path) -> None:
         self.shape = dataset.cameras[camera]
+        self.reads_dataset = dataset.features[picture_key(camera)].dtype == "video"
         self._picture = dataset.picture_by_row(camera, cache_dir)
 
     def take(self, rows: Rows, out: npt.NDArray[np.uint8]) -> None:
@@ -88,9 +90,9 @@ def open_frames(
     if dataset.cameras and mode != "none" and build:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.with_suffix(".lock")):
-            if not folder.exists() and _has_room(dataset, folder, mode):
+            if not _is_whole(dataset, folder) and _has_room(dataset, folder, mode):
                 _build(dataset, folder)
-    if mode == "none" or not folder.exists():
+    if mode == "none" or not _is_whole(dataset, folder):
         return {camera: DecodedFrames(dataset, camera, cache_dir) for camera in dataset.cameras}
     return {
         camera: MappedFrames(folder / f"{camera}.u8", dataset.n_frames, shape)
@@ -102,8 +104,11 @@ def list_cache(cache_dir: Path) -> list[str]:
     """Describe, a line each, what the cache holds: maps of decoded pictures, and the columns `datasets` has copied."""
     lines = []
     for folder in sorted((cache_dir / "frames").glob("*/")):
-        about = json.loads((folder / ABOUT).read_text()) if (folder / ABOUT).is_file() else {}
-        lines.append(f"{_folder_bytes(folder) / 1e9:8.2f} GB  {folder}  {about.get('dataset', '?')}")
+        try:
+            of = read_json(folder / ABOUT)["dataset"]
+        except (UserError, KeyError, TypeError):
+            of = "damaged"
+        lines.append(f"{_folder_bytes(folder) / 1e9:8.2f} GB  {folder}  {of}")
     columns = cache_dir / "columns"
     if columns.is_dir():
         lines.append(f"{_folder_bytes(columns) / 1e9:8.2f} GB  {columns}  columns of all datasets")
@@ -132,6 +137,16 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
+def _is_whole(dataset: Dataset, folder: Path) -> bool:
+    """Whether a map of every camera lies there, in its full length, and what is written last lies beside them."""
+    sizes = {
+        folder / f"{camera}.u8": dataset.n_frames * int(np.prod(shape)) for camera, shape in dataset.cameras.items()
+    }
+    return (folder / ABOUT).is_file() and all(
+        path.is_file() and path.stat().st_size == size_bytes for path, size_bytes in sizes.items()
+    )
+
+
 def _has_room(dataset: Dataset, folder: Path, mode: str) -> bool:
     remove_stale(folder.parent)
     try:
@@ -145,6 +160,8 @@ def _has_room(dataset: Dataset, folder: Path, mode: str) -> bool:
 
 
 def _build(dataset: Dataset, folder: Path) -> None:
+    if folder.exists():
+        log.warning("%s is damaged and is made anew", folder)
     log.info(
         "decoding %d pictures once into %s (%.2f GB)",
         *(dataset.n_frames * len(dataset.cameras), folder, cache_bytes(dataset) / 1e9),

@@ -4,6 +4,8 @@ Shapes: B samples of this rank, C steps of a chunk, S state, E environment and A
 P chances that an augmentation takes, N frames of the dataset.
 """
 
+import contextlib
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -192,7 +194,7 @@ def batches(samples: Samples, plan: Plan, first_step: int, steps: int, num_worke
         return samples.batch(plan, *divmod(number, plan.accumulation), buffers[slot])
 
     first, last = first_step * plan.accumulation, steps * plan.accumulation
-    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
+    with ThreadPoolExecutor(max(num_workers, 1), initializer=give_way) as pool:
         ahead: deque[Future[Batch]] = deque()
         try:
             for number in range(first, last):
@@ -205,6 +207,12 @@ def batches(samples: Samples, plan: Plan, first_step: int, steps: int, num_worke
         finally:
             for future in ahead:
                 future.cancel()
+
+
+def give_way() -> None:
+    """Have the calling thread take its turn when woken, instead of taking the processor from the one that trains."""
+    with contextlib.suppress(OSError):  # a sandbox may forbid it
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # on Linux 0 is the thread, not the process
 
 
 def split(dataset: Dataset, chosen: Sequence[int] | None, val_fraction: float) -> tuple[list[Episode], list[Episode]]:

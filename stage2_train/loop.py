@@ -15,6 +15,7 @@ from common.act import Act
 from common.checkpoint import Checkpoint
 from common.command import TransientError, UserError
 from common.dataset import Dataset, Episode
+from common.frames import DecodedFrames
 from stage2_train.batches import Batch, Plan, Recordings, Samples, batches, step_seed
 from stage2_train.checkpoints import trainable
 from stage2_train.config import TrainConfig
@@ -43,7 +44,7 @@ class Run:
         ranks: Ranks,
     ) -> None:
         training, model = config.training, config.model
-        self.config, self.ranks = config, ranks
+        self.config, self.ranks, self.dataset = config, ranks, dataset
         self.plan = Plan(
             *(training.seed, training.batch_size, ranks.rank, ranks.world_size, model.latent_dim),
             *(training.grad_accumulation, config.augment.enabled),
@@ -58,7 +59,7 @@ class Run:
         self.optimizer = Optimizer(self.network, training, ranks.world_size)
         self.cameras = list(dataset.cameras)
         self.window = Window(ranks.device)
-        self.first_step = 0
+        self.first_step, self.dataset_changed = 0, False
         log.info(
             "%d episodes (%d held out), %d frames, %.1f M parameters; batch %d x %d processes x %d = %d; on %s",
             *(len(episodes), len(held_out), len(self.samples), trainable(self.network) / 1e6),
@@ -120,7 +121,7 @@ class Run:
                 if metrics:
                     track.log({"step": done, **metrics})
                 track.tick(done)
-                numbered = Numbered(self._shares(), self.window.state(ranks), track.draw) if saves else None
+                numbered = self._numbered(track) if saves else None
                 saved = time.monotonic() if saves else saved
                 if saver:
                     saver.save(done, numbered, metrics.get("val_loss"))
@@ -182,13 +183,29 @@ class Run:
             "memory_gb": _memory_bytes(self.ranks.device) / 1e9,
         }
 
-    def _shares(self) -> dict[str, int]:
+    def _numbered(self, track: Tracker) -> Numbered:
         training = self.config.training
-        return {
+        shares = {
             "num_processes": self.ranks.world_size,
             "batch_size": training.batch_size,
             "grad_accum_steps": training.grad_accumulation,
         }
+        return Numbered(shares, self.window.state(self.ranks), self._look_at_dataset, track.draw)
+
+    def _look_at_dataset(self) -> None:
+        """Notice, once, that the dataset is no longer what this training opened; raises UserError where that matters to it."""
+        changed = None if self.dataset_changed else self.dataset.changed_file()
+        if changed is None:
+            return
+        self.dataset_changed = True
+        what = f"{changed} has changed since this training began"
+        if any(isinstance(frames, DecodedFrames) and frames.reads_dataset for frames in self.samples.recordings.frames):
+            raise UserError(
+                f"{what}, which decodes its videos at every use; put it back and run the same command again"
+            )
+        log.warning(
+            "%s: it goes on with what it read then, but can be resumed only where the dataset is as it was", what
+        )
 
     def _saver(self) -> contextlib.AbstractContextManager[Saver | None]:
         if not self.ranks.is_first:

@@ -42,11 +42,12 @@ def numbered(output_dir: Path) -> list[tuple[int, Path]]:
 
 
 class Numbered(NamedTuple):
-    """What a numbered checkpoint holds beside weights and optimizer, and what to do when it is written."""
+    """What a numbered checkpoint holds beside weights and optimizer, and what else its writing is the moment for."""
 
     shares: Mapping[str, int]  # how the global batch was shared
     window: Mapping[str, Any]  # the losses since the last log line
-    draw: Callable[[], None]
+    check: Callable[[], None]  # before it is written
+    draw: Callable[[], None]  # after
 
 
 class Saver:
@@ -96,6 +97,8 @@ class Saver:
     def _write(
         self, step: int, val_loss: float | None, numbered: Numbered | None, groups: list[dict[str, object]]
     ) -> None:
+        if numbered is not None:
+            numbered.check()
         if val_loss is not None:  # first: once the numbered one is there, nobody comes back to this step
             self._write_best(step, val_loss)
         if numbered is not None:

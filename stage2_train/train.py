@@ -103,6 +103,7 @@ def keep_freed_memory() -> None:
 def _open_recordings(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> Recordings:
     """Open the pictures and columns: one process of each machine prepares them, the others wait for it."""
     cache_dir = Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()
+    require_writable(cache_dir)
 
     def opened() -> Recordings:
         frames = open_frames(dataset, cache_dir, config.data.frame_cache, build=builds)
@@ -112,6 +113,20 @@ def _open_recordings(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> Rec
     recordings = opened() if builds else None
     ranks.wait_for_all()
     return recordings or opened()
+
+
+def require_writable(cache_dir: Path) -> None:
+    """Raise UserError when nothing can be kept in data.cache_dir."""
+    problem = None
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = error.strerror
+    if problem or not os.access(cache_dir, os.W_OK):
+        raise UserError(
+            f"data.cache_dir={cache_dir} cannot be written to: {problem or 'not permitted'}; "
+            "set data.cache_dir to a folder where decoded pictures may lie"
+        )
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """Datasets that LeRobot wrote read as LeRobot reads them, value by value."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +97,42 @@ def test_a_truncated_data_file_is_refused(image_dataset: Path, tmp_path: Path) -
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match="data cannot be read"):
         Dataset.open(image_dataset).columns([ACTION], tmp_path / "cache")
+
+
+@pytest.mark.parametrize("harm", ["cut", "zeros", "empty", "gone", "no record"])
+def test_a_damaged_copy_of_the_columns_is_made_anew(
+    harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_image")
+    wanted = dataset.columns([ACTION], tmp_path)[ACTION].copy()
+    (arrow,) = tmp_path.rglob("*.arrow")
+    data = arrow.read_bytes()
+    if harm == "gone":
+        arrow.unlink()
+    elif harm == "no record":
+        arrow.with_name("dataset_info.json").write_text("{")
+    else:
+        half = len(data) // 2
+        arrow.write_bytes({"cut": data[:half], "zeros": data[:half] + bytes(len(data) - half), "empty": b""}[harm])
+    np.testing.assert_array_equal(dataset.columns([ACTION], tmp_path)[ACTION], wanted)
+    assert "is copied anew" in caplog.text
+    caplog.clear()
+    np.testing.assert_array_equal(dataset.columns([ACTION], tmp_path)[ACTION], wanted)
+    assert not caplog.text
+
+
+def test_what_changes_comes_or_goes_is_noticed(image_dataset: Path) -> None:
+    dataset, other = Dataset.open(image_dataset), image_dataset / "meta" / "info.json"
+    assert dataset.files
+    assert dataset.changed_file() is None
+    added = image_dataset / "data" / "chunk-000" / "file-001.parquet"
+    added.write_bytes(b"")
+    assert dataset.changed_file() == added
+    added.unlink()
+    os.utime(other, ns=(0, 0))
+    assert dataset.changed_file() == other
+    shutil.rmtree(image_dataset)
+    assert dataset.changed_file() in dataset.files
 
 
 def test_a_folder_without_a_dataset_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import shutil
+import subprocess
 import threading
 from pathlib import Path
 
@@ -161,3 +162,57 @@ def test_a_map_larger_than_the_memory_it_may_take_is_read_without_growing(tmp_pa
         frames.take(np.arange(first, first + 8), out)
     assert anonymous_kb() - before < 10_000
     assert not out.any()
+
+
+def built(dataset: Dataset, cache: Path) -> Path:
+    open_frames(dataset, cache)
+    (folder,) = (cache / "frames").glob("*/")
+    return folder
+
+
+@pytest.mark.parametrize("harm", ["short", "long", "no map", "no record", "empty"])
+def test_a_map_that_is_not_as_it_was_left_is_made_anew(
+    harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_image")
+    folder = built(dataset, tmp_path)
+    whole = (folder / "color.u8").read_bytes()
+    if harm == "no record":
+        (folder / "about.json").unlink()
+    elif harm == "no map":
+        (folder / "color.u8").unlink()
+    else:
+        (folder / "color.u8").write_bytes({"short": whole[:-1], "long": whole + b"1", "empty": b""}[harm])
+    assert isinstance(open_frames(dataset, tmp_path, build=False)["color"], DecodedFrames)
+    assert isinstance(open_frames(dataset, tmp_path)["color"], MappedFrames)
+    assert f"{folder} is damaged and is made anew" in caplog.text
+    assert (folder / "color.u8").read_bytes() == whole
+    assert [path.name for path in (tmp_path / "frames").glob("*/")] == [folder.name]
+
+
+def test_a_map_that_another_version_wrote_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_image")
+    monkeypatch.setattr(frames_module, "CACHE_VERSION", frames_module.CACHE_VERSION - 1)
+    old = built(dataset, tmp_path)
+    (old / "color.u8").write_bytes(bytes((old / "color.u8").stat().st_size))
+    monkeypatch.undo()
+    assert taken(open_frames(dataset, tmp_path)["color"]).any()
+    assert len(list((tmp_path / "frames").glob("*/"))) == 2
+
+
+def test_what_a_killed_process_left_half_written_is_not_read_and_goes(tmp_path: Path) -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_image")
+    folder = built(dataset, tmp_path)
+    child = subprocess.Popen(["true"])
+    child.wait()
+    half = folder.rename(folder.with_name(f".tmp-{folder.name}-{child.pid}"))
+    (half / "color.u8").write_bytes(b"half")
+    assert taken(open_frames(dataset, tmp_path)["color"]).any()
+    assert not half.exists()
+
+
+def test_a_damaged_record_does_not_keep_the_cache_from_being_listed(tmp_path: Path) -> None:
+    folder = built(Dataset.open(GOLDEN / "dataset_image"), tmp_path)
+    (folder / "about.json").write_text("{")
+    (line,) = list_cache(tmp_path)
+    assert line.endswith("damaged")

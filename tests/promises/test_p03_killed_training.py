@@ -9,8 +9,7 @@ import pytest
 
 from stage2_train.saving import numbered
 from tests.promises.harness import Command, Warm, leftovers, loops
-from tests.stage2_train.test_resume import content
-from tests.stage2_train.tiny import finish, start, stderr, without_times, write_dataset
+from tests.stage2_train.tiny import content, finish, start, stderr, without_times, write_dataset
 
 # Saves often, so that many a kill meets a save; a log line reaches over several of them.
 OFTEN = (

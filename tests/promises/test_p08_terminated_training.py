@@ -9,8 +9,7 @@ import pytest
 from common.command import EXIT_TRANSIENT
 from stage2_train.saving import numbered
 from tests.promises.harness import Warm, leftovers
-from tests.stage2_train.test_resume import content
-from tests.stage2_train.tiny import finish, metrics, start, stderr, without_times, write_dataset
+from tests.stage2_train.tiny import content, finish, metrics, start, stderr, without_times, write_dataset
 
 LONG = ("training.steps=100000", "training.save_freq=100000", "training.log_freq=5")
 

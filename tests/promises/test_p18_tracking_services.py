@@ -12,14 +12,9 @@ from safetensors.torch import load_file
 
 from stage2_train import track
 from stage2_train.train import train
-from tests.stage2_train.tiny import tiny_config, without_times, write_dataset
+from tests.stage2_train.tiny import tiny_config, without_times
 
 WEIGHTS = "checkpoint_000012/pretrained_model/model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("tiny") / "dataset")
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Orders in on stdin, forked commands out: imports everything once, starts no thread, and so may fork."""
 
+import gc
 import importlib
 import json
 import os
@@ -9,7 +10,12 @@ import sys
 from typing import Any
 
 IMPORTS = ("stage1_convert.convert", "stage2_train.train", "stage3_eval.evaluate", "stage3_eval.inputs")
-LATER = ("datasets", "torch.distributed", "matplotlib.backends.backend_agg")  # what they import only when it is needed
+LATER = (
+    "datasets",
+    "torch.distributed",
+    "torch._inductor",
+    "matplotlib.backends.backend_agg",
+)  # what they import only when it is needed
 # What a kill may fall between: every one of these changes names or content. A file opened for writing counts, too.
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree"}
 
@@ -18,6 +24,7 @@ def main() -> None:
     """Answer one order a line until stdin ends."""
     for name in (*IMPORTS, *LATER):
         importlib.import_module(name)
+    gc.freeze()  # a child's garbage collection would copy every page that it looks at
     for line in sys.stdin:
         order = json.loads(line)
         answer = _wait(order["wait"]) if "wait" in order else {"pid": _fork(order)}

@@ -1,5 +1,5 @@
-"""The warm process that the promises are tried with serves here, too."""
+"""What the promises are tried with serves here, too: the warm process, small disks, the undisturbed run."""
 
-from tests.promises.conftest import ram, warm
+from tests.promises.conftest import dataset, ram, small_disk, warm, whole
 
-__all__ = ["ram", "warm"]
+__all__ = ["dataset", "ram", "small_disk", "warm", "whole"]

@@ -1,18 +1,18 @@
 """Which samples form a batch is a function of seed and step; chunks never cross an episode."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from torch import Tensor
 
 from common.command import UserError
 from common.dataset import Dataset
 from common.frames import open_frames
-from stage2_train.batches import Plan, Recordings, Samples, batches, global_positions, split, step_seed
+from stage2_train.batches import Batch, Plan, Recordings, Samples, batches, global_positions, split
 from tests.conftest import GOLDEN
 
 
@@ -26,32 +26,8 @@ def recordings(dataset: Dataset, cache: Path) -> Recordings:
     return Recordings(dataset, open_frames(dataset, cache), cache)
 
 
-def plan(batch_size: int = 4, rank: int = 0, world_size: int = 1, seed: int = 7) -> Plan:
-    return Plan(seed, batch_size, rank, world_size, latent_dim=8)
-
-
-@given(st.integers(1, 60), st.integers(1, 25), st.integers(0, 5))
-def test_every_sample_comes_once_before_any_comes_twice(n_samples: int, batch: int, seed: int) -> None:
-    steps = -(-n_samples // batch)
-    stream = np.concatenate([global_positions(plan(batch, seed=seed), n_samples, step) for step in range(steps)])
-    assert sorted(stream[:n_samples]) == list(range(n_samples))
-
-
-@given(st.integers(0, 30))
-def test_two_ranks_share_the_batch_that_one_would_take_alone(step: int) -> None:
-    alone = global_positions(plan(4), 42, step)
-    together = global_positions(plan(2, rank=1, world_size=2), 42, step)
-    assert np.array_equal(alone, together)
-
-
-def test_each_rank_gets_its_own_slice_of_rows_and_of_noise(samples: Samples) -> None:
-    whole = samples.batch(plan(4), 3)
-    parts = [samples.batch(plan(2, rank, 2), 3) for rank in (0, 1)]
-    assert np.array_equal(np.concatenate([part.rows for part in parts]), whole.rows)
-    noise = np.concatenate([part.noise_BL.numpy() for part in parts])
-    assert np.array_equal(noise, whole.noise_BL.numpy())
-    assert {part.valid_count for part in parts} == {whole.valid_count}
-    assert whole.valid_count == int((~whole.is_pad_BC).sum())
+def plan(batch_size: int = 4, seed: int = 7) -> Plan:
+    return Plan(seed, batch_size, 0, 1, latent_dim=8)
 
 
 def test_another_seed_or_epoch_gives_another_order() -> None:
@@ -79,6 +55,20 @@ def test_reader_threads_do_not_change_the_batches(samples: Samples) -> None:
     two = list(batches(samples, plan(), 2, 9, num_workers=3, pin=False))
     assert [b.rows.tolist() for b in one] == [b.rows.tolist() for b in two]
     assert all(np.array_equal(a.noise_BL, b.noise_BL) for a, b in zip(one, two, strict=True))
+
+
+def test_a_reader_that_is_woken_does_not_take_the_processor_from_the_training(samples: Samples) -> None:
+    ways = []
+
+    class Watched(Samples):
+        def batch(self, *args: Any, **kwargs: Any) -> Batch:
+            ways.append(os.sched_getscheduler(0))
+            return super().batch(*args, **kwargs)
+
+    watched = Watched(samples.recordings, Dataset.open(GOLDEN / "dataset_image").episodes, 10)
+    assert len(list(batches(watched, plan(), 0, 3, num_workers=2, pin=False))) == 3
+    assert ways == [os.SCHED_BATCH] * 3
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def test_held_out_episodes_are_spread_and_disjoint() -> None:
@@ -110,27 +100,3 @@ def test_a_value_that_is_not_finite_is_refused_naming_episode_and_frame(image_da
     dataset = Dataset.open(image_dataset)
     with pytest.raises(UserError, match="action is not finite in episode 1, frame 5"):
         recordings(dataset, tmp_path / "cache")
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("rank", [0, 1])
-def test_the_order_goes_on_across_a_stop_as_if_there_had_been_none(samples: Samples, workers: int, rank: int) -> None:
-    whole = Plan(7, 2, rank, 2, 8, accumulation=2)
-    rows = [batch.rows.tolist() for batch in batches(samples, whole, 0, 9, 0, pin=False)]
-    first = [batch.rows.tolist() for batch in batches(samples, whole, 0, 4, workers, pin=False)]
-    then = [batch.rows.tolist() for batch in batches(samples, whole, 4, 9, workers, pin=False)]
-    assert first + then == rows
-    assert len(rows) == 18
-
-
-def test_other_processes_shares_and_steps_have_dropout_of_their_own() -> None:
-    seeds = {step_seed(1000, rank, step) for rank in range(8) for step in range(200)}
-    assert len(seeds) == 1600
-
-
-def test_parts_of_a_step_are_the_slices_of_its_global_batch(samples: Samples) -> None:
-    alone = samples.batch(plan(8), 3)
-    parts = [samples.batch(Plan(7, 2, rank, 2, 8, accumulation=2), 3, part) for rank in (0, 1) for part in (0, 1)]
-    assert np.concatenate([part.rows for part in parts]).tolist() == alone.rows.tolist()
-    assert np.array_equal(np.concatenate([part.noise_BL for part in parts]), alone.noise_BL)
-    assert {part.valid_count for part in parts} == {alone.valid_count}

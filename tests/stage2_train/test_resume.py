@@ -10,42 +10,7 @@ import pytest
 
 from common.command import UserError
 from stage2_train.train import train
-from tests.promises.harness import Warm
-from tests.stage2_train.tiny import finish, metrics, start, stderr, tiny_config, without_times, write_dataset
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("tiny") / "dataset")
-
-
-@pytest.fixture(scope="module")
-def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 12 steps that nothing disturbed: held-out losses, checkpoints at 4, 8 and 12, log lines at 3, 6, 9 and 12."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    train(tiny_config(dataset, out, *VALIDATED))
-    return out
-
-
-VALIDATED = ("data.val_fraction=0.34", "training.val_freq=5")
-
-
-def stopped_at(whole: Path, step: int, out: Path) -> Path:
-    """The folder as a run leaves it that dies right after the checkpoint of `step`: later log lines may be there."""
-    shutil.copytree(whole, out)
-    for folder in out.glob("checkpoint_*"):
-        if int(folder.name[-6:]) > step:
-            shutil.rmtree(folder)
-    return out
-
-
-def content(out: Path) -> dict[str, bytes]:
-    """Every file of the checkpoints but what holds paths and manifests of them."""
-    names = {"train_config.json", "manifest.json"}
-    files = (
-        path for path in out.rglob("*") if path.is_file() and path.parts[len(out.parts)].startswith(("check", "best"))
-    )
-    return {str(path.relative_to(out)): path.read_bytes() for path in files if path.name not in names}
+from tests.stage2_train.tiny import VALIDATED, content, metrics, stopped_at, tiny_config, without_times, write_dataset
 
 
 @pytest.mark.parametrize("step", [4, 8])
@@ -125,51 +90,6 @@ def test_a_path_starts_a_branch_in_another_folder(dataset: Path, whole: Path, tm
     branch = tmp_path / "branch"
     train(tiny_config(dataset, branch, *VALIDATED, f"training.resume={whole / 'checkpoint_000008'}"))
     assert without_times(branch) == [row for row in without_times(whole) if row["step"] > 8]
-
-
-def test_another_number_of_processes_goes_on_with_the_same_global_batches(
-    warm: Warm, dataset: Path, whole: Path, tmp_path: Path
-) -> None:
-    out = stopped_at(whole, 8, tmp_path / "out")
-    assert finish(start(warm, dataset, out, *VALIDATED, "training.batch_size=2", world_size=2)) == [0, 0], stderr(out)
-    before, after = (
-        [row["loss"] for row in metrics(folder) if "loss" in row and row["step"] <= 9] for folder in (whole, out)
-    )
-    assert after[:2] == before[:2]
-    # Step 9 has other dropout on the second process; the window's share of step 9 is a third.
-    assert after[2] == pytest.approx(before[2], rel=0.3)
-
-
-@pytest.mark.parametrize("harm", ["truncate", "flip", "remove", "manifest"])
-def test_a_damaged_newest_checkpoint_is_passed_over_with_one_warning(
-    dataset: Path, whole: Path, tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    out = stopped_at(whole, 12, tmp_path / "out")
-    path = out / "checkpoint_000012" / "training_state" / "optimizer_state.safetensors"
-    data = path.read_bytes()
-    if harm == "truncate":
-        path.write_bytes(data[:-1])
-    elif harm == "flip":
-        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    elif harm == "remove":
-        path.unlink()
-    else:
-        (out / "checkpoint_000012" / "manifest.json").write_text("{")
-    with caplog.at_level(logging.WARNING):
-        train(tiny_config(dataset, out, *VALIDATED))
-    warnings = [record.getMessage() for record in caplog.records if "passed over" in record.getMessage()]
-    assert len(warnings) == 1
-    assert "checkpoint_000012 is not whole" in warnings[0]
-    assert content(out) == content(whole)
-
-
-def test_no_whole_checkpoint_at_all_is_refused_rather_than_begun_anew(
-    dataset: Path, whole: Path, tmp_path: Path
-) -> None:
-    out = stopped_at(whole, 4, tmp_path / "out")
-    (out / "checkpoint_000004" / "manifest.json").unlink()
-    with pytest.raises(UserError, match="none of the 1 checkpoints in"):
-        train(tiny_config(dataset, out, *VALIDATED))
 
 
 def test_only_the_newest_checkpoints_are_kept(dataset: Path, tmp_path: Path) -> None:

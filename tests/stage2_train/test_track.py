@@ -8,12 +8,7 @@ import pytest
 from stage2_train.track import keep_until
 from stage2_train.train import train
 from tests.conftest import run_module
-from tests.stage2_train.tiny import TINY, metrics, tiny_config, write_dataset
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("tiny") / "dataset")
+from tests.stage2_train.tiny import TINY, metrics, tiny_config
 
 
 def test_wandb_offline_keeps_metrics_configuration_project_and_tags(dataset: Path, tmp_path: Path) -> None:

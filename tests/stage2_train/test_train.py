@@ -16,7 +16,7 @@ from stage2_train.__main__ import main
 from stage2_train.config import TrainConfig
 from stage2_train.train import train
 from tests.conftest import GOLDEN, TINY_TRAINING, run_module
-from tests.promises.harness import Warm
+from tests.promises.harness import SOAK, Warm
 from tests.stage2_train.tiny import finish, metrics, start, stderr, tiny_config, without_times, write_dataset
 
 WEIGHTS = Path("pretrained_model/model.safetensors")
@@ -25,11 +25,6 @@ WEIGHTS = Path("pretrained_model/model.safetensors")
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("tiny") / "dataset")
 
 
 def golden_run(out: Path, cache: Path, *overrides: str) -> Path:
@@ -247,3 +242,51 @@ def test_bfloat16_learns_like_float32_and_saves_float32(alone: Path, cache: Path
     assert half != full
     weights = load_file(tmp_path / "checkpoint_000004" / WEIGHTS)
     assert {value.dtype for value in weights.values()} == {torch.float32}
+
+
+NO_PICTURES = (
+    "training.steps=150",
+    "training.save_freq=150",
+    "training.log_freq=50",
+    "training.lr=3e-3",
+    "model.dropout=0",
+)
+
+
+def test_bfloat16_ends_as_near_to_float32_as_another_seed_does(dataset: Path, tmp_path: Path) -> None:
+    def last_loss(*overrides: str) -> float:
+        out = tmp_path / "".join(overrides)
+        train(tiny_config(dataset, out, *NO_PICTURES, *overrides))
+        first, *_, last = [row["loss"] for row in metrics(out)]
+        assert last < 0.8 * first
+        return last
+
+    full, half, *others = map(
+        last_loss, ("training.amp=none", "training.amp=bf16", "training.seed=1", "training.seed=2")
+    )
+    noise = max(abs(other - full) for other in others)
+    assert 0 < abs(half - full) < noise
+
+
+def test_deterministic_refuses_operations_that_are_not_and_repeats_every_bit(cache: Path, tmp_path: Path) -> None:
+    def put_twice() -> None:
+        torch.zeros(2).put_(torch.tensor([0, 0]), torch.ones(2), accumulate=False)
+
+    one, other = (golden_run(tmp_path / name, cache, "training.deterministic=true") for name in ("one", "other"))
+    try:
+        with pytest.raises(RuntimeError, match="does not have a deterministic implementation"):
+            put_twice()
+    finally:
+        golden_run(tmp_path / "free", cache, "training.steps=1")  # switches it off again
+    put_twice()
+    assert (one / "checkpoint_000004" / WEIGHTS).read_bytes() == (other / "checkpoint_000004" / WEIGHTS).read_bytes()
+    assert without_times(one) == without_times(other)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+@pytest.mark.skipif(not SOAK, reason="compiling takes minutes; SOAK=1 asks for it")
+def test_a_compiled_network_learns_as_it_does_uncompiled(alone: Path, cache: Path, tmp_path: Path) -> None:
+    golden_run(tmp_path, cache, "training.compile=true")
+    for compiled, eager in zip(metrics(tmp_path), metrics(alone), strict=True):
+        assert compiled["loss"] == pytest.approx(eager["loss"], rel=1e-4)
+        assert compiled["grad_norm"] == pytest.approx(eager["grad_norm"], rel=1e-3)

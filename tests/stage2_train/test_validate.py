@@ -11,14 +11,9 @@ from common.dataset import Dataset
 from common.policy import Policy
 from stage2_train.train import train
 from tests.promises.harness import Warm
-from tests.stage2_train.tiny import finish, metrics, start, stderr, tiny_config, write_dataset
+from tests.stage2_train.tiny import finish, metrics, start, stderr, tiny_config
 
 HELD_OUT = ("data.val_fraction=0.34", "training.val_freq=4", "training.lr=1e-2")
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("tiny") / "dataset")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Datasets and trainings so small that a run takes a blink."""
 
 import json
+import shutil
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ TINY = [
     "training.device=cpu",
     "training.num_workers=1",
 ]
+# With TINY: held-out losses at 5, 10 and 12, checkpoints at 4, 8 and 12, log lines at 3, 6, 9 and 12.
+VALIDATED = ("data.val_fraction=0.34", "training.val_freq=5")
 
 
 def write_dataset(
@@ -107,6 +110,24 @@ def without_times(out: Path) -> list[dict[str, float]]:
     """What two equal runs must agree on."""
     timed = ("step_s", "data_wait_s", "samples_per_s", "memory_gb")
     return [{key: value for key, value in row.items() if key not in timed} for row in metrics(out)]
+
+
+def stopped_at(whole: Path, step: int, out: Path) -> Path:
+    """The folder as a run leaves it that dies right after the checkpoint of `step`: later log lines may be there."""
+    shutil.copytree(whole, out)
+    for folder in out.glob("checkpoint_*"):
+        if int(folder.name[-6:]) > step:
+            shutil.rmtree(folder)
+    return out
+
+
+def content(out: Path) -> dict[str, bytes]:
+    """Every file of the checkpoints but what holds paths and manifests of them."""
+    names = {"train_config.json", "manifest.json"}
+    files = (
+        path for path in out.rglob("*") if path.is_file() and path.parts[len(out.parts)].startswith(("check", "best"))
+    )
+    return {str(path.relative_to(out)): path.read_bytes() for path in files if path.name not in names}
 
 
 def start(
