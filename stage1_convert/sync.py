@@ -48,7 +48,9 @@ def choose_clock(header_ns: Int64, receive_ns: Int64, wanted: str) -> Clock:
     fault = fault or _offset_fault(header_ns, receive_ns)
     if wanted == "receive" or fault:
         return Clock(receive_ns, "receive", fault if wanted == "auto" and fault else "configured", latency_ms)
-    return Clock(header_ns, "header", "header stamps are in order and near the receive times", latency_ms)
+    repeats = int(np.count_nonzero(np.diff(header_ns) == 0))
+    told = f"; {repeats} repeat the one before" if repeats else ""
+    return Clock(header_ns, "header", f"header stamps are in order and near the receive times{told}", latency_ms)
 
 
 def _order_fault(header_ns: Int64) -> str | None:
@@ -62,8 +64,12 @@ def _order_fault(header_ns: Int64) -> str | None:
 def _offset_fault(header_ns: Int64, receive_ns: Int64) -> str | None:
     some = slice(None, None, 1 + len(header_ns) // SAMPLED_STAMPS)
     delays_ns = receive_ns[some] - header_ns[some]
+    # No message is received before it is sent: that clock was set ahead, even where only the last ones say so.
+    ahead_ns = -int(delays_ns.min())
+    if ahead_ns > MAX_CLOCK_OFFSET_NS:
+        return f"header stamps lie up to {ahead_ns / SECOND_NS:.3f} s after the receive times"
     low, middle, high = np.quantile(delays_ns, (0.05, 0.5, 0.95))  # a stalled recorder is no fault
-    if abs(middle) > MAX_CLOCK_OFFSET_NS:
+    if middle > MAX_CLOCK_OFFSET_NS:
         return f"header stamps lie {middle / SECOND_NS:.3f} s before the receive times"
     if high - low > MAX_CLOCK_OFFSET_NS:
         return f"header stamps wander by {(high - low) / SECOND_NS:.3f} s against the receive times"
