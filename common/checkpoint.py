@@ -16,6 +16,7 @@ from torch import Tensor
 
 from common.act import Act, ActConfig
 from common.command import UserError, one_line
+from common.config import from_json
 from common.dataset import ACTION, IMAGES, STATE, picture_key
 from common.files import MANIFEST, find_damage, read_json, write_json
 from common.normalise import Normaliser, split_buffers
@@ -135,7 +136,7 @@ def read_settings(folder: Path) -> tuple[dict[str, Any], ActConfig, PolicyShape]
     settings = read_json(folder / CONFIG)
     try:
         return settings, *_parse_settings(settings)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / CONFIG} does not describe an ACT policy: {one_line(error)}") from error
 
 
@@ -159,7 +160,7 @@ def _parse_settings(settings: dict[str, Any]) -> tuple[ActConfig, PolicyShape]:
     if settings["type"] != "act":
         raise ValueError(f"its type is {settings['type']!r}")
     known = ActConfig.__dataclass_fields__
-    act = ActConfig(**{key: value for key, value in settings.items() if key in known})
+    act = from_json(ActConfig, {key: value for key, value in settings.items() if key in known})
     if settings.get("replace_final_stride_with_dilation"):
         raise ValueError("replace_final_stride_with_dilation is not supported")
     sizes: dict[str, int] = {}

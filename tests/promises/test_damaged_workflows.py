@@ -1,6 +1,5 @@
 """A mutated workflow file is checked, run and submitted, or refused in one line and exit code 2: no traceback, no hang."""
 
-import copy
 import random
 import tempfile
 import time
@@ -17,7 +16,7 @@ from common.command import UserError, one_line
 from common.worker import Limits, each
 from osmo import local, submit
 from tests.conftest import ROOT
-from tests.promises.damage import damage
+from tests.promises.damage import change_values, damage
 from tests.promises.harness import loops
 
 LIMITS = Limits(1 << 30, 60.0)
@@ -123,41 +122,14 @@ def by_line(text: str, chance: random.Random) -> str:
     return "".join(lines)
 
 
-def places(value: Any) -> list[tuple[Any, Any]]:
-    """Return every (container, key) of a document."""
-    found: list[tuple[Any, Any]] = []
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        found += [(value, key), *places(item)]
-    return found
-
-
-def by_value(document: Any, chance: random.Random) -> str:
-    """Replace, remove, move or rename some parts of the document."""
-    document = copy.deepcopy(document)
-    for _ in range(chance.choice((1, 1, 2, 4))):
-        there = places(document)
-        if not there:
-            break
-        (holder, key), (other, place) = chance.choice(there), chance.choice(there)
-        kind = chance.randrange(5)
-        if kind == 0:
-            del holder[key]
-        elif kind == 1:
-            holder[key] = copy.deepcopy(other[place])
-        elif kind == 2 and isinstance(holder, dict):
-            holder[chance.choice(("name", "tasks", "x", "", "lead", "url", 7))] = holder.pop(key)
-        else:
-            holder[key] = chance.choice(ODD)
-    return yaml.safe_dump(document, sort_keys=False)
-
-
 def mutate(file: Path, seed: int) -> None:
     chance, text = random.Random(seed), file.read_text()
     kind = seed % 4
     if kind == 0:
         damage(file, seed // 4)
     elif kind == 1 and "{%" not in text:
-        file.write_text(by_value(yaml.safe_load(text), chance))
+        document = change_values(yaml.safe_load(text), chance, ODD, ("name", "tasks", "x", "", "lead", "url", 7))
+        file.write_text(yaml.safe_dump(document, sort_keys=False))
     else:
         file.write_text(by_line(text, chance))
 
