@@ -66,7 +66,7 @@ def change_values(document: Any, chance: random.Random, odd: Sequence[Any], name
 
 def damage_json(path: Path, seed: int) -> str:
     """Change values of a JSON file in place and return what it holds now."""
-    odd = [
+    odd: list[Any] = [
         None,
         True,
         0,
