@@ -8,6 +8,7 @@ import argparse
 import errno
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -105,6 +106,7 @@ def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
         print(redact(f"error (may pass; run the same command again): {one_line(error)}"), file=sys.stderr)
         code = EXIT_TRANSIENT
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one need not wait for the interpreter to take leave
         print("stopped; run the same command again to go on", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # `... | head` has read enough
