@@ -6,6 +6,7 @@ its traceback.
 
 import argparse
 import errno
+import io
 import logging
 import os
 import signal
@@ -97,6 +98,8 @@ def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
     A traceback is printed for our own bugs only.
     """
     set_up_logging()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no UTF-8
     try:
         code = main(None)
     except UserError as error:

@@ -51,8 +51,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON; NaN is refused because JSON has none."""
-    write_file(path, (json.dumps(value, indent=4, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    """Write `value` as indented JSON; NaN is refused because JSON has none.
+
+    What of a file's name is no UTF-8 becomes JSON's own escape, as which it is read again.
+    """
+    text = json.dumps(value, indent=4, allow_nan=False, ensure_ascii=False) + "\n"
+    write_file(path, text.encode(errors="backslashreplace"))
 
 
 def read_json(path: Path) -> Any:
