@@ -309,7 +309,8 @@ def _feature(raw: dict[str, Any]) -> Feature:
     shape = tuple(raw["shape"])
     if raw["dtype"] in PICTURE_DTYPES and names and names[0] in ("channel", "channels"):
         shape = (*shape[1:], shape[0])  # some datasets declare (channels, height, width)
-    if not shape or not all(type(size) is int and size > 0 for size in shape):
+    wrong = len(shape) != 3 if raw["dtype"] in PICTURE_DTYPES else not shape
+    if wrong or not all(type(size) is int and size > 0 for size in shape):
         raise ValueError(f"a feature has shape {raw['shape']}")
     if len(shape) == 1 and names and not (len(names) == shape[0] and all(isinstance(name, str) for name in names)):
         raise ValueError(f"a feature of {shape[0]} numbers has the names {names}")

@@ -176,12 +176,14 @@ def command(one: Commanded) -> Outcome:
         return Outcome(done, "read" if code == 0 else "refused" if code == 2 else f"CODE {code}", "")
 
 
-# Seeds that once found a fault: statistics that are no numbers, sizes that are none or true, names that do not fit, columns
-# that are not declared.
+# Seeds that once found a fault: statistics that are no numbers, sizes that are none or true, names that do not fit or are
+# none, columns that are not declared, steps without settings.
 FOUND = {
     ("train", "meta/stats.json"): (1, 9),
     ("finetune", "config.json"): (7,),
-    ("evaluate", "meta/info.json"): (3, 5, 9, 11),
+    ("finetune", "policy_preprocessor.json"): (19, 39, 41, 47, 55),
+    ("evaluate", "meta/info.json"): (3, 5, 9, 11, 33),
+    ("evaluate", "train_config.json"): (19, 53),
 }
 TRAIN = [
     "--dry-run", "--override", "data.dataset={home}/dataset", "data.cache_dir={home}/cache", "training.output_dir={home}/out",
