@@ -57,7 +57,8 @@ class Warm:
         """Fork `python -m module args` in a process group of its own; its output goes to `log`.
 
         With `die_at` = n the whole group is killed by its n-th change to the file system, before it happens. With
-        `die_after` the command is killed in the midst of the first large write after a file has taken this name.
+        `die_after` the command is killed in the midst of the first large write after a file has taken this name, and with
+        `die_at` = -n in the midst of the first after its n-th change.
         """
         order = {
             "module": module,

@@ -61,7 +61,8 @@ def _wait(pid: int) -> dict[str, int]:
 class _Changes:
     """Counts this process's changes to the file system, and kills its group before the one that is its last.
 
-    Or, once a file takes the name `after`, lets the kernel kill the process in the midst of its next large write.
+    With `last` below zero, or once a file takes the name `after`, the kernel kills the process in the midst of its next
+    large write instead.
     """
 
     def __init__(self, last: int, after: str) -> None:
@@ -74,7 +75,9 @@ class _Changes:
             self.done += 1
             if self.done == self._last:
                 os.killpg(0, signal.SIGKILL)
-        if self._after and event == "os.rename" and os.fspath(args[1]).endswith(self._after):
+        takes_name = self._after and event == "os.rename" and os.fspath(args[1]).endswith(self._after)
+        if takes_name or (self.done and self.done == -self._last):
+            self._last, self._after = 0, ""
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # setrlimit(2)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_FSIZE, (LARGE_BYTES, LARGE_BYTES))
