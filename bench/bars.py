@@ -2,10 +2,11 @@
 
 import json
 import multiprocessing
+import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import Connection
 
 
 def seconds(sides: Sequence[Callable[[], object]], rounds: int = 5) -> list[float]:
@@ -35,21 +36,35 @@ def fresh_cpu_seconds(
 ) -> list[float]:
     """Return what `cpu_seconds` does, each time in a new process, whose start and `warm` do not count.
 
-    For sides that a process's memory of the ones before would slow or help; they must be importable.
+    For sides that a process's memory of the ones before would slow or help; they must be importable. The process is a
+    daemon, which may have no children (common/worker.py then works in it): all computing of a side is its own.
     """
     taken: list[list[float]] = [[] for _ in sides]
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        for _ in range(rounds):
-            for side, times in zip(sides, taken, strict=True):
-                times.append(pool.submit(_cpu, side, warm).result())
+    for _ in range(rounds):
+        for side, times in zip(sides, taken, strict=True):
+            times.append(_fresh(side, warm))
     return [statistics.median(times) for times in taken]
 
 
-def _cpu(side: Callable[[], object], warm: Callable[[], object]) -> float:
+def _fresh(side: Callable[[], object], warm: Callable[[], object]) -> float:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_cpu, args=(side, warm, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    taken: float = ours.recv()
+    process.join()
+    return taken
+
+
+def _cpu(side: Callable[[], object], warm: Callable[[], object], connection: Connection) -> None:
     warm()
     started = time.process_time()
     side()
-    return time.process_time() - started
+    taken = time.process_time() - started
+    in_children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert in_children.ru_utime < 0.1, "a child did the work, and only this process is measured"
+    connection.send(taken)
 
 
 def print_bar(bench: str, bar: str, ratio: float, holds: bool) -> None:

@@ -23,7 +23,7 @@ from stage1_convert.definitions import typestore
 from stage1_convert.mcap import Mcap
 from stage1_convert.rosbag1 import Rosbag1
 from stage1_convert.source import STORAGE_SUFFIXES, storage_files
-from stage1_convert.storage import NO_DEFINITION, Channel, Storage
+from stage1_convert.storage import NO_DEFINITION, Bytes, Channel, Storage
 from stage1_convert.unpack import ZSTD_MAGIC, unpack, unpack_file
 
 MAX_STAMP_NS = 1 << 62
@@ -43,7 +43,7 @@ class Record(NamedTuple):
 
     topic: str
     receive_ns: int
-    data: bytes
+    data: Bytes
 
 
 class Message(NamedTuple):
@@ -95,7 +95,7 @@ class Bag:
         for batch in self.batches(topics):
             yield from itertools.starmap(Record, batch)
 
-    def batches(self, topics: Collection[str]) -> Iterator[list[tuple[str, int, bytes]]]:
+    def batches(self, topics: Collection[str]) -> Iterator[list[tuple[str, int, Bytes]]]:
         """Yield what `records` does, as plain tuples and many at a time: at most a few megabytes."""
         for topic in topics:
             self.check_topic(topic)
@@ -121,7 +121,7 @@ class Bag:
             header_ns = stamp.sec * 1_000_000_000 + stamp.nanosec if hasattr(stamp, "nanosec") else 0
             yield Message(topic, receive_ns, header_ns, content)
 
-    def deserialise(self, topic: str, data: bytes) -> Any:
+    def deserialise(self, topic: str, data: Bytes) -> Any:
         """Take one message of a topic apart; raises UserError when it is damaged."""
         with as_user_error():
             return self.types(topic).deserialize_cdr(data, self.topics[topic].type)
@@ -143,7 +143,7 @@ class Bag:
         if strange:
             raise UserError(f"topic {topic} is serialised as {strange!r}, and only cdr can be read")
 
-    def _merged(self, topics: Collection[str]) -> Iterator[tuple[str, int, bytes]]:
+    def _merged(self, topics: Collection[str]) -> Iterator[tuple[str, int, Bytes]]:
         streams = [_of_topics(storage, topics) for storage in self._storages]
         # Parts of a split bag follow each other: merging them all would hold a chunk of each in memory.
         if all(one.end_ns <= two.start_ns for one, two in itertools.pairwise(self._storages)):
@@ -191,11 +191,11 @@ def as_user_error(subject: str = "") -> Iterator[None]:
         raise UserError(f"{subject}cannot be read: {type(error).__name__}: {one_line(error)}") from error
 
 
-def _next_batch(stream: Iterator[tuple[str, int, bytes]]) -> list[tuple[str, int, bytes]]:
+def _next_batch(stream: Iterator[tuple[str, int, Bytes]]) -> list[tuple[str, int, Bytes]]:
     batch, size = [], 0
     for topic, receive_ns, data in stream:
         # Compression mode MESSAGE; a CDR message starts with a zero byte.
-        plain = unpack(data, "zstd") if data[:4] == ZSTD_MAGIC else data
+        plain = unpack(bytes(data), "zstd") if data[:4] == ZSTD_MAGIC else data
         batch.append((topic, receive_ns, plain))
         size += len(plain)
         if size > BATCH_BYTES or len(batch) == BATCH_MESSAGES:
@@ -203,7 +203,7 @@ def _next_batch(stream: Iterator[tuple[str, int, bytes]]) -> list[tuple[str, int
     return batch
 
 
-def _of_topics(storage: Storage, topics: Collection[str]) -> Iterator[tuple[str, int, bytes]]:
+def _of_topics(storage: Storage, topics: Collection[str]) -> Iterator[tuple[str, int, Bytes]]:
     names = {number: channel.topic for number, channel in storage.channels.items() if channel.topic in topics}
     if names:
         for number, receive_ns, data in storage.read(names):

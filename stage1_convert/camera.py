@@ -12,6 +12,7 @@ import numpy.typing as npt
 from common.command import UserError
 from stage1_convert.bag import Bag
 from stage1_convert.decode import Still, read_still, still_of
+from stage1_convert.storage import Bytes
 from stage1_convert.tape import Stream, Tape
 from stage1_convert.video import VIDEO_TYPES, VideoDecoder
 
@@ -51,7 +52,7 @@ class _Camera:
         self._message = -1
         self._sample = 0
 
-    def add(self, data: bytes, depth_range_m: Sequence[float], trust: bool) -> Iterator[tuple[int, Still]]:
+    def add(self, data: Bytes, depth_range_m: Sequence[float], trust: bool) -> Iterator[tuple[int, Still]]:
         """Take the next message of the topic."""
         self._message += 1
         sample = self._sample

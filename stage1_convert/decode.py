@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.command import UserError, one_line
-from common.pictures import MAX_PIXELS, Picture, decode_picture, resize
+from common.pictures import MAX_PIXELS, Picture, decode_picture
 
 Pixels = npt.NDArray[Any]
 
@@ -99,22 +99,6 @@ def still_of(pixels: Picture) -> Still:
     """Return a picture that has no file of its own."""
     height, width, _ = pixels.shape
     return Still(height, width, pixels)
-
-
-def to_jpeg(
-    message: Any, size: tuple[int, int] | None, quality: int, depth_range_m: Sequence[float] = (0.0, 4.0)
-) -> tuple[bytes, Picture]:
-    """Return the JPEG file of an image message and the RGB picture (height, width, 3) uint8 it decodes to.
-
-    A colour JPEG of the wanted `size` (height, width), or of any size when None, passes through unchanged. Everything
-    else is encoded with 4:2:0 chroma at `quality`. Raises UserError as read_still does.
-    """
-    still = read_still(message, depth_range_m)
-    assert still.pixels is not None
-    if still.file is not None and still.form == "jpeg" and size in (None, (still.height, still.width)):
-        return still.file, still.pixels
-    jpeg = encode(resize(still.pixels, size), "jpeg", quality)
-    return jpeg, decode_sound(jpeg)
 
 
 def encode(picture: Picture, form: str, quality: int = 95) -> bytes:

@@ -5,7 +5,7 @@ The bag is read twice: first the tape, which decides what each frame shows, then
 
 import itertools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from stage1_convert.lerobot import Piece
 from stage1_convert.parts import Part, key_of, new_part, piece_in, read_part, write_record
 from stage1_convert.plan import Plan, make_plan
 from stage1_convert.reel import Reel
-from stage1_convert.rowfile import Numbers, RowFile, schema_of
+from stage1_convert.rowfile import GROUP_BYTES, Numbers, RowFile, schema_of
 from stage1_convert.shots import Shot, Shots
 from stage1_convert.source import Source, storage_files, storage_format
 from stage1_convert.tape import Stream, Tape, read_tape
@@ -89,8 +89,7 @@ def plan_bag(source: Source, config: Config, scratch: Path) -> BagPlan:
         tape, plan = _read_and_plan(bag, config, report)
         report["warnings"] += bag.warnings
     report["episodes"] = [
-        {"frames": span.frames, "start_ns": int(plan.ticks_ns[span.start]), "begins": span.reason}
-        for span in plan.episodes
+        {"frames": span.frames, "start_ns": plan.ticks_ns[span.start], "begins": span.reason} for span in plan.episodes
     ]
     return BagPlan(report, tape, plan)
 
@@ -118,15 +117,15 @@ def _read_and_plan(bag: Bag, config: Config, report: dict[str, Any]) -> tuple[Ta
     plan = make_plan(tape.clocks, angles, tape.markers_ns, config)
     first_ns = min(int(clock.stamps_ns[0]) for clock in tape.clocks.values())
     last_ns = max(int(clock.stamps_ns[-1]) for clock in tape.clocks.values())
-    report["warm_up_s"] = round((int(plan.ticks_ns[0]) - first_ns) / 1e9, 6)
-    report["tail_s"] = round((last_ns - int(plan.ticks_ns[-1])) / 1e9, 6)
+    report["warm_up_s"] = round((plan.ticks_ns[0] - first_ns) / 1e9, 6)
+    report["tail_s"] = round((last_ns - plan.ticks_ns[-1]) / 1e9, 6)
     report["gaps"] = plan.gaps
     report["left_out"] = [
-        {"start_ns": int(plan.ticks_ns[span.start]), "frames": span.frames, "reason": span.reason}
-        for span in plan.left_out
+        {"start_ns": plan.ticks_ns[span.start], "frames": span.frames, "reason": span.reason} for span in plan.left_out
     ]
     for name, stream in tape.streams.items():
-        messages[stream.topic]["used"] = max(messages[stream.topic]["used"], len(plan.used(name)))
+        used = sum(map(len, plan.used(name)))
+        messages[stream.topic]["used"] = max(messages[stream.topic]["used"], used)
     rows.check_numbers(tape, plan, config)
     return tape, plan
 
@@ -159,9 +158,11 @@ class _Conversion:
                     first = start.first_index + sum(lengths[:at])
                     numbers = Numbers(start.episode_index + at, first, start.task_index)
                     pieces.append(self._write(at, tape, plan, shots, frames, numbers))
+                    tape.forget()
             finally:
                 self._report["warnings"] += bag.warnings
         shutil.rmtree(scratch)
+        self._report["compressed"] = sorted(shots.compressed)
         write_record(self._folder, Part(self._report, shots.sizes, pieces))
 
     def _write(
@@ -175,11 +176,7 @@ class _Conversion:
         pq.write_table(pa.table(sources), piece.sources)
         values = _columns(rows.numbers_of(tape, plan, span, config), sources, config)
         file: RowFile | None = None
-        for first in range(0, span.frames, BATCH_ROWS):
-            stop = min(first + BATCH_ROWS, span.frames)
-            for shot in itertools.islice(frames, stop - first):
-                for camera, reel in reels.items():
-                    reel.add(shot[camera])
+        for first, stop in _batches(frames, reels, span.frames):
             columns = {name: column[first:stop] for name, column in values.items()}
             pictures = {IMAGES + camera: reel.column(stop - first) for camera, reel in reels.items()}
             columns |= {key: column for key, column in pictures.items() if column is not None}
@@ -192,6 +189,21 @@ class _Conversion:
         report |= rows.describe_ages(sources, list(reels), tape.streams)
         report["repeated"] = {camera: reel.repeated for camera, reel in reels.items()}
         return piece._replace(pictures={camera: reel.close() for camera, reel in reels.items()}, report=report)
+
+
+def _batches(frames: Iterator[dict[str, Shot]], reels: Mapping[str, Reel], length: int) -> Iterator[tuple[int, int]]:
+    """Hand the next `length` frames to the reels; yield ranges of rows of at most BATCH_ROWS, or about a row group."""
+    first = 0
+    while first < length:
+        most = stop = min(first + BATCH_ROWS, length)
+        for row, shot in enumerate(itertools.islice(frames, most - first), first + 1):
+            for camera, reel in reels.items():
+                reel.add(shot[camera])
+            if sum(reel.waiting_bytes for reel in reels.values()) >= GROUP_BYTES:
+                stop = row
+                break
+        yield first, stop
+        first = stop
 
 
 def _columns(numbers: rows.Numbers, sources: dict[str, Any], config: Config) -> dict[str, pa.Array]:

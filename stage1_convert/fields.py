@@ -13,6 +13,7 @@ from rosbags.typesys.store import Typestore
 from common.command import UserError
 from stage1_convert import conventions
 from stage1_convert.layout import Layout, Place, check_path, find_layout
+from stage1_convert.storage import Bytes
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -65,7 +66,7 @@ class Fields:
         """Tell whether messages of this type carry a stamp of their own."""
         return self._stamp is not None
 
-    def read(self, batch: Sequence[bytes]) -> Numbers:
+    def read(self, batch: Sequence[Bytes]) -> Numbers:
         """Read a batch of CDR messages; what is wrong with one of them stands in the faults."""
         out = nothing(len(batch), self._width)
         todo = np.arange(len(batch))
@@ -73,7 +74,7 @@ class Fields:
             todo = _apply(plan, batch, todo, out)
         while len(todo):
             try:
-                plan = self._plan(batch[todo[0]])
+                plan = self._plan(bytes(batch[todo[0]]))
             except UserError as error:
                 out.faults[int(todo[0])] = str(error)
                 todo = todo[1:]
@@ -104,7 +105,7 @@ class Fields:
         return _Plan(places, expected, size, stamp, picked, fault)
 
 
-def _apply(plan: _Plan, batch: Sequence[bytes], todo: npt.NDArray[np.intp], out: Numbers) -> npt.NDArray[np.intp]:
+def _apply(plan: _Plan, batch: Sequence[Bytes], todo: npt.NDArray[np.intp], out: Numbers) -> npt.NDArray[np.intp]:
     """Read those messages of `todo` that the plan fits into `out`; return the others."""
     rows = [batch[index][: plan.size] for index in todo]
     joined = b"".join(rows)

@@ -77,7 +77,7 @@ class DatasetWriter:
         for key, (tally, taken) in pictures.items():
             self._pictures[key] = (self._pictures[key][0] + tally, self._pictures[key][1] + taken)
             row = {"episode_index": number, "camera": key.removeprefix(IMAGES), "count": taken}
-            self._counts.add({**row, "tally": tally.ravel().tolist()})
+            self._counts.add({**row, "tally": tally.ravel()})
         place = {"chunk_index": chunk, "file_index": file}
         row = {"episode_index": number, "tasks": [task], "length": count}
         row |= {f"data/{name}": value for name, value in place.items()}
@@ -157,10 +157,10 @@ class Rows:
 
 def picture_counts(path: Path) -> dict[tuple[int, str], Tally]:
     """Return what a dataset's meta/pictures.parquet tells of every episode and camera."""
-    columns = pq.read_table(path).to_pydict()
-    tallies = (np.array(values, np.int64).reshape(stats.TALLY) for values in columns["tally"])
-    keys = zip(columns["episode_index"], columns["camera"], strict=True)
-    return dict(zip(keys, zip(tallies, columns["count"], strict=True), strict=True))
+    table = pq.read_table(path)
+    tallies = table.column("tally").combine_chunks().flatten().to_numpy().reshape(-1, *stats.TALLY)
+    episodes, cameras, counts = (table.column(name).to_pylist() for name in ("episode_index", "camera", "count"))
+    return dict(zip(zip(episodes, cameras, strict=True), zip(tallies, counts, strict=True), strict=True))
 
 
 def describe_info(

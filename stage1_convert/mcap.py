@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.command import UserError, one_line
-from stage1_convert.storage import NO_DEFINITION, Channel, definition
+from stage1_convert.storage import NO_DEFINITION, Bytes, Channel, definition
 from stage1_convert.unpack import check_size, unpack
 
 MAGIC = b"\x89MCAP0\r\n"
@@ -25,7 +25,6 @@ FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, CHUNK_INDEX, STATISTICS, DATA_END = 2, 
 OPCODES = {*range(1, 0x10), *range(0x80, 0x100)}  # the spec's, and those it leaves to private use
 DAMAGE = (UserError, struct.error, ValueError, KeyError, OverflowError, OSError)
 RECORD, MESSAGE_HEAD, CHUNK_HEAD = struct.Struct("<BQ"), struct.Struct("<HIQQ"), struct.Struct("<QQQI")
-Bytes = bytes | memoryview
 FOOTER_BYTES = 9 + 20 + 8
 MAX_RECORD_BYTES = 1 << 30
 
@@ -71,7 +70,7 @@ class Mcap:
         self.start_ns = min([*times[0], min(self._loose[0], default=1 << 62)])
         self.end_ns = max([*times[1], max(self._loose[0], default=0)])
 
-    def read(self, wanted: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
+    def read(self, wanted: Collection[int]) -> Iterator[tuple[int, int, Bytes]]:
         """Return an iterator of (channel, receive time in ns, serialised message), in the order of the receive times."""
         chosen = frozenset(wanted)
         chunked = self._read_chunks(chosen)
@@ -83,8 +82,8 @@ class Mcap:
         """Give the file back."""
         self._file.close()
 
-    def _read_chunks(self, wanted: frozenset[int]) -> Iterator[tuple[int, int, bytes]]:
-        waiting: list[tuple[int, int, bytes]] = []
+    def _read_chunks(self, wanted: frozenset[int]) -> Iterator[tuple[int, int, Bytes]]:
+        waiting: list[tuple[int, int, Bytes]] = []
         chunks = sorted(chunk for chunk in self._chunks if not chunk.channels or chunk.channels & wanted)
         for chunk in chunks:
             ready = sum(1 for message in waiting if message[1] < chunk.start_ns)
@@ -93,7 +92,7 @@ class Mcap:
             waiting.sort(key=itemgetter(1))  # stable: equal times keep the order of the file
         yield from waiting
 
-    def _read_loose(self, wanted: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
+    def _read_loose(self, wanted: Collection[int]) -> Iterator[tuple[int, int, Bytes]]:
         times_ns, places = self._loose
         order: Sequence[int] = range(len(places))
         if any(one > two for one, two in itertools.pairwise(times_ns)):
@@ -103,9 +102,9 @@ class Mcap:
             if channel in wanted:
                 yield channel, receive_ns, data
 
-    def _messages(self, chunk: Chunk, wanted: Collection[int]) -> list[tuple[int, int, bytes]]:
+    def _messages(self, chunk: Chunk, wanted: Collection[int]) -> list[tuple[int, int, Bytes]]:
         """Return those of a chunk's messages that are wanted, up to where it is damaged."""
-        found: list[tuple[int, int, bytes]] = []
+        found: list[tuple[int, int, Bytes]] = []
         try:
             opcode, record = self._record(chunk.offset)
             if opcode != CHUNK:
@@ -228,8 +227,8 @@ def _records(data: Bytes) -> Iterator[tuple[int, memoryview]]:
         at += size
 
 
-def _collect(data: memoryview, wanted: Collection[int], found: list[tuple[int, int, bytes]]) -> None:
-    """Append the wanted messages of an unpacked chunk, copying nothing else: it is read twice, and mostly for some."""
+def _collect(data: memoryview, wanted: Collection[int], found: list[tuple[int, int, Bytes]]) -> None:
+    """Append the wanted messages of an unpacked chunk, copying little: it is read twice, and mostly for some."""
     at, end, head, unpack = 0, len(data), RECORD.size, MESSAGE_HEAD.unpack_from
     while at < end:
         opcode, size = RECORD.unpack_from(data, at)
@@ -241,7 +240,9 @@ def _collect(data: memoryview, wanted: Collection[int], found: list[tuple[int, i
                 raise UserError(f"no complete message at its byte {at}")
             channel, _, receive_ns, _ = unpack(data, at)
             if channel in wanted:
-                found.append((channel, receive_ns, bytes(data[at + MESSAGE_HEAD.size : at + size])))
+                message = data[at + MESSAGE_HEAD.size : at + size]
+                # A piece keeps its whole chunk in memory: only a large one is worth that.
+                found.append((channel, receive_ns, message if 4 * size > end else bytes(message)))
         at += size
 
 

@@ -29,7 +29,7 @@ from common.files import locked, read_json, remove_stale, sync, write_json
 from stage1_convert.config import Config
 from stage1_convert.lerobot import PICTURES_PATH, SOURCES_PATH, Piece, Tally, link, picture_counts
 
-FORMAT = 2  # of meta/conversion.json and of what a part holds: README.md describes both
+FORMAT = 3  # of meta/conversion.json and of what a part holds: README.md describes both
 REPORT = "meta/conversion.json"
 RECORD = "record.json"
 TWIN = "holds the same recording as bag"

@@ -8,10 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from common.command import UserError
 from stage1_convert import sync
 from stage1_convert.config import JOINTS, Config, DataConfig
+from stage1_convert.spool import Spool, forget, take
+
+BLOCK_TICKS = 1024  # looked at in one go: what they point at is then little, too
 
 
 class Span(NamedTuple):
@@ -34,15 +38,29 @@ class Plan(NamedTuple):
     (data.on_gap=drop), pause, idle, min_episode_s.
     """
 
-    ticks_ns: sync.Int64
+    ticks_ns: sync.Grid
     picks: dict[str, sync.Int64]
     episodes: list[Span]
     left_out: list[Span]
     gaps: list[dict[str, Any]]
 
-    def used(self, stream: str) -> sync.Int64:
-        """Return the numbers of the samples that the episodes' frames show, each once, in order."""
-        return np.unique(np.concatenate([self.picks[stream][span.start : span.stop] for span in self.episodes]))
+    def used(self, stream: str) -> Iterator[sync.Int64]:
+        """Yield the numbers of the samples that the frames show, each once, in order, an episode's at a time."""
+        last = -1
+        for span in self.episodes:
+            numbers = np.unique(np.asarray(self.picks[stream][span.start : span.stop]))
+            forget(self.picks[stream])
+            yield numbers[numbers > last]
+            last = int(numbers[-1])
+
+    def uses(self, stream: str, samples: int) -> npt.NDArray[np.int32]:
+        """Return (samples,), how many frames show each of a stream's samples."""
+        found = np.zeros(samples, np.int32)
+        for span in self.episodes:
+            numbers, counts = np.unique(np.asarray(self.picks[stream][span.start : span.stop]), return_counts=True)
+            forget(self.picks[stream])
+            found[numbers] += counts
+        return found
 
 
 def rule_of(stream: str, data: DataConfig) -> tuple[str, int]:
@@ -67,18 +85,18 @@ def make_plan(clocks: Mapping[str, sync.Clock], angles: sync.Float64, markers_ns
     ticks_ns = sync.grid(first_ns + round(data.grid_delay_ms * 1e6), last_ns, data.fps)
     picks, good = {}, {}
     for stream, clock in clocks.items():
-        picks[stream], good[stream] = sync.pick(clock.stamps_ns, ticks_ns, *rule_of(stream, data))
+        picks[stream], good[stream] = _pick(clock.stamps_ns, ticks_ns, *rule_of(stream, data))
     whole = np.logical_and.reduce(list(good.values()))
     gaps: list[dict[str, Any]] = [
-        {"start_ns": int(ticks_ns[a]), "frames": b - a, "streams": [s for s, ok in good.items() if not ok[a:b].all()]}
+        {"start_ns": ticks_ns[a], "frames": b - a, "streams": [s for s, ok in good.items() if not ok[a:b].all()]}
         for a, b in sync.runs(~whole)
     ]
     if gaps and data.on_gap == "fail":
-        at_s, silent = (gaps[0]["start_ns"] - int(ticks_ns[0])) / 1e9, ", ".join(gaps[0]["streams"])
+        at_s, silent = (gaps[0]["start_ns"] - ticks_ns[0]) / 1e9, ", ".join(gaps[0]["streams"])
         raise UserError(f"a gap of {gaps[0]['frames']} frames {at_s:.3f} s after the start: nothing from {silent}")
     pieces = [Span(a, b, "gap" if a else "start") for a, b in sync.runs(whole)]
-    cuts = np.searchsorted(ticks_ns, markers_ns)
-    episodes, left_out = _divide(pieces, cuts, angles[picks[JOINTS]] if _rests_matter(data) else None, data)
+    still = _still(angles, picks[JOINTS], data.fps) if _rests_matter(data) else None
+    episodes, left_out = _divide(pieces, ticks_ns.first_from(markers_ns), still, data)
     if not episodes:
         raise UserError(_too_short(pieces, left_out, data))
     return Plan(ticks_ns, picks, episodes, sorted(left_out), gaps)
@@ -96,6 +114,34 @@ def _overlap(clocks: Mapping[str, sync.Clock]) -> tuple[int, int]:
     return first[late], last[early]
 
 
+def _pick(stamps_ns: sync.Int64, ticks_ns: sync.Grid, rule: str, limit_ns: int) -> tuple[sync.Int64, sync.Bool]:
+    """Return what sync.pick does, in memory that does not grow with the bag."""
+    picks, good = Spool(), np.zeros(len(ticks_ns), np.bool_)
+    for first in range(0, max(len(ticks_ns), 1), BLOCK_TICKS):
+        block = slice(first, first + BLOCK_TICKS)
+        found, good[block] = sync.pick(stamps_ns, ticks_ns[block], rule, limit_ns)
+        picks.add(found)
+        forget(stamps_ns)
+    return picks.array(), good
+
+
+def _still(angles: sync.Float64, picks: sync.Int64, fps: int) -> sync.Bool:
+    """Return for each tick whether the arm rests on the way to the next one."""
+    still = np.zeros(len(picks), np.bool_)
+    for first in range(0, len(picks), BLOCK_TICKS):
+        block = take(angles, picks[first : first + BLOCK_TICKS + 1])
+        still[first : first + len(block) - 1] = sync.resting(block, fps)[:-1]
+        forget(picks)
+    return still
+
+
+def _still_within(piece: Span, still: sync.Bool) -> sync.Bool:
+    """Return whether the arm rests in each frame of a piece; the last one leads nowhere and is like the one before."""
+    within = still[piece.start : piece.stop].copy()
+    within[-1:] = within[-2:-1] if len(within) > 1 else False
+    return within
+
+
 def _rests_matter(data: DataConfig) -> bool:
     return data.split_pause_s > 0 or data.trim_idle_s > 0
 
@@ -105,7 +151,7 @@ def _shortest(data: DataConfig) -> int:
 
 
 def _divide(
-    pieces: list[Span], cuts: Iterable[int], angles: sync.Float64 | None, data: DataConfig
+    pieces: list[Span], cuts: Iterable[int], still: sync.Bool | None, data: DataConfig
 ) -> tuple[list[Span], list[Span]]:
     """Return the episodes and the frames that are left out of the pieces between gaps."""
     left_out: list[Span] = []
@@ -114,10 +160,10 @@ def _divide(
         left_out += [piece._replace(reason="shorter_piece") for piece in pieces if piece is not longest]
         pieces = [longest]
     pieces = [part for piece in pieces for part in _cut(piece, cuts)]
-    if angles is not None and data.split_pause_s > 0:
-        pieces = [part for piece in pieces for part in _without_pauses(piece, angles, data, left_out)]
-    if angles is not None and data.trim_idle_s > 0:
-        pieces = [_without_idle_ends(piece, angles, data, left_out) for piece in pieces]
+    if still is not None and data.split_pause_s > 0:
+        pieces = [part for piece in pieces for part in _without_pauses(piece, still, data, left_out)]
+    if still is not None and data.trim_idle_s > 0:
+        pieces = [_without_idle_ends(piece, still, data, left_out) for piece in pieces]
     longest_frames = max(2, math.floor(data.max_episode_s * data.fps + 1e-9))
     episodes = []
     for piece in pieces:
@@ -134,18 +180,17 @@ def _cut(piece: Span, cuts: Iterable[int]) -> Iterator[Span]:
     start, reason = piece.start, piece.reason
     for cut in cuts:
         if start < cut < piece.stop:
-            yield Span(start, int(cut), reason)
-            start, reason = int(cut), "marker"
+            yield Span(start, cut, reason)
+            start, reason = cut, "marker"
     yield Span(start, piece.stop, reason)
 
 
-def _without_pauses(piece: Span, angles: sync.Float64, data: DataConfig, left_out: list[Span]) -> Iterator[Span]:
+def _without_pauses(piece: Span, still: sync.Bool, data: DataConfig, left_out: list[Span]) -> Iterator[Span]:
     """Cut the rests of at least data.split_pause_s out of a piece; the next part begins with the last frame at rest,
     as `resting` counts a frame to the motion that follows it."""
-    still = sync.resting(angles[piece.start : piece.stop], data.fps)
     long = math.ceil(data.split_pause_s * data.fps - 1e-9)
     start, reason = piece.start, piece.reason
-    for a, b in sync.runs(still):
+    for a, b in sync.runs(_still_within(piece, still)):
         if b - a >= long:
             first = piece.start + a + (a > 0)  # an episode ends with the frame in which the arm has come to rest
             left_out.append(Span(first, piece.start + b, "pause"))
@@ -156,10 +201,9 @@ def _without_pauses(piece: Span, angles: sync.Float64, data: DataConfig, left_ou
         yield Span(start, piece.stop, reason)
 
 
-def _without_idle_ends(piece: Span, angles: sync.Float64, data: DataConfig, left_out: list[Span]) -> Span:
+def _without_idle_ends(piece: Span, still: sync.Bool, data: DataConfig, left_out: list[Span]) -> Span:
     """Cut all but data.trim_idle_s of the rest at both ends of a piece."""
-    still = sync.resting(angles[piece.start : piece.stop], data.fps)
-    first, last = sync.trim(still, math.ceil(data.trim_idle_s * data.fps - 1e-9))
+    first, last = sync.trim(_still_within(piece, still), math.ceil(data.trim_idle_s * data.fps - 1e-9))
     kept = piece._replace(start=piece.start + first, stop=piece.start + last)
     ends = [Span(piece.start, kept.start, "idle"), Span(kept.stop, piece.stop, "idle")]
     left_out += [end for end in ends if end.frames]

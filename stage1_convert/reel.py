@@ -16,13 +16,15 @@ SUFFIX = {"jpeg": "jpg", "png": "png"}
 
 
 class Reel:
-    """Takes the frames' shots in order; `repeated` counts those that show another message with the same picture."""
+    """Takes the frames' shots in order; `repeated` counts those that show another message with the same picture, and
+    `waiting_bytes` is what the next column will hold.
+    """
 
     def __init__(self, video: Path, data: DataConfig) -> None:
         self._path, self._data = video, data
         self._video: VideoFile | None = None
         self._waiting: list[bytes] = []
-        self._taken = self._decoded = self.repeated = 0
+        self._taken = self._decoded = self.repeated = self.waiting_bytes = 0
         self._sum = np.zeros(stats.TALLY, np.int64)
         self._last: Shot | None = None
 
@@ -35,6 +37,7 @@ class Reel:
             self.repeated += shot.repeated
         self._last = shot
         self._waiting.append(shot.data)
+        self.waiting_bytes += len(shot.data)
         if shot.picture is not None:
             height, width, _ = shot.picture.shape
             self._video = self._video or VideoFile(self._path, (height, width), self._data.fps)
@@ -48,7 +51,7 @@ class Reel:
         files, first = self._waiting, self._taken
         if len(files) < count:
             raise UserError("the second reading gave fewer pictures than the first: it is damaged or being written to")
-        self._waiting, self._taken = [], first + count
+        self._waiting, self._taken, self.waiting_bytes = [], first + count, 0
         if self._video is not None:
             return None
         paths = pa.array([f"frame-{first + row:06d}.{SUFFIX[self._data.storage]}" for row in range(count)])

@@ -17,7 +17,7 @@ from common.dataset import Feature, arrow_type
 
 # A reader holds a row group in memory, and so does the writer: small ones stay in memory that was touched before, and
 # memory that a process touches for the first time can cost more than all the copying.
-GROUP_BYTES = 8 << 20
+GROUP_BYTES = 2 << 20
 PLACE = ("episode_index", "index", "task_index")  # the columns that Numbers decides
 
 

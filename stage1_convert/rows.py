@@ -9,6 +9,7 @@ from common.command import UserError
 from stage1_convert import conventions, sync
 from stage1_convert.config import COMMAND, JOINTS, Config
 from stage1_convert.plan import Plan, Span, rule_of
+from stage1_convert.spool import take
 from stage1_convert.tape import Stream, Tape
 
 MAX_NUMBER = 1e9  # what is beyond any force, angle or distance of a robot is a damaged number
@@ -27,15 +28,15 @@ def check_numbers(tape: Tape, plan: Plan, config: Config) -> None:
     for name, stream in tape.streams.items():
         if name in config.data.cameras:
             continue
-        used = plan.used(name)
-        if rule_of(name, config.data)[0] == "linear":
-            used = np.unique(np.minimum(np.concatenate([used, used + 1]), len(stream.values) - 1))
         limits = np.where(angular(name, config), MAX_ANGLE_RAD, MAX_NUMBER)
-        sound = (np.abs(stream.values[used]) <= limits).all(axis=1)  # false for NaN, too
-        if not sound.all():
-            first = int(used[~sound][0])
-            fault = stream.faults.get(first) or _strange(stream.values[first], limits, dimensions(name, config))
-            raise UserError(f"topic {stream.topic}, message {stream.numbers[first]}: {fault}")
+        after = [1] if rule_of(name, config.data)[0] == "linear" else []
+        for shown in plan.used(name):
+            used = np.unique(np.minimum([shown + more for more in (0, *after)], len(stream.values) - 1))
+            sound = (np.abs(take(stream.values, used)) <= limits).all(axis=1)  # false for NaN, too
+            if not sound.all():
+                first = int(used[~sound][0])
+                fault = stream.faults.get(first) or _strange(stream.values[first], limits, dimensions(name, config))
+                raise UserError(f"topic {stream.topic}, message {stream.numbers[first]}: {fault}")
 
 
 def dimensions(stream: str, config: Config) -> list[str]:
@@ -87,7 +88,8 @@ def sources_of(tape: Tape, plan: Plan, span: Span) -> dict[str, sync.Int64]:
     columns = {"frame_index": np.arange(span.frames), "tick_ns": ticks_ns}
     for name, stream in tape.streams.items():
         index = plan.picks[name][span.start : span.stop]
-        columns |= {f"{name}.stamp_ns": stream.clock.stamps_ns[index], f"{name}.message": stream.numbers[index]}
+        columns[f"{name}.stamp_ns"] = take(stream.clock.stamps_ns, index)
+        columns[f"{name}.message"] = take(stream.numbers, index)
     return columns
 
 
@@ -118,8 +120,7 @@ def _sampled(name: str, stream: Stream, plan: Plan, span: Span, config: Config) 
     if name not in config.data.cameras and rule_of(name, config.data)[0] == "linear":
         ticks_ns = plan.ticks_ns[span.start : span.stop]
         return sync.interpolate(stream.clock.stamps_ns, stream.values, ticks_ns, index, angular(name, config))
-    sampled: sync.Float64 = stream.values[index]
-    return sampled
+    return take(stream.values, index)
 
 
 def _strange(values: sync.Float64, limits: Any, names: list[str]) -> str:

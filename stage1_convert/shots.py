@@ -18,8 +18,11 @@ from stage1_convert.tape import Tape
 
 
 class Shot(NamedTuple):
-    """A picture to store: its file, or its pixels where it becomes a frame of a video, and the stats.tally of what it
-    decodes to, None where it is trusted unseen. Frames wait in batches: pixels would be large.
+    """A picture to store: its file, or its pixels where it becomes a frame of a video, and its stats.tally, None where it
+    is trusted unseen. Frames wait in batches: pixels would be large.
+
+    A tally is of what the file decodes to, and of the pixels before they are compressed where that is done here: to
+    decode each of them again would take longer than to compress it.
 
     `repeated` tells that the message before it showed the same picture, to the byte.
     """
@@ -31,20 +34,22 @@ class Shot(NamedTuple):
 
 
 class Shots:
-    """Reads the pictures of one bag; `sizes` holds each camera's (height, width) as soon as it has been seen."""
+    """Reads the pictures of one bag; `sizes` holds each camera's (height, width) as soon as it has been seen, `compressed`
+    the cameras of which a picture lost detail here.
+    """
 
     def __init__(self, bag: Bag, tape: Tape, plan: Plan, config: Config, trust_images: bool) -> None:
         self._bag, self._tape, self._plan, self._config, self._trust = bag, tape, plan, config, trust_images
         resize = config.conventions.image_resize
         self._size = (resize[0], resize[1]) if resize else None
         self.sizes: dict[str, tuple[int, int]] = {}
+        self.compressed: set[str] = set()
         self._last: dict[str, decode.Still] = {}
 
     def frames(self) -> Iterator[dict[str, Shot]]:
         """Yield every frame's pictures by camera, over all episodes in order."""
         plan, cameras = self._plan, self._config.data.cameras
-        ticks = np.concatenate([np.arange(span.start, span.stop) for span in plan.episodes])
-        uses = {c: np.bincount(plan.picks[c][ticks], minlength=len(self._tape.streams[c].numbers)) for c in cameras}
+        uses = {c: plan.uses(c, len(self._tape.streams[c].numbers)) for c in cameras}
         firsts = {c: {int(plan.picks[c][span.start]) for span in plan.episodes} for c in cameras}
         waiting: dict[str, deque[Shot]] = {camera: deque() for camera in cameras}
         needed = {camera: times > 0 for camera, times in uses.items()}
@@ -52,7 +57,7 @@ class Shots:
         for camera, sample, still in pictures:
             try:
                 # An episode's first picture is always looked at: there is something to tell of every episode.
-                shot = self._take(camera, still, sample in firsts[camera] or sample % SEEN_OF_TRUSTED == 0)
+                shot = self._take(camera, still, sample, sample in firsts[camera] or sample % SEEN_OF_TRUSTED == 0)
             except UserError as error:
                 stream = self._tape.streams[camera]
                 number, stamp_ns = stream.numbers[sample], stream.clock.stamps_ns[sample]
@@ -61,30 +66,24 @@ class Shots:
             while all(waiting.values()):
                 yield {name: queue.popleft() for name, queue in waiting.items()}
 
-    def _take(self, camera: str, still: decode.Still, looked_at: bool) -> Shot:
+    def _take(self, camera: str, still: decode.Still, sample: int, looked_at: bool) -> Shot:
         last, self._last[camera] = self._last.get(camera), still
         repeated = last is not None and _same(last, still)
-        data, picture, size = self._store(still, looked_at)
+        size, storage = self._size or (still.height, still.width), self._config.data.storage
         if self.sizes.setdefault(camera, size) != size:
             before = "{}x{}".format(*self.sizes[camera])
             raise UserError(f"the picture is {size[0]}x{size[1]}, the ones before it {before}")
-        tally = None if picture is None else stats.tally(picture)
-        return Shot(data, None if data else picture, tally, repeated)
-
-    def _store(self, still: decode.Still, looked_at: bool) -> tuple[bytes, Picture | None, tuple[int, int]]:
-        """Return the file to store, the picture it decodes to, or None where it is trusted, and its (height, width)."""
-        storage, size = self._config.data.storage, self._size or (still.height, still.width)
+        looked_at |= not self._trust
         if still.file is not None and still.form == storage and size == (still.height, still.width):
-            unseen = still.pixels is None and looked_at
-            return still.file, decode.decode_sound(still.file) if unseen else still.pixels, size
-        pixels = still.pixels if still.pixels is not None else decode.decode_sound(still.file or b"")
-        picture = resize(pixels, size)
+            picture = decode.decode_sound(still.file) if still.pixels is None and looked_at else still.pixels
+            return Shot(still.file, None, None if picture is None else stats.tally(picture, sample), repeated)
+        picture = resize(still.pixels if still.pixels is not None else decode.decode_sound(still.file or b""), size)
+        counted = stats.tally(picture, sample) if looked_at else None
         if storage == "video":
-            return b"", picture, size
-        data = decode.encode(picture, storage, self._config.conventions.jpeg_quality)
-        if storage == "png":
-            return data, picture, size
-        return data, decode.decode_sound(data) if looked_at or not self._trust else None, size
+            return Shot(b"", picture, counted, repeated)
+        if storage == "jpeg":
+            self.compressed.add(camera)
+        return Shot(decode.encode(picture, storage, self._config.conventions.jpeg_quality), None, counted, repeated)
 
 
 def _same(one: decode.Still, two: decode.Still) -> bool:

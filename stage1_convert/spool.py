@@ -1,5 +1,6 @@
 """Rows of numbers in, a few at a time; one array of them all out, which memory need not hold when it is long."""
 
+import mmap
 import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -7,7 +8,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-MEMORY_BYTES = 16 << 20
+MEMORY_BYTES = 1 << 20
+BLOCK_BYTES = 4 << 20  # of a mapped array, looked at in one go
 
 
 class Spool:
@@ -43,3 +45,31 @@ class Spool:
         self._file.write(rows.data)
         self._waiting, self._waiting_bytes = [rows[:0]], 0
         return rows
+
+
+def forget(*arrays: npt.NDArray[Any]) -> None:
+    """Let go of the memory that mapped arrays take; what is looked at again comes back from their files."""
+    for array in arrays:
+        mapped: mmap.mmap | None = getattr(array, "_mmap", None)  # where numpy's memmap has it, views of it, too
+        if mapped is not None:
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def thin(rows: npt.NDArray[Any], step: int) -> npt.NDArray[Any]:
+    """Return every `step`-th row of an array that may be mapped, and is let go of."""
+    block = step * max(1, BLOCK_BYTES // (step * max(rows[:1].nbytes, 1)))
+    parts = [rows[:0]]
+    for first in range(0, len(rows), block):
+        parts.append(np.array(rows[first : first + block : step]))
+        forget(rows)
+    return np.concatenate(parts)
+
+
+def take(rows: npt.NDArray[Any], index: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Return rows[index] of an array that may be mapped, and is let go of; `index` ascends."""
+    span = int(index[-1] - index[0]) if len(index) else 0
+    found = [rows[:0]]
+    for part in np.array_split(index, 1 + span * rows.strides[0] // BLOCK_BYTES):
+        found.append(np.asarray(rows[part]))
+        forget(rows)
+    return np.concatenate(found)

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 
+Bytes = bytes | memoryview  # a message may be a piece of a chunk: a picture is not copied to be handed on
 NO_DEFINITION = MessageDefinition(MessageDefinitionFormat.NONE, "")
 FORMATS = {"ros2msg": MessageDefinitionFormat.MSG, "ros2idl": MessageDefinitionFormat.IDL}
 
@@ -26,7 +27,7 @@ class Storage(Protocol):
     start_ns: int
     end_ns: int
 
-    def read(self, wanted: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
+    def read(self, wanted: Collection[int]) -> Iterator[tuple[int, int, Bytes]]:
         """Yield (channel, receive time in ns, serialised message)."""
         ...
 

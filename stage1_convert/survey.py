@@ -14,7 +14,8 @@ from stage1_convert import fields
 from stage1_convert.bag import Bag, open_bag
 from stage1_convert.decode import read_still
 from stage1_convert.source import Source, storage_files
-from stage1_convert.sync import Clock, Int64, choose_clock
+from stage1_convert.storage import Bytes
+from stage1_convert.sync import Clock, Int64, StampOrder, choose_clock, sampled_step
 from stage1_convert.tape import PICTURE_TYPES
 from stage1_convert.video import VIDEO_TYPES, VideoDecoder, starts_video
 
@@ -125,21 +126,21 @@ class _Watch:
         self._video = VideoDecoder() if self._topic.type in VIDEO_TYPES else None
         self._frame: Picture | None = None
 
-    def add(self, receive_ns: int, data: bytes) -> None:
+    def add(self, receive_ns: int, data: Bytes) -> None:
         """Take the next message."""
         number = len(self._receive_ns)
         self._receive_ns.append(receive_ns)
-        self._heads.append(data[:HEAD_BYTES])
+        self._heads.append(bytes(data[:HEAD_BYTES]))
         if len(self._heads) == BATCH_MESSAGES:
             self._flush()
         if self._topic.type == fields.JOINT_STATE:
-            self._note_names(number, data)
+            self._note_names(number, bytes(data))
         elif self._topic.type in PICTURE_TYPES:
             self._picture_bytes += len(data)
             if self._video is not None:
                 self._watch_video(number, data)
             elif number in (0, self._topic.declared // 2):
-                self._shown = data
+                self._shown = bytes(data)
 
     def finish(self) -> Facts:
         """Return what was seen."""
@@ -175,14 +176,14 @@ class _Watch:
         known = self._orders.get(names, Order(names, 0, number))
         self._orders[names] = known._replace(messages=known.messages + 1)
 
-    def _watch_video(self, number: int, data: bytes) -> None:
+    def _watch_video(self, number: int, data: Bytes) -> None:
         """Decode until the first picture is there."""
         if self._frame is not None or self.fault or self._video is None:
             return
         try:
             packet: Any = self._bag.deserialise(self._name, data)
             if self._shown or starts_video(self._topic.type, packet):
-                self._shown = self._shown or data
+                self._shown = self._shown or bytes(data)
                 self._frame = next((picture for _, picture in self._video.add(number, packet)), None)
         except UserError as error:
             self.fault = one_line(error)
@@ -202,7 +203,10 @@ class _Watch:
 def _clock(header_ns: Int64, receive_ns: Int64, has_header: bool) -> Clock:
     if not has_header:
         return Clock(receive_ns, "receive", "messages of this type carry no stamp", None)
-    return choose_clock(header_ns, receive_ns, "auto")
+    sampled, order = slice(None, None, sampled_step(len(header_ns))), StampOrder()
+    order.add(header_ns)
+    clock = choose_clock(header_ns[sampled], receive_ns[sampled], order, "auto")
+    return clock._replace(stamps_ns=header_ns if clock.source == "header" else receive_ns)
 
 
 def changes(orders: list[Order]) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """The stamps of several streams in; an exact fps grid, and which sample of a stream each of its ticks gets, out."""
 
 import itertools
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -32,38 +32,62 @@ class Clock(NamedTuple):
     latency_ms: float | None
 
 
-def choose_clock(header_ns: Int64, receive_ns: Int64, wanted: str) -> Clock:
-    """Choose between header and receive stamps, both (messages,), of one stream; `wanted` is auto, header or receive.
+class StampOrder:
+    """Whether the header stamps of a stream, which come a few at a time, are set and in order, and how many repeat."""
+
+    def __init__(self) -> None:
+        self.repeats = 0
+        self._stamps = self._zero = self._back = self._first_back = 0
+        self._last_ns: Int64 = np.zeros(0, np.int64)
+
+    def add(self, header_ns: Int64) -> None:
+        """Take the next stamps."""
+        steps_ns = np.diff(np.concatenate([self._last_ns, header_ns]))
+        self.repeats += int(np.count_nonzero(steps_ns == 0))
+        back = np.flatnonzero(steps_ns < 0)
+        if len(back) and not self._back:
+            self._first_back = self._stamps - len(self._last_ns) + int(back[0]) + 1
+        self._back += len(back)
+        self._zero += int(np.count_nonzero(header_ns <= 0))
+        self._stamps += len(header_ns)
+        self._last_ns = header_ns[-1:].copy() if len(header_ns) else self._last_ns
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with them."""
+        if self._zero:
+            return f"{self._zero} of {self._stamps} header stamps are zero"
+        if self._back:
+            return f"header stamps go back {self._back} times, first at message {self._first_back}"
+        return None
+
+
+def sampled_step(stamps: int) -> int:
+    """Return the step at which so many stamps are looked at for their delays."""
+    return 1 + stamps // SAMPLED_STAMPS
+
+
+def choose_clock(header_ns: Int64, receive_ns: Int64, order: StampOrder, wanted: str) -> Clock:
+    """Choose between header and receive stamps, both (messages,), of one stream, of which those of every sampled_step are
+    enough; `order` is that of all header stamps, and `wanted` auto, header or receive.
 
     Raises UserError when header stamps are demanded and are zero or go back.
     """
-    some = slice(None, None, 1 + len(header_ns) // SAMPLED_STAMPS)
-    delays_ns = (receive_ns[some] - header_ns[some])[header_ns[some] > 0]
-    latency_ms = round(float(np.median(delays_ns)) / 1e6, 3) if len(delays_ns) else None
-    fault = _order_fault(header_ns)
+    delays_ns = receive_ns - header_ns
+    known_ns = delays_ns[header_ns > 0]
+    latency_ms = round(float(np.median(known_ns)) / 1e6, 3) if len(known_ns) else None
     if wanted == "header":
-        if fault:
-            raise UserError(f"{fault}; set data.time_source to auto or receive")
+        if order.fault:
+            raise UserError(f"{order.fault}; set data.time_source to auto or receive")
         return Clock(header_ns, "header", "configured", latency_ms)
-    fault = fault or _offset_fault(header_ns, receive_ns)
+    fault = order.fault or _offset_fault(delays_ns)
     if wanted == "receive" or fault:
         return Clock(receive_ns, "receive", fault if wanted == "auto" and fault else "configured", latency_ms)
-    repeats = int(np.count_nonzero(np.diff(header_ns) == 0))
-    told = f"; {repeats} repeat the one before" if repeats else ""
+    told = f"; {order.repeats} repeat the one before" if order.repeats else ""
     return Clock(header_ns, "header", f"header stamps are in order and near the receive times{told}", latency_ms)
 
 
-def _order_fault(header_ns: Int64) -> str | None:
-    zero = int(np.count_nonzero(header_ns <= 0))
-    if zero:
-        return f"{zero} of {len(header_ns)} header stamps are zero"
-    back = np.flatnonzero(np.diff(header_ns) < 0)
-    return f"header stamps go back {len(back)} times, first at message {back[0] + 1}" if len(back) else None
-
-
-def _offset_fault(header_ns: Int64, receive_ns: Int64) -> str | None:
-    some = slice(None, None, 1 + len(header_ns) // SAMPLED_STAMPS)
-    delays_ns = receive_ns[some] - header_ns[some]
+def _offset_fault(delays_ns: Int64) -> str | None:
     # No message is received before it is sent: that clock was set ahead, even where only the last ones say so.
     ahead_ns = -int(delays_ns.min())
     if ahead_ns > MAX_CLOCK_OFFSET_NS:
@@ -76,15 +100,43 @@ def _offset_fault(header_ns: Int64, receive_ns: Int64) -> str | None:
     return None
 
 
-def grid(start_ns: int, stop_ns: int, fps: int) -> Int64:
-    """Return the ticks start + k * 1e9 // fps that are not after `stop_ns`: integer arithmetic, so they never drift.
+class Grid:
+    """The ticks start + k * 1e9 // fps for k from 0 to `count` - 1: integer arithmetic, so they never drift. They are
+    computed where they are looked at.
+    """
+
+    def __init__(self, start_ns: int, fps: int, count: int) -> None:
+        self._start_ns, self._fps, self._count = start_ns, fps, count
+
+    def __len__(self) -> int:
+        """Return the number of ticks."""
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> int: ...
+    @overload
+    def __getitem__(self, at: slice) -> Int64: ...
+    def __getitem__(self, at: int | slice) -> int | Int64:
+        """Return one tick, or those of a slice."""
+        if isinstance(at, slice):
+            return self._start_ns + np.arange(*at.indices(self._count), dtype=np.int64) * SECOND_NS // self._fps
+        return self._start_ns + range(self._count)[at] * SECOND_NS // self._fps
+
+    def first_from(self, times_ns: Int64) -> list[int]:
+        """Return for each of these times the number of the first tick that is not before it."""
+        after = ((int(time_ns) - self._start_ns) * self._fps for time_ns in times_ns)
+        return [min(max(-(-units // SECOND_NS), 0), self._count) for units in after]
+
+
+def grid(start_ns: int, stop_ns: int, fps: int) -> Grid:
+    """Return the ticks from `start_ns` on that are not after `stop_ns`.
 
     Raises UserError when the span is longer than any recording, which means that a clock jumped.
     """
     if stop_ns - start_ns > MAX_SPAN_NS:
         raise UserError(f"the stamps span {(stop_ns - start_ns) / SECOND_NS / 3600:.1f} h: a clock jumped")
     count = ((stop_ns - start_ns + 1) * fps - 1) // SECOND_NS + 1 if stop_ns >= start_ns else 0
-    return start_ns + np.arange(count, dtype=np.int64) * SECOND_NS // fps
+    return Grid(start_ns, fps, count)
 
 
 def pick(stamps_ns: Int64, ticks_ns: Int64, rule: str, limit_ns: int) -> tuple[Int64, Bool]:

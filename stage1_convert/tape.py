@@ -15,7 +15,8 @@ from common.command import UserError
 from stage1_convert import fields, sync
 from stage1_convert.bag import Bag
 from stage1_convert.config import COMMAND, FIELD_PATH, JOINTS, Config, DataConfig
-from stage1_convert.spool import Spool
+from stage1_convert.spool import Spool, forget, thin
+from stage1_convert.storage import Bytes
 from stage1_convert.video import VIDEO_TYPES, starts_video
 
 PICTURE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", *VIDEO_TYPES)
@@ -56,6 +57,11 @@ class Tape(NamedTuple):
     def clocks(self) -> dict[str, sync.Clock]:
         """Return the clock of each stream."""
         return {name: stream.clock for name, stream in self.streams.items()}
+
+    def forget(self) -> None:
+        """Let go of the memory that long streams take."""
+        for stream in self.streams.values():
+            forget(stream.clock.stamps_ns, stream.numbers, stream.values)
 
     @property
     def numbers(self) -> sync.Int64:
@@ -100,10 +106,11 @@ class _Track:
         self._is_video = self._type in VIDEO_TYPES
         self._leading = 0
         self._numbers, self._header_ns, self._receive_ns, self._values = Spool(), Spool(), Spool(), Spool()
+        self._order = sync.StampOrder()
         self._samples = 0
         self._faults: dict[int, str] = {}
 
-    def add(self, messages: list[tuple[int, bytes]]) -> None:
+    def add(self, messages: list[tuple[int, Bytes]]) -> None:
         """Take the next messages of the topic, pairs of receive time and CDR."""
         first, self.read = self.read, self.read + len(messages)
         while self._is_video and messages and self._leading == first and not self._starts(messages[0][1]):
@@ -117,6 +124,7 @@ class _Track:
         receive_ns = np.array([receive_ns for receive_ns, _ in messages], np.int64)
         self._numbers.add(first + ours)
         self._header_ns.add(found.header_ns[ours])
+        self._order.add(found.header_ns[ours])
         self._receive_ns.add(receive_ns[ours])
         self._values.add(found.values[ours])
         self._samples += len(ours)
@@ -134,7 +142,7 @@ class _Track:
         clock = self._clock(name, self._header_ns.array(), self._receive_ns.array(), config.data)
         return Stream(self.topic, self.read, clock, self._numbers.array(), self._values.array(), self._faults)
 
-    def _starts(self, data: bytes) -> bool:
+    def _starts(self, data: Bytes) -> bool:
         return starts_video(self._type, self._bag.deserialise(self.topic, data))
 
     def _clock(self, name: str, header_ns: sync.Int64, receive_ns: sync.Int64, data: DataConfig) -> sync.Clock:
@@ -143,10 +151,12 @@ class _Track:
             if wanted == "header":
                 raise UserError(f"topic {self.topic}: {self._type} has no stamp; set data.time_source_by_stream.{name}")
             return sync.Clock(receive_ns, "receive", f"{self._type} has no stamp", None)
+        step = sync.sampled_step(self._samples)
         try:
-            return sync.choose_clock(header_ns, receive_ns, wanted)
+            clock = sync.choose_clock(thin(header_ns, step), thin(receive_ns, step), self._order, wanted)
         except UserError as error:
             raise UserError(f"topic {self.topic}: {error}") from error
+        return clock._replace(stamps_ns=header_ns if clock.source == "header" else receive_ns)
 
 
 def _play(bag: Bag, tracks: Sequence[_Track]) -> None:

@@ -1,8 +1,14 @@
-"""A dataset of 10,000 episodes is opened in seconds and in little memory."""
+"""A dataset of 10,000 episodes is opened in seconds and in little memory; a bag of a day is converted in no more memory
+than one of minutes.
+
+The long form converts 24 h of 500 Hz joint states and 30 Hz pictures, the short one 20 minutes at 1 kHz: a
+thirtieth as many.
+"""
 
 import shutil
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,9 +16,23 @@ import pyarrow.parquet as pq
 from common.dataset import Dataset
 from common.files import read_json, write_json
 from common.worker import Limits, each
+from tests.promises.harness import SOAK
+from tests.stage1_convert.conversion import report, run
+from tests.stage1_convert.longbag import write_long_bag
+from tests.stage1_convert.memory import grown_bytes
 
 EPISODES, FRAMES = 10_000, 300
 MOST_CPU_S = 5.0
+MOST_MORE_BYTES = 48 << 20 if SOAK else 16 << 20
+JOINT_HZ, FPS = (500, 30) if SOAK else (1000, 10)
+MINUTES, EPISODE_MINUTES = ((60, 24 * 60), 30) if SOAK else ((2, 20), 2)
+
+
+class Long(NamedTuple):
+    """A bag to be, below a folder."""
+
+    folder: Path
+    minutes: int
 
 
 def open_dataset(root: Path) -> tuple[int, int, float]:
@@ -46,3 +66,28 @@ def test_ten_thousand_episodes_open_in_seconds(image_dataset: Path, tmp_path: Pa
     episodes, frames, cpu_s = found
     assert (episodes, frames) == (EPISODES, EPISODES * FRAMES)
     assert cpu_s < MOST_CPU_S
+
+
+def convert_long(bag: Long) -> tuple[int, int]:
+    """Return the number of episodes, and how much memory their conversion took."""
+    source = write_long_bag(bag.folder / f"{bag.minutes}.mcap", bag.minutes * 60, JOINT_HZ, FPS)
+    out = bag.folder / f"{bag.minutes}"
+    settings = f"data.fps={FPS}", "data.max_age_ms=150", f"data.max_episode_s={EPISODE_MINUTES * 60}"
+    grown = grown_bytes(lambda: run(source, out, *settings))
+    (told,) = report(out)["bags"]
+    count = bag.minutes * 60
+    assert told["messages"]["/joint_states"]["read"] == count * JOINT_HZ
+    assert sum(episode["frames"] for episode in told["episodes"]) == count * FPS
+    return len(told["episodes"]), grown
+
+
+def test_memory_does_not_grow_with_a_bags_length(tmp_path: Path) -> None:
+    peaks = []
+    for minutes in MINUTES:
+        (found,) = each(convert_long, [Long(tmp_path, minutes)], 1, lambda _: Limits(512 << 20, 7200))
+        assert isinstance(found, tuple), found
+        episodes, grown = found
+        assert episodes == minutes // EPISODE_MINUTES
+        peaks.append(grown)
+    print(f"{MINUTES} minutes take {[peak >> 20 for peak in peaks]} MB")
+    assert peaks[1] - peaks[0] < MOST_MORE_BYTES

@@ -381,7 +381,8 @@ class TestPublicBags:
         with Reader(SHARED / name) as reader:
             expected = [(c.topic, receive_ns, data) for c, receive_ns, data in reader.messages()]
         with open_bag(SHARED / name, tmp_path, "humble") as bag:
-            assert sorted(bag.records(bag.topics)) == sorted(expected)
+            found = [(topic, receive_ns, bytes(data)) for topic, receive_ns, data in bag.records(bag.topics)]
+            assert sorted(found) == sorted(expected)
 
     @pytest.mark.parametrize("name", ["rb2_services_mcap", "rb2_bare_topics_and_services_db3/topics_and_services.db3"])
     def test_a_type_that_nobody_can_parse_does_no_harm_to_the_others(self, name: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from common.dataset import Dataset
+from stage1_convert.check import check
 from tests.stage1_convert import reference
 from tests.stage1_convert.conversion import jpegs, report, rows, run, tree
 from tests.stage1_convert.recording import (
@@ -203,6 +204,19 @@ def test_statistics_cover_every_value_and_every_pixel(tmp_path: Path) -> None:
     np.testing.assert_allclose(dataset.stats["action"]["std"], actions.std(0), rtol=1e-12)
     np.testing.assert_allclose(dataset.stats["action"]["q10"], np.quantile(actions, 0.1, axis=0), rtol=1e-12)
     np.testing.assert_allclose(dataset.stats["index"]["max"], [dataset.n_frames - 1])
+
+
+def test_statistics_of_pictures_compressed_here_are_of_those_before_that_and_the_record_says_so(tmp_path: Path) -> None:
+    cell(topic=RAW_TOPIC).write(tmp_path / "src" / "raw")
+    run(tmp_path / "src", tmp_path / "out")
+    dataset = Dataset.open(tmp_path / "out")
+    shown = [number_in(picture) for picture in dataset.pictures(dataset.episodes[0], "color")]
+    pixels = np.stack([draw(number) for number in shown]).reshape(-1, 3) / 255
+    found = dataset.stats["observation.images.color"]
+    for name, expected in {"min": pixels.min(0), "mean": pixels.mean(0), "std": pixels.std(0)}.items():
+        np.testing.assert_allclose(found[name].ravel(), expected, rtol=0, atol=1e-12, err_msg=name)
+    assert report(tmp_path / "out")["bags"][0]["compressed"] == ["color"]
+    assert not check(tmp_path / "out").faults
 
 
 def test_a_joint_order_that_switches_midway_is_followed_by_name(tmp_path: Path) -> None:

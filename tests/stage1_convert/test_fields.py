@@ -109,7 +109,7 @@ def test_every_number_of_every_type_is_found_where_rosbags_finds_it(name: str, t
         for record in list(bag.records(bag.topics))[:300]:
             types, msgtype = bag.types(record.topic), bag.topics[record.topic].type
             tops = frozenset(name for name, _ in types.fielddefs[msgtype][1])
-            layout = find_layout(types, msgtype, record.data, tops, None)
+            layout = find_layout(types, msgtype, bytes(record.data), tops, None)
             truth = leaves(bag.deserialise(record.topic, record.data), msgtype, types)
             assert layout.places.keys() == truth.keys()
             for path, place in layout.places.items():

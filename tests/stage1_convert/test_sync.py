@@ -18,7 +18,10 @@ limits = st.integers(0, 200 * MS)
 @given(st.integers(0, 2**60), st.integers(0, 10**10), st.integers(1, 240))
 def test_the_grid_is_exact_and_complete(start_ns: int, span_ns: int, fps: int) -> None:
     grid = sync.grid(start_ns, start_ns + span_ns, fps)
-    assert all(tick == start_ns + k * 10**9 // fps for k, tick in enumerate(grid.tolist()))
+    assert all(tick == start_ns + k * 10**9 // fps for k, tick in enumerate(grid[:].tolist()))
+    assert [grid[k] for k in range(len(grid))] == grid[:].tolist()
+    assert grid.first_from(grid[:]) == list(range(len(grid)))
+    assert grid.first_from(grid[:] + 1) == list(range(1, len(grid) + 1))
     assert grid[-1] <= start_ns + span_ns < start_ns + len(grid) * 10**9 // fps
 
 
