@@ -16,6 +16,7 @@ from torch import Tensor
 
 from common.act import Act, ActConfig
 from common.command import UserError, one_line
+from common.config import from_json
 from common.dataset import ACTION, IMAGES, STATE, picture_key
 from common.files import MANIFEST, find_damage, read_json, write_json
 from common.normalise import Normaliser, split_buffers
@@ -85,16 +86,19 @@ class Checkpoint:
             network = new_network(act, shape)
         weights, buffers = split_buffers(_read_tensors(folder / WEIGHTS), shape.sizes(), str(folder / WEIGHTS))
         _load_weights(network, weights, folder / WEIGHTS)
-        if buffers and not (folder / f"{PREPROCESSOR}.json").exists():
-            before: Processor = {}
-            normaliser = Normaliser(buffers, settings["normalization_mapping"], shape.sizes(), where=str(folder))
-        else:
-            before, after = (_read_processor(folder, name) for name in (PREPROCESSOR, POSTPROCESSOR))
-            normaliser = _normaliser(folder, before, after, settings, shape)
-        train_config = read_json(folder / TRAIN_CONFIG) if (folder / TRAIN_CONFIG).is_file() else {}
-        robot = _robot(train_config.get("robot"), folder)
-        rename = before.get("rename_observations_processor", {}).get("config", {}).get("rename_map") or {}
-        return cls(network, act, shape, normaliser, robot, settings, train_config, dict(rename))
+        try:
+            if buffers and not (folder / f"{PREPROCESSOR}.json").exists():
+                before: Processor = {}
+                normaliser = Normaliser(buffers, settings["normalization_mapping"], shape.sizes(), where=str(folder))
+            else:
+                before, after = (_read_processor(folder, name) for name in (PREPROCESSOR, POSTPROCESSOR))
+                normaliser = _normaliser(folder, before, after, settings, shape)
+            rename = dict(before.get("rename_observations_processor", {}).get("config", {}).get("rename_map") or {})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{folder}: its normalisation is damaged: {one_line(error)}") from error
+        record = _read_record(folder / TRAIN_CONFIG)
+        robot = _robot(record.get("robot"), folder)
+        return cls(network, act, shape, normaliser, robot, settings, record, rename)
 
     def write(self, folder: Path) -> None:
         """Write the seven files into an existing folder."""
@@ -135,7 +139,7 @@ def read_settings(folder: Path) -> tuple[dict[str, Any], ActConfig, PolicyShape]
     settings = read_json(folder / CONFIG)
     try:
         return settings, *_parse_settings(settings)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / CONFIG} does not describe an ACT policy: {one_line(error)}") from error
 
 
@@ -159,7 +163,7 @@ def _parse_settings(settings: dict[str, Any]) -> tuple[ActConfig, PolicyShape]:
     if settings["type"] != "act":
         raise ValueError(f"its type is {settings['type']!r}")
     known = ActConfig.__dataclass_fields__
-    act = ActConfig(**{key: value for key, value in settings.items() if key in known})
+    act = from_json(ActConfig, {key: value for key, value in settings.items() if key in known})
     if settings.get("replace_final_stride_with_dilation"):
         raise ValueError("replace_final_stride_with_dilation is not supported")
     sizes: dict[str, int] = {}
@@ -224,11 +228,27 @@ def _read_statistics(folder: Path, name: str, processor: Processor, step: str) -
     return _read_tensors(folder / state_file)
 
 
+def _read_record(path: Path) -> dict[str, Any]:
+    """Read train_config.json, ours or LeRobot's; what is read of it later is of the type that it should be."""
+    record = read_json(path) if path.is_file() else {}
+    try:
+        data = record.get("config", {}).get("data", {})
+        record.get("dataset", {}).get("fingerprint")
+        lists = [record.get("val_episodes"), data.get("episodes"), data.get("image_size")]
+        if not all(type(number) is int for numbers in lists for number in numbers or ()):
+            raise TypeError("episodes and sizes are lists of whole numbers")
+    except (AttributeError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {one_line(error)}") from error
+    return dict(record)
+
+
 def _robot(raw: Any, folder: Path) -> Robot:
     if raw is None:
         return Robot()
     try:
         names = tuple(raw["joint_names"]) if raw["joint_names"] else None
+        if not all(isinstance(name, str) for name in names or ()):
+            raise TypeError("joint_names are texts")
         return Robot(names, raw["fps"], raw["action_meaning"], raw["action_wrapped"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / TRAIN_CONFIG}: its `robot` section is damaged: {one_line(error)}") from error

@@ -6,6 +6,7 @@ its traceback.
 
 import argparse
 import errno
+import io
 import logging
 import os
 import signal
@@ -105,6 +106,8 @@ def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
     set_up_logging()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no UTF-8
     try:
         code = main(None)
     except UserError as error:
@@ -114,6 +117,7 @@ def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
         print(redact(f"error (may pass; run the same command again): {one_line(error)}"), file=sys.stderr)
         code = EXIT_TRANSIENT
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one need not wait for the interpreter to take leave
         print("stopped; run the same command again to go on", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # `... | head` has read enough

@@ -53,6 +53,12 @@ def load(cls: type[C], path: Path | None, overrides: Sequence[str] = ()) -> C:
     return _build(cls, _tree(path, overrides), "")
 
 
+def from_json(cls: type[C], values: Mapping[str, Any]) -> C:
+    """Build `cls` from values as JSON has them; raises UserError as `load` does, also for what has another type."""
+    texts = {key: str(value) if isinstance(value, bool | int | float) else value for key, value in values.items()}
+    return _build(cls, texts, "")
+
+
 def keys_set(path: Path | None, overrides: Sequence[str], section: str) -> set[str]:
     """Return the keys of a section that the file or an override sets, whether to the default or not."""
     of = _tree(path, overrides).get(section)

@@ -154,8 +154,12 @@ class Dataset:
     @functools.cached_property
     def stats(self) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
         """meta/stats.json as arrays: feature -> min, max, mean, std, count, q01 ... -> values."""
-        raw = read_json(self.root / "meta" / "stats.json")
-        return {key: {name: np.asarray(value, np.float64) for name, value in of.items()} for key, of in raw.items()}
+        path = self.root / "meta" / "stats.json"
+        raw = read_json(path)
+        try:
+            return {key: {name: np.asarray(value, np.float64) for name, value in of.items()} for key, of in raw.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is damaged: {one_line(error)}") from error
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -323,7 +327,7 @@ class Dataset:
             raise UserError(f"{path} cannot be read: {one_line(error)}") from error
 
     def _check(self) -> None:
-        for key in (STATE, ACTION):
+        for key in (STATE, ACTION, "index"):
             if key not in self.features:
                 raise UserError(f"{self.root} has no {key}; it has {', '.join(self.features)}")
         if not self.episodes:
@@ -348,6 +352,11 @@ def _feature(raw: dict[str, Any]) -> Feature:
     shape = tuple(raw["shape"])
     if raw["dtype"] in PICTURE_DTYPES and names and names[0] in ("channel", "channels"):
         shape = (*shape[1:], shape[0])  # some datasets declare (channels, height, width)
+    wrong = len(shape) != 3 if raw["dtype"] in PICTURE_DTYPES else not shape
+    if wrong or not all(type(size) is int and size > 0 for size in shape):
+        raise ValueError(f"a feature has shape {raw['shape']}")
+    if len(shape) == 1 and names and not (len(names) == shape[0] and all(isinstance(name, str) for name in names)):
+        raise ValueError(f"a feature of {shape[0]} numbers has the names {names}")
     return Feature(raw["dtype"], shape, tuple(names) if names else None, raw.get("info") or {})
 
 

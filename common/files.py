@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from common.command import UserError
+from common.mounts import network_mount
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
@@ -49,8 +51,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON; NaN is refused because JSON has none."""
-    write_file(path, (json.dumps(value, indent=4, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    """Write `value` as indented JSON; NaN is refused because JSON has none.
+
+    What of a file's name is no UTF-8 becomes JSON's own escape, as which it is read again.
+    """
+    text = json.dumps(value, indent=4, allow_nan=False, ensure_ascii=False) + "\n"
+    write_file(path, text.encode(errors="backslashreplace"))
 
 
 def read_json(path: Path) -> Any:
@@ -127,19 +133,28 @@ def is_as_described(path: Path, wanted: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def locked(folder: Path, refusal: str | None = None) -> Iterator[None]:
-    """Hold a folder, made if need be, for this process alone; raises UserError, `refusal` or one that names the holder.
+    """Hold a folder, made if need be, for this process alone; raises UserError with `refusal`, {holder} being who has it.
 
-    The kernel gives the lock back when its holder dies, however that happens.
+    The kernel gives the lock back when its holder dies, however that happens. On a network file system, where locks,
+    renames and flushes may mean less, one line says so.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    mount = network_mount(folder)
+    if mount:
+        _say_once(
+            f"{mount.place} is {mount.kind} from {mount.source}: results there are only as safe as it keeps renames and "
+            "flushes; if it can lose them, write to a local disk and copy"
+        )
     with (folder / LOCK).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip()
-            text = f"{folder} is in use by process {holder}; wait for it, stop it, or choose another folder"
-            raise UserError(refusal or text) from None
+            text = (
+                refusal or f"{folder} is in use by process {{holder}}; wait for it, stop it, or choose another folder"
+            )
+            raise UserError(text.replace("{holder}", holder or "?")) from None
         except OSError as error:  # some network file systems have no locks
             log.warning("%s cannot be locked (%s): make sure that nothing else writes there", folder, error.strerror)
         file.truncate(0)
@@ -202,12 +217,22 @@ def _free_bytes(path: Path) -> int:
 
 
 def sync(path: Path) -> None:
-    """Flush a file or folder to the disk."""
+    """Flush a file or folder to the disk, where its file system can do that; where it cannot, one line says so."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
+        why = error.strerror
+        _say_once(f"the file system of {path.parent} cannot flush ({why}): a power cut may lose what was just written")
     finally:
         os.close(handle)
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    log.warning("%s", text)
 
 
 def _take_name(temporary: Path, path: Path) -> None:

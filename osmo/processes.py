@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from common.command import UserError, one_line
+
 GRACE_S = 30.0  # what a cluster usually grants between SIGTERM and SIGKILL
 MARK = "OSMO_LOCAL_TASK"  # in the environment of a task and of all that it starts, whatever session that is in
 MASKED_CHARACTERS = 8  # shorter secrets are not masked, as in OSMO
@@ -41,6 +43,8 @@ class Process:
             self.pid = self._child.pid
             self._pump = threading.Thread(target=self._write_log, daemon=True)
             self._pump.start()
+        except (OSError, ValueError) as error:  # in a container, too, such a task fails and nothing else does
+            raise UserError(f"{words[0]!r} cannot be started: {one_line(error)}") from error
         except BaseException:  # Ctrl-C after the task began and before anybody can stop it by name
             self._sweep()
             raise

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.command import UserError
+from common.command import UserError, one_line
 from common.files import write_json
 from osmo.board import AGAIN, COMPLETED, FAILED, RUNNING, STOPPED, TIMED_OUT, UPSTREAM, WAITING, Board, Row
 from osmo.places import PLACES, moved
@@ -263,10 +263,15 @@ def credentials(task: Task) -> dict[str, str]:
 
 def _write(file: Mapping[str, Any], root: Path, tokens: Mapping[str, str]) -> str:
     path = root / str(file["path"]).lstrip("/")
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = str(file["contents"])
     is_base64 = str(file.get("base64", "false")).lower() == "true"
-    path.write_bytes(base64.b64decode(text) if is_base64 else fill(text, tokens).encode())
+    if ".." in path.parts:
+        raise UserError(f"file {file['path']} would leave the task's folder; write its path without ..")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base64.b64decode(text) if is_base64 else fill(text, tokens).encode())
+    except (OSError, ValueError) as error:
+        raise UserError(f"file {file['path']} cannot be put into its place: {one_line(error)}") from error
     return str(path)
 
 

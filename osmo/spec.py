@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, FormatChecker
 
 from osmo.right import DURATION, explain
 from osmo.template import JINJA, TOKEN, Keys, Rendered, Template, TemplateError, read
@@ -89,7 +89,7 @@ def _list(mapping: Any, key: str) -> list[dict[str, Any]]:
 @functools.cache
 def _validator(has_datasets: bool) -> Draft202012Validator:
     name = "workflow.le-6.3.schema.json" if has_datasets else "workflow.schema.json"
-    return Draft202012Validator(json.loads((HERE / name).read_text()))
+    return Draft202012Validator(json.loads((HERE / name).read_text()), format_checker=FormatChecker(["regex"]))
 
 
 def _form(document: Any, release: str) -> Iterator[Note]:

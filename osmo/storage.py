@@ -6,7 +6,7 @@ A url lies in the folder that --map gives it, else below urls/ in the work folde
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,16 +22,24 @@ def transfer(source: Path, to: Path, regex: str | None = None, link: bool = True
     `regex` must match the start of the relative path, which `under` precedes. Files are hard links where the disk allows
     it, else copies.
     """
+    matches = _pattern(regex)
     files = (
         [source] if source.is_file() else [Path(folder, name) for folder, _, names in os.walk(source) for name in names]
     )
     for file in files:
         name = under + file.relative_to(source if source.is_dir() else source.parent).as_posix()
-        if (regex and not re.match(regex, name)) or not file.is_file():
+        if not matches(name) or not file.is_file():
             continue
         target = to / name
         target.parent.mkdir(parents=True, exist_ok=True)
         _put(file.resolve(), target, link)
+
+
+def _pattern(regex: str | None) -> Callable[[str], object]:
+    try:
+        return re.compile(regex or "").match
+    except re.error as error:
+        raise UserError(f"regex {regex}: {error}") from error
 
 
 def _put(file: Path, target: Path, link: bool) -> None:
@@ -145,10 +153,11 @@ def _download(url: str, to: Path, regex: str | None) -> None:
         raise UserError(
             f"{CONNECTION} is of account {client.account_name}, not of {url}; use --map {url}=FOLDER instead"
         )
+    matches = _pattern(regex)
     try:
         for blob in client.list_blobs(name_starts_with=f"{prefix}/" if prefix else None):
             name = blob.name[len(prefix) :].lstrip("/")
-            if ".." in Path(name).parts or (regex and not re.match(regex, name)):
+            if ".." in Path(name).parts or not matches(name):
                 continue
             target = to / name
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,8 @@ LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 JINJA = re.compile(r"\{\{|\{%|\{#")
 _SECTION = re.compile(r"^default-values:.*\n(?:(?:[ \t#-].*)?\n)*", re.MULTILINE)
 _MARK = re.compile("\ue000(\\d+)\ue001")  # private characters that say which line of the file a rendered line came from
+_PRIVATE = re.compile("[\ue000-\ue003]")  # of these, and of those that stand for tokens meanwhile
+MAX_DEPTH, MAX_PARTS = 50, 100_000  # of a document: libyaml recurses until its stack ends, and aliases multiply
 
 
 class TemplateError(Exception):
@@ -69,9 +71,7 @@ class Template:
         known = {**self.defaults, **values}
         text = _render(self.text, known)
         try:
-            loader = LOADER(text)
-            node = loader.get_single_node()
-            document = loader.construct_document(node) if node else None
+            node, document = _load(text)
         except yaml.YAMLError as error:
             line = error.problem_mark.line if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark else 0
             origin = self._origins(known, text)
@@ -105,6 +105,9 @@ def read(path: Path) -> Template:
         raw = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TemplateError(0, f"cannot be read: {one_line(error)}") from error
+    if private := _PRIVATE.search(raw):
+        message = f"holds the private character U+{ord(private[0]):04X}, which nobody can see"
+        raise TemplateError(_line(raw, private.start()), message)
     for loose in _LOOSE_TOKEN.finditer(raw):
         token = re.sub(r"\s", "", loose[0])
         if token != loose[0]:
@@ -113,9 +116,10 @@ def read(path: Path) -> Template:
     if not section:
         return Template(path, raw, raw, {})
     try:
-        defaults = yaml.load(section[0], Loader=LOADER)["default-values"]  # noqa: S506 (the safe loader)
+        _, tree = _load(section[0])
     except yaml.YAMLError as error:
         raise TemplateError(_line(raw, section.start()), f"default-values: {one_line(error)}") from error
+    defaults = tree.get("default-values") if isinstance(tree, dict) else None
     if not isinstance(defaults, dict):
         raise TemplateError(_line(raw, section.start()), "default-values: expected a mapping of names to values")
     text = raw[: section.start()] + "\n" * section[0].count("\n") + raw[section.end() :]
@@ -132,7 +136,10 @@ def submitted(document: Any, folder: Path) -> Any:
             if "localpath" in file:
                 file["contents"] = (folder / file.pop("localpath")).read_text(encoding="utf-8")
     rendered = _render(yaml.safe_dump({"workflow": document["workflow"]}, sort_keys=False), {})
-    return yaml.load(rendered, Loader=LOADER)  # noqa: S506 (the safe loader)
+    try:
+        return _load(rendered)[1]
+    except yaml.YAMLError as error:
+        raise TemplateError(0, f"not valid YAML once rendered twice: {one_line(error)}") from error
 
 
 def all_tasks(document: Any) -> list[dict[str, Any]]:
@@ -167,6 +174,40 @@ def _number(text: str) -> Any:
     return text
 
 
+def _load(text: str) -> tuple[yaml.Node | None, Any]:
+    """Return a document's node and its content; raises YAMLError for whatever is wrong with it."""
+    _refuse_bombs(text)
+    try:
+        loader = LOADER(text)
+        node = loader.get_single_node()
+        return node, loader.construct_document(node) if node else None
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:  # of a number or a date that is none
+        raise yaml.YAMLError(f"a value is not what its form or its tag says: {one_line(error)}") from error
+
+
+def _refuse_bombs(text: str) -> None:
+    """Raise YAMLError when a document is nested too deeply, or grows too large or without end by its aliases."""
+    open_parts: list[tuple[str | None, int]] = []  # anchor, and how many parts there were before it
+    known: dict[str, int] = {}
+    parts = 0
+    for event in yaml.parse(text, Loader=LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            parts += known.get(str(event.anchor), MAX_PARTS if event.anchor in dict(open_parts) else 1)
+        elif isinstance(event, yaml.NodeEvent):
+            parts += 1
+            if isinstance(event, yaml.CollectionStartEvent):
+                open_parts.append((event.anchor, parts))
+            elif event.anchor:
+                known[event.anchor] = 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_parts.pop()
+            if anchor:
+                known[anchor] = parts - before + 1
+        if len(open_parts) > MAX_DEPTH or parts > MAX_PARTS:
+            what = f"more than {MAX_DEPTH} levels" if parts <= MAX_PARTS else f"more than {MAX_PARTS:,} parts"
+            raise yaml.MarkedYAMLError(None, None, f"the document has {what}", event.start_mark)  # type: ignore[arg-type]
+
+
 def _render(text: str, values: Mapping[str, Any]) -> str:
     kept: list[str] = []
 
@@ -175,6 +216,18 @@ def _render(text: str, values: Mapping[str, Any]) -> str:
         return f"\ue002{len(kept) - 1}\ue003"
 
     environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    left = MAX_PARTS
+
+    def count_down(*bounds: int) -> range:
+        """Be `range` to the template: loops within loops would not end in anybody's lifetime."""
+        nonlocal left
+        numbers = range(*bounds)
+        left -= len(numbers)
+        if left < 0:
+            raise OverflowError(f"loops of more than {MAX_PARTS:,} rounds")
+        return numbers
+
+    environment.globals["range"] = count_down
     try:
         rendered = environment.from_string(TOKEN.sub(keep, text)).render(values)
     except jinja2.TemplateSyntaxError as error:

@@ -205,7 +205,7 @@ def _clock(header_ns: Int64, receive_ns: Int64, has_header: bool) -> Clock:
         return Clock(receive_ns, "receive", "messages of this type carry no stamp", None)
     sampled, order = slice(None, None, sampled_step(len(header_ns))), StampOrder()
     order.add(header_ns)
-    clock = choose_clock(header_ns[sampled], receive_ns[sampled], order.fault, "auto")
+    clock = choose_clock(header_ns[sampled], receive_ns[sampled], order, "auto")
     return clock._replace(stamps_ns=header_ns if clock.source == "header" else receive_ns)
 
 

@@ -33,15 +33,18 @@ class Clock(NamedTuple):
 
 
 class StampOrder:
-    """Whether the header stamps of a stream, which come a few at a time, are set and in order."""
+    """Whether the header stamps of a stream, which come a few at a time, are set and in order, and how many repeat."""
 
     def __init__(self) -> None:
+        self.repeats = 0
         self._stamps = self._zero = self._back = self._first_back = 0
         self._last_ns: Int64 = np.zeros(0, np.int64)
 
     def add(self, header_ns: Int64) -> None:
         """Take the next stamps."""
-        back = np.flatnonzero(np.diff(np.concatenate([self._last_ns, header_ns])) < 0)
+        steps_ns = np.diff(np.concatenate([self._last_ns, header_ns]))
+        self.repeats += int(np.count_nonzero(steps_ns == 0))
+        back = np.flatnonzero(steps_ns < 0)
         if len(back) and not self._back:
             self._first_back = self._stamps - len(self._last_ns) + int(back[0]) + 1
         self._back += len(back)
@@ -64,9 +67,9 @@ def sampled_step(stamps: int) -> int:
     return 1 + stamps // SAMPLED_STAMPS
 
 
-def choose_clock(header_ns: Int64, receive_ns: Int64, order_fault: str | None, wanted: str) -> Clock:
+def choose_clock(header_ns: Int64, receive_ns: Int64, order: StampOrder, wanted: str) -> Clock:
     """Choose between header and receive stamps, both (messages,), of one stream, of which those of every sampled_step are
-    enough; `order_fault` is StampOrder's, and `wanted` auto, header or receive.
+    enough; `order` is that of all header stamps, and `wanted` auto, header or receive.
 
     Raises UserError when header stamps are demanded and are zero or go back.
     """
@@ -74,18 +77,23 @@ def choose_clock(header_ns: Int64, receive_ns: Int64, order_fault: str | None, w
     known_ns = delays_ns[header_ns > 0]
     latency_ms = round(float(np.median(known_ns)) / 1e6, 3) if len(known_ns) else None
     if wanted == "header":
-        if order_fault:
-            raise UserError(f"{order_fault}; set data.time_source to auto or receive")
+        if order.fault:
+            raise UserError(f"{order.fault}; set data.time_source to auto or receive")
         return Clock(header_ns, "header", "configured", latency_ms)
-    fault = order_fault or _offset_fault(delays_ns)
+    fault = order.fault or _offset_fault(delays_ns)
     if wanted == "receive" or fault:
         return Clock(receive_ns, "receive", fault if wanted == "auto" and fault else "configured", latency_ms)
-    return Clock(header_ns, "header", "header stamps are in order and near the receive times", latency_ms)
+    told = f"; {order.repeats} repeat the one before" if order.repeats else ""
+    return Clock(header_ns, "header", f"header stamps are in order and near the receive times{told}", latency_ms)
 
 
 def _offset_fault(delays_ns: Int64) -> str | None:
+    # No message is received before it is sent: that clock was set ahead, even where only the last ones say so.
+    ahead_ns = -int(delays_ns.min())
+    if ahead_ns > MAX_CLOCK_OFFSET_NS:
+        return f"header stamps lie up to {ahead_ns / SECOND_NS:.3f} s after the receive times"
     low, middle, high = np.quantile(delays_ns, (0.05, 0.5, 0.95))  # a stalled recorder is no fault
-    if abs(middle) > MAX_CLOCK_OFFSET_NS:
+    if middle > MAX_CLOCK_OFFSET_NS:
         return f"header stamps lie {middle / SECOND_NS:.3f} s before the receive times"
     if high - low > MAX_CLOCK_OFFSET_NS:
         return f"header stamps wander by {(high - low) / SECOND_NS:.3f} s against the receive times"

@@ -172,7 +172,7 @@ class _Track:
             return sync.Clock(receive_ns, "receive", f"{self._type} has no stamp", None)
         step = sync.sampled_step(self._samples)
         try:
-            clock = sync.choose_clock(thin(header_ns, step), thin(receive_ns, step), self._order.fault, wanted)
+            clock = sync.choose_clock(thin(header_ns, step), thin(receive_ns, step), self._order, wanted)
         except UserError as error:
             raise UserError(f"topic {self.topic}: {error}") from error
         return clock._replace(stamps_ns=header_ns if clock.source == "header" else receive_ns)

@@ -1,8 +1,6 @@
 """The folder --out: refused when it holds anything else, filled episode by episode, sealed by its summary."""
 
 import contextlib
-import fcntl
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -11,7 +9,7 @@ from typing import Any
 
 from common.command import UserError
 from common.dataset import Episode
-from common.files import read_json, remove_stale, sync, write_json
+from common.files import LOCK, locked, read_json, remove_stale, sync, write_json
 
 FORMAT, FORMAT_VERSION = "stage3_eval", 2
 SUMMARY, PAGE, CURVES, ALL_EPISODES = "summary.json", "report.html", "curves.png", "all_episodes.parquet"
@@ -61,13 +59,11 @@ def unfinished(out: Path, identity: dict[str, Any]) -> Iterator[Path]:
     for the next try. Raises UserError when another process is at work here.
     """
     folder = out / WORK
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as lock:
-        _lock(lock, out)
+    with locked(folder, f"--out {out}: process {{holder}} is evaluating into it; wait or choose another"):
         remove_stale(folder)
         if (folder / IDENTITY).exists() and read_json(folder / IDENTITY) != identity:
             for path in (*folder.iterdir(), *out.iterdir()):
-                if path.name not in ("lock", WORK):
+                if path.name not in (LOCK, WORK):
                     path.unlink()
         write_json(folder / IDENTITY, identity)
         yield folder
@@ -88,19 +84,6 @@ def episode_file(episode: Episode | int) -> str:
     """Return the name of an episode's parquet file."""
     number = episode if isinstance(episode, int) else episode.number
     return f"episode_{number:03d}.parquet"
-
-
-def _lock(lock: Any, out: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the kernel when the holder dies
-    except BlockingIOError:
-        lock.seek(0)
-        raise UserError(
-            f"--out {out}: process {lock.read() or '?'} is evaluating into it; wait or choose another"
-        ) from None
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
 
 
 def _short(value: Any) -> str:

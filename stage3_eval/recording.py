@@ -22,10 +22,13 @@ def read_rows(dataset: Dataset, episode: Episode, names: Sequence[str]) -> Colum
     """
     path = dataset.root / DATA_PATH.format(chunk_index=episode.data_file[0], file_index=episode.data_file[1])
     mine = [("episode_index", "=", episode.number)]
+    missing = [name for name in names if name not in dataset.features]
+    if missing:
+        raise UserError(f"{dataset.root}/meta/info.json declares no {missing[0]}; convert the dataset again")
     try:
         table = pq.read_table(path, columns=[*names, "index"], filters=mine)
         columns = {name: _array(table.column(name), dataset, name) for name in (*names, "index")}
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {one_line(error)}") from error
     if not np.array_equal(columns.pop("index"), np.arange(episode.start, episode.stop)):
         raise UserError(

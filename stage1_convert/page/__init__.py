@@ -23,7 +23,7 @@ CARDS = 24  # episodes that are shown in detail: some 150 kB each
 
 def write_page(root: Path, cards: int = CARDS) -> None:
     """Write the page of the dataset at `root`, whose meta/conversion.json and files are complete."""
-    write_file(root / PAGE, render(root, cards).encode())
+    write_file(root / PAGE, render(root, cards).encode(errors="backslashreplace"))
 
 
 def render(root: Path, cards: int = CARDS) -> str:

@@ -1,6 +1,7 @@
 """What is raised inside a main() becomes one line and an exit code."""
 
 import errno
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -39,8 +40,10 @@ def test_a_foreseen_failure_is_one_line_and_its_exit_code(
     def main(_: Sequence[str] | None) -> int:
         raise error
 
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as leaving:
         run(main)
+    signal.signal(signal.SIGINT, before)
     assert leaving.value.code == code
     assert capsys.readouterr().err == line
 

@@ -103,3 +103,42 @@ def test_any_text_as_a_config_file_is_read_or_refused_but_never_a_crash(text: st
         config._build(Outer, tree, "")
     except UserError as refusal:
         assert str(refusal)  # either outcome is right, a crash is not
+
+
+KEYS = [key for key, _, _ in config.describe(Outer)]
+
+
+@given(st.sampled_from(KEYS), st.integers(0, 20), st.sampled_from("abcxyz_"), st.integers(0, 3))
+def test_a_slip_of_the_finger_in_a_key_is_answered_with_the_key(key: str, at: int, letter: str, kind: int) -> None:
+    section_name, name = key.split(".")
+    at %= len(name)
+    slip = {
+        0: name[:at] + name[at + 1 :],
+        1: name[:at] + letter + name[at:],
+        2: name[:at] + letter + name[at + 1 :],
+        3: name[:at] + name[at : at + 2][::-1] + name[at + 2 :],
+    }[kind]
+    if f"{section_name}.{slip}" in KEYS or len(slip) < 3:
+        return
+    with pytest.raises(UserError, match=rf"unknown key {section_name}\.{slip}; (did you mean|known here:).*{key}"):
+        config.load(Outer, None, [f"{section_name}.{slip}=1"])
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(10**12), 10**12))
+def test_a_number_is_taken_within_its_range_and_nowhere_else(rate: float, count: int) -> None:
+    for name, value, low, high in (("rate", rate, 0, 1), ("count", count, 1, float("inf"))):
+        if low <= value <= high:
+            assert getattr(config.load(Outer, None, [f"inner.{name}={value!r}"]).inner, name) == value
+        else:
+            with pytest.raises(UserError, match=rf"inner\.{name}=.*: expected at (least|most)"):
+                config.load(Outer, None, [f"inner.{name}={value!r}"])
+
+
+@given(st.dictionaries(st.sampled_from([*KEYS, "inner", "inner.size"]), st.text(max_size=20), max_size=4))
+def test_any_overrides_are_read_or_refused_but_never_a_crash(overrides: dict[str, str]) -> None:
+    try:
+        loaded = config.load(Outer, None, [f"{key}={value}" for key, value in overrides.items()])
+    except UserError as refusal:
+        assert str(refusal)
+    else:
+        assert config.from_json(Inner, config.to_dict(loaded)["inner"]) == loaded.inner

@@ -371,3 +371,27 @@ def test_a_log_shows_now_and_then_what_a_running_task_says(
         board.show({"train-act": Row(RUNNING, None, 1.0, 1, note)})
     said = capsys.readouterr().err.splitlines()
     assert said[1:] == ["train-act: step 50 of 100", "train-act: step 100 of 100"]
+
+
+INTERRUPTED_START = """
+import os, sys, threading, time
+from pathlib import Path
+from osmo.processes import Process
+
+def interrupted(thread):
+    while not Path(sys.argv[1], "begun").exists():
+        time.sleep(0.01)
+    raise KeyboardInterrupt
+
+threading.Thread.start = interrupted
+script = 'touch begun; setsid sleep 63.5 & sleep 63.5'
+Process(["bash", "-c", script], dict(os.environ), Path(sys.argv[1]), Path(sys.argv[1], "log.txt"), [])
+"""
+
+
+def test_ctrl_c_while_a_task_is_being_started_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The signal comes when the child runs already, and before anybody could stop it by name."""
+    command_ = [sys.executable, "-c", INTERRUPTED_START, str(tmp_path)]
+    done = subprocess.run(command_, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert "KeyboardInterrupt" in done.stderr
+    assert not running("63.5")

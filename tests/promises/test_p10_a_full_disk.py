@@ -1,4 +1,7 @@
-"""A full disk is one line that names the place and the bytes; what was there stays whole, and a rerun works."""
+"""A full disk is one line that names the place and the bytes; what was there stays whole, and a rerun works.
+
+Where the need is known beforehand, it is said before the work begins.
+"""
 
 import re
 import shutil
@@ -174,7 +177,10 @@ def test_an_evaluation(warm: Warm, tmp_path: Path, small_disk: SmallDisk, image_
     assert evaluate(disk / "out").code == 0
     old = hashes(disk / "out")
     (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - 8 * KB))
-    is_one_line(evaluate(disk / "other"))
+    refused = evaluate(disk / "other")
+    is_one_line(refused)
+    assert re.search(r"[\d,]+ bytes free, [\d,]+ are needed", refused.output), "not said before the work began"
+    assert not list(disk.glob("other/*.parquet"))
     assert hashes(disk / "out") == old
     (disk / "ballast").unlink()
     assert evaluate(disk / "other").code == 0

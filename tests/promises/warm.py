@@ -4,6 +4,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import runpy
 import signal
 import sys
@@ -18,6 +19,7 @@ LATER = (
 )  # what they import only when it is needed
 # What a kill may fall between: every one of these changes names or content. A file opened for writing counts, too.
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree"}
+LARGE_BYTES = 2_000
 
 
 def main() -> None:
@@ -35,7 +37,7 @@ def _fork(order: dict[str, Any]) -> int:
     pid = os.fork()
     if pid:
         return pid
-    code, changes = 1, _Changes(0)
+    code, changes = 1, _Changes(0, "")
     try:
         os.setpgid(0, 0)
         log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -43,7 +45,7 @@ def _fork(order: dict[str, Any]) -> int:
         os.dup2(log, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.environ.update(order["environment"])
-        changes = _Changes(order["die_at"])
+        changes = _Changes(order["die_at"], order["die_after"])
         sys.addaudithook(changes.count)
         sys.argv = [order["module"], *order["args"]]
         runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
@@ -64,10 +66,14 @@ def _wait(pid: int) -> dict[str, int]:
 
 
 class _Changes:
-    """Counts this process's changes to the file system, and kills its group before the one that is its last."""
+    """Counts this process's changes to the file system, and kills its group before the one that is its last.
 
-    def __init__(self, last: int) -> None:
-        self.done, self._last = 0, last
+    With `last` below zero, or once a file takes the name `after`, the kernel kills the process in the midst of its next
+    large write instead.
+    """
+
+    def __init__(self, last: int, after: str) -> None:
+        self.done, self._last, self._after = 0, last, after
 
     def count(self, event: str, args: tuple[Any, ...]) -> None:
         """Take an audit event of Python's."""
@@ -76,6 +82,12 @@ class _Changes:
             self.done += 1
             if self.done == self._last:
                 os.killpg(0, signal.SIGKILL)
+        takes_name = self._after and event == "os.rename" and os.fspath(args[1]).endswith(self._after)
+        if takes_name or (self.done and self.done == -self._last):
+            self._last, self._after = 0, ""
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # setrlimit(2)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (LARGE_BYTES, LARGE_BYTES))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from tests.stage1_convert.recording import (
     JPEG_TOPIC,
     MS,
     RAW_TOPIC,
-    START_NS,
     WIDTH,
     Compression,
     Recording,
@@ -358,15 +357,6 @@ def test_a_piece_that_is_too_short_is_left_out_and_counted(tmp_path: Path) -> No
     assert 9 <= piece["frames"] <= 14
 
 
-def test_a_stream_that_starts_late_is_reported_as_warm_up(tmp_path: Path) -> None:
-    recording = cell(seconds=2.0)
-    del recording.pictures[:15]
-    recording.write(tmp_path / "src" / "bag")
-    run(tmp_path / "src", tmp_path / "out")
-    (bag,) = report(tmp_path / "out")["bags"]
-    assert bag["warm_up_s"] == pytest.approx(0.5, abs=0.01)
-
-
 def test_two_cameras_give_two_columns(tmp_path: Path) -> None:
     recording, wrist = cell(), cell(seed=7, size=(32, 40), topic=RAW_TOPIC)
     recording.others = [said._replace(topic="/wrist/image") for said in wrist.pictures[2:-3]]
@@ -416,19 +406,3 @@ def test_the_number_of_workers_does_not_change_a_byte(tmp_path: Path) -> None:
         trees.append(tree(tmp_path / f"out{workers}"))
     assert trees[0] == trees[1] == trees[2]
     assert not any(str(tmp_path).encode() in data for data in trees[0].values())
-
-
-def test_simulation_time_in_the_headers_falls_back_to_the_receive_time(tmp_path: Path) -> None:
-    recording = cell()
-    for at, said in enumerate(recording.joints):
-        message = joint_state(at * 10 * MS + 1, said.message.name, said.message.position)
-        recording.joints[at] = said._replace(message=message)
-    recording.write(tmp_path / "src" / "bag")
-    run(tmp_path / "src", tmp_path / "out")
-    clock = report(tmp_path / "out")["bags"][0]["clock"]
-    assert (clock["joints"]["source"], clock["color"]["source"]) == ("receive", "header")
-    assert "before the receive times" in clock["joints"]["reason"]
-    sources = pd.read_parquet(tmp_path / "out" / "meta" / "sync" / "chunk-000" / "file-000.parquet")
-    receive_ns = {said.receive_ns for said in recording.joints}
-    assert set(sources["joints.stamp_ns"]) <= receive_ns
-    assert min(receive_ns) > START_NS

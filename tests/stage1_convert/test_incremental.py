@@ -1,13 +1,7 @@
-"""The dataset depends on the bags and the settings, and on nothing else: not on what was there, in parts, or killed."""
+"""The dataset depends on the bags and the settings, and on nothing else: not on how it was divided, or what was lost."""
 
-import os
-import random
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +13,6 @@ from stage1_convert.config import Config
 from stage1_convert.convert import Options, convert
 from stage1_convert.merge import merge
 from stage1_convert.supply import LocalBags
-from tests.conftest import ROOT
 from tests.stage1_convert.conversion import report, rows, run, tree
 from tests.stage1_convert.recording import cell
 
@@ -64,50 +57,6 @@ def test_rows_that_are_still_in_a_log_are_part_of_a_bag(tmp_path: Path) -> None:
     run(tmp_path / "src", tmp_path / "from scratch")
     recorder.close()
     assert len(rows(tmp_path / "out")) == len(rows(tmp_path / "from scratch")) < 25
-
-
-def test_a_second_run_converts_nothing_and_changes_nothing(bags: Path, whole: Path, tmp_path: Path) -> None:
-    shutil.copytree(whole, tmp_path / "out")
-    summary = run(bags, tmp_path / "out")
-    assert (summary.reused, summary.bags, summary.episodes) == (4, 4, 5)
-    assert tree(tmp_path / "out") == tree(whole)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-@pytest.mark.parametrize("before", [["b", "d"], ["a", "b", "c", "d", "z"], ["d"]])
-def test_added_and_removed_bags_give_what_a_fresh_conversion_gives(
-    bags: Path, whole: Path, tmp_path: Path, before: list[str]
-) -> None:
-    src = shutil_copy(bags, tmp_path / "src", *(name for name in before if name != "z"))
-    if "z" in before:
-        shutil.copytree(bags / "a", src / "0")  # comes first, so that everything after it moves
-    run(src, tmp_path / "out")
-    shutil.rmtree(src)
-    shutil_copy(bags, src, *"abcd")
-    assert run(src, tmp_path / "out").reused == len([name for name in before if name != "z"])
-    assert tree(tmp_path / "out") == tree(whole)
-
-
-def test_a_changed_bag_is_converted_again_and_the_others_are_not(bags: Path, tmp_path: Path) -> None:
-    src = shutil_copy(bags, tmp_path / "src", *"abcd")
-    run(src, tmp_path / "out")
-    shutil.rmtree(src / "b")
-    cell(seed=9, **TINY).write(src / "b")  # type: ignore[arg-type]
-    assert run(src, tmp_path / "out").reused == 3
-    run(src, tmp_path / "fresh")
-    assert tree(tmp_path / "out") == tree(tmp_path / "fresh")
-
-
-@pytest.mark.parametrize(
-    ("override", "reused"), [("data.fps=15", 0), ("data.task=Push it.", 4), ("data.exclude=[b]", 3)]
-)
-def test_changed_settings_convert_again_only_what_they_touch(
-    bags: Path, whole: Path, tmp_path: Path, override: str, reused: int
-) -> None:
-    shutil.copytree(whole, tmp_path / "out")
-    assert run(bags, tmp_path / "out", override).reused == reused
-    run(bags, tmp_path / "fresh", override)
-    assert tree(tmp_path / "out") == tree(tmp_path / "fresh")
 
 
 def test_a_file_of_the_dataset_that_lost_rows_is_made_again(bags: Path, whole: Path, tmp_path: Path) -> None:
@@ -186,30 +135,3 @@ def test_two_conversions_to_one_dataset_cannot_mix(bags: Path, tmp_path: Path) -
 
     with parts_folder(tmp_path / "out"), pytest.raises(UserError, match="another conversion to --out"):
         run(bags, tmp_path / "out")
-
-
-def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(
-    bags: Path, whole: Path, tmp_path: Path
-) -> None:
-    loops, generator = int(os.environ.get("KILLS", "4")), random.Random(3)
-    flags = ["--src", str(bags), "--out", str(tmp_path / "out"), "--workers", "2"]
-    command = [sys.executable, "-m", "stage1_convert", *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    kept = 0
-    for _ in range(loops):
-        child = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 60
-        # At least one loop gets past the first part, so that there is something to keep.
-        while kept == 0 and not list(tmp_path.glob(".out.parts/*/record.json")) and time.monotonic() < deadline:
-            time.sleep(0.005)
-            if child.poll() is not None:
-                break
-        time.sleep(generator.uniform(0, 0.3))
-        os.killpg(child.pid, signal.SIGKILL)
-        child.communicate()
-        kept = max(kept, len(list(tmp_path.glob(".out.parts/*/record.json"))))
-    assert kept > 0
-    summary = run(bags, tmp_path / "out")
-    assert summary.reused > 0
-    assert tree(tmp_path / "out") == tree(whole)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]

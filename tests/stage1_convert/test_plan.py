@@ -185,11 +185,6 @@ def test_each_stream_has_its_own_rule_and_limit() -> None:
     np.testing.assert_array_equal(plan.picks["joints"][: len(nearest.ticks_ns)], nearest.picks["joints"])
 
 
-def test_streams_of_two_clocks_are_refused_and_the_clocks_named() -> None:
-    with pytest.raises(UserError, match=r"joints \(header time\) begins .* look at data.time_source"):
-        planned(steady(2), steady(2, 30, start_ns=5))
-
-
 def test_a_delayed_grid_begins_that_much_later_and_keeps_its_distance() -> None:
     camera_ns = steady(2.0, hz=30) + np.random.default_rng(1).integers(-4_000_000, 4_000_000, 60)
     plain, delayed = (planned(steady(2.0), camera_ns, f"data.grid_delay_ms={delay_ms}") for delay_ms in (0, 16))

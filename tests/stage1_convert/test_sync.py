@@ -3,12 +3,9 @@
 import itertools
 
 import numpy as np
-import numpy.typing as npt
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.command import UserError
 from stage1_convert import sync
 
 MS = 1_000_000
@@ -31,11 +28,6 @@ def test_the_grid_is_exact_and_complete(start_ns: int, span_ns: int, fps: int) -
 def test_the_grid_does_not_drift_over_a_day() -> None:
     grid = sync.grid(T0, T0 + 24 * 3600 * 10**9, 30)
     assert grid[30 * 3600 * 24] == T0 + 24 * 3600 * 10**9
-
-
-def test_a_clock_that_jumped_by_years_is_refused() -> None:
-    with pytest.raises(UserError, match="a clock jumped"):
-        sync.grid(0, T0, 30)
 
 
 def test_a_grid_that_ends_before_it_starts_is_empty() -> None:
@@ -112,44 +104,3 @@ def test_runs_are_exactly_the_true_stretches(values: list[bool]) -> None:
         rebuilt[start:stop] = True
     np.testing.assert_array_equal(rebuilt, good)
     assert all(one[1] < two[0] for one, two in itertools.pairwise(pieces))
-
-
-def clock(header_ns: npt.ArrayLike, receive_ns: npt.ArrayLike, wanted: str = "auto") -> sync.Clock:
-    header, order = np.array(header_ns, np.int64), sync.StampOrder()
-    for few in np.split(header, [1, 1, 60]):
-        order.add(few)
-    return sync.choose_clock(header, np.array(receive_ns, np.int64), order.fault, wanted)
-
-
-RECEIVED = T0 + np.arange(100) * 10 * MS
-
-
-@pytest.mark.parametrize(
-    ("header_ns", "words"),
-    [
-        (np.zeros(100), "100 of 100 header stamps are zero"),
-        (np.arange(100) * 10 * MS + 1, "before the receive times"),
-        (RECEIVED - 2 * 10**9, "2.000 s before the receive times"),
-        (np.where(np.arange(100) < 40, RECEIVED - 400 * MS, RECEIVED + 400 * MS), "wander by 0.800 s"),
-        (np.where(np.arange(100) == 50, RECEIVED - 100 * MS, RECEIVED), "go back 1 times, first at message 50"),
-    ],
-)
-def test_auto_falls_back_to_the_receive_time_and_says_why(header_ns: npt.ArrayLike, words: str) -> None:
-    chosen = clock(header_ns, RECEIVED)
-    assert chosen.source == "receive"
-    assert words in chosen.reason
-    np.testing.assert_array_equal(chosen.stamps_ns, RECEIVED)
-
-
-def test_auto_takes_sound_header_stamps_and_measures_their_delay() -> None:
-    chosen = clock(RECEIVED - 5 * MS, RECEIVED)
-    assert (chosen.source, chosen.latency_ms) == ("header", 5.0)
-    np.testing.assert_array_equal(chosen.stamps_ns, RECEIVED - 5 * MS)
-
-
-def test_header_stamps_from_another_clock_are_used_when_they_are_demanded() -> None:
-    assert clock(np.arange(100) * MS + 1, RECEIVED, "header").source == "header"
-
-
-def test_receive_times_are_used_when_they_are_demanded() -> None:
-    assert clock(RECEIVED - 5 * MS, RECEIVED, "receive")[1:3] == ("receive", "configured")

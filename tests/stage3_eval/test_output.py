@@ -113,7 +113,7 @@ def test_the_summary_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_two_evaluations_into_one_folder_do_not_mix(tmp_path: Path) -> None:
     with (
         unfinished(tmp_path / "out", IDENTITY),
-        pytest.raises(UserError, match=r"process \d+ is evaluating into it"),
+        pytest.raises(UserError, match=r"process \d+ on \S+ is evaluating into it"),
         unfinished(tmp_path / "out", IDENTITY),
     ):
         pass
