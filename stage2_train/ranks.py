@@ -1,8 +1,10 @@
 """torchrun's environment in, this process's place among the others out; without torchrun the world is one process."""
 
+import atexit
 import contextlib
 import inspect
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -133,6 +135,7 @@ def join(device: str) -> Iterator[Ranks]:
     if world_size == 1:
         yield Ranks(rank, world_size, place, local_rank)
         return
+    control: dist.ProcessGroup | None = None
     try:
         dist.init_process_group("nccl" if use_cuda else "gloo", timeout=STEP_TIMEOUT)
         control = dist.new_group(backend="gloo", timeout=SETUP_TIMEOUT)
@@ -141,10 +144,26 @@ def join(device: str) -> Iterator[Ranks]:
     except RuntimeError as error:
         if not _is_lost_contact(error):
             raise
+        _abandon(control)
         raise TransientError(f"rank {rank} lost another process of the training: {one_line(error)}") from error
     finally:
-        if dist.is_initialized():
+        if dist.is_initialized() and not _abandoned:
             dist.destroy_process_group()
+
+
+_abandoned: list[dist.ProcessGroup | None] = []
+
+
+def _abandon(control: dist.ProcessGroup | None) -> None:
+    """Have this process end without taking its groups apart: with another process gone, that may wait for hours."""
+    _abandoned.append(control)  # nothing lets go of it, until the process is gone
+    atexit.register(_leave_at_once)
+
+
+def _leave_at_once() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(EXIT_TRANSIENT)
 
 
 def _is_lost_contact(error: RuntimeError) -> bool:
