@@ -183,14 +183,22 @@ def remove_stale(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+def existing(path: Path) -> Path:
+    """Return `path`, or the nearest of its parents that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+def free_bytes(path: Path) -> int:
+    """Return how much room is left on the disk that holds `path`, or would."""
+    return shutil.disk_usage(existing(path)).free
+
+
 def require_free(folder: Path, needed_bytes: int, what: str) -> None:
     """Raise UserError naming both figures when the disk that holds `folder` cannot take `needed_bytes` more."""
-    while not folder.exists():
-        folder = folder.parent
-    free_bytes = shutil.disk_usage(folder).free
-    if free_bytes < needed_bytes:
+    left_bytes = free_bytes(folder)
+    if left_bytes < needed_bytes:
         raise UserError(
-            f"disk too full for {what}: {folder} has {free_bytes:,} bytes free, {needed_bytes:,} are needed; "
+            f"disk too full for {what}: {existing(folder)} has {left_bytes:,} bytes free, {needed_bytes:,} are needed; "
             "free some space or choose another folder"
         )
 
@@ -198,7 +206,7 @@ def require_free(folder: Path, needed_bytes: int, what: str) -> None:
 @contextlib.contextmanager
 def _full_disk_named(path: Path) -> Iterator[None]:
     """Say which place has no room left for what; the system's own error names neither."""
-    before_bytes = _free_bytes(path)
+    before_bytes = free_bytes(path)
     try:
         yield
     except Exception as error:
@@ -210,10 +218,6 @@ def _full_disk_named(path: Path) -> Iterator[None]:
             f"disk full: {path} needs more than the {before_bytes:,} bytes that were free there; "
             "free some space or choose another folder"
         ) from error
-
-
-def _free_bytes(path: Path) -> int:
-    return shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.exists())).free
 
 
 def sync(path: Path) -> None:

@@ -171,10 +171,7 @@ def open_bag(path: Path, scratch: Path, distro: str) -> Iterator[Bag]:
     """
     metadata, files = Metadata([], {}, {}, []), [path]
     if path.is_dir():
-        joined = Metadata(
-            [], {}, {}, ["metadata.yaml is missing: files whose names and times follow each other were joined"]
-        )
-        metadata = _read_metadata(path / "metadata.yaml") if (path / "metadata.yaml").exists() else joined
+        metadata = _read_metadata(path / "metadata.yaml")
         files = _listed(path, metadata)
     if not files:
         raise UserError(f"holds no storage file ({', '.join(STORAGE_SUFFIXES)})")
@@ -263,6 +260,10 @@ def _listed(folder: Path, metadata: Metadata) -> list[Path]:
 
 
 def _read_metadata(path: Path) -> Metadata:
+    if not path.exists():
+        return Metadata(
+            [], {}, {}, [f"{path.name} is missing: files whose names and times follow each other were joined"]
+        )
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
         information = tree["rosbag2_bagfile_information"]

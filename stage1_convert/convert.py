@@ -12,7 +12,7 @@ import cv2
 import pyarrow as pa
 
 from common.command import UserError, one_line
-from common.files import new_folder
+from common.files import existing, new_folder
 from common.worker import Limits, each
 from stage1_convert.assemble import Assembly, task_of
 from stage1_convert.board import Board
@@ -20,6 +20,7 @@ from stage1_convert.config import Config, DataConfig
 from stage1_convert.episode import Job, Outcome, convert_bag
 from stage1_convert.parts import REPORT, adopt, key_of, parts_folder, parts_path
 from stage1_convert.progress import shown_progress
+from stage1_convert.source import size_bytes
 from stage1_convert.space import check_space
 from stage1_convert.supply import Delivery, Offer, Supply
 
@@ -115,7 +116,7 @@ def check_out(out: Path) -> None:
     """Raise UserError when `out` holds anything but a dataset of ours, or cannot be written."""
     if out.exists() and not (out / REPORT).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} holds something else than a converted dataset; choose another --out or remove it")
-    parent = next(folder for folder in out.parents if folder.exists())
+    parent = existing(out.parent)
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         raise UserError(f"--out {out} cannot be made: {parent} is not a folder that may be written to")
 
@@ -208,6 +209,5 @@ def _convert(todo: _Todo) -> Outcome | UserError:
 
 
 def _limits(todo: _Todo) -> Limits:
-    path = todo.bag.source.path
-    size_bytes = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]) if file.is_file())
-    return Limits((2 << 30) + 4 * size_bytes, 120 + size_bytes / SLOWEST_BYTES_PER_S)
+    size = size_bytes(todo.bag.source.path)
+    return Limits((2 << 30) + 4 * size, 120 + size / SLOWEST_BYTES_PER_S)

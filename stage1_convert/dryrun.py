@@ -5,7 +5,6 @@ Bags that are not on this disk are told of by what metadata.yaml or the end of a
 
 import contextlib
 import itertools
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.command import UserError, one_line, progress
+from common.files import free_bytes
 from stage1_convert.bag import Bag, declared, open_bag
 from stage1_convert.config import Config
 from stage1_convert.episode import BagPlan, plan_bag
@@ -68,17 +68,17 @@ def dry_run(bags: Iterable[Source | Absent], count: int, config: Config, out: Pa
     episodes, size_bytes = [n for one in here for n in one.frames], sum(one.size_bytes for one in here)
     refused = sum(one.refused is not None for one in found)
     folder = (out or Path()).resolve()
-    free_bytes = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+    left_bytes = free_bytes(folder)
     print()
     print(f"bags      {len(found) - refused - len(away)} would be converted, {refused} refused")
     if away:
         print(f"download  {len(away)} more, {sum(one.download_bytes for one in away) / 1e6:,.1f} MB: not counted below")
     print(f"episodes  {len(episodes)}")
     print(f"frames    {sum(episodes)}, {sum(episodes) / config.data.fps:.1f} s at {config.data.fps} fps")
-    print(f"dataset   about {size_bytes / 1e6:,.1f} MB; {free_bytes / 1e6:,.1f} MB are free at {folder}")
-    if size_bytes >= free_bytes:
-        print(f"disk too small: free {(size_bytes - free_bytes) / 1e6:,.1f} MB or choose another --out")
-    return 2 if not (episodes or away) or size_bytes >= free_bytes else 0
+    print(f"dataset   about {size_bytes / 1e6:,.1f} MB; {left_bytes / 1e6:,.1f} MB are free at {folder}")
+    if size_bytes >= left_bytes:
+        print(f"disk too small: free {(size_bytes - left_bytes) / 1e6:,.1f} MB or choose another --out")
+    return 2 if not (episodes or away) or size_bytes >= left_bytes else 0
 
 
 def foresee(bag: Absent, config: Config) -> Outlook:

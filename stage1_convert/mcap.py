@@ -136,9 +136,10 @@ class Mcap:
         try:
             self._file.seek(self._size - FOOTER_BYTES)
             data = self._file.read(FOOTER_BYTES)
-            opcode, size, start, _, checksum = struct.unpack_from("<BQQQI", data)
-            if (opcode, size, data[-8:]) != (FOOTER, 20, MAGIC) or not 8 <= start < self._size:
+            start = summary_start(data)
+            if start is None or not len(MAGIC) <= start < self._size:
                 return False
+            (checksum,) = struct.unpack_from("<I", data, FOOTER_BYTES - len(MAGIC) - 4)
             self._file.seek(start)
             summary = self._file.read(self._size - FOOTER_BYTES - start)
             if checksum and zlib.crc32(summary + data[:-12]) != checksum:

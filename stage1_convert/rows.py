@@ -29,9 +29,9 @@ def check_numbers(tape: Tape, plan: Plan, config: Config) -> None:
         if name in config.data.cameras:
             continue
         limits = np.where(angular(name, config), MAX_ANGLE_RAD, MAX_NUMBER)
-        after = [1] if rule_of(name, config.data)[0] == "linear" else []
+        needed = (0, 1) if rule_of(name, config.data)[0] == "linear" else (0,)  # between it and the next one
         for shown in plan.used(name):
-            used = np.unique(np.minimum([shown + more for more in (0, *after)], len(stream.values) - 1))
+            used = np.unique(np.minimum([shown + more for more in needed], len(stream.values) - 1))
             sound = (np.abs(take(stream.values, used)) <= limits).all(axis=1)  # false for NaN, too
             if not sound.all():
                 first = int(used[~sound][0])

@@ -75,9 +75,9 @@ class Shots:
             raise UserError(f"the picture is {size[0]}x{size[1]}, the ones before it {before}")
         looked_at |= not self._trust
         if still.file is not None and still.form == storage and size == (still.height, still.width):
-            picture = decode.decode_sound(still.file) if still.pixels is None and looked_at else still.pixels
-            return Shot(still.file, None, None if picture is None else stats.tally(picture, sample), repeated)
-        picture = resize(still.pixels if still.pixels is not None else decode.decode_sound(still.file or b""), size)
+            seen = still.decoded() if looked_at else still.pixels
+            return Shot(still.file, None, None if seen is None else stats.tally(seen, sample), repeated)
+        picture = resize(still.decoded(), size)
         counted = stats.tally(picture, sample) if looked_at else None
         if storage == "video":
             return Shot(b"", picture, counted, repeated)

@@ -37,6 +37,11 @@ def find_bags(src: Path) -> list[Source]:
     return sorted(Source(name, path) for path, name in name_of.items())
 
 
+def size_bytes(bag: Path) -> int:
+    """Return how much a bag's files take together."""
+    return sum(file.stat().st_size for file in (bag.iterdir() if bag.is_dir() else [bag]) if file.is_file())
+
+
 def storage_files(folder: Path) -> list[Path]:
     """Return the storage files directly in `folder`, sorted by name."""
     return sorted(path for path in folder.iterdir() if is_storage(path.name) and path.is_file())

@@ -5,18 +5,18 @@ A few messages of each bag tell how large its pictures become. How many of them 
 """
 
 import itertools
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from common.command import UserError
+from common.files import free_bytes
 from common.pictures import resize
 from common.worker import Limits, each
 from stage1_convert.bag import Bag, open_bag
 from stage1_convert.config import Config
-from stage1_convert.decode import Still, decode_sound, encode, read_still
+from stage1_convert.decode import Still, encode, read_still
 from stage1_convert.parts import RECORD, parts_path, recorded_bags
 from stage1_convert.source import Source
 from stage1_convert.supply import Offer
@@ -40,24 +40,24 @@ def check_space(offers: Sequence[Offer], out: Path, config: Config, workers: int
 
     Nothing is certain of bags that are still to be downloaded or are converted already, or that become videos.
     """
-    free_bytes = shutil.disk_usage(next(folder for folder in out.parents if folder.exists())).free
+    left_bytes = free_bytes(out)
     settings = config.data
     rests = settings.on_gap == "drop" or settings.trim_idle_s or settings.split_pause_s
     if rests or settings.storage == "video" or any(parts_path(out).glob(f"*/{RECORD}")):
         return
     done = {bag["bag"] for bag in recorded_bags(out)}
     bags = [_Bag(o.bag, o.size_bytes, config) for o in offers if isinstance(o.bag, Source) and o.name not in done]
-    if sum(bag.size_bytes for bag in bags) <= free_bytes:
+    if sum(bag.size_bytes for bag in bags) <= left_bytes:
         return
     bags.sort(key=lambda bag: -bag.size_bytes)
     found = map(least_bytes, bags) if workers < 1 else each(least_bytes, bags, workers, lambda _: LIMITS)
     needed_bytes = 0
     for least in found:
         needed_bytes += least if isinstance(least, int) else 0
-        if needed_bytes > free_bytes:
+        if needed_bytes > left_bytes:
             raise UserError(
                 f"disk too small: --out {out} needs at least {needed_bytes:,} bytes (a quarter of the bags' frames with "
-                f"their smallest pictures), and {free_bytes:,} are free; free some space or choose another --out"
+                f"their smallest pictures), and {left_bytes:,} are free; free some space or choose another --out"
             )
 
 
@@ -95,6 +95,5 @@ def _stored_bytes(still: Still, config: Config) -> int:
     size = config.conventions.image_resize
     if still.file is not None and still.form == config.data.storage and size is None:
         return len(still.file)
-    pixels = still.pixels if still.pixels is not None else decode_sound(still.file or b"")
-    picture = resize(pixels, (size[0], size[1]) if size else (still.height, still.width))
+    picture = resize(still.decoded(), (size[0], size[1]) if size else (still.height, still.width))
     return len(encode(picture, config.data.storage, config.conventions.jpeg_quality))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from stage1_convert.address import is_remote
-from stage1_convert.source import Source, find_bags
+from stage1_convert.source import Source, find_bags, size_bytes
 
 
 class Offer(NamedTuple):
@@ -74,7 +74,7 @@ class LocalBags:
 
     def __init__(self, src: Path) -> None:
         self.root = src.resolve()
-        self.offers = [Offer(source.name, _size_bytes(source.path), source) for source in find_bags(src)]
+        self.offers = [Offer(source.name, size_bytes(source.path), source) for source in find_bags(src)]
 
     def fetch(self, offers: Sequence[Offer], _is_done: IsDone) -> Generator[Delivery, None, None]:
         """Yield the bags."""
@@ -88,8 +88,3 @@ class LocalBags:
 
     def release(self, source: Source, sums: Mapping[str, str] | None) -> None:
         """Do nothing: the bag is the user's."""
-
-
-def _size_bytes(path: Path) -> int:
-    files = path.iterdir() if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())

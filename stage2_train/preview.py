@@ -1,6 +1,5 @@
 """A configuration in; on stdout what a training with it would be, with one step of it timed. Nothing stays written."""
 
-import shutil
 import tempfile
 import time
 from itertools import islice
@@ -12,6 +11,7 @@ import yaml
 
 from common.config import to_dict
 from common.dataset import Dataset
+from common.files import free_bytes
 from common.frames import Rows, cache_bytes, default_cache_dir
 from stage2_train.batches import Recordings, batches, split
 from stage2_train.checkpoints import new_checkpoint, trainable
@@ -60,7 +60,7 @@ def preview(config: TrainConfig) -> None:
         f"{training.steps * run.plan.global_batch / len(run.samples):.1f} epochs\n"
         f"memory      {4 * weights_gb:.2f} GB for weights, gradients and optimizer, and as much as the activations take\n"
         f"cache       {cache_bytes(dataset) / 1e9:.2f} GB of decoded pictures in {cache_dir}, "
-        f"where {_free_bytes(cache_dir) / 1e9:.2f} GB are free\n"
+        f"where {free_bytes(cache_dir) / 1e9:.2f} GB are free\n"
         f"checkpoint  {3 * weights_gb:.2f} GB each\n"
         f"time        {step_s:.3f} s a step on {ranks.device}, {training.steps * step_s / 3600:.2f} h for all of them"
     )
@@ -74,9 +74,3 @@ def _time_a_step(run: Run) -> float:
         _, grad_norm = run.optimizer.step(step)
         grad_norm.item()  # waits for the device
     return time.perf_counter() - started
-
-
-def _free_bytes(folder: Path) -> int:
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free

@@ -107,7 +107,7 @@ class _Checker:
             every = self._pictures.tallies[key]
             counts = every.sum(axis=0) if episode is None else every[episode]
             if counts.any():
-                self._check_pictures(place, key, feature, arrays, counts, stop - start)
+                self._check_pictures(place, key, arrays, counts, stop - start)
             return
         values = self._rows.columns[key][start:stop].reshape(stop - start, -1).astype(np.float64)
         self._check_numbers(place, arrays, values)
@@ -153,14 +153,9 @@ class _Checker:
             self._within(place, name, stored[name].ravel(), low, high)
 
     def _check_pictures(
-        self,
-        place: Place,
-        key: str,
-        feature: Feature,
-        stored: Mapping[str, Float64],
-        counts: Tally,
-        frames: int,
+        self, place: Place, key: str, stored: Mapping[str, Float64], counts: Tally, frames: int
     ) -> None:
+        feature = self._features[key]
         right = {name: np.asarray(value).ravel() for name, value in picture_stats(counts, frames).items()}
         found = {name: array.ravel() for name, array in stored.items()}
         counted = int(found["count"][0])

@@ -1,6 +1,8 @@
 """Ctrl-C once stops cleanly and says how to go on, twice stops at once; the same command then ends what was begun."""
 
 import os
+import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -8,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.promises.harness import Command, Warm, hashes, leftovers
+from tests.promises.harness import Command, Ended, Warm, hashes, leftovers, loops
 from tests.promises.test_p22_a_killed_evaluation import tables
 from tests.stage1_convert.recording import cell
 
+STOPPED = "stopped; run the same command again to go on\n"
+MOST_S = 10.0  # on a busy machine
 SOON_S = 20.0  # generous: a busy machine, and what is being written is finished
 
 
@@ -31,19 +35,20 @@ def stop(command: Command, times: int) -> str:
     assert ended.code in (130, -signal.SIGINT)[: 1 if times == 1 else 2], ended.output
     assert "Traceback" not in ended.output
     assert "Exception" not in ended.output
-    deadline_s = time.monotonic() + SOON_S
-    while any(is_of(entry, command.pid) for entry in Path("/proc").iterdir() if entry.name.isdecimal()):
-        assert time.monotonic() < deadline_s, "a process of it lives on"
-        time.sleep(0.01)
+    assert nobody_is_left(command.pid, SOON_S), ended.output
     return ended.output
 
 
-def is_of(entry: Path, group: int) -> bool:
-    try:
-        state, _, of = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
-    except OSError:
-        return False
-    return int(of) == group and state != "Z"
+def nobody_is_left(group: int, within_s: float) -> bool:
+    """Tell whether all processes of a group end; the one that forks the workers finishes its imports first."""
+    deadline_s = time.monotonic() + within_s
+    while time.monotonic() < deadline_s:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.01)
+    return False
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -55,7 +60,7 @@ def test_a_conversion(warm: Warm, tmp_path: Path, times: int) -> None:
     command = warm.start(tmp_path / "log", *arguments, tmp_path / "out")
     wait_for(command, lambda: list(tmp_path.glob(".out.parts/[!.]*/record.json")))
     said = stop(command, times)
-    assert times == 2 or said.startswith("stopped; run the same command again to go on\n")
+    assert times == 2 or said.startswith(STOPPED)
     assert not (tmp_path / "out").exists()
     again = warm.run(tmp_path / "log", *arguments, tmp_path / "out")
     assert again.code == 0
@@ -72,7 +77,48 @@ def test_an_evaluation(warm: Warm, tmp_path: Path, image_dataset: Path, act_tiny
     command = warm.start(tmp_path / "log", "stage3_eval", *arguments, *more, out, XDG_CACHE_HOME=cache)
     wait_for(command, (out / ".unfinished" / "episode_000.parquet").exists)
     said = stop(command, times)
-    assert times == 2 or "stopped; run the same command again to go on\n" in said
+    assert times == 2 or STOPPED in said
     assert warm.run(tmp_path / "log", "stage3_eval", *arguments, *more, out, XDG_CACHE_HOME=cache).code == 0
     assert len(tables(out)) == 3
     assert not leftovers(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def bags(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    src = tmp_path_factory.mktemp("interrupted") / "src"
+    for number in range(4):
+        cell(1.0, seed=number).write(src / f"bag{number}")
+    return src
+
+
+def interrupted(command: Command, times: list[float]) -> Ended:
+    """Press Ctrl-C after these waits in seconds; workers get the signal, too, as they would from a terminal."""
+    for seconds in times:
+        if not command.ends_within(seconds):
+            command.signal(signal.SIGINT)
+    ended = command.join(MOST_S)
+    assert nobody_is_left(command.pid, MOST_S), ended.output
+    return ended
+
+
+def test_a_conversion_at_any_moment(bags: Path, warm: Warm, ram: Path) -> None:
+    def convert(out: Path) -> Command:
+        return warm.start(ram / "log", "stage1_convert", "--src", bags, "--out", out, "--workers", 2)
+
+    whole, chance, stopped = convert(ram / "whole").join(), random.Random(0), {1: 0, 2: 0}
+    for number in range(loops(4, 200)):
+        waits = [chance.uniform(0.05, whole.seconds / 2), chance.choice([0, 0.001, 0.02])][: 1 + number % 2]
+        ended = interrupted(convert(ram / "out"), waits)
+        assert "Traceback" not in ended.output
+        if ended.code == 0:  # too late
+            shutil.rmtree(ram / "out")
+            continue
+        assert ended.code in (130, -signal.SIGINT)[: len(waits)], ended.output
+        if ended.code == 130:
+            assert ended.output.count(STOPPED) == 1, ended.output
+            assert not leftovers(ram)
+        stopped[len(waits)] += 1
+    assert all(stopped.values())
+    assert convert(ram / "out").join().code == 0
+    assert hashes(ram / "out") == hashes(ram / "whole")
+    assert not leftovers(ram)

@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,19 @@ def harms(data: bytes, chance: random.Random) -> Iterator[bytes]:
         yield bytes(flipped)
 
 
+def harmed_in_turn(
+    paths: Iterable[Path], chance: random.Random, caplog: pytest.LogCaptureFixture
+) -> Iterator[tuple[Path, bytes]]:
+    """Yield every file as it lies there with each harm, nothing told of it yet; behind its harms it is whole again."""
+    for path in paths:
+        data = path.read_bytes()
+        for harmed in harms(data, chance):
+            path.write_bytes(harmed)
+            caplog.clear()
+            yield path, harmed
+        path.write_bytes(data)
+
+
 def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -42,16 +55,14 @@ def test_damage_to_any_of_its_files_is_noticed(
     config, identity = tiny_config(dataset, out, *VALIDATED), Dataset.open(dataset).identity
     paths = [path for path in (out / NEWEST).rglob("*") if path.is_file()]
     assert len(paths) == 12
+    for path, harmed in harmed_in_turn(paths, chance, caplog):
+        start = find_start(config, identity, 1)
+        assert start is not None
+        assert start.folder == out / BEFORE, (path, harmed)
+        (line,) = warned(caplog)
+        assert line.startswith(f"{out / NEWEST} is not whole and is passed over: ")
     for path in paths:
         data = path.read_bytes()
-        for harmed in harms(data, chance):
-            path.write_bytes(harmed)
-            caplog.clear()
-            start = find_start(config, identity, 1)
-            assert start is not None
-            assert start.folder == out / BEFORE, (path, harmed)
-            (line,) = warned(caplog)
-            assert line.startswith(f"{out / NEWEST} is not whole and is passed over: ")
         path.unlink()
         start = find_start(config, identity, 1)
         assert start is not None
@@ -68,15 +79,10 @@ def test_damage_to_any_file_of_the_policy_is_noticed_where_a_run_is_loaded(
     out, chance = stopped_at(whole, 12, tmp_path / "out"), random.Random(1)
     paths = list((out / NEWEST / "pretrained_model").iterdir())
     assert len(paths) == 7
-    for path in paths:
-        data = path.read_bytes()
-        for harmed in harms(data, chance):
-            path.write_bytes(harmed)
-            caplog.clear()
-            assert pretrained_folder(out) == out / BEFORE / "pretrained_model", (path, harmed)
-            (line,) = warned(caplog)
-            assert line.startswith(f"{out / NEWEST} is damaged and passed over: ")
-        path.write_bytes(data)
+    for path, harmed in harmed_in_turn(paths, chance, caplog):
+        assert pretrained_folder(out) == out / BEFORE / "pretrained_model", (path, harmed)
+        (line,) = warned(caplog)
+        assert line.startswith(f"{out / NEWEST} is damaged and passed over: ")
     assert pretrained_folder(out) == out / NEWEST / "pretrained_model"
 
 
