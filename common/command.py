@@ -104,7 +104,7 @@ def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
     A traceback is printed for our own bugs only. The first Ctrl-C is an orderly end, the second ends the process at once.
     """
     set_up_logging()
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_DFL):
         signal.signal(signal.SIGINT, _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no UTF-8
