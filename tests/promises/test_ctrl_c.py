@@ -1,19 +1,24 @@
 """Ctrl-C once stops cleanly and says how to go on, twice stops at once; the same command then ends what was begun."""
 
+import itertools
 import os
 import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.promises.harness import Command, Ended, Warm, hashes, leftovers, loops
 from tests.promises.test_p22_a_killed_evaluation import tables
 from tests.stage1_convert.recording import cell
 
+COMMANDS = ("stage1_convert", "stage2_train", "stage3_eval", "demo", "demo.record", "demo.rollout", "osmo.local")
 STOPPED = "stopped; run the same command again to go on\n"
 MOST_S = 10.0  # on a busy machine
 SOON_S = 20.0  # generous: a busy machine, and what is being written is finished
@@ -50,6 +55,32 @@ def nobody_is_left(group: int, within_s: float) -> bool:
             return True
         time.sleep(0.01)
     return False
+
+
+@pytest.mark.parametrize("command", [f"{module} --help" for module in COMMANDS])
+@pytest.mark.parametrize("later", [1, 150, *range(2, loops(2, 150), 10)])
+def test_a_command_that_still_imports(command: str, later: int) -> None:
+    """Python tells of each module that it has imported; the heaviest are still to come."""
+    stop_importing(command, later)
+
+
+@pytest.mark.parametrize("later", [300, *range(400, loops(400, 1000), 20)])
+def test_a_command_that_imports_more_when_its_flags_are_read(later: int) -> None:
+    """PyTorch makes a TypeError of an interrupt now and then."""
+    stop_importing("stage3_eval --checkpoint nowhere --dataset nowhere --out nowhere", later)
+
+
+def stop_importing(words: str, later: int) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", *words.split()]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        told = iter(process.stderr.readline, "")
+        assert any(line.endswith(" common.ctrl_c\n") for line in told)
+        assert len(list(itertools.islice(told, later))) == later
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == -signal.SIGINT, said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("times", [1, 2])
