@@ -4,24 +4,19 @@ This is the contract between the stages. The layout is LeRobot's (`codebase_vers
 for stands in `meta/conversion.json` (how the bags became rows) and in the action feature's `info` (what actions mean).
 """
 
-import bisect
-import contextlib
-import fcntl
 import functools
 import hashlib
-import logging
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from common.columns import anew_if_damaged, as_array, mapped
 from common.command import UserError, one_line
 from common.files import read_json
 from common.pictures import Picture, decode_picture, decode_video, resize
@@ -42,8 +37,6 @@ INDEX_COLUMNS = {
     "task_index": "int64",
 }
 PICTURE_DTYPES = ("image", "video")
-T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 
 class Feature(NamedTuple):
@@ -195,91 +188,45 @@ class Dataset:
             return Path(error.filename or self.root)
         return next((path for path in {**self.files, **now} if now.get(path) != self.files.get(path)), None)
 
-    def data_paths(self) -> list[Path]:
-        """Return the data files in the order in which readers concatenate them."""
-        return sorted((self.root / "data").glob("*/*.parquet"))
-
     def columns(self, names: Sequence[str], cache_dir: Path) -> dict[str, npt.NDArray[Any]]:
         """Return whole columns, (rows, dimensions) or (rows,), read through `datasets`' memory-mapped Arrow table.
 
         Only the named columns are copied into the Arrow cache, never the pictures. Raises UserError when rows are
         missing.
         """
-        return self._copied(cache_dir, lambda folder: self._columns(names, folder))
-
-    def _copied(self, cache_dir: Path, read: Callable[[Path], T]) -> T:
-        """Read from this dataset's folder of the cache; if what lies there is damaged, it is copied anew."""
-        folder = cache_dir / "columns" / self.fingerprint[:24]
-        lay_there = folder.exists()
-        try:
-            return read(folder)
-        except UserError as error:
-            if not lay_there:
-                raise
-            log.warning("%s is copied anew, it may be damaged: %s", folder, error)
-            shutil.rmtree(folder, ignore_errors=True)
-            return read(folder)
-
-    def _columns(self, names: Sequence[str], folder: Path) -> dict[str, npt.NDArray[Any]]:
         wanted = list(dict.fromkeys([*names, "index"]))
-        table = self._mapped(wanted, folder)
-        arrays = {name: _array(table.column(name), self.features[name]) for name in wanted}
-        if len(table) != self.n_frames or not np.array_equal(arrays["index"], np.arange(self.n_frames)):
-            raise UserError(
-                f"{self.root}/data holds {len(table)} rows and meta/ declares {self.n_frames}, or its `index` column "
-                "does not count them up in order; convert the dataset again"
-            )
-        return {name: arrays[name] for name in names}
 
-    def _mapped(self, names: Sequence[str], folder: Path) -> Any:
-        import datasets
+        def read() -> dict[str, npt.NDArray[Any]]:
+            table = self._mapped(wanted, cache_dir)
+            arrays = {name: as_array(table.column(name), *self.features[name][:2]) for name in wanted}
+            if len(table) != self.n_frames or not np.array_equal(arrays["index"], np.arange(self.n_frames)):
+                raise UserError(
+                    f"{self.root}/data holds {len(table)} rows and meta/ declares {self.n_frames}, or its `index` column "
+                    "does not count them up in order; convert the dataset again"
+                )
+            return {name: arrays[name] for name in names}
 
-        datasets.disable_progress_bars()
-        paths = [str(path) for path in self.data_paths()]
-        folder.mkdir(parents=True, exist_ok=True)
-        # `datasets` makes a file name of its folder's whole path, which gets too long: it is given another path there.
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            with contextlib.suppress(OSError):  # some network file systems have no locks
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            return datasets.Dataset.from_parquet(paths, columns=names, cache_dir=f"/proc/self/fd/{handle}").data
-        except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError, ValueError) as error:
-            cause = error.__cause__ or error
-            raise UserError(f"{self.root}/data cannot be read: {one_line(cause)}") from error
-        finally:
-            os.close(handle)
+        return anew_if_damaged(self._copies(cache_dir), read)
 
-    def picture_by_row(self, camera: str, cache_dir: Path) -> Callable[[int], Picture]:
-        """Return what decodes one picture of a camera, from any thread, by its row.
+    def encoded_column(self, camera: str, cache_dir: Path) -> Any:
+        """Return the column of a camera's encoded pictures, copied once, as they are, and memory-mapped."""
+        key = picture_key(camera)
+        return anew_if_damaged(self._copies(cache_dir), lambda: self._mapped([key], cache_dir).column(key))
 
-        The encoded pictures are copied once, as they are, into the Arrow cache in `cache_dir` and memory-mapped; videos
-        are read where they lie. Raises UserError naming episode and frame when a picture is damaged.
-        """
-        key, starts = picture_key(camera), [episode.start for episode in self.episodes]
-        is_image = self.features[key].dtype == "image"
-        column = self._copied(cache_dir, lambda folder: self._mapped([key], folder).column(key)) if is_image else None
+    def _mapped(self, names: Sequence[str], cache_dir: Path) -> Any:
+        return mapped(self.root / "data", names, self._copies(cache_dir))
 
-        def decode(row: int) -> Picture:
-            episode = self.episodes[bisect.bisect_right(starts, row) - 1]
-            try:
-                if column is not None:
-                    picture = decode_picture(column[row].as_py()["bytes"])
-                else:
-                    path, start_s = self._video(episode, camera)
-                    picture = next(decode_video(path, start_s + (row - episode.start) / self.fps, 1, self.fps))
-                return self._as_wanted(picture, camera)
-            except (UserError, StopIteration) as error:
-                frame = f"episode {episode.number}, frame {row - episode.start}"
-                raise UserError(f"{self.root}: camera {camera}, {frame}: {one_line(error)}") from error
+    def _copies(self, cache_dir: Path) -> Path:
+        return cache_dir / "columns" / self.fingerprint[:24]
 
-        return decode
-
-    def _video(self, episode: Episode, camera: str) -> tuple[Path, float]:
+    def video(self, episode: Episode, camera: str) -> tuple[Path, float]:
+        """Return the file that holds an episode's video of a camera, and at which second it begins there."""
         key = picture_key(camera)
         chunk, file, start_s, _ = episode.videos[key]
         return self.root / VIDEO_PATH.format(video_key=key, chunk_index=chunk, file_index=file), start_s
 
-    def _as_wanted(self, picture: Picture, camera: str) -> Picture:
+    def as_wanted(self, picture: Picture, camera: str) -> Picture:
+        """Return a stored picture in `size`; raises UserError when it is not of the shape that is declared."""
         declared = self.features[picture_key(camera)].shape
         if picture.shape != declared:
             raise UserError(f"the picture has shape {picture.shape}, the dataset declares {declared}")
@@ -291,14 +238,14 @@ class Dataset:
         Raises UserError naming the episode and the frame when a picture is damaged or has another size.
         """
         if self.features[picture_key(camera)].dtype == "video":
-            path, start_s = self._video(episode, camera)
+            path, start_s = self.video(episode, camera)
             pictures = decode_video(path, start_s, episode.length, self.fps)
         else:
             pictures = (decode_picture(data) for data in self.encoded_pictures(episode, camera))
         count = 0
         try:
             for picture in pictures:
-                yield self._as_wanted(picture, camera)
+                yield self.as_wanted(picture, camera)
                 count += 1
         except UserError as error:
             raise UserError(
@@ -311,20 +258,29 @@ class Dataset:
 
     def encoded_pictures(self, episode: Episode, camera: str) -> Iterator[bytes]:
         """Yield the stored JPEG or PNG files of one camera of an episode, in order."""
-        path = self.root / DATA_PATH.format(chunk_index=episode.data_file[0], file_index=episode.data_file[1])
         key = picture_key(camera)
         try:
-            with pq.ParquetFile(path) as file:
-                groups = [
-                    i for i in range(file.num_row_groups) if _may_hold(file.metadata.row_group(i), episode.number)
-                ]
-                columns = [f"{key}.bytes", "episode_index"]
-                for batch in file.iter_batches(batch_size=64, row_groups=groups, columns=columns):
-                    mine = np.asarray(batch.column("episode_index")) == episode.number
-                    if mine.any():
-                        yield from batch.filter(pa.array(mine)).column(key).field("bytes").to_pylist()
+            for batch in self.rows(episode, [f"{key}.bytes"], 64):
+                yield from batch.column(key).field("bytes").to_pylist()
         except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{path} cannot be read: {one_line(error)}") from error
+            raise UserError(f"{self.rows_path(episode)} cannot be read: {one_line(error)}") from error
+
+    def rows_path(self, episode: Episode) -> Path:
+        """Return the file that holds an episode's rows."""
+        return self.root / DATA_PATH.format(chunk_index=episode.data_file[0], file_index=episode.data_file[1])
+
+    def rows(self, episode: Episode, columns: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+        """Yield an episode's rows, these columns and episode_index, without looking into row groups that hold none of them.
+
+        Raises what Arrow raises on a damaged file.
+        """
+        with pq.ParquetFile(self.rows_path(episode)) as file:
+            groups = [i for i in range(file.num_row_groups) if _may_hold(file.metadata.row_group(i), episode.number)]
+            wanted = [*columns, "episode_index"]
+            for batch in file.iter_batches(batch_size=batch_rows, row_groups=groups, columns=wanted):
+                mine = np.asarray(batch.column("episode_index")) == episode.number
+                if mine.any():
+                    yield batch.filter(pa.array(mine))
 
     def _check(self) -> None:
         for key in (STATE, ACTION, "index"):
@@ -399,11 +355,3 @@ def _may_hold(group: pq.RowGroupMetaData, episode: int) -> bool:
     if statistics is None or not statistics.has_min_max:
         return True
     return bool(statistics.min <= episode <= statistics.max)
-
-
-def _array(column: pa.ChunkedArray, feature: Feature) -> npt.NDArray[Any]:
-    flat = column
-    while pa.types.is_list(flat.type) or pa.types.is_fixed_size_list(flat.type) or pa.types.is_large_list(flat.type):
-        flat = pa.chunked_array([chunk.flatten() for chunk in flat.chunks], type=flat.type.value_type)
-    values: npt.NDArray[Any] = flat.to_numpy().astype(feature.dtype, copy=False)
-    return values if feature.shape == (1,) else values.reshape(len(column), *feature.shape)

@@ -18,7 +18,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from common.command import UserError
 from common.mounts import network_mount
@@ -150,21 +150,39 @@ def locked(folder: Path, refusal: str | None = None) -> Iterator[None]:
             "flushes; if it can lose them, write to a local disk and copy"
         )
     with (folder / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(file):
             file.seek(0)
             holder = file.read().strip()
             text = (
                 refusal or f"{folder} is in use by process {{holder}}; wait for it, stop it, or choose another folder"
             )
-            raise UserError(text.replace("{holder}", holder or "?")) from None
-        except OSError as error:  # some network file systems have no locks
-            log.warning("%s cannot be locked (%s): make sure that nothing else writes there", folder, error.strerror)
+            raise UserError(text.replace("{holder}", holder or "?"))
         file.truncate(0)
         file.write(f"{os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+
+
+@contextlib.contextmanager
+def in_turn(lock: Path, what: str) -> Iterator[None]:
+    """Hold the file `lock`, made if need be, for this process alone; while another has it, which does `what`, wait."""
+    with lock.open("a") as file:
+        if not _lock(file):
+            log.info("waiting for another process that %s", what)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock an open file, unless another process has."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:  # some network file systems have no locks
+        place = Path(file.name).parent
+        log.warning("%s cannot be locked (%s): make sure that nothing else writes there", place, error.strerror)
+    return True
 
 
 def sha256(path: Path) -> str:

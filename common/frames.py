@@ -5,14 +5,12 @@ of the dataset's fingerprint and of the size its pictures are asked for in, so t
 as it was left is made anew.
 """
 
-import contextlib
-import fcntl
+import bisect
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, Protocol
@@ -20,9 +18,10 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from common.command import UserError, progress
+from common.command import UserError, one_line, progress
 from common.dataset import Dataset, Episode, picture_key
-from common.files import new_folder, read_json, remove_stale, require_free, write_json
+from common.files import in_turn, new_folder, read_json, remove_stale, require_free, write_json
+from common.pictures import Picture, decode_picture, decode_video
 
 CACHE_VERSION = 2  # part of the key: a cache written by other code is never misread
 ABOUT = "about.json"
@@ -57,12 +56,29 @@ class DecodedFrames:
     def __init__(self, dataset: Dataset, camera: str, cache_dir: Path) -> None:
         self.shape = dataset.cameras[camera]
         self.reads_dataset = dataset.features[picture_key(camera)].dtype == "video"
-        self._picture = dataset.picture_by_row(camera, cache_dir)
+        self._dataset, self._camera = dataset, camera
+        self._encoded = None if self.reads_dataset else dataset.encoded_column(camera, cache_dir)
+        self._starts = [episode.start for episode in dataset.episodes]
 
     def take(self, rows: Rows, out: npt.NDArray[np.uint8]) -> None:
-        """Decode the pictures of `rows`."""
-        for i, row in enumerate(rows):
-            out[i] = self._picture(int(row))
+        """Decode the pictures of `rows`; raises UserError naming episode and frame of a damaged one."""
+        for i, row in enumerate(rows.tolist()):
+            out[i] = self._picture(row)
+
+    def _picture(self, row: int) -> Picture:
+        dataset, camera = self._dataset, self._camera
+        episode = dataset.episodes[bisect.bisect_right(self._starts, row) - 1]
+        frame = row - episode.start
+        try:
+            if self._encoded is not None:
+                picture = decode_picture(self._encoded[row].as_py()["bytes"])
+            else:
+                path, start_s = dataset.video(episode, camera)
+                picture = next(decode_video(path, start_s + frame / dataset.fps, 1, dataset.fps))
+            return dataset.as_wanted(picture, camera)
+        except (UserError, StopIteration) as error:
+            where = f"camera {camera}, episode {episode.number}, frame {frame}"
+            raise UserError(f"{dataset.root}: {where}: {one_line(error)}") from error
 
 
 def default_cache_dir() -> Path:
@@ -89,7 +105,7 @@ def open_frames(
     folder = _folder(dataset, cache_dir)
     if dataset.cameras and mode != "none" and build:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_suffix(".lock")):
+        with in_turn(folder.with_suffix(".lock"), "decodes the same pictures"):
             if not _is_whole(dataset, folder) and _has_room(dataset, folder, mode):
                 _build(dataset, folder)
     if mode == "none" or not _is_whole(dataset, folder):
@@ -124,17 +140,6 @@ def clear_cache(cache_dir: Path) -> None:
 def _folder(dataset: Dataset, cache_dir: Path) -> Path:
     parts = [CACHE_VERSION, dataset.fingerprint, dataset.cameras]
     return cache_dir / "frames" / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel releases it when the holder dies
-        except BlockingIOError:
-            log.warning("waiting for another process that decodes the same pictures")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _is_whole(dataset: Dataset, folder: Path) -> bool:

@@ -130,7 +130,8 @@ class _Joined:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = RowFile(path, self._schema, numbers)
         tasks = [self._tasks.setdefault(text, len(self._tasks)) for text in _task_texts(dataset.root)]
-        for batch in _rows(dataset, episode):
+        stored = [key for key, feature in dataset.features.items() if feature.dtype != "video" and key not in PLACE[:2]]
+        for batch in dataset.rows(episode, stored, BATCH_ROWS):
             place = batch.schema.get_field_index("task_index")
             mapped = pa.array(np.array(tasks, np.int64)[np.asarray(batch.column("task_index"))])
             rows.add(batch.set_column(place, "task_index", mapped))
@@ -209,21 +210,3 @@ def _task_texts(root: Path) -> list[str]:
     table = pq.read_table(root / "meta" / "tasks.parquet").to_pydict()
     text_of = dict(zip(table["task_index"], table["task"], strict=True))
     return [text_of[index] for index in range(len(text_of))]
-
-
-def _rows(dataset: Dataset, episode: Episode) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of an episode, without looking into row groups that hold none of them."""
-    path = dataset.root / DATA_PATH.format(chunk_index=episode.data_file[0], file_index=episode.data_file[1])
-    with pq.ParquetFile(path) as file:
-        groups = [g for g in range(file.num_row_groups) if _may_hold(file.metadata.row_group(g), episode.number)]
-        names = [name for name in file.schema_arrow.names if name not in PLACE[:2]]
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, columns=[*names, "episode_index"]):
-            mine = np.asarray(batch.column("episode_index")) == episode.number
-            if mine.any():
-                yield batch.filter(pa.array(mine))
-
-
-def _may_hold(group: Any, episode: int) -> bool:
-    columns = (group.column(at) for at in range(group.num_columns))
-    found = next((c.statistics for c in columns if c.path_in_schema == "episode_index"), None)
-    return found is None or not found.has_min_max or bool(found.min <= episode <= found.max)

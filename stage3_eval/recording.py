@@ -8,8 +8,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from common.columns import as_array
 from common.command import UserError, one_line
-from common.dataset import ACTION, DATA_PATH, STATE, Dataset, Episode
+from common.dataset import ACTION, STATE, Dataset, Episode
 from common.pictures import Picture
 
 Columns = dict[str, npt.NDArray[Any]]
@@ -20,14 +21,15 @@ def read_rows(dataset: Dataset, episode: Episode, names: Sequence[str]) -> Colum
 
     Raises UserError when rows are missing or a state or action is not finite.
     """
-    path = dataset.root / DATA_PATH.format(chunk_index=episode.data_file[0], file_index=episode.data_file[1])
+    path = dataset.rows_path(episode)
     mine = [("episode_index", "=", episode.number)]
     missing = [name for name in names if name not in dataset.features]
     if missing:
         raise UserError(f"{dataset.root}/meta/info.json declares no {missing[0]}; convert the dataset again")
     try:
         table = pq.read_table(path, columns=[*names, "index"], filters=mine)
-        columns = {name: _array(table.column(name), dataset, name) for name in (*names, "index")}
+        arrays = {name: as_array(table.column(name), *dataset.features[name][:2]) for name in (*names, "index")}
+        columns = {name: array.copy() for name, array in arrays.items()}  # which may be written
     except (pa.ArrowException, OSError, TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {one_line(error)}") from error
     if not np.array_equal(columns.pop("index"), np.arange(episode.start, episode.stop)):
@@ -66,12 +68,3 @@ def require_finite(values: npt.NDArray[Any], what: str, episode: Episode, frames
     if bad.any():
         where = f"episode {episode.number}, frame {int(frames[bad.argmax()])}"
         raise UserError(f"{what} is not finite: {where}; leave the episode out or mend its source")
-
-
-def _array(column: pa.ChunkedArray, dataset: Dataset, name: str) -> npt.NDArray[Any]:
-    feature = dataset.features[name]
-    flat = column.combine_chunks()
-    while not pa.types.is_primitive(flat.type):
-        flat = flat.flatten()
-    values: npt.NDArray[Any] = flat.to_numpy(zero_copy_only=False).astype(feature.dtype)  # a copy, which may be written
-    return values if feature.shape == (1,) else values.reshape(len(column), *feature.shape)

@@ -2,13 +2,12 @@
 
 import base64
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pyarrow.parquet as pq
 
-from common.dataset import DATA_PATH, VIDEO_PATH, Dataset, Episode, picture_key
+from common.dataset import Dataset, Episode, picture_key
 from common.pictures import Picture, decode_picture, decode_video
 
 COUNT = 8
@@ -36,7 +35,7 @@ def thumbnails(dataset: Dataset, episode: Episode, camera: str) -> Iterator[tupl
 
 def _from_rows(dataset: Dataset, episode: Episode, camera: str, wanted: Sequence[int]) -> Iterator[Picture]:
     """Read only the row groups in which the frames lie."""
-    with pq.ParquetFile(_path(dataset, DATA_PATH, episode.data_file)) as file:
+    with pq.ParquetFile(dataset.rows_path(episode)) as file:
         first = episode.start - int(file.read_row_group(0, ["index"]).column(0)[0].as_py())
         sizes = [file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)]
         starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -50,11 +49,6 @@ def _from_rows(dataset: Dataset, episode: Episode, camera: str, wanted: Sequence
 
 
 def _from_video(dataset: Dataset, episode: Episode, camera: str, wanted: Sequence[int]) -> Iterator[Picture]:
-    chunk, file, start_s, _ = episode.videos[picture_key(camera)]
-    path = dataset.root / VIDEO_PATH.format(video_key=picture_key(camera), chunk_index=chunk, file_index=file)
+    path, start_s = dataset.video(episode, camera)
     for frame in wanted:
         yield next(decode_video(path, start_s + frame / dataset.fps, 1, dataset.fps))
-
-
-def _path(dataset: Dataset, template: str, place: tuple[int, int]) -> Path:
-    return dataset.root / template.format(chunk_index=place[0], file_index=place[1])

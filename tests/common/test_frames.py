@@ -4,7 +4,8 @@ import fcntl
 import logging
 import shutil
 import subprocess
-import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -99,24 +100,21 @@ def test_a_process_that_does_not_build_takes_what_there_is(tmp_path: Path) -> No
     assert isinstance(open_frames(dataset, tmp_path, build=False)["color"], MappedFrames)
 
 
-def test_one_process_builds_and_the_others_wait_for_it(tmp_path: Path) -> None:
+def test_one_process_builds_and_the_others_wait_for_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset = Dataset.open(GOLDEN / "dataset_image")
     folder = frames_module._folder(dataset, tmp_path)
     folder.parent.mkdir(parents=True)
-    opened = threading.Event()
-
-    def open_it() -> None:
-        open_frames(dataset, tmp_path)
-        opened.set()
-
-    with folder.with_suffix(".lock").open("w") as lock:
+    caplog.set_level(logging.INFO)
+    with ThreadPoolExecutor(1) as pool, folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        thread = threading.Thread(target=open_it)
-        thread.start()
-        assert not opened.wait(0.3)
+        opened = pool.submit(open_frames, dataset, tmp_path)
+        deadline_s = time.monotonic() + 30
+        while "waiting for another process" not in caplog.text:
+            assert not opened.done()
+            assert time.monotonic() < deadline_s
         assert not folder.exists()
-    thread.join(30)
-    assert opened.is_set()
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert opened.result(30)
 
 
 def test_a_dataset_that_cannot_be_written_to_is_read(image_dataset: Path, tmp_path: Path) -> None:
