@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from common.act import Act, ActConfig
@@ -20,19 +19,13 @@ from common.config import from_json
 from common.dataset import ACTION, IMAGES, STATE, picture_key
 from common.files import MANIFEST, find_damage, read_json, write_json
 from common.normalise import Normaliser, split_buffers
+from common.processors import PREPROCESSOR, read_processors, read_tensors, write_processors
 from common.runs import CONFIG, WEIGHTS
 
 ENVIRONMENT = "observation.environment_state"
 TRAIN_CONFIG = "train_config.json"
-PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor", "policy_postprocessor"
-STATE_FILES = {
-    PREPROCESSOR: "policy_preprocessor_step_3_normalizer_processor.safetensors",
-    POSTPROCESSOR: "policy_postprocessor_step_0_unnormalizer_processor.safetensors",
-}
 # With one of these in config.json, older LeRobot releases refuse the file; all three are their defaults when absent.
 LATE_KEYS = ("use_peft", "pretrained_path", "pretrained_revision")
-
-Processor = dict[str, dict[str, Any]]  # registry name of a step -> the step
 
 
 @dataclass(frozen=True)
@@ -84,16 +77,14 @@ class Checkpoint:
         _require_as_written(folder)
         with torch.device("meta"):  # the weights come from the file; drawing random ones first would only take time
             network = new_network(act, shape)
-        weights, buffers = split_buffers(_read_tensors(folder / WEIGHTS), shape.sizes(), str(folder / WEIGHTS))
+        weights, buffers = split_buffers(read_tensors(folder / WEIGHTS), shape.sizes(), str(folder / WEIGHTS))
         _load_weights(network, weights, folder / WEIGHTS)
         try:
             if buffers and not (folder / f"{PREPROCESSOR}.json").exists():
-                before: Processor = {}
+                rename: dict[str, str] = {}
                 normaliser = Normaliser(buffers, settings["normalization_mapping"], shape.sizes(), where=str(folder))
             else:
-                before, after = (_read_processor(folder, name) for name in (PREPROCESSOR, POSTPROCESSOR))
-                normaliser = _normaliser(folder, before, after, settings, shape)
-            rename = dict(before.get("rename_observations_processor", {}).get("config", {}).get("rename_map") or {})
+                normaliser, rename = read_processors(folder, settings["normalization_mapping"], shape.sizes())
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{folder}: its normalisation is damaged: {one_line(error)}") from error
         record = _read_record(folder / TRAIN_CONFIG)
@@ -107,9 +98,7 @@ class Checkpoint:
         weights = {f"model.{k}": v.detach().cpu().float().contiguous() for k, v in self.network.state_dict().items()}
         save_file(weights, folder / WEIGHTS)
         features = settings["input_features"] | settings["output_features"]
-        for name, processor in _processors(features, self.normaliser.mapping, self.rename_map).items():
-            write_json(folder / f"{name}.json", processor)
-            save_file(self.normaliser.statistics(), folder / STATE_FILES[name])
+        write_processors(folder, features, self.normaliser, self.rename_map)
         robot = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self.robot).items()}
         write_json(folder / TRAIN_CONFIG, {**self.train_config, "robot": robot})
 
@@ -177,15 +166,6 @@ def _parse_settings(settings: dict[str, Any]) -> tuple[ActConfig, PolicyShape]:
     return act, PolicyShape(sizes[STATE], sizes[ACTION], cameras, sizes.get(ENVIRONMENT, 0))
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"{path} is missing: the checkpoint is incomplete")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {one_line(error)}") from error
-
-
 def _load_weights(network: Act, tensors: dict[str, Tensor], path: Path) -> None:
     weights = {key.removeprefix("model."): value for key, value in tensors.items()}
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
@@ -197,35 +177,6 @@ def _load_weights(network: Act, tensors: dict[str, Tensor], path: Path) -> None:
                 f"config.json asks for {expected.get(key, 'no such tensor')}"
             )
     network.load_state_dict(weights, assign=True)
-
-
-def _read_processor(folder: Path, name: str) -> Processor:
-    if not (folder / f"{name}.json").is_file():
-        raise UserError(f"{folder / name}.json is missing: without its normalisation the policy would answer nonsense")
-    processor = read_json(folder / f"{name}.json")
-    try:
-        return {step["registry_name"]: step for step in processor["steps"]}
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / name}.json is damaged: {one_line(error)}") from error
-
-
-def _normaliser(
-    folder: Path, before: Processor, after: Processor, settings: dict[str, Any], shape: PolicyShape
-) -> Normaliser:
-    statistics = _read_statistics(folder, PREPROCESSOR, before, "normalizer_processor")
-    output = _read_statistics(folder, POSTPROCESSOR, after, "unnormalizer_processor")
-    for key in output:
-        if key.startswith(f"{ACTION}.") and key in statistics and not torch.equal(output[key], statistics[key]):
-            raise UserError(f"{folder}: the pre- and post-processor disagree on {key}; they come from two trainings")
-    mapping = before["normalizer_processor"]["config"].get("norm_map", settings["normalization_mapping"])
-    return Normaliser(statistics | output, mapping, shape.sizes(), where=str(folder))
-
-
-def _read_statistics(folder: Path, name: str, processor: Processor, step: str) -> dict[str, Tensor]:
-    state_file = processor.get(step, {}).get("state_file")
-    if not isinstance(state_file, str) or Path(state_file).name != state_file:
-        raise UserError(f"{folder / name}.json names no {step} with a state file beside it")
-    return _read_tensors(folder / state_file)
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -252,29 +203,6 @@ def _robot(raw: Any, folder: Path) -> Robot:
         return Robot(names, raw["fps"], raw["action_meaning"], raw["action_wrapped"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / TRAIN_CONFIG}: its `robot` section is damaged: {one_line(error)}") from error
-
-
-def _processors(features: dict[str, Any], mapping: dict[str, str], rename_map: dict[str, str]) -> dict[str, Any]:
-    def normaliser(name: str, of: dict[str, Any]) -> dict[str, Any]:
-        return {"registry_name": name, "config": {"eps": 1e-08, "features": of, "norm_map": mapping}}
-
-    # Always "cpu": LeRobot moves the step to the device it runs on, and a file from a GPU then loads anywhere.
-    device = {"registry_name": "device_processor", "config": {"device": "cpu", "float_dtype": None}}
-    before = [
-        {"registry_name": "rename_observations_processor", "config": {"rename_map": rename_map}},
-        {"registry_name": "to_batch_processor", "config": {}},
-        device,
-        {**normaliser("normalizer_processor", features), "state_file": STATE_FILES[PREPROCESSOR]},
-    ]
-    action = {ACTION: features[ACTION]}
-    after = [
-        {**normaliser("unnormalizer_processor", action), "state_file": STATE_FILES[POSTPROCESSOR]},
-        device,
-    ]
-    return {
-        PREPROCESSOR: {"name": PREPROCESSOR, "steps": before},
-        POSTPROCESSOR: {"name": POSTPROCESSOR, "steps": after},
-    }
 
 
 # Keys and order of the config.json that LeRobot 0.4.0 to 0.6.1 all parse (they refuse unknown keys).

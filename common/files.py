@@ -121,18 +121,14 @@ def find_damage(folder: Path, below: str = "", suffix: str = "") -> str | None:
                 continue
             if not path.is_file():
                 return f"{name} is missing"
-            if not is_as_described(path, wanted):
-                return f"{name} is not what was written"
+            # The size first, because it costs nothing.
+            if path.stat().st_size != wanted["bytes"] or sha256(path) != wanted["sha256"]:
+                return f"{name} is not what {MANIFEST} says"
     except UserError as error:
         return str(error)
     except (AttributeError, KeyError, TypeError, OSError) as error:
         return f"{MANIFEST} is damaged: {error}"
     return None
-
-
-def is_as_described(path: Path, wanted: dict[str, Any]) -> bool:
-    """Whether a file has the size and the sha256 that `describe_folder` noted; the size first, because it costs nothing."""
-    return path.is_file() and path.stat().st_size == wanted["bytes"] and sha256(path) == wanted["sha256"]
 
 
 @contextlib.contextmanager

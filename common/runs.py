@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from common.command import UserError, one_line
-from common.files import MANIFEST, is_as_described, read_json
+from common.files import MANIFEST, find_damage, read_json
 
 PRETRAINED, CONFIG, WEIGHTS = "pretrained_model", "config.json", "model.safetensors"
 _NUMBERED = re.compile(r"(?:checkpoint_)?(\d{6,})")  # ours, and LeRobot's below checkpoints/
@@ -40,14 +40,12 @@ def damage(checkpoint: Path) -> str | None:
     """Say what is wrong with a checkpoint's pretrained_model/, by its manifest or, without one, by its content."""
     folder = checkpoint / PRETRAINED
     try:
-        manifest = read_json(checkpoint / MANIFEST) if (checkpoint / MANIFEST).is_file() else {}
-        for name, entry in manifest.items():
-            if name.startswith(f"{PRETRAINED}/") and not is_as_described(checkpoint / name, entry):
-                return f"{name} is not what {MANIFEST} says"
+        if (checkpoint / MANIFEST).is_file() and (found := find_damage(checkpoint, f"{PRETRAINED}/")):
+            return found
         read_json(folder / CONFIG)
         with safe_open(folder / WEIGHTS, framework="pt"):  # reads the header and holds it against the file's size
             return None
-    except (UserError, SafetensorError, OSError, KeyError, TypeError, AttributeError) as error:
+    except (UserError, SafetensorError, OSError) as error:
         return one_line(error)
 
 

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from common.checkpoint import PREPROCESSOR, STATE_FILES, _normaliser, _parse_settings, _read_processor
+from common.checkpoint import _parse_settings
 from common.command import UserError
 from common.policy import Policy, _Ensemble
+from common.processors import PREPROCESSOR, STATE_FILES, read_processors
 from tests.conftest import GOLDEN
 
 KEYS = {
@@ -118,8 +119,7 @@ def test_a_checkpoint_of_real_lerobot_training_reads() -> None:
     layout = GOLDEN / "checkpoint_layout" / "pretrained_model"
     settings = json.loads((layout / "config.json").read_text())
     act, shape = _parse_settings(settings)
-    before, after = (_read_processor(layout, name) for name in STATE_FILES)
-    normaliser = _normaliser(layout, before, after, settings, shape)
+    normaliser, _ = read_processors(layout, settings["normalization_mapping"], shape.sizes())
     assert (act.chunk_size, act.dim_feedforward, shape.cameras) == (100, 3200, {"color": (64, 96, 3)})
     statistics = normaliser.statistics()
     assert statistics["observation.images.color.mean"].flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])

@@ -131,7 +131,7 @@ def test_a_flipped_weight_of_a_training_of_ours_is_noticed(act_tiny: Path, tmp_p
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-100] ^= 1
     (folder / "model.safetensors").write_bytes(weights)
-    with pytest.raises(UserError, match=r"model\.safetensors is not what was written"):
+    with pytest.raises(UserError, match=r"model\.safetensors is not what manifest.json says"):
         Checkpoint.read(folder)
 
 
