@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -109,7 +109,8 @@ class _Worker(Generic[A, R]):
         _start_server()
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-        self._process.start()
+        with _ctrl_c_later():  # the process would find half of what it is told, and complain
+            self._process.start()
         theirs.close()  # the worker's death is then the end of the connection
         self.number: int | None = None
         self.deadline_s = 0.0
@@ -156,9 +157,15 @@ def _start_server() -> None:
     """Start the process that forks the workers, if it does not run, so that Ctrl-C is answered once, by this one: signals
     that are blocked stay so in children, from their first moment on."""
     resource_tracker.ensure_running()  # would unblock them
+    with _ctrl_c_later():
+        forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _ctrl_c_later() -> Iterator[None]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        forkserver.ensure_running()
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
