@@ -2,7 +2,7 @@
 
 The map is one file a camera, `<cache>/frames/<key>/<camera>.u8`, shared by every process of the machine; the key is a hash
 of the dataset's fingerprint and of the size its pictures are asked for in, so that no other ever finds it. A map that is not
-as it was left is made anew.
+as it was left is made anew: its length is looked at when it is opened, each picture's sum when it is first used.
 """
 
 import bisect
@@ -18,13 +18,14 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from common.command import UserError, one_line, progress
+from common.command import TransientError, UserError, one_line, progress
 from common.dataset import Dataset, Episode, picture_key
 from common.files import in_turn, new_folder, read_json, remove_stale, require_free, write_json
 from common.pictures import Picture, decode_picture, decode_video
 
-CACHE_VERSION = 2  # part of the key: a cache written by other code is never misread
+CACHE_VERSION = 3  # part of the key: a cache written by other code is never misread
 ABOUT = "about.json"
+SUMS = ".sums"
 Rows = npt.NDArray[np.int64]
 log = logging.getLogger(__name__)
 
@@ -39,15 +40,27 @@ class Frames(Protocol):
 
 
 class MappedFrames:
-    """Pictures that lie decoded in a memory map; taking them is a copy."""
+    """Pictures that lie decoded in a memory map; taking them is a copy, held against its sum if the map has sums beside it."""
 
     def __init__(self, path: Path, n_frames: int, shape: tuple[int, int, int]) -> None:
         self.shape = shape
         self.map = _map(path, (n_frames, *shape), "r")
+        self._path, sums = path, path.with_suffix(SUMS)
+        self._sums = np.fromfile(sums, np.uint64) if sums.exists() else None
+        self._is_new = np.full(n_frames, self._sums is not None)
 
     def take(self, rows: Rows, out: npt.NDArray[np.uint8]) -> None:
-        """Copy the pictures of `rows`; "clip" because numpy would copy twice to be able to raise."""
+        """Copy the pictures of `rows`; "clip" because numpy would copy twice to be able to raise.
+
+        Raises TransientError when one that was not taken before is damaged; the map is then made anew at the next opening.
+        """
         np.take(self.map, rows, axis=0, out=out, mode="clip")
+        if self._sums is not None and self._is_new[rows].any():
+            wrong = rows[_sums(out) != self._sums[rows]]
+            if wrong.size:
+                self._path.with_name(ABOUT).unlink(missing_ok=True)
+                raise TransientError(f"picture {wrong[0]} in {self._path} is damaged; the next start decodes all anew")
+            self._is_new[rows] = False
 
 
 class DecodedFrames:
@@ -147,6 +160,7 @@ def _is_whole(dataset: Dataset, folder: Path) -> bool:
     sizes = {
         folder / f"{camera}.u8": dataset.n_frames * int(np.prod(shape)) for camera, shape in dataset.cameras.items()
     }
+    sizes |= {path.with_suffix(SUMS): dataset.n_frames * np.uint64().nbytes for path in sizes}
     return (folder / ABOUT).is_file() and all(
         path.is_file() and path.stat().st_size == size_bytes for path, size_bytes in sizes.items()
     )
@@ -172,24 +186,40 @@ def _build(dataset: Dataset, folder: Path) -> None:
         *(dataset.n_frames * len(dataset.cameras), folder, cache_bytes(dataset) / 1e9),
     )
     with new_folder(folder, manifest=False) as temporary:
-        for camera, of in dataset.cameras.items():
-            shape = (dataset.n_frames, *of)
-            path = temporary / f"{camera}.u8"
-            with path.open("wb") as file:
-                # Reserve the blocks now: a sparse map on a full disk dies by SIGBUS instead of an error.
-                os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)))
-            frames = _map(path, shape, "r+")
-
-            def fill(episode: Episode, camera: str = camera, frames: npt.NDArray[np.uint8] = frames) -> None:
-                for row, picture in enumerate(dataset.pictures(episode, camera), episode.start):
-                    frames[row] = picture
-
-            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # decoding leaves Python's lock
-                done = pool.map(fill, dataset.episodes)
-                for _ in progress(done, len(dataset.episodes), f"decoding {camera}", "episode"):
-                    pass
-            frames.flush()  # type: ignore[attr-defined]
+        for camera in dataset.cameras:
+            _decode(dataset, camera, temporary / f"{camera}.u8")
         write_json(temporary / ABOUT, {"dataset": str(dataset.root.resolve()), "size": dataset.size})
+
+
+def _decode(dataset: Dataset, camera: str, path: Path) -> None:
+    shape = (dataset.n_frames, *dataset.cameras[camera])
+    with path.open("wb") as file:
+        # Reserve the blocks now: a sparse map on a full disk dies by SIGBUS instead of an error.
+        os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)))
+    frames, sums = _map(path, shape, "r+"), np.empty(dataset.n_frames, np.uint64)
+
+    def fill(episode: Episode) -> None:
+        for row, picture in enumerate(dataset.pictures(episode, camera), episode.start):
+            frames[row] = picture
+            sums[row] = _sums(picture[None])[0]
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # decoding leaves Python's lock
+        done = pool.map(fill, dataset.episodes)
+        for _ in progress(done, len(dataset.episodes), f"decoding {camera}", "episode"):
+            pass
+    frames.flush()  # type: ignore[attr-defined]
+    sums.tofile(path.with_suffix(SUMS))
+
+
+def _sums(pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """Return each picture's sum, of eight bytes at a time: no flipped bit, and no page that became zeros, leaves it the same.
+
+    It costs 0.05 ms for 640x480, where crc32 takes 0.6 and decoding a JPEG some 3.
+    """
+    flat = np.ascontiguousarray(pictures).reshape(len(pictures), -1)
+    words = flat.view(np.uint64) if flat.shape[1] % 8 == 0 else flat
+    sums: npt.NDArray[np.uint64] = words.sum(axis=1, dtype=np.uint64)
+    return sums
 
 
 def _folder_bytes(folder: Path) -> int:
