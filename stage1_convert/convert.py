@@ -18,13 +18,12 @@ from stage1_convert.assemble import Assembly, task_of
 from stage1_convert.board import Board
 from stage1_convert.config import Config, DataConfig
 from stage1_convert.episode import Job, Outcome, convert_bag
+from stage1_convert.limits import limits_for
 from stage1_convert.parts import REPORT, adopt, key_of, parts_folder, parts_path
 from stage1_convert.progress import shown_progress
 from stage1_convert.source import size_bytes
 from stage1_convert.space import check_space
 from stage1_convert.supply import Delivery, Offer, Supply
-
-SLOWEST_BYTES_PER_S = 50_000  # of a bag, on a busy machine: what takes longer hangs
 
 
 class Options(NamedTuple):
@@ -209,5 +208,4 @@ def _convert(todo: _Todo) -> Outcome | UserError:
 
 
 def _limits(todo: _Todo) -> Limits:
-    size = size_bytes(todo.bag.source.path)
-    return Limits((2 << 30) + 4 * size, 120 + size / SLOWEST_BYTES_PER_S)
+    return limits_for(size_bytes(todo.bag.source.path))

@@ -53,6 +53,19 @@ def test_a_bag_that_kills_its_reader_costs_that_bag_only(warm: Warm, tmp_path: P
     assert hashes(tmp_path / "whole" / "data") == hashes(tmp_path / "out" / "data")
 
 
+def test_a_part_of_a_split_recording_that_kills_its_reader_does_not_end_the_listing(warm: Warm, tmp_path: Path) -> None:
+    for number in range(2):  # without metadata.yaml, only a look into them tells whether they belong together
+        file = cell(0.8, seed=number, size=(16, 64)).write(tmp_path / "src" / "x", "sqlite3") / "x.db3"
+        file.parent.joinpath("metadata.yaml").unlink()
+        file.rename(file.parent.parent / f"take_{number}.db3")
+        file.parent.rmdir()
+    deadly(tmp_path / "src" / "take_1.db3")
+    ended = warm.run(tmp_path / "log", "stage1_convert", "--src", tmp_path / "src", "--out", tmp_path / "out")
+    assert ended.code == 0, ended.output
+    assert "1 converted, 1 refused" in ended.output
+    assert "refused: bag take_1.db3: the process that read it died (SIGSEGV); it is damaged" in ended.output
+
+
 NAMED = ", ".join(f"&a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12))
 BOMBS = {
     "a nest": ("[" * 100_000, "more than 50 levels"),
