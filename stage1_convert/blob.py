@@ -87,7 +87,7 @@ class AzureBags:
                 yield asked.popleft().result()
 
     def release(self, source: Source, sums: Mapping[str, str] | None) -> None:
-        """Delete what was downloaded of a bag, unless downloads are kept; what a converted one was is remembered."""
+        """Delete what was downloaded of a bag, unless downloads are kept; what it was is remembered."""
         files = self._files[source.name]
         if sums is not None:
             self._recall.keep(files, sums)

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import pyarrow as pa
@@ -14,7 +14,7 @@ import pyarrow as pa
 from common.command import UserError, one_line
 from common.files import existing, new_folder
 from common.worker import Limits, each
-from stage1_convert.assemble import Assembly, task_of
+from stage1_convert.assemble import SIZE_FAULT, Assembly, task_of
 from stage1_convert.board import Board
 from stage1_convert.config import Config, DataConfig
 from stage1_convert.episode import Job, Outcome, convert_bag
@@ -71,13 +71,13 @@ def convert(supply: Supply, out: Path, config: Config, options: Options) -> Summ
     check_out(out)
     check_space(offers, out, config, options.workers)
     with parts_folder(out) as parts:
-        adopt(out, parts)
+        refused = _refusals(adopt(out, parts))
         before = {path.name for path in parts.iterdir()}
         job = Job(parts, parts / "board", config, options.trust_images)
         board = Board(job.board, [offer.size_bytes for offer in offers])
         with new_folder(out, manifest=False) as root:
             assembly = Assembly(root, parts, config)
-            outcomes = _outcomes(supply, offers, job, options.workers)
+            outcomes = _outcomes(supply, offers, job, options.workers, refused)
             with shown_progress(board, len(offers)), contextlib.closing(outcomes):
                 reused = sum(_take(assembly, board, at, outcome) in before for at, outcome in enumerate(outcomes))
             summary = summarise(assembly, reused)
@@ -159,28 +159,47 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
+def _refusals(bags: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what was told of refused bags by the names that their parts would have, but for those that other bags or the
+    machine refused.
+    """
+    placed = ("bag", "status", "episodes")
+    return {
+        bag["key"]: {name: value for name, value in bag.items() if name not in placed}
+        for bag in bags
+        if bag["status"] == "refused" and "key" in bag and not str(bag["reason"]).endswith(SIZE_FAULT)
+    }
+
+
 class _Todo(NamedTuple):
     bag: Delivery
     number: int
     task_index: int
     job: Job
+    refusal: dict[str, Any] | None  # what was told of a bag that has not come again
 
 
-def _outcomes(supply: Supply, offers: Sequence[Offer], job: Job, workers: int) -> Generator[Outcome, None, None]:
+def _outcomes(
+    supply: Supply, offers: Sequence[Offer], job: Job, workers: int, refused: Mapping[str, dict[str, Any]]
+) -> Generator[Outcome, None, None]:
     """Yield what became of each bag, in the order of `offers`; a bag that is done goes back to its supply.
 
-    A bag that takes the process that reads it with it, in whatever way, is refused like any other damaged one.
+    One that would have to come only to be `refused` again stays away. A bag that takes the process that reads it with it, in
+    whatever way, is refused like any other damaged one.
     """
     tasks: dict[str, int] = {}
     named = [tasks.setdefault(task_of(offer.name, {}, job.config), len(tasks)) for offer in offers]
     taken: deque[_Todo] = deque()
 
+    def key(sums: Mapping[str, str]) -> str:
+        return key_of(sums, job.config, job.trust_images)
+
     def is_done(sums: Mapping[str, str]) -> bool:
-        return (job.parts / key_of(sums, job.config, job.trust_images)).exists()
+        return (job.parts / key(sums)).exists() or key(sums) in refused
 
     def todo() -> Iterator[_Todo]:
         for bag, number, task_index in zip(bags, range(len(offers)), named, strict=True):
-            taken.append(_Todo(bag, number, task_index, job))
+            taken.append(_Todo(bag, number, task_index, job, refused.get(key(bag.sums)) if bag.sums else None))
             yield taken[-1]
 
     with contextlib.closing(supply.fetch(offers, is_done)) as bags:
@@ -190,7 +209,7 @@ def _outcomes(supply: Supply, offers: Sequence[Offer], job: Job, workers: int) -
             for result in results:
                 done = taken.popleft()
                 outcome = _refusal(done, result) if isinstance(result, UserError) else result
-                supply.release(done.bag.source, outcome.report["sha256"] if outcome.key else None)
+                supply.release(done.bag.source, outcome.report.get("sha256"))
                 yield outcome
 
 
@@ -202,6 +221,9 @@ def _refusal(todo: _Todo, reason: UserError) -> Outcome:
 def _convert(todo: _Todo) -> Outcome | UserError:
     if todo.bag.fault:
         return UserError(todo.bag.fault)
+    if todo.refusal:
+        Board(todo.job.board).plan(todo.number, 0, 0)
+        return Outcome(todo.bag.source.name, None, todo.refusal)
     cv2.setNumThreads(1)
     pa.set_cpu_count(1)
     return convert_bag(todo.bag.source, todo.number, todo.task_index, todo.job, todo.bag.sums)

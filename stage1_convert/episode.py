@@ -5,6 +5,7 @@ The bag is read twice: first the tape, which decides what each frame shows, then
 
 import itertools
 import shutil
+import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,9 +68,18 @@ def convert_bag(
         pieces = read_part(job.parts / key).pieces
     except UserError as error:
         board.plan(number, 0, 0)
+        if _may_pass(error):
+            report.pop("key", None)
         return Outcome(source.name, None, {"reason": one_line(error), **report})
     board.plan(number, len(pieces), sum(piece.report["frames"] for piece in pieces))
     return Outcome(source.name, key, {"sha256": sums})
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Tell whether what refused a bag may be the machine's fault and not the bag's."""
+    while error and not isinstance(error, OSError | MemoryError | sqlite3.OperationalError):
+        error = error.__cause__
+    return error is not None
 
 
 class BagPlan(NamedTuple):

@@ -54,7 +54,7 @@ class Supply(Protocol):
         """Yield these bags in this order as they are, on this disk or not."""
 
     def release(self, source: Source, sums: Mapping[str, str] | None) -> None:
-        """Take back a bag; `sums` are the sha256 of its files when it has been converted."""
+        """Take back a bag; `sums` are the sha256 of its files where they are known."""
 
 
 def open_supply(src: str, keep_downloads: bool) -> Supply:
