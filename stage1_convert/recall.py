@@ -52,10 +52,9 @@ class Recall:
 
     def _read(self) -> tuple[dict[str, Known], int]:
         """Return what the file tells, and in how many lines."""
-        known, lines = (
-            dict[str, Known](),
-            [line for line in self._path.read_bytes().splitlines() if line] if self._path.is_file() else [],
-        )
+        known = dict[str, Known]()
+        text = self._path.read_bytes() if self._path.is_file() else b""
+        lines = [line for line in text.splitlines() if line]
         for line in lines:
             try:
                 bag, version, sums = json.loads(line)
