@@ -174,11 +174,14 @@ def adopt(dataset: Path, parts: Path) -> list[dict[str, Any]]:
 
 
 def recorded_bags(dataset: Path) -> list[dict[str, Any]]:
-    """Return what the record of a dataset tells of every bag; nothing where it has none, or one of another format."""
+    """Return what the record of a dataset tells of every bag."""
+    return list(record_of(dataset).get("bags", []))
+
+
+def record_of(dataset: Path) -> dict[str, Any]:
+    """Return the record of a dataset, conversion.json; empty where there is none, or one of another format."""
     record = read_json(dataset / REPORT) if (dataset / REPORT).is_file() else {}
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        return []
-    return list(record["bags"])
+    return record if isinstance(record, dict) and record.get("format") == FORMAT else {}
 
 
 def _take_back(dataset: Path, folder: Path, bag: dict[str, Any], counts: Mapping[tuple[int, str], Tally]) -> None:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 
+from common.command import UserError, one_line
 from common.dataset import DATA_PATH, VIDEO_PATH, Dataset, Episode, picture_key
 from common.pictures import Picture, decode_picture, decode_video
 
@@ -22,10 +23,18 @@ def frames_shown(length: int) -> list[int]:
 
 
 def thumbnails(dataset: Dataset, episode: Episode, camera: str) -> Iterator[tuple[int, str, int, int]]:
-    """Yield the frame, a data URI, its width and its height."""
+    """Yield the frame, a data URI, its width and its height.
+
+    Raises UserError naming camera, episode and frame when a picture is damaged or missing.
+    """
     wanted = frames_shown(episode.length)
     read = _from_video if dataset.features[picture_key(camera)].dtype == "video" else _from_rows
-    for frame, picture in zip(wanted, read(dataset, episode, camera, wanted), strict=True):
+    pictures = read(dataset, episode, camera, wanted)
+    for frame in wanted:
+        try:
+            picture = next(pictures)
+        except (UserError, StopIteration) as error:  # the latter: a video ends too early
+            raise UserError(f"camera {camera}, episode {episode.number}, frame {frame}: {one_line(error)}") from error
         height, width, _ = picture.shape
         height, width = max(1, round(height * WIDTH_PX / width)), WIDTH_PX
         small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
@@ -53,7 +62,7 @@ def _from_video(dataset: Dataset, episode: Episode, camera: str, wanted: Sequenc
     chunk, file, start_s, _ = episode.videos[picture_key(camera)]
     path = dataset.root / VIDEO_PATH.format(video_key=picture_key(camera), chunk_index=chunk, file_index=file)
     for frame in wanted:
-        yield next(decode_video(path, start_s + frame / dataset.fps, 1, dataset.fps))
+        yield from decode_video(path, start_s + frame / dataset.fps, 1, dataset.fps)
 
 
 def _path(dataset: Dataset, template: str, place: tuple[int, int]) -> Path:
