@@ -33,7 +33,7 @@ FORMAT = 3  # of meta/conversion.json and of what a part holds: README.md descri
 REPORT = "meta/conversion.json"
 RECORD = "record.json"
 TWIN = "holds the same recording as bag"
-PLACELESS = ("task", "task_from", "task_pattern", "success_key", "robot_type", "include", "exclude")
+PLACELESS = ("task", "task_from", "task_pattern", "success_key", "robot_type", "include", "exclude", "episodes")
 
 
 class Part(NamedTuple):
@@ -50,12 +50,16 @@ def versions() -> dict[str, str]:
     return {"rosbags": version("rosbags"), **libraries}
 
 
-def key_of(sums: Mapping[str, str], config: Config, trust_images: bool) -> str:
-    """Return the name of a bag's part; `sums` maps its files to their sha256."""
+def key_of(bag: str, sums: Mapping[str, str], config: Config, trust_images: bool) -> str:
+    """Return the name of a bag's part; `sums` maps its files to their sha256. The bag's name only decides which of its
+    episodes are wanted.
+    """
     settings = to_dict(config)
     for name in PLACELESS:  # decided when the parts are put together
         del settings["data"][name]
     made_of = {"files": dict(sums), "settings": settings, "trust_images": trust_images}
+    if bag in config.data.episodes:
+        made_of["episodes"] = sorted(set(config.data.episodes[bag]))
     text = json.dumps({"format": FORMAT, "versions": versions(), **made_of}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

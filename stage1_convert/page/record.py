@@ -36,6 +36,12 @@ class Told(NamedTuple):
         """The first tick."""
         return int(self.facts["start_ns"])
 
+    def place(self) -> tuple[int, int]:
+        """Return the episode's number within its bag, by which data.episodes names it, and how many there are."""
+        others = [span["start_ns"] for span in self.bag["left_out"] if span["reason"] == "not_chosen"]
+        starts_ns = sorted([*others, *(episode["start_ns"] for episode in self.bag["episodes"])])
+        return starts_ns.index(self.facts["start_ns"]), len(starts_ns)
+
     def stop_ns(self, fps: float) -> int:
         """Return the moment at which the frame after the last would be."""
         return self.start_ns + round(self.frames * NS / fps)
