@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from common.command import UserError, one_line
 from common.dataset import ACTION, IMAGES, STATE
-from common.files import sha256
+from common.files import DiskFullError, sha256
 from stage1_convert import rows
 from stage1_convert.bag import Bag, open_bag
 from stage1_convert.board import Board
@@ -65,6 +65,8 @@ def convert_bag(
                 start = board.guess(number, task_index)
                 _Conversion(folder, job, report, board, number).run(source, start)
         pieces = read_part(job.parts / key).pieces
+    except DiskFullError:
+        raise  # no fault of the bag's
     except UserError as error:
         board.plan(number, 0, 0)
         return Outcome(source.name, None, {"reason": one_line(error), **report})

@@ -17,7 +17,7 @@ from stage1_convert.supply import LocalBags
 from tests.stage1_convert.conversion import report, rows, run, tree
 from tests.stage1_convert.recording import cell
 
-TINY = {"seconds": 1.0, "size": (16, 64)}
+TASKS = ["data.task_from=folder", "data.task_pattern=([abc])"]  # three, and data.task for d
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +67,14 @@ def test_a_file_of_the_dataset_that_lost_rows_is_made_again(bags: Path, whole: P
     assert tree(tmp_path / "out") == tree(whole)
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_shards_join_to_the_dataset_that_one_conversion_gives(
-    bags: Path, whole: Path, tmp_path: Path, count: int
-) -> None:
-    for part in range(1, count + 1):
-        convert(LocalBags(bags), tmp_path / f"part{part}", load(Config, None), Options(shard=(part, count)))
-    parts = [tmp_path / f"part{part}" for part in range(count, 0, -1)]
-    assert merge(parts, tmp_path / "out").episodes == 5
-    assert tree(tmp_path / "out") == tree(whole)
+def test_shards_join_to_the_dataset_that_one_conversion_gives(bags: Path, tmp_path: Path) -> None:
+    run(bags, tmp_path / "whole", *TASKS)
+    for count in (2, 3):
+        parts = [tmp_path / f"{part} of {count}" for part in range(count, 0, -1)]
+        for part, out in zip(range(count, 0, -1), parts, strict=True):
+            convert(LocalBags(bags), out, load(Config, None, TASKS), Options(shard=(part, count)))
+        assert merge(parts, tmp_path / "out").episodes == 5
+        assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
 def test_a_joined_dataset_is_brought_up_to_date_like_any_other(bags: Path, whole: Path, tmp_path: Path) -> None:
