@@ -93,18 +93,23 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _interrupt(number: int, _: FrameType | None) -> NoReturn:
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     signal.signal(number, signal.SIG_DFL)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            signal.raise_signal(number)  # a library that is being imported may make something else of an exception
+        frame = frame.f_back
     raise KeyboardInterrupt
 
 
 def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
     """Call `main`, turn what it raises into an exit code, and leave the process.
 
-    A traceback is printed for our own bugs only. The first Ctrl-C is an orderly end, the second ends the process at once.
+    A traceback is printed for our own bugs only. The first Ctrl-C is an orderly end, the second ends the process at once,
+    and so does one while something is imported.
     """
     set_up_logging()
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_DFL):
         signal.signal(signal.SIGINT, _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no UTF-8

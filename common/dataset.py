@@ -246,6 +246,15 @@ class Dataset:
         except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError, ValueError) as error:
             cause = error.__cause__ or error
             raise UserError(f"{self.root}/data cannot be read: {one_line(cause)}") from error
+        except (
+            AttributeError,
+            LookupError,
+            TypeError,
+            RecursionError,
+        ) as error:  # it believes the files' note of their features
+            raise UserError(
+                f"{self.root}/data has a note of its features that is damaged: {one_line(error)}"
+            ) from error
         finally:
             os.close(handle)
 

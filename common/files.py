@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 _TEMPORARY = re.compile(r"^\.tmp-(?P<name>.+)-(?P<pid>\d+)$|^\.(?P<file>.+)\.(?P<fpid>\d+)\.tmp$")
 
 
+class DiskFullError(UserError):
+    """A disk has no room left; the text names the place and how many bytes were free."""
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Write `data` under `path` at once: readers see the old file or the new one, never a part."""
     with replacing(path) as temporary:
@@ -41,7 +45,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what was written there takes the name when the block ends well."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with _full_disk_named(path):
+        with full_disk_named(path):
             yield temporary
             sync(temporary)
             temporary.replace(path)
@@ -85,7 +89,7 @@ def new_folder(path: Path, manifest: bool = True) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{path} cannot be made: {error.strerror}; choose another folder") from error
     try:
-        with _full_disk_named(path):
+        with full_disk_named(path):
             yield temporary
             if manifest:
                 write_json(temporary / MANIFEST, describe_folder(temporary))
@@ -204,8 +208,8 @@ def require_free(folder: Path, needed_bytes: int, what: str) -> None:
 
 
 @contextlib.contextmanager
-def _full_disk_named(path: Path) -> Iterator[None]:
-    """Say which place has no room left for what; the system's own error names neither."""
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Raise DiskFullError when the disk that holds `path` fills up; the system's own error does not name the place."""
     before_bytes = free_bytes(path)
     try:
         yield
@@ -214,7 +218,7 @@ def _full_disk_named(path: Path) -> Iterator[None]:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if not full and os.strerror(errno.ENOSPC) not in str(error):
             raise
-        raise UserError(
+        raise DiskFullError(
             f"disk full: {path} needs more than the {before_bytes:,} bytes that were free there; "
             "free some space or choose another folder"
         ) from error

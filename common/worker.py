@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from common.command import TransientError, UserError
+from common.files import DiskFullError
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -36,9 +37,10 @@ def each(
 ) -> Generator[R | UserError, None, None]:
     """Yield function(item) for every item, in order; a UserError takes the place of a result that could not be had.
 
-    `function` must be importable. A UserError that it raises is its result; what else it raises, apart from MemoryError, is
-    raised here. Items are taken when they are needed, at most one more than there are workers before their results are.
-    Closing the generator stops every process, and so does the death of this one.
+    `function` must be importable. A UserError that it raises is its result, unless a disk is full, for which no item can do
+    anything; what else it raises, apart from MemoryError, is raised here. Items are taken when they are needed, at most one
+    more than there are workers before their results are. Closing the generator stops every process, and so does the death
+    of this one.
     """
     if multiprocessing.current_process().daemon:  # such a process already, which may have no children
         yield from map(_in_this_process(function), items)
@@ -175,12 +177,12 @@ def _answer(function: Callable[[Any], Any], item: Any, memory_bytes: int) -> tup
     resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + memory_bytes, most))
     try:
         return "result", function(item)
+    except (OSError, TransientError, DiskFullError) as error:
+        return "error", error
     except UserError as error:
         return "result", UserError(*error.args)
     except MemoryError:
         return "memory", None
-    except (OSError, TransientError) as error:
-        return "error", error
     except Exception:  # a bug travels as text: not every exception survives the way
         return "error", RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
     finally:

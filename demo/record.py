@@ -4,6 +4,11 @@ One bag per episode, all four kinds in turn: sqlite3 or mcap storage, JPEG or ra
 truth.json, what no bag tells (targets, starts, lost frames), written first, and recording.json, written last.
 """
 
+if __name__ == "__main__":
+    from common.ctrl_c import end_at_once
+
+    end_at_once()
+
 import argparse
 import json
 import multiprocessing

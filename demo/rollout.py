@@ -4,6 +4,11 @@ The policy sees only pictures and joint angles. Its targets come from a stream o
 draw from (demo.expert), so none of them was in the training data.
 """
 
+if __name__ == "__main__":
+    from common.ctrl_c import end_at_once
+
+    end_at_once()
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

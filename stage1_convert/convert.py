@@ -1,6 +1,7 @@
 """A folder of bags in; one dataset, converted by several processes and independent of their number, out."""
 
 import contextlib
+import difflib
 import fnmatch
 import os
 from collections import deque
@@ -90,7 +91,7 @@ def select(offers: Sequence[Offer], data: DataConfig, shard: tuple[int, int] = (
     """Return the bags that data.include and data.exclude leave, and of these those of a shard: none where there are more
     shards than bags.
 
-    Raises UserError when data.include and data.exclude leave none.
+    Raises UserError when data.include and data.exclude leave none, and when data.episodes names one that is not there.
     """
     chosen = [
         offer
@@ -101,6 +102,11 @@ def select(offers: Sequence[Offer], data: DataConfig, shard: tuple[int, int] = (
         raise UserError(
             f"data.include and data.exclude leave none of the {len(offers)} bags; the first is {offers[0].name}"
         )
+    names = [offer.name for offer in offers]
+    for name in data.episodes:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1) or names[:1]
+            raise UserError(f"data.episodes.{name}: there is no such bag among the {len(offers)}; there is {close[0]}")
     part, parts = shard
     return chosen[part - 1 :: parts]
 
@@ -191,15 +197,16 @@ def _outcomes(
     named = [tasks.setdefault(task_of(offer.name, {}, job.config), len(tasks)) for offer in offers]
     taken: deque[_Todo] = deque()
 
-    def key(sums: Mapping[str, str]) -> str:
-        return key_of(sums, job.config, job.trust_images)
+    def key(bag: str, sums: Mapping[str, str]) -> str:
+        return key_of(bag, sums, job.config, job.trust_images)
 
-    def is_done(sums: Mapping[str, str]) -> bool:
-        return (job.parts / key(sums)).exists() or key(sums) in refused
+    def is_done(bag: str, sums: Mapping[str, str]) -> bool:
+        return (job.parts / key(bag, sums)).exists() or key(bag, sums) in refused
 
     def todo() -> Iterator[_Todo]:
         for bag, number, task_index in zip(bags, range(len(offers)), named, strict=True):
-            taken.append(_Todo(bag, number, task_index, job, refused.get(key(bag.sums)) if bag.sums else None))
+            refusal = refused.get(key(bag.source.name, bag.sums)) if bag.sums else None
+            taken.append(_Todo(bag, number, task_index, job, refusal))
             yield taken[-1]
 
     with contextlib.closing(supply.fetch(offers, is_done)) as bags:

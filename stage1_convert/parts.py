@@ -6,7 +6,6 @@ A finished dataset contains all of its parts, and gives them back as hard links:
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -25,7 +24,7 @@ import pyarrow.parquet as pq
 from common.command import UserError, one_line
 from common.config import to_dict
 from common.dataset import DATA_PATH, IMAGES, VIDEO_PATH, data_file
-from common.files import locked, read_json, remove_stale, sync, write_json
+from common.files import DiskFullError, full_disk_named, locked, read_json, remove_stale, sync, write_json
 from stage1_convert.config import Config
 from stage1_convert.lerobot import PICTURES_PATH, SOURCES_PATH, Piece, Tally, link, picture_counts
 
@@ -33,7 +32,7 @@ FORMAT = 3  # of meta/conversion.json and of what a part holds: README.md descri
 REPORT = "meta/conversion.json"
 RECORD = "record.json"
 TWIN = "holds the same recording as bag"
-PLACELESS = ("task", "task_from", "task_pattern", "success_key", "robot_type", "include", "exclude")
+PLACELESS = ("task", "task_from", "task_pattern", "success_key", "robot_type", "include", "exclude", "episodes")
 
 
 class Part(NamedTuple):
@@ -50,12 +49,16 @@ def versions() -> dict[str, str]:
     return {"rosbags": version("rosbags"), **libraries}
 
 
-def key_of(sums: Mapping[str, str], config: Config, trust_images: bool) -> str:
-    """Return the name of a bag's part; `sums` maps its files to their sha256."""
+def key_of(bag: str, sums: Mapping[str, str], config: Config, trust_images: bool) -> str:
+    """Return the name of a bag's part; `sums` maps its files to their sha256. The bag's name only decides which of its
+    episodes are wanted.
+    """
     settings = to_dict(config)
     for name in PLACELESS:  # decided when the parts are put together
         del settings["data"][name]
     made_of = {"files": dict(sums), "settings": settings, "trust_images": trust_images}
+    if bag in config.data.episodes:
+        made_of["episodes"] = sorted(set(config.data.episodes[bag]))
     text = json.dumps({"format": FORMAT, "versions": versions(), **made_of}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -69,7 +72,7 @@ def parts_path(out: Path) -> Path:
 def parts_folder(out: Path) -> Iterator[Path]:
     """Yield the folder of the parts of the dataset `out`, locked; it vanishes when the block ends well or when empty.
 
-    Raises UserError when another process converts to `out`.
+    Raises UserError when another process converts to `out`, and DiskFullError, which tells of parts that wait there.
     """
     folder = parts_path(out)
     try:
@@ -77,26 +80,20 @@ def parts_folder(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"--out {out} cannot be made: {one_line(error)}") from error
     remove_stale(folder.parent)
-    with locked(folder, f"another conversion to --out {out} is running; wait for it or choose another --out"):
+    refusal = f"another conversion to --out {out} is running; wait for it or choose another --out"
+    with full_disk_named(out), locked(folder, refusal):
         remove_stale(folder)
         try:
             yield folder
         except BaseException as error:
             for unfinished in folder.glob(".tmp-*"):  # of processes that were stopped
                 shutil.rmtree(unfinished, ignore_errors=True)
-            waiting = any(folder.glob(f"*/{RECORD}"))
-            if not waiting:
+            if not any(folder.glob(f"*/{RECORD}")):
                 _remove(folder)
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise UserError(_disk_full(out, waiting)) from error
+            elif isinstance(error, DiskFullError):
+                raise DiskFullError(f"{error}; what is done waits in {folder}") from error
             raise
         _remove(folder)
-
-
-def _disk_full(out: Path, waiting: bool) -> str:
-    free_bytes = shutil.disk_usage(out.parent).free
-    kept = f"; what is done waits in {parts_path(out)}" if waiting else ""
-    return f"disk full: {out} does not fit, {out.parent} has {free_bytes:,} bytes left; free some space and run again{kept}"
 
 
 def _remove(folder: Path) -> None:

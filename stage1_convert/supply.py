@@ -38,7 +38,7 @@ class Absent(NamedTuple):
     fault: str | None = None
 
 
-IsDone = Callable[[Mapping[str, str]], bool]
+IsDone = Callable[[str, Mapping[str, str]], bool]
 
 
 class Supply(Protocol):
@@ -48,7 +48,7 @@ class Supply(Protocol):
     offers: list[Offer]
 
     def fetch(self, offers: Sequence[Offer], is_done: IsDone) -> Generator[Delivery, None, None]:
-        """Yield these bags in this order; one may stay away when `is_done` says so of the sha256 of its files."""
+        """Yield these bags in this order; one may stay away when `is_done` says so of its name and the sha256 of its files."""
 
     def look(self, offers: Sequence[Offer]) -> Iterator[Source | Absent]:
         """Yield these bags in this order as they are, on this disk or not."""

@@ -1,5 +1,10 @@
 """`torchrun -m stage2_train --config cfg.yaml`: a dataset in, checkpoints out; without torchrun it is one process."""
 
+if __name__ == "__main__":
+    from common.ctrl_c import end_at_once
+
+    end_at_once()
+
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -15,7 +15,7 @@ import yaml
 from common.dataset import STATE, Dataset
 from common.files import read_json, write_file
 from stage1_convert.page.card import UNRECORDED, card
-from stage1_convert.page.record import Mark, Part, Told, episodes_of, parts_of, streams_of, worst_first
+from stage1_convert.page.record import Mark, Part, Told, episodes_of, on_the_edge, parts_of, streams_of, worst_first
 from stage1_convert.page.style import STYLE
 
 PAGE, RECORD = "meta/conversion.html", "meta/conversion.json"
@@ -99,6 +99,12 @@ def _verdict(record: Mapping[str, Any], parts: Sequence[Part], ranked: Sequence[
             f"All {_count(odd, 'episode')}" if odd == len(ranked) > 1 else f"{_count(odd, 'episode')} of {len(ranked)}"
         )
         lines.append(f"{which} {'are' if odd > 1 else 'is'} worth a look: they stand below, the worst first.")
+    jittered = sum(on_the_edge(one) for one, _ in ranked)
+    if jittered:
+        lines.append(
+            f"In {_count(jittered, 'episode')} jitter moves pictures across the frames' ticks: one is shown twice, and another "
+            "never. data.grid_delay_ms, half the camera's period, lays the ticks between the pictures."
+        )
     unknown = sum(not one.bag for one, _ in ranked)
     if unknown:
         lines.append(f"Of {_count(unknown, 'episode')} there is {UNRECORDED}.")

@@ -39,7 +39,10 @@ def card(told: Told, marks: Sequence[Mark], dataset: Dataset) -> str:
 
 
 def _source(told: Told) -> str:
-    return f"bag {escape(told.bag['bag'])}" if told.bag else "of unknown source"
+    if not told.bag:
+        return "of unknown source"
+    number, of = told.place()
+    return f"{f'episode {number} of ' * (of > 1)}bag {escape(told.bag['bag'])}"
 
 
 def _origin(told: Told) -> str:

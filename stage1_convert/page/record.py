@@ -36,6 +36,12 @@ class Told(NamedTuple):
         """The first tick."""
         return int(self.facts["start_ns"])
 
+    def place(self) -> tuple[int, int]:
+        """Return the episode's number within its bag, by which data.episodes names it, and how many there are."""
+        others = [span["start_ns"] for span in self.bag["left_out"] if span["reason"] == "not_chosen"]
+        starts_ns = sorted([*others, *(episode["start_ns"] for episode in self.bag["episodes"])])
+        return starts_ns.index(self.facts["start_ns"]), len(starts_ns)
+
     def stop_ns(self, fps: float) -> int:
         """Return the moment at which the frame after the last would be."""
         return self.start_ns + round(self.frames * NS / fps)
@@ -73,8 +79,7 @@ def marks_of(told: Told, fps: float) -> list[Mark]:
         return []
     facts, marks = told.facts, []
     for camera in told.head["cameras"]:
-        held, dropped = (facts.get(name, {}).get(camera, 0) for name in ("held", "dropped"))
-        unlucky, missing = min(held, dropped), max(held - dropped, 0)
+        unlucky, missing = _held(told, camera)
         if unlucky / told.frames > UNLUCKY_SHARE:
             text = f"{camera}: {unlucky} frames repeat a picture while as many pictures are in no frame (jitter)"
             marks.append(Mark("warn", text, unlucky / told.frames))
@@ -94,6 +99,19 @@ def marks_of(told: Told, fps: float) -> list[Mark]:
         marks.append(Mark("bad", text, 1.0))
     marks += [Mark("warn", f"bag: {warning}", 0.5) for warning in told.bag["warnings"]]
     return sorted(marks, key=lambda mark: -mark.weight)
+
+
+def on_the_edge(told: Told) -> bool:
+    """Tell whether jitter costs an episode pictures because the grid lies where they arrive, and was not moved away."""
+    if not told.bag or told.head["config"]["data"]["grid_delay_ms"]:
+        return False
+    return any(_held(told, camera)[0] / told.frames > UNLUCKY_SHARE for camera in told.head["cameras"])
+
+
+def _held(told: Told, camera: str) -> tuple[int, int]:
+    """Return how many frames repeat a picture while another one is in none, and how many had none to show."""
+    held, dropped = (told.facts.get(name, {}).get(camera, 0) for name in ("held", "dropped"))
+    return min(held, dropped), max(held - dropped, 0)
 
 
 def gaps_at(told: Told, fps: float) -> list[Mapping[str, Any]]:

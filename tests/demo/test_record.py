@@ -1,9 +1,9 @@
 import json
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +24,16 @@ from demo.scene import render, target_pixels
 
 SEED, COUNT = 4, 8
 ROOT = Path(__file__).parents[2]
+KILLED = """
+import os, runpy, signal, sys
+
+def kill(event, args):
+    if event == "os.rename" and os.fspath(args[1]).endswith("episode_0002"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(kill)
+runpy.run_module("demo.record", run_name="__main__", alter_sys=True)
+"""
 
 Received = tuple[str, int, bytes]  # topic, bag time in ns, CDR
 
@@ -299,10 +309,9 @@ def test_a_killed_recording_leaves_whole_bags_only_and_is_completed_by_the_same_
 ) -> None:
     out = tmp_path / "bags"
     flags = ["--out", str(out), "--episodes", str(COUNT), "--seed", str(SEED), "--workers", "1"]
-    with subprocess.Popen([sys.executable, "-m", "demo.record", *flags], cwd=ROOT) as process:
-        while not any(out.glob(".tmp-episode_0002-*")) and process.poll() is None:
-            time.sleep(0.001)
-        process.kill()
+    killed = subprocess.run([sys.executable, "-c", KILLED, *flags], cwd=ROOT, timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert any(out.glob(".tmp-episode_0002-*"))
     survivors = sorted(path.name for path in out.glob("episode_*"))
     assert survivors == every_bag(2)
     assert not (out / "recording.json").exists()

@@ -98,6 +98,13 @@ class Command:
         """Wait for the end, at most so long."""
         return bool(select.select([self._ended], [], [], seconds)[0])
 
+    def wait_for(self, sign: Callable[[], object], timeout_s: float = TIMEOUT_S) -> None:
+        """Wait until it has come so far; one that ends before, or hangs, fails the test."""
+        deadline_s = time.monotonic() + timeout_s
+        while not sign():
+            in_time = not self.ends_within(0.005) and time.monotonic() < deadline_s
+            assert in_time, f"it never came so far:\n{self.log.read_text(errors='replace')}"
+
     def signal(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to the whole process group."""
         os.killpg(self.pid, number)

@@ -18,9 +18,7 @@ LONG = ("training.steps=100000", "training.save_freq=100000", "training.log_freq
 def test_sigterm_saves_and_exits_with_75(warm: Warm, tmp_path: Path, world_size: int) -> None:
     dataset, out = write_dataset(tmp_path / "dataset"), tmp_path / "out"
     commands = start(warm, dataset, out, *LONG, world_size=world_size)
-    while not (out / "metrics.jsonl").is_file() or len(metrics(out)) < 2:
-        time.sleep(0.01)
-        assert not commands[0].ends_within(0), stderr(out)
+    commands[0].wait_for(lambda: len(metrics(out)) >= 2)
     asked = time.monotonic()
     commands[-1].signal(signal.SIGTERM)  # the others hear of it
     assert finish(commands) == [EXIT_TRANSIENT] * world_size, stderr(out)
@@ -41,8 +39,7 @@ def test_sigterm_saves_and_exits_with_75(warm: Warm, tmp_path: Path, world_size:
 def test_sigterm_while_pictures_are_decoded_ends_it_at_once(warm: Warm, tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "dataset", lengths=[100] * 10, cameras={"front": (96, 96)})
     (command,) = start(warm, dataset, tmp_path / "out", "data.image_stats=imagenet")
-    while not list((tmp_path / "cache" / "frames").glob(".tmp-*")):
-        assert not command.ends_within(0.002), stderr(tmp_path / "out")
+    command.wait_for(lambda: any((tmp_path / "cache" / "frames").glob(".tmp-*")))
     command.signal(signal.SIGTERM)
     assert finish([command]) == [EXIT_TRANSIENT], stderr(tmp_path / "out")
     assert "stopped by SIGTERM before the first step" in stderr(tmp_path / "out")

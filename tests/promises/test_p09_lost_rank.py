@@ -1,24 +1,36 @@
 """A process that dies does not leave the others waiting: the training ends within a minute and says why once."""
 
+import random
 import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from common.command import EXIT_TRANSIENT
-from tests.promises.harness import Warm
+from tests.promises.harness import Warm, loops
 from tests.stage2_train.tiny import finish, metrics, start, stderr, write_dataset
 
 
-def test_the_others_end_when_one_dies(warm: Warm, tmp_path: Path) -> None:
-    dataset, out = write_dataset(tmp_path / "dataset"), tmp_path / "out"
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("lost") / "dataset")
+
+
+@pytest.mark.parametrize("loop", range(loops(1, 50)))
+def test_the_others_end_when_one_dies(warm: Warm, dataset: Path, tmp_path: Path, loop: int) -> None:
+    out, lost, left = tmp_path / "out", (loop + 1) % 2, loop % 2
     args = ("training.steps=100000", "training.save_freq=100000", "training.log_freq=5")
     commands = start(warm, dataset, out, *args, world_size=2)
-    while not (out / "metrics.jsonl").is_file() or len(metrics(out)) < 2:
-        time.sleep(0.01)
+    commands[0].wait_for(lambda: len(metrics(out)) >= 2)
+    commands[left].ends_within(random.Random(loop).uniform(0, 0.1))  # anywhere in a step
     died = time.monotonic()
-    commands[1].signal(signal.SIGKILL)
-    assert finish(commands, 60) == [EXIT_TRANSIENT, -signal.SIGKILL], stderr(out)
+    commands[lost].signal(signal.SIGKILL)
+    codes = finish(commands, 60)
+    assert (codes[left], codes[lost]) == (EXIT_TRANSIENT, -signal.SIGKILL), stderr(out, left)
     assert time.monotonic() - died < 60
-    (line,) = [line for line in stderr(out).splitlines() if "lost another process" in line]
-    assert line.startswith("error (may pass; run the same command again): rank 0 lost another process of the training")
-    assert "Traceback" not in stderr(out)
+    (line,) = [line for line in stderr(out, left).splitlines() if "lost another process" in line]
+    assert line.startswith(
+        f"error (may pass; run the same command again): rank {left} lost another process of the training"
+    )
+    assert "Traceback" not in stderr(out, left)

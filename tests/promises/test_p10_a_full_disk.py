@@ -56,7 +56,9 @@ def test_a_conversion(warm: Warm, tmp_path: Path, small_disk: SmallDisk) -> None
 
     def convert(out: Path, *more: str) -> Ended:
         arguments = ("--src", tmp_path / "src", "--out", out, "--workers", 1, *more)
-        return warm.run(tmp_path / "log", "stage1_convert", *arguments)
+        ended = warm.run(tmp_path / "log", "stage1_convert", *arguments)
+        assert ended.code or "2 converted" in ended.output or "2 unchanged" in ended.output
+        return ended
 
     enough = smallest_that_works(convert, small_disk, 8 << 20)
     disk = small_disk(2 * enough)
@@ -71,6 +73,37 @@ def test_a_conversion(warm: Warm, tmp_path: Path, small_disk: SmallDisk) -> None
     (disk / "ballast").unlink()
     assert convert(disk / "out").code == 0
     assert hashes(disk / "out") == old
+
+
+def test_a_conversion_whose_disk_fills_up_on_the_way_keeps_what_is_done(
+    warm: Warm, tmp_path: Path, small_disk: SmallDisk
+) -> None:
+    for number in range(3):
+        cell(1.0, seed=number, size=(120, 160)).write(tmp_path / "src" / f"bag{number}")
+    command = tmp_path / "log", "stage1_convert", "--src", tmp_path / "src", "--workers", 1, "--out"
+    assert warm.run(*command, tmp_path / "out").code == 0
+    needed = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file())
+    disk = small_disk(3 * needed)
+    (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - 6 * needed // 10))  # more than is certain
+    ended = warm.run(*command, disk / "out")
+    is_one_line(ended)
+    assert f"; what is done waits in {disk}/.out.parts" in ended.output
+    assert not leftovers(disk)
+    (disk / "ballast").unlink()
+    ended = warm.run(*command, disk / "out")
+    assert "unchanged since they were converted before" in ended.output
+    assert hashes(disk / "out") == hashes(tmp_path / "out")
+
+
+def test_a_conversion_without_a_byte(warm: Warm, tmp_path: Path, small_disk: SmallDisk) -> None:
+    cell(1.0, size=(120, 160)).write(tmp_path / "src" / "bag")
+    disk = small_disk(64 * KB)
+    (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free))
+    command = tmp_path / "log", "stage1_convert", "--src", tmp_path / "src", "--workers", 1, "--out"
+    ended = warm.run(*command, disk / "out", "--override", "data.storage=video")  # its size nobody knows beforehand
+    is_one_line(ended)
+    assert f"disk full: {disk}/out" in ended.output
+    assert not (disk / "out").exists()
 
 
 @pytest.mark.parametrize("topic", [JPEG_TOPIC, RAW_TOPIC])

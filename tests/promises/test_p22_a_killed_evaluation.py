@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from common.files import read_json
+from stage3_eval.output import WORK
 from tests.promises.harness import Command, Warm, kill_and_repeat, leftovers, loops
 
 Start = Callable[..., Command]
@@ -18,6 +20,11 @@ def tables(out: Path) -> dict[str, pa.Table]:
     """Read every parquet file under a final name, without the latency; a truncated one raises."""
     found = {path.name: pq.read_table(path) for path in out.rglob("*.parquet") if ".tmp" not in str(path)}
     return {name: table.drop_columns(["inference_time_s"]) for name, table in found.items()}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the tables of single episodes in a folder, latencies and all."""
+    return {path.name: path.read_bytes() for path in folder.glob("episode_*.parquet")}
 
 
 @pytest.fixture
@@ -65,6 +72,12 @@ def test_a_kill_in_the_midst_of_a_table_leaves_no_part_of_it_under_its_name(
     assert ended.code == -signal.SIGXFSZ, ended.output
     assert any(path.stat().st_size for path in ram.rglob("*.parquet*tmp")), "no table was being written"
     assert tables(ram / "out").keys() < expected.keys()
+    done = contents(ram / "out" / WORK)
+    assert after != "scores_001.npz" or done.keys() == {"episode_000.parquet"}
     assert start(ram / "out").join().code == 0
     assert tables(ram / "out") == expected
+    assert done.items() <= contents(ram / "out").items(), "what was done was made again: the latencies differ"
+    resumed, whole = (read_json(ram / name / "summary.json") for name in ("out", "whole"))
+    del resumed["latency"], whole["latency"]
+    assert resumed == whole
     assert not leftovers(ram)

@@ -1,6 +1,5 @@
 """Two trainings cannot mix in one folder: the second refuses and names the process that has it."""
 
-import time
 from pathlib import Path
 
 from common.command import EXIT_USER
@@ -11,8 +10,7 @@ from tests.stage2_train.tiny import finish, metrics, start, stderr, write_datase
 def test_the_second_run_names_the_first(warm: Warm, tmp_path: Path) -> None:
     dataset, out = write_dataset(tmp_path / "dataset"), tmp_path / "out"
     (first,) = start(warm, dataset, out, "training.steps=100000", "training.save_freq=100000")
-    while not (out / "metrics.jsonl").is_file() or not metrics(out):
-        time.sleep(0.01)
+    first.wait_for(lambda: metrics(out))
     assert finish(start(warm, dataset, out)) == [EXIT_USER]
     assert f"{out} is in use by process {first.pid} on " in stderr(out)
     assert not first.ends_within(0)

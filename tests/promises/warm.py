@@ -24,6 +24,7 @@ LARGE_BYTES = 2_000
 
 def main() -> None:
     """Answer one order a line until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as a command has it, before `run` takes it over
     for name in (*IMPORTS, *LATER):
         importlib.import_module(name)
     gc.freeze()  # a child's garbage collection would copy every page that it looks at
@@ -36,6 +37,7 @@ def main() -> None:
 def _fork(order: dict[str, Any]) -> int:
     pid = os.fork()
     if pid:
+        os.setpgid(pid, pid)  # here, too: whoever hears of it may send signals to its group
         return pid
     code, changes = 1, _Changes(0, "")
     try:

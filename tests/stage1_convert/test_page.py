@@ -270,3 +270,13 @@ def test_the_page_of_parts_without_any_record_says_so_and_equal_merges_give_equa
     assert "2 of 2, in their order: nothing is known to rank them by." in page
     assert page.count("<img") == 16
     assert not re.search("Pictures held|Streams and clocks|Settings|In its bag|Age of", page)
+
+
+def test_pictures_lost_to_jitter_have_their_way_out_until_it_is_taken(tmp_path: Path) -> None:
+    cell(3.0, seed=2).write(tmp_path / "src" / "bag")  # 0 to 3 ms of jitter, and a grid that begins within them
+    hint = "data.grid_delay_ms"
+    for delay_ms, told in ((0, True), (17, False)):
+        run(tmp_path / "src", tmp_path / f"{delay_ms}", f"data.grid_delay_ms={delay_ms}")
+        page = (tmp_path / f"{delay_ms}" / PAGE).read_text()
+        assert (hint in page.split("</div>")[0]) == told
+        assert ("(jitter)" in page) == told

@@ -103,7 +103,9 @@ def tiny_config(dataset: Path, out: Path, *overrides: str) -> TrainConfig:
 
 
 def metrics(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    """The lines that a run has logged so far."""
+    path = out / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def without_times(out: Path) -> list[dict[str, float]]:

@@ -3,10 +3,6 @@
 import json
 import pickle
 import re
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -251,31 +247,6 @@ def test_broken_weights_are_said_to_be_broken(write_checkpoint: WriteCheckpoint,
     save_file(weights, folder / "model.safetensors")
     with pytest.raises(UserError, match=r"prediction is not finite: episode 0, frame 0"):
         evaluate(folder, GOLDEN / "dataset_image", tmp_path / "out")
-
-
-def test_a_run_that_is_killed_goes_on_where_it_stopped(checkpoint: Path, out: Path, tmp_path: Path) -> None:
-    results = tmp_path / "out"
-    command = [sys.executable, "-m", "stage3_eval", "--checkpoint", checkpoint, "--dataset", GOLDEN / "dataset_image"]
-    command += ["--out", results, "--batch-size", 8, "--latency-steps", 2, "--device", "cpu"]
-    first = results / WORK / "episode_000.parquet"
-    with subprocess.Popen([str(word) for word in command], cwd=ROOT, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 200
-        while not first.exists() and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-    assert names(results) == [WORK]
-    done = first.read_bytes()
-    evaluate(checkpoint, GOLDEN / "dataset_image", results)
-    assert names(results) == FILES
-    assert (results / "episode_000.parquet").read_bytes() == done  # latencies and all: it was not made again
-    for name in ("episode_001.parquet", "all_episodes.parquet"):
-        ours, theirs = (pq.read_table(folder / name).drop(["inference_time_s"]) for folder in (results, out))
-        assert ours.equals(theirs, check_metadata=True)
-    resumed, whole = read_summary(results), read_summary(out)
-    del resumed["latency"], whole["latency"]
-    assert resumed == whole
 
 
 def test_a_disk_without_room_is_refused_before_any_work(
