@@ -7,7 +7,7 @@ JOBS ?= 2
 # Without a GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu saves several GB; the default build serves both.
 TORCH_INDEX ?=
 
-.PHONY: demo test soak setup lint clean
+.PHONY: demo test soak coverage setup lint clean
 
 demo: setup
 	$(BIN)/python -m demo --out $(DEMO_OUT)
@@ -18,6 +18,13 @@ test: setup lint
 # The long form: thousands of damaged bags, hundreds of kills, every combination of the workflows' switches.
 soak: setup
 	SOAK=1 $(BIN)/python -m pytest -q tests/promises tests/osmo/test_spec.py tests/stage2_train/test_train.py
+
+# The tests again, slower, and which lines of the product none of them reached.
+coverage: setup
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q -n $(JOBS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: setup
 	$(BIN)/ruff check .

@@ -4,8 +4,8 @@ it takes, and what it gains over a pipeline of PNG files. `python -m bench.conve
 
 import argparse
 import contextlib
+import hashlib
 import io
-import os
 import shutil
 import subprocess
 import sys
@@ -13,18 +13,24 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from bench import bags
 from bench.bars import fresh_cpu_seconds, print_bar, seconds
 from bench.png_pipeline import convert_with_png_files
-from common.pictures import decode_picture
+from common.pictures import Picture, decode_picture
 from stage1_convert.__main__ import main as convert_main
 
 BENCH = "convert"
 RESIZED = (240, 320)
 MAX_MB = 500
+PNG_FRAMES = 600  # of a pipeline that takes 0.1 s for each
+GROUP = 20  # pictures of a row group
+SAMPLE_S = 0.05
 
 
 class Bench:
@@ -36,8 +42,10 @@ class Bench:
     def verified(self) -> None:
         """JPEG stored as it is, every picture decoded."""
         bag = self._bag("jpeg", self._frames)
-        ours, bare = self._race_cpu(self._ours(bag), partial(decode, bags.jpegs(), self._frames))
+        work = partial(fresh, self._scratch, partial(store, bags.jpegs(), see, self._frames))
+        ours, bare, whole = self._race_cpu(self._ours(bag), partial(decode, bags.jpegs(), self._frames), work)
         self._print("verified passthrough / bare decode >= 0.8", ours, bare, 0.8)
+        self._print("verified passthrough / bare decode, sums, sha256, parquet >= 0.8", ours, whole, 0.8)
 
     def trusted(self) -> None:
         """JPEG stored as it is, only header and end marker looked at."""
@@ -60,13 +68,16 @@ class Bench:
         """Raw pictures to JPEG."""
         frames = self._frames // 2
         bag = self._bag("raw", frames, raw=True)
-        ours, bare = self._race_cpu(self._ours(bag), partial(encode, bags.pictures(), frames))
-        self._print("raw to JPEG / bare encode >= 0.7", ours, bare, 0.7, frames)
-        ours, bare = self._race_cpu(self._ours(bag, "--trust-images"), partial(encode, bags.pictures(), frames))
-        self._print("raw to JPEG, trusted / bare encode >= 0.7", ours, bare, 0.7, frames)
+        bare = partial(encode, bags.pictures(), frames)
+        work = partial(fresh, self._scratch, partial(store, bags.pictures(), press, frames))
+        trusted = self._ours(bag, "--trust-images")
+        ours_s, trusted_s, bare_s, whole_s = self._race_cpu(self._ours(bag), trusted, bare, work)
+        self._print("raw to JPEG / bare encode >= 0.7", ours_s, bare_s, 0.7, frames)
+        self._print("raw to JPEG, trusted / bare encode >= 0.7", trusted_s, bare_s, 0.7, frames)
+        self._print("raw to JPEG / bare encode, sums, sha256, parquet >= 0.7", ours_s, whole_s, 0.7, frames)
 
     def memory(self) -> None:
-        """Peak memory of the whole process over bags of several lengths."""
+        """Peak memory of all processes of the command together, over bags of several lengths."""
         for minutes in self._minutes:
             bag = self._bag(f"{minutes:g}min", round(minutes * 60 * bags.CAMERA_HZ))
             peak_mb = self._peak_mb(bag)
@@ -84,7 +95,7 @@ class Bench:
 
     def png(self) -> None:
         """The pipeline of PNG files against ours, on the same frames."""
-        frames = min(self._frames, 150)
+        frames = min(self._frames, PNG_FRAMES)
         bag = self._bag("few", frames)
         ours, theirs = self._race(self._ours(bag), partial(fresh, self._scratch, partial(convert_with_png_files, bag)))
         self._print("ours / a pipeline of PNG files >= 20", ours, theirs, 20, frames)
@@ -97,12 +108,12 @@ class Bench:
             bags.write_bag(path, frames, raw)
         return path
 
-    def _race(self, ours: Callable[[], object], other: Callable[[], object]) -> list[float]:
-        return seconds([ours, other], self._rounds)
+    def _race(self, *sides: Callable[[], object]) -> list[float]:
+        return seconds(sides, self._rounds)
 
-    def _race_cpu(self, ours: Callable[[], object], other: Callable[[], object]) -> list[float]:
+    def _race_cpu(self, *sides: Callable[[], object]) -> list[float]:
         """Imports and the like are done in a first, short conversion."""
-        return fresh_cpu_seconds([ours, other], self._rounds, self._ours(self._bag("warm", 20)))
+        return fresh_cpu_seconds(sides, self._rounds, self._ours(self._bag("warm", 20)))
 
     def _print(self, bar: str, ours: float, other: float, limit: float, frames: int | None = None) -> None:
         frames = frames or self._frames
@@ -113,14 +124,30 @@ class Bench:
         return partial(fresh, self._scratch, partial(convert, src, workers, flags))
 
     def _peak_mb(self, src: Path) -> float:
-        """Convert in a process of its own and return the most memory it had, its own workers' included one by one."""
+        """Convert by the command and return the most memory that it and its workers had at one time: what they share
+        counts once (Pss)."""
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
             command = [sys.executable, "-m", "stage1_convert", *_command(src, Path(folder) / "out", 1, ())]
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+            peak_kb = 0
+            while process.returncode is None:
+                peak_kb = max(peak_kb, session_kb(process.pid))
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(SAMPLE_S)
             assert process.returncode == 0, f"{' '.join(command)} left with {process.returncode}"
-        return usage.ru_maxrss / 1024
+        return peak_kb / 1024
+
+
+def session_kb(session: int) -> int:
+    """Return the proportional share of memory, in KiB, of all processes of a session."""
+    total = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            of = int((folder / "stat").read_text().rpartition(")")[2].split()[3])
+            if of == session:
+                lines = (folder / "smaps_rollup").read_text().splitlines()
+                total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total
 
 
 def fresh(scratch: Path, work: Callable[[Path], object]) -> None:
@@ -159,6 +186,36 @@ def encode(pictures: Sequence[bags.Picture], frames: int) -> None:
         cv2.imencode(".jpg", pictures[number % len(pictures)], [cv2.IMWRITE_JPEG_QUALITY, 95])
 
 
+def see(jpeg: bytes) -> tuple[Picture, bytes]:
+    """Return a JPEG's pixels, and what is stored of it: itself."""
+    return decode_picture(jpeg), jpeg
+
+
+def press(picture: bags.Picture) -> tuple[Picture, bytes]:
+    """Return a picture's pixels, and what is stored of it: its JPEG."""
+    return picture, bytes(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1])
+
+
+def store(sources: Sequence[Any], make: Callable[[Any], tuple[Picture, bytes]], frames: int, out: Path) -> None:
+    """Do what no conversion of this kind can leave out, with no bag around it: the source's sha256, the pixels, their
+    sums, and the stored file in a row group of parquet.
+    """
+    cv2.setNumThreads(1)
+    digest, schema = hashlib.sha256(), pa.schema({"image": pa.binary()})
+    with pq.ParquetWriter(out, schema, compression="none", use_dictionary=False, write_statistics=False) as writer:
+        for start in range(0, frames, GROUP):
+            stored = []
+            for number in range(start, min(start + GROUP, frames)):
+                source = sources[number % len(sources)]
+                digest.update(source)
+                picture, file = make(source)
+                for plane in cv2.split(picture):
+                    cv2.sumElems(plane)
+                    cv2.norm(plane, cv2.NORM_L2SQR)
+                stored.append(file)
+            writer.write_table(pa.table([pa.array(stored, pa.binary())], schema))
+
+
 BARS = ("verified", "trusted", "resized", "raw", "png", "workers", "memory")
 
 
@@ -170,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the bars that were asked for; returns 0 whether they hold or not, the lines tell."""
     parser = argparse.ArgumentParser(prog="python -m bench.convert", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=BARS, default=BARS, help="bars (default: all)")
-    parser.add_argument("--frames", type=int, default=900, help="pictures of a bag, 480x640 (%(default)s)")
+    parser.add_argument("--frames", type=int, default=3600, help="pictures of a bag, 480x640 (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="both sides take turns so often (%(default)s)")
     parser.add_argument("--minutes", type=float, nargs="+", default=[2, 20], help="bags of the memory bar (2 20)")
     parser.add_argument("--bags", type=int, default=6, help="bags of the workers bar (%(default)s)")

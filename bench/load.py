@@ -1,4 +1,5 @@
-"""What batches cost, in time of computing, against a bare np.take of the same pictures, and what memory a process takes.
+"""What batches cost, in time of computing, against a bare np.take of the same pictures by as many threads, and what memory
+a process takes.
 
 `python -m bench.load [--frames 2000] [--size 480 640] [--batch 8]`. For orientation: LeRobotDataset 0.6.1's best single
 process gave 87 samples/s at 480x640 on another machine (video, torchcodec).
@@ -9,6 +10,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -83,9 +86,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         feed = batches(samples, plan, 0, 10**9, flags.workers, pin=False)  # one for all rounds, as a training has
         next(feed)
         before = anonymous_bytes()
-        bare_s, loader_s = cpu_seconds(
-            [lambda: _take(recordings, orders, places), lambda: list(map(_drop, islice(feed, flags.steps)))], 5
-        )
+        with ThreadPoolExecutor(flags.workers) as pool:  # threads that copy at once slow each other, on either side
+            bare_s, loader_s = cpu_seconds(
+                [
+                    lambda: list(pool.map(partial(_take, recordings), orders, cycle(places))),
+                    lambda: list(map(_drop, islice(feed, flags.steps))),
+                ],
+                5,
+            )
         grown = anonymous_bytes() - before
         waits = _waits(feed, flags.steps, flags.step_s)
         feed.close()
@@ -102,11 +110,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _take(recordings: Synthetic, orders: Sequence[Rows], places: Sequence[np.ndarray]) -> None:
+def _take(recordings: Synthetic, rows: Rows, place: np.ndarray) -> None:
     frames = recordings.frames[0]
     assert isinstance(frames, MappedFrames)
-    for rows, place in zip(orders, cycle(places), strict=False):
-        np.take(frames.map, rows, axis=0, out=place, mode="clip")
+    np.take(frames.map, rows, axis=0, out=place, mode="clip")
 
 
 def _drop(batch: Batch) -> None:

@@ -16,18 +16,18 @@ import yaml
 from jinja2.sandbox import SandboxedEnvironment
 
 from common.command import one_line
+from common.foreign_yaml import load
 
 Keys = tuple[str | int, ...]
 
 # Tokens are OSMO's, not Jinja's: they stay as they are through both passes and must be written without spaces.
 TOKEN = re.compile(r"\{\{(output|workflow_id|uuid|input:[\w:-]+|host:[\w-]+)\}\}", re.ASCII)
 _LOOSE_TOKEN = re.compile(r"\{\{\s*(?:output|workflow_id|uuid|(?:input|host)\s*:\s*[\w:-]+)\s*\}\}", re.ASCII)
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 JINJA = re.compile(r"\{\{|\{%|\{#")
 _SECTION = re.compile(r"^default-values:.*\n(?:(?:[ \t#-].*)?\n)*", re.MULTILINE)
 _MARK = re.compile("\ue000(\\d+)\ue001")  # private characters that say which line of the file a rendered line came from
 _PRIVATE = re.compile("[\ue000-\ue003]")  # of these, and of those that stand for tokens meanwhile
-MAX_DEPTH, MAX_PARTS = 50, 100_000  # of a document: libyaml recurses until its stack ends, and aliases multiply
+MAX_ROUNDS = 100_000  # of all loops of a template
 
 
 class TemplateError(Exception):
@@ -71,7 +71,7 @@ class Template:
         known = {**self.defaults, **values}
         text = _render(self.text, known)
         try:
-            node, document = _load(text)
+            node, document = load(text)
         except yaml.YAMLError as error:
             line = error.problem_mark.line if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark else 0
             origin = self._origins(known, text)
@@ -116,7 +116,7 @@ def read(path: Path) -> Template:
     if not section:
         return Template(path, raw, raw, {})
     try:
-        _, tree = _load(section[0])
+        _, tree = load(section[0])
     except yaml.YAMLError as error:
         raise TemplateError(_line(raw, section.start()), f"default-values: {one_line(error)}") from error
     defaults = tree.get("default-values") if isinstance(tree, dict) else None
@@ -137,7 +137,7 @@ def submitted(document: Any, folder: Path) -> Any:
                 file["contents"] = (folder / file.pop("localpath")).read_text(encoding="utf-8")
     rendered = _render(yaml.safe_dump({"workflow": document["workflow"]}, sort_keys=False), {})
     try:
-        return _load(rendered)[1]
+        return load(rendered)[1]
     except yaml.YAMLError as error:
         raise TemplateError(0, f"not valid YAML once rendered twice: {one_line(error)}") from error
 
@@ -174,40 +174,6 @@ def _number(text: str) -> Any:
     return text
 
 
-def _load(text: str) -> tuple[yaml.Node | None, Any]:
-    """Return a document's node and its content; raises YAMLError for whatever is wrong with it."""
-    _refuse_bombs(text)
-    try:
-        loader = LOADER(text)
-        node = loader.get_single_node()
-        return node, loader.construct_document(node) if node else None
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:  # of a number or a date that is none
-        raise yaml.YAMLError(f"a value is not what its form or its tag says: {one_line(error)}") from error
-
-
-def _refuse_bombs(text: str) -> None:
-    """Raise YAMLError when a document is nested too deeply, or grows too large or without end by its aliases."""
-    open_parts: list[tuple[str | None, int]] = []  # anchor, and how many parts there were before it
-    known: dict[str, int] = {}
-    parts = 0
-    for event in yaml.parse(text, Loader=LOADER):
-        if isinstance(event, yaml.AliasEvent):
-            parts += known.get(str(event.anchor), MAX_PARTS if event.anchor in dict(open_parts) else 1)
-        elif isinstance(event, yaml.NodeEvent):
-            parts += 1
-            if isinstance(event, yaml.CollectionStartEvent):
-                open_parts.append((event.anchor, parts))
-            elif event.anchor:
-                known[event.anchor] = 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, before = open_parts.pop()
-            if anchor:
-                known[anchor] = parts - before + 1
-        if len(open_parts) > MAX_DEPTH or parts > MAX_PARTS:
-            what = f"more than {MAX_DEPTH} levels" if parts <= MAX_PARTS else f"more than {MAX_PARTS:,} parts"
-            raise yaml.MarkedYAMLError(None, None, f"the document has {what}", event.start_mark)  # type: ignore[arg-type]
-
-
 def _render(text: str, values: Mapping[str, Any]) -> str:
     kept: list[str] = []
 
@@ -216,7 +182,7 @@ def _render(text: str, values: Mapping[str, Any]) -> str:
         return f"\ue002{len(kept) - 1}\ue003"
 
     environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    left = MAX_PARTS
+    left = MAX_ROUNDS
 
     def count_down(*bounds: int) -> range:
         """Be `range` to the template: loops within loops would not end in anybody's lifetime."""
@@ -224,7 +190,7 @@ def _render(text: str, values: Mapping[str, Any]) -> str:
         numbers = range(*bounds)
         left -= len(numbers)
         if left < 0:
-            raise OverflowError(f"loops of more than {MAX_PARTS:,} rounds")
+            raise OverflowError(f"loops of more than {MAX_ROUNDS:,} rounds")
         return numbers
 
     environment.globals["range"] = count_down

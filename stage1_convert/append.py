@@ -37,6 +37,7 @@ from stage1_convert.lerobot import (
     read_columns,
     task_table,
 )
+from stage1_convert.page import write_page
 from stage1_convert.parts import FORMAT, REPORT, versions
 from stage1_convert.rowfile import PLACE, Numbers, RowFile, schema_of
 
@@ -64,6 +65,7 @@ def append(datasets: Sequence[Dataset], records: Sequence[Mapping[str, Any]], ro
     joined.finish(datasets)
     tool = {"name": "stage1_convert", **versions()}
     write_json(root / REPORT, {"format": FORMAT, "tool": tool, "merged": merged, "bags": bags})
+    write_page(root)
     return joined.n_frames
 
 
@@ -142,6 +144,10 @@ class _Joined:
                 f"{dataset.root}: episode {episode.number} has {len(arrays['index'])} rows, {episode.length} are declared"
             )
         for key, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise UserError(
+                    f"{dataset.root}: episode {episode.number} holds a value of {key} that is no finite number"
+                )
             self._columns.add(key, array)
         sources = dataset.root / SOURCES_PATH.format(chunk_index=episode.data_file[0], file_index=episode.data_file[1])
         if sources.is_file():

@@ -18,6 +18,7 @@ import yaml
 from rosbags.typesys.store import Typestore
 
 from common.command import UserError, one_line
+from common.foreign_yaml import load
 from stage1_convert.database import Database
 from stage1_convert.definitions import typestore
 from stage1_convert.mcap import Mcap
@@ -265,7 +266,7 @@ def _read_metadata(path: Path) -> Metadata:
             [], {}, {}, [f"{path.name} is missing: files whose names and times follow each other were joined"]
         )
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+        _, tree = load(path.read_text(encoding="utf-8"))
         information = tree["rosbag2_bagfile_information"]
         names = [PurePosixPath(name).name for name in information["relative_file_paths"]]
         topics = {
@@ -276,16 +277,8 @@ def _read_metadata(path: Path) -> Metadata:
         }
         seconds = int((information.get("duration") or {}).get("nanoseconds", 0)) / 1e9
         custom = {str(key): str(value) for key, value in (information.get("custom_data") or {}).items()}
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-        yaml.YAMLError,
-    ) as error:
-        fault = f"metadata.yaml is not readable ({type(error).__name__}): the storage was read without it"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, yaml.YAMLError) as error:
+        why = getattr(error, "problem", None) or type(error).__name__
+        fault = f"metadata.yaml is not readable ({why}): the storage was read without it"
         return Metadata([], {}, {}, [fault])
     return Metadata(names, topics, custom, [], seconds)

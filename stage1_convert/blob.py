@@ -51,7 +51,7 @@ class AzureBags:
                 f"no bag in {self.address}: expected folders with metadata.yaml, or .mcap, .db3, .bag blobs"
             )
 
-    def fetch(self, offers: Sequence[Offer], is_done: IsDone = lambda _: False) -> Generator[Delivery, None, None]:
+    def fetch(self, offers: Sequence[Offer], is_done: IsDone = lambda *_: False) -> Generator[Delivery, None, None]:
         """Yield these bags in this order, each whole and verified on disk, or with the reason why it cannot be had.
 
         One that would have to come, though it is the same as before, stays away when `is_done` says so. Raises UserError
@@ -87,7 +87,7 @@ class AzureBags:
                 yield asked.popleft().result()
 
     def release(self, source: Source, sums: Mapping[str, str] | None) -> None:
-        """Delete what was downloaded of a bag, unless downloads are kept; what a converted one was is remembered."""
+        """Delete what was downloaded of a bag, unless downloads are kept; what it was is remembered."""
         files = self._files[source.name]
         if sums is not None:
             self._recall.keep(files, sums)
@@ -106,7 +106,7 @@ class AzureBags:
     def _ask(self, offer: Offer, is_done: IsDone) -> "_Coming":
         missing = sum(missing_bytes(file, self.root) for file in offer.bag)
         sums = self._recall.sums(offer.bag) if missing else None
-        return _Coming(offer, sums if sums and is_done(sums) else None, [], threading.Event())
+        return _Coming(offer, sums if sums and is_done(offer.name, sums) else None, [], threading.Event())
 
     def _fits(self, bag: "_Coming", coming: Collection["_Coming"]) -> bool:
         """Tell whether there is room for a bag beside those that come before it; raises UserError when none does."""

@@ -91,6 +91,9 @@ class DataConfig:
     )
     include: list[str] = option([], "only bags whose name matches one of these patterns, such as kitchen/*; []: all")
     exclude: list[str] = option([], "no bags whose name matches one of these patterns")
+    episodes: dict[str, list[int]] = option(
+        {}, "of these bags only these episodes, counted from 0 within the bag, such as {kitchen/7: [0, 2]}"
+    )
     ros_distro: Literal["dashing", "eloquent", "foxy", "galactic", "humble", "iron", "jazzy", "kilted", "lyrical"] = (
         option("humble", "message definitions for bags that carry none")
     )
@@ -140,6 +143,7 @@ class DataConfig:
         if self.min_episode_s > self.max_episode_s:
             raise ValueError(f"data.min_episode_s={self.min_episode_s:g} is longer than data.max_episode_s")
         self._check_streams()
+        self._check_episodes()
         self._check_task()
 
     @property
@@ -163,6 +167,13 @@ class DataConfig:
         for name in self.cameras:
             if self.resample_by_stream.get(name) == "linear":
                 raise ValueError(f"data.resample_by_stream.{name}=linear: expected hold or nearest for pictures")
+
+    def _check_episodes(self) -> None:
+        for name, numbers in self.episodes.items():
+            if not numbers or min(numbers) < 0:
+                raise ValueError(
+                    f"data.episodes.{name}={numbers}: expected numbers from 0 on; data.exclude leaves out whole bags"
+                )
 
     def _check_task(self) -> None:
         if not self.task.strip():

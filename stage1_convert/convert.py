@@ -1,12 +1,13 @@
 """A folder of bags in; one dataset, converted by several processes and independent of their number, out."""
 
 import contextlib
+import difflib
 import fnmatch
 import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import pyarrow as pa
@@ -14,17 +15,16 @@ import pyarrow as pa
 from common.command import UserError, one_line
 from common.files import existing, new_folder
 from common.worker import Limits, each
-from stage1_convert.assemble import Assembly, task_of
+from stage1_convert.assemble import SIZE_FAULT, Assembly, task_of
 from stage1_convert.board import Board
 from stage1_convert.config import Config, DataConfig
 from stage1_convert.episode import Job, Outcome, convert_bag
+from stage1_convert.limits import limits_for
 from stage1_convert.parts import REPORT, adopt, key_of, parts_folder, parts_path
 from stage1_convert.progress import shown_progress
 from stage1_convert.source import size_bytes
 from stage1_convert.space import check_space
 from stage1_convert.supply import Delivery, Offer, Supply
-
-SLOWEST_BYTES_PER_S = 50_000  # of a bag, on a busy machine: what takes longer hangs
 
 
 class Options(NamedTuple):
@@ -72,13 +72,13 @@ def convert(supply: Supply, out: Path, config: Config, options: Options) -> Summ
     check_out(out)
     check_space(offers, out, config, options.workers)
     with parts_folder(out) as parts:
-        adopt(out, parts)
+        refused = _refusals(adopt(out, parts))
         before = {path.name for path in parts.iterdir()}
         job = Job(parts, parts / "board", config, options.trust_images)
         board = Board(job.board, [offer.size_bytes for offer in offers])
         with new_folder(out, manifest=False) as root:
             assembly = Assembly(root, parts, config)
-            outcomes = _outcomes(supply, offers, job, options.workers)
+            outcomes = _outcomes(supply, offers, job, options.workers, refused)
             with shown_progress(board, len(offers)), contextlib.closing(outcomes):
                 reused = sum(_take(assembly, board, at, outcome) in before for at, outcome in enumerate(outcomes))
             summary = summarise(assembly, reused)
@@ -91,7 +91,7 @@ def select(offers: Sequence[Offer], data: DataConfig, shard: tuple[int, int] = (
     """Return the bags that data.include and data.exclude leave, and of these those of a shard: none where there are more
     shards than bags.
 
-    Raises UserError when data.include and data.exclude leave none.
+    Raises UserError when data.include and data.exclude leave none, and when data.episodes names one that is not there.
     """
     chosen = [
         offer
@@ -102,6 +102,11 @@ def select(offers: Sequence[Offer], data: DataConfig, shard: tuple[int, int] = (
         raise UserError(
             f"data.include and data.exclude leave none of the {len(offers)} bags; the first is {offers[0].name}"
         )
+    names = [offer.name for offer in offers]
+    for name in data.episodes:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1) or names[:1]
+            raise UserError(f"data.episodes.{name}: there is no such bag among the {len(offers)}; there is {close[0]}")
     part, parts = shard
     return chosen[part - 1 :: parts]
 
@@ -160,28 +165,48 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
+def _refusals(bags: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what was told of refused bags by the names that their parts would have, but for those that other bags or the
+    machine refused.
+    """
+    placed = ("bag", "status", "episodes")
+    return {
+        bag["key"]: {name: value for name, value in bag.items() if name not in placed}
+        for bag in bags
+        if bag["status"] == "refused" and "key" in bag and not str(bag["reason"]).endswith(SIZE_FAULT)
+    }
+
+
 class _Todo(NamedTuple):
     bag: Delivery
     number: int
     task_index: int
     job: Job
+    refusal: dict[str, Any] | None  # what was told of a bag that has not come again
 
 
-def _outcomes(supply: Supply, offers: Sequence[Offer], job: Job, workers: int) -> Generator[Outcome, None, None]:
+def _outcomes(
+    supply: Supply, offers: Sequence[Offer], job: Job, workers: int, refused: Mapping[str, dict[str, Any]]
+) -> Generator[Outcome, None, None]:
     """Yield what became of each bag, in the order of `offers`; a bag that is done goes back to its supply.
 
-    A bag that takes the process that reads it with it, in whatever way, is refused like any other damaged one.
+    One that would have to come only to be `refused` again stays away. A bag that takes the process that reads it with it, in
+    whatever way, is refused like any other damaged one.
     """
     tasks: dict[str, int] = {}
     named = [tasks.setdefault(task_of(offer.name, {}, job.config), len(tasks)) for offer in offers]
     taken: deque[_Todo] = deque()
 
-    def is_done(sums: Mapping[str, str]) -> bool:
-        return (job.parts / key_of(sums, job.config, job.trust_images)).exists()
+    def key(bag: str, sums: Mapping[str, str]) -> str:
+        return key_of(bag, sums, job.config, job.trust_images)
+
+    def is_done(bag: str, sums: Mapping[str, str]) -> bool:
+        return (job.parts / key(bag, sums)).exists() or key(bag, sums) in refused
 
     def todo() -> Iterator[_Todo]:
         for bag, number, task_index in zip(bags, range(len(offers)), named, strict=True):
-            taken.append(_Todo(bag, number, task_index, job))
+            refusal = refused.get(key(bag.source.name, bag.sums)) if bag.sums else None
+            taken.append(_Todo(bag, number, task_index, job, refusal))
             yield taken[-1]
 
     with contextlib.closing(supply.fetch(offers, is_done)) as bags:
@@ -191,7 +216,7 @@ def _outcomes(supply: Supply, offers: Sequence[Offer], job: Job, workers: int) -
             for result in results:
                 done = taken.popleft()
                 outcome = _refusal(done, result) if isinstance(result, UserError) else result
-                supply.release(done.bag.source, outcome.report["sha256"] if outcome.key else None)
+                supply.release(done.bag.source, outcome.report.get("sha256"))
                 yield outcome
 
 
@@ -203,11 +228,13 @@ def _refusal(todo: _Todo, reason: UserError) -> Outcome:
 def _convert(todo: _Todo) -> Outcome | UserError:
     if todo.bag.fault:
         return UserError(todo.bag.fault)
+    if todo.refusal:
+        Board(todo.job.board).plan(todo.number, 0, 0)
+        return Outcome(todo.bag.source.name, None, todo.refusal)
     cv2.setNumThreads(1)
     pa.set_cpu_count(1)
     return convert_bag(todo.bag.source, todo.number, todo.task_index, todo.job, todo.bag.sums)
 
 
 def _limits(todo: _Todo) -> Limits:
-    size = size_bytes(todo.bag.source.path)
-    return Limits((2 << 30) + 4 * size, 120 + size / SLOWEST_BYTES_PER_S)
+    return limits_for(size_bytes(todo.bag.source.path))

@@ -5,6 +5,7 @@ The bag is read twice: first the tape, which decides what each frame shows, then
 
 import itertools
 import shutil
+import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from stage1_convert.database import SIDECARS
 from stage1_convert.features import describe_features
 from stage1_convert.lerobot import Piece
 from stage1_convert.parts import Part, key_of, new_part, piece_in, read_part, write_record
-from stage1_convert.plan import Plan, make_plan
+from stage1_convert.plan import Plan, choose, make_plan
 from stage1_convert.reel import Reel
 from stage1_convert.rowfile import GROUP_BYTES, Numbers, RowFile, schema_of
 from stage1_convert.shots import Shot, Shots
@@ -58,20 +59,29 @@ def convert_bag(
     board, report = Board(job.board), dict[str, Any](warnings=[])
     try:
         sums = sums or _fingerprint(source.path)
-        key = key_of(sums, job.config, job.trust_images)
+        key = key_of(source.name, sums, job.config, job.trust_images)
         if not (job.parts / key).exists():
             report |= {"key": key, "storage": storage_format(" ".join(sums)), "sha256": sums}
             with new_part(job.parts, key) as folder:
                 start = board.guess(number, task_index)
-                _Conversion(folder, job, report, board, number).run(source.path, start)
+                _Conversion(folder, job, report, board, number).run(source, start)
         pieces = read_part(job.parts / key).pieces
     except DiskFullError:
         raise  # no fault of the bag's
     except UserError as error:
         board.plan(number, 0, 0)
+        if _may_pass(error):
+            report.pop("key", None)
         return Outcome(source.name, None, {"reason": one_line(error), **report})
     board.plan(number, len(pieces), sum(piece.report["frames"] for piece in pieces))
     return Outcome(source.name, key, {"sha256": sums})
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Tell whether what refused a bag may be the machine's fault and not the bag's."""
+    while error and not isinstance(error, OSError | MemoryError | sqlite3.OperationalError):
+        error = error.__cause__
+    return error is not None
 
 
 class BagPlan(NamedTuple):
@@ -91,7 +101,7 @@ def plan_bag(source: Source, config: Config, scratch: Path) -> BagPlan:
     """
     report: dict[str, Any] = {"warnings": []}
     with open_bag(source.path, scratch, config.data.ros_distro) as bag:
-        tape, plan = _read_and_plan(bag, config, report)
+        tape, plan = _read_and_plan(bag, source.name, config, report)
         report["warnings"] += bag.warnings
     report["episodes"] = [
         {"frames": span.frames, "start_ns": plan.ticks_ns[span.start], "begins": span.reason} for span in plan.episodes
@@ -109,7 +119,7 @@ def _fingerprint(path: Path) -> dict[str, str]:
         raise UserError(f"cannot be read: {one_line(error)}") from error
 
 
-def _read_and_plan(bag: Bag, config: Config, report: dict[str, Any]) -> tuple[Tape, Plan]:
+def _read_and_plan(bag: Bag, called: str, config: Config, report: dict[str, Any]) -> tuple[Tape, Plan]:
     """Read the tape, plan the episodes, and fill in what conversion.json tells of them."""
     report["custom_data"] = bag.custom
     tape = read_tape(bag, config)
@@ -122,6 +132,8 @@ def _read_and_plan(bag: Bag, config: Config, report: dict[str, Any]) -> tuple[Ta
     report["clock"] = {name: _describe_clock(stream) for name, stream in tape.streams.items()}
     angles = tape.streams[JOINTS].values[:, : len(config.conventions.joint_order)]
     plan = make_plan(tape.clocks, angles, tape.markers_ns, config)
+    if called in config.data.episodes:
+        plan = choose(plan, config.data.episodes[called])
     first_ns = min(int(clock.stamps_ns[0]) for clock in tape.clocks.values())
     last_ns = max(int(clock.stamps_ns[-1]) for clock in tape.clocks.values())
     report["warm_up_s"] = round((plan.ticks_ns[0] - first_ns) / 1e9, 6)
@@ -150,13 +162,13 @@ class _Conversion:
         self._folder, self._config, self._trust = folder, job.config, job.trust_images
         self._report, self._board, self._number = report, board, number
 
-    def run(self, path: Path, start: Numbers) -> None:
-        """Convert the bag at `path`; its first episode gets the numbers `start`, the others follow."""
+    def run(self, source: Source, start: Numbers) -> None:
+        """Convert the bag; its first episode gets the numbers `start`, the others follow."""
         scratch = self._folder / "scratch"
         scratch.mkdir()
-        with open_bag(path, scratch, self._config.data.ros_distro) as bag:
+        with open_bag(source.path, scratch, self._config.data.ros_distro) as bag:
             try:
-                tape, plan = _read_and_plan(bag, self._config, self._report)
+                tape, plan = _read_and_plan(bag, source.name, self._config, self._report)
                 lengths = [span.frames for span in plan.episodes]
                 self._board.plan(self._number, len(lengths), sum(lengths))
                 shots = Shots(bag, tape, plan, self._config, self._trust)

@@ -12,12 +12,12 @@ from typing import Any
 from common.command import UserError
 from common.config import load
 from common.dataset import Dataset
-from common.files import new_folder, read_json, write_json
+from common.files import new_folder, write_json
 from stage1_convert.append import append
 from stage1_convert.assemble import SIZE_FAULT, Assembly
 from stage1_convert.config import Config
 from stage1_convert.convert import Summary, check_out, require_episodes, summarise
-from stage1_convert.parts import FORMAT, REPORT, adopt, parts_folder
+from stage1_convert.parts import REPORT, adopt, parts_folder, record_of
 
 
 def merge(datasets: Sequence[Path], out: Path) -> Summary:
@@ -32,7 +32,7 @@ def merge(datasets: Sequence[Path], out: Path) -> Summary:
             raise UserError(f"--out {out} and --merge {root} lie inside each other; choose another --out")
     empty = [root for root in roots if (root / REPORT).is_file() and not (root / "meta" / "info.json").exists()]
     opened = [Dataset.open(root) for root in roots if root not in empty]
-    records = [read_json(root / REPORT) if (root / REPORT).is_file() else {} for root in roots]
+    records = [record_of(root) for root in roots]
     if len(roots) > 1 and _are_shards(records):
         return _join(roots, records, out)
     if empty:
@@ -48,8 +48,7 @@ def _are_shards(records: Sequence[dict[str, Any]]) -> bool:
     """Tell whether all records are of the same conversion, each of other bags."""
     heads = [{key: value for key, value in record.items() if key != "bags"} for record in records]
     names = [bag["bag"] for record in records for bag in record.get("bags", [])]
-    known = heads[0].get("format") == FORMAT and "config" in heads[0]
-    return known and all(head == heads[0] for head in heads) and len(set(names)) == len(names)
+    return "config" in heads[0] and all(head == heads[0] for head in heads) and len(set(names)) == len(names)
 
 
 def _join(roots: Sequence[Path], records: Sequence[dict[str, Any]], out: Path) -> Summary:

@@ -32,7 +32,7 @@ FORMAT = 3  # of meta/conversion.json and of what a part holds: README.md descri
 REPORT = "meta/conversion.json"
 RECORD = "record.json"
 TWIN = "holds the same recording as bag"
-PLACELESS = ("task", "task_from", "task_pattern", "success_key", "robot_type", "include", "exclude")
+PLACELESS = ("task", "task_from", "task_pattern", "success_key", "robot_type", "include", "exclude", "episodes")
 
 
 class Part(NamedTuple):
@@ -49,12 +49,16 @@ def versions() -> dict[str, str]:
     return {"rosbags": version("rosbags"), **libraries}
 
 
-def key_of(sums: Mapping[str, str], config: Config, trust_images: bool) -> str:
-    """Return the name of a bag's part; `sums` maps its files to their sha256."""
+def key_of(bag: str, sums: Mapping[str, str], config: Config, trust_images: bool) -> str:
+    """Return the name of a bag's part; `sums` maps its files to their sha256. The bag's name only decides which of its
+    episodes are wanted.
+    """
     settings = to_dict(config)
     for name in PLACELESS:  # decided when the parts are put together
         del settings["data"][name]
     made_of = {"files": dict(sums), "settings": settings, "trust_images": trust_images}
+    if bag in config.data.episodes:
+        made_of["episodes"] = sorted(set(config.data.episodes[bag]))
     text = json.dumps({"format": FORMAT, "versions": versions(), **made_of}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -167,11 +171,14 @@ def adopt(dataset: Path, parts: Path) -> list[dict[str, Any]]:
 
 
 def recorded_bags(dataset: Path) -> list[dict[str, Any]]:
-    """Return what the record of a dataset tells of every bag; nothing where it has none, or one of another format."""
+    """Return what the record of a dataset tells of every bag."""
+    return list(record_of(dataset).get("bags", []))
+
+
+def record_of(dataset: Path) -> dict[str, Any]:
+    """Return the record of a dataset, conversion.json; empty where there is none, or one of another format."""
     record = read_json(dataset / REPORT) if (dataset / REPORT).is_file() else {}
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        return []
-    return list(record["bags"])
+    return record if isinstance(record, dict) and record.get("format") == FORMAT else {}
 
 
 def _take_back(dataset: Path, folder: Path, bag: dict[str, Any], counts: Mapping[tuple[int, str], Tally]) -> None:

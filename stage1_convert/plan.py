@@ -4,7 +4,7 @@ Only stamps, joint angles and settings decide: the pictures are not needed.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +35,7 @@ class Plan(NamedTuple):
     """The grid, the sample each stream gives to each tick, the episodes, the frames of no episode, and the gaps.
 
     Episodes begin because of: start, gap, marker, pause, max_episode_s. Frames are left out because of: shorter_piece
-    (data.on_gap=drop), pause, idle, min_episode_s.
+    (data.on_gap=drop), pause, idle, min_episode_s, not_chosen (data.episodes).
     """
 
     ticks_ns: sync.Grid
@@ -100,6 +100,15 @@ def make_plan(clocks: Mapping[str, sync.Clock], angles: sync.Float64, markers_ns
     if not episodes:
         raise UserError(_too_short(pieces, left_out, data))
     return Plan(ticks_ns, picks, episodes, sorted(left_out), gaps)
+
+
+def choose(plan: Plan, numbers: Collection[int]) -> Plan:
+    """Leave out all episodes but these, counted from 0; raises UserError when one of them does not exist."""
+    if max(numbers) >= len(plan.episodes):
+        raise UserError(f"data.episodes asks for its episode {max(numbers)}; it has 0 to {len(plan.episodes) - 1}")
+    others = [span._replace(reason="not_chosen") for at, span in enumerate(plan.episodes) if at not in numbers]
+    chosen = [span for at, span in enumerate(plan.episodes) if at in numbers]
+    return plan._replace(episodes=chosen, left_out=sorted([*plan.left_out, *others]))
 
 
 def _overlap(clocks: Mapping[str, sync.Clock]) -> tuple[int, int]:

@@ -1,9 +1,11 @@
 """The storage files of a folder without metadata.yaml in; whether they are the parts of one recording out.
 
 A recorder that splits a recording names its parts NAME_0, NAME_1, ..., each beginning where the one before it ends, and
-lists them in metadata.yaml when it ends; one that was killed never does.
+lists them in metadata.yaml when it ends; one that was killed never does. Files are looked into by another process: one
+that kills or holds up whoever reads it must not end the listing.
 """
 
+import contextlib
 import itertools
 import re
 import sqlite3
@@ -14,7 +16,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from common.command import UserError
+from common.worker import each
 from stage1_convert.database import Database
+from stage1_convert.limits import limits_for
 from stage1_convert.mcap import Mcap
 from stage1_convert.unpack import unpack_file
 
@@ -32,11 +36,19 @@ def is_one_recording(files: Sequence[Path]) -> bool:
     alike = len(found) == len(files) > 1 and len({(match["stem"], match["suffix"]) for match in found}) == 1
     if not alike or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
         return False
+    paths = [file for _, file in parts]
+    limits = limits_for(sum(file.stat().st_size for file in paths))
+    with contextlib.closing(each(_follow, [paths], 1, lambda _: limits)) as answers:
+        return next(answers) is True  # else each is a bag by itself, and its conversion says what is wrong with it
+
+
+def _follow(parts: Sequence[Path]) -> bool:
+    """Tell whether the messages of every part begin where those of the one before it end."""
     try:
-        spans_ns = (_span_ns(file) for _, file in parts)  # the first two tell most numbered recordings apart
+        spans_ns = (_span_ns(file) for file in parts)  # the first two tell most numbered recordings apart
         return all(-MAX_OVERLAP_NS <= two[0] - one[1] <= MAX_PAUSE_NS for one, two in itertools.pairwise(spans_ns))
     except (UserError, OSError, ValueError, sqlite3.Error, pa.ArrowException):
-        return False  # each is a bag by itself then, and its conversion says what is wrong with it
+        return False
 
 
 def _span_ns(file: Path) -> tuple[int, int]:

@@ -38,7 +38,7 @@ class Absent(NamedTuple):
     fault: str | None = None
 
 
-IsDone = Callable[[Mapping[str, str]], bool]
+IsDone = Callable[[str, Mapping[str, str]], bool]
 
 
 class Supply(Protocol):
@@ -48,13 +48,13 @@ class Supply(Protocol):
     offers: list[Offer]
 
     def fetch(self, offers: Sequence[Offer], is_done: IsDone) -> Generator[Delivery, None, None]:
-        """Yield these bags in this order; one may stay away when `is_done` says so of the sha256 of its files."""
+        """Yield these bags in this order; one may stay away when `is_done` says so of its name and the sha256 of its files."""
 
     def look(self, offers: Sequence[Offer]) -> Iterator[Source | Absent]:
         """Yield these bags in this order as they are, on this disk or not."""
 
     def release(self, source: Source, sums: Mapping[str, str] | None) -> None:
-        """Take back a bag; `sums` are the sha256 of its files when it has been converted."""
+        """Take back a bag; `sums` are the sha256 of its files where they are known."""
 
 
 def open_supply(src: str, keep_downloads: bool) -> Supply:

@@ -5,41 +5,53 @@ from html import escape
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.dataset import ACTION, DATA_PATH, STATE, Dataset, data_file
+from stage1_convert.lerobot import SOURCES_PATH, read_columns
 from stage1_convert.page.charts import Bar, Curve, figure, limited, timeline
 from stage1_convert.page.record import NS, Mark, Told
 from stage1_convert.page.thumbnails import thumbnails
+from stage1_convert.rowfile import Numbers
 
-SYNC_PATH = "meta/sync/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+UNRECORDED = "no record of the conversion: sources, gaps and the ages of samples are unknown"
 BEGINS = {"start": "its bag's start", "gap": "the end of a gap", "marker": "a marker", "pause": "the end of a pause"}
 UNITS = {"velocity": "rad/s", "effort": "Nm"}
 
 
-def card(told: Told, marks: Sequence[Mark], dataset: Dataset, record: Mapping[str, Any]) -> str:
+def card(told: Told, marks: Sequence[Mark], dataset: Dataset) -> str:
     """Return the card of an episode as an HTML article."""
     fps, number = dataset.fps, told.number
-    reason = str(told.facts.get("begins", "start"))
-    begins = BEGINS.get(reason, f"a cut ({reason})")
-    success = told.bag.get("success")
-    outcome = {True: " · succeeded", False: " · failed", None: ""}.get(success, f" · success: {success}")
     items = "".join(f'<li class="{mark.level}">{escape(mark.text)}</li>' for mark in marks)
     parts = [
         f'<article class="card" id="episode-{number}" aria-labelledby="title-{number}"><header>',
-        f'<h3 id="title-{number}">Episode {number}</h3><span class="soft">bag {escape(told.bag["bag"])}</span></header>',
-        f'<p class="facts">{told.frames} frames, {told.frames / fps:.1f} s, from {escape(begins)}{escape(outcome)}'
-        f" · “{escape(told.bag['task'])}”</p>",
+        f'<h3 id="title-{number}">Episode {number}</h3><span class="soft">{_source(told)}</span></header>',
+        f'<p class="facts">{told.frames} frames, {told.frames / fps:.1f} s{escape(_origin(told))}'
+        f" · “{escape(told.task)}”</p>",
         f'<ul class="marks" aria-label="What is odd">{items}</ul>' if items else "",
-        _in_bag(told, fps),
+        _in_bag(told, fps) if told.bag else "",
         *(_film(told, dataset, camera) for camera in dataset.cameras),
-        _curves(told, dataset, record),
-        _ages(told, dataset, record),
+        _curves(told, dataset),
+        _ages(told, dataset) if told.bag else "",
         "</article>",
     ]
     return "".join(parts)
+
+
+def _source(told: Told) -> str:
+    if not told.bag:
+        return "of unknown source"
+    number, of = told.place()
+    return f"{f'episode {number} of ' * (of > 1)}bag {escape(told.bag['bag'])}"
+
+
+def _origin(told: Told) -> str:
+    """Return why an episode begins where it does, and whether it succeeded."""
+    if not told.bag:
+        return f" · {UNRECORDED}"
+    reason, success = str(told.facts.get("begins", "start")), told.bag.get("success")
+    outcome = {True: " · succeeded", False: " · failed", None: ""}.get(success, f" · success: {success}")
+    return f", from {BEGINS.get(reason, f'a cut ({reason})')}{outcome}"
 
 
 def _in_bag(told: Told, fps: float) -> str:
@@ -84,40 +96,42 @@ def _film(told: Told, dataset: Dataset, camera: str) -> str:
     return f'<h4>Camera {escape(camera)}</h4><ul class="film">{cells}</ul>'
 
 
-def _curves(told: Told, dataset: Dataset, record: Mapping[str, Any]) -> str:
+def _curves(told: Told, dataset: Dataset) -> str:
     """Draw each dimension of the state with the action of the same name below it, then actions that have no state."""
     episode = dataset.episodes[told.number]
     path = dataset.root / DATA_PATH.format(chunk_index=episode.data_file[0], file_index=episode.data_file[1])
-    table = pq.read_table(path, columns=[STATE, ACTION], partitioning=None)
-    states, actions = (_matrix(table.column(key)) for key in (STATE, ACTION))
-    names = [dataset.features[key].names or () for key in (STATE, ACTION)]
-    meaning = dataset.features[ACTION].info.get("action_meaning", "")
-    figures = []
+    columns = read_columns(path, (STATE, ACTION), Numbers(told.number, episode.start, 0))
+    states, actions = (columns[key].reshape(episode.length, -1) for key in (STATE, ACTION))
+    names = [
+        dataset.features[key].names or tuple(f"dimension {at}" for at in range(values.shape[1]))
+        for key, values in columns.items()
+    ]
+    meaning, figures = dataset.action_meaning or "meaning unknown", []
     for at, name in enumerate(names[0]):
-        curves = [Curve(states[:, at], "state", _unit(name, record))]
+        curves = [Curve(states[:, at], "state", _unit(name, told.head))]
         if name in names[1]:
-            curves.append(Curve(actions[:, names[1].index(name)], "action", _unit(name, record)))
+            curves.append(Curve(actions[:, names[1].index(name)], "action", _unit(name, told.head)))
         figures.append(figure(name, curves))
     figures += [
-        figure(name, [Curve(actions[:, at], "action", _unit(name, record))])
+        figure(name, [Curve(actions[:, at], "action", _unit(name, told.head))])
         for at, name in enumerate(names[1])
         if name not in names[0]
     ]
     stop_s = (episode.length - 1) / dataset.fps
     return (
         f'<h4>State and action over {stop_s:.1f} s</h4><p class="legend"><span><span class="key s"></span>state</span>'
-        f'<span><span class="key a"></span>action ({escape(str(meaning).replace("_", " "))})</span></p>'
+        f'<span><span class="key a"></span>action ({meaning.replace("_", " ")})</span></p>'
         f'<div class="grid">{"".join(figures)}</div>'
     )
 
 
-def _ages(told: Told, dataset: Dataset, record: Mapping[str, Any]) -> str:
+def _ages(told: Told, dataset: Dataset) -> str:
     """Draw how far every frame's samples lie from it, against the limit."""
     chunk, file = data_file(told.number)
-    path = dataset.root / SYNC_PATH.format(chunk_index=chunk, file_index=file)
+    path = dataset.root / SOURCES_PATH.format(chunk_index=chunk, file_index=file)
     table = pq.read_table(path, partitioning=None)
     figures = []
-    for stream, rule in record["streams"].items():
+    for stream, rule in told.head["streams"].items():
         if f"{stream}.stamp_ns" in table.column_names:
             age_ms = np.abs(table.column("tick_ns").to_numpy() - table.column(f"{stream}.stamp_ns").to_numpy()) / 1e6
             title = f"{stream} ({rule['resample']})"
@@ -125,11 +139,6 @@ def _ages(told: Told, dataset: Dataset, record: Mapping[str, Any]) -> str:
     return f'<h4>Age of the samples shown</h4><div class="grid">{"".join(figures)}</div>'
 
 
-def _matrix(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    rows = len(column)
-    return np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks]).reshape(rows, -1)
-
-
-def _unit(name: str, record: Mapping[str, Any]) -> str:
+def _unit(name: str, head: Mapping[str, Any]) -> str:
     joint, _, field = name.partition(".")
-    return UNITS.get(field, "rad") if joint in record["joint_names"] else ""
+    return UNITS.get(field, "rad") if joint in head.get("joint_names", ()) else ""

@@ -1,7 +1,7 @@
-"""meta/conversion.json in; its totals, its streams and its episodes, worst first, out. Pure."""
+"""meta/conversion.json in; its parts, its streams and its episodes, worst first, out. Pure."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 NS = 1_000_000_000
@@ -9,14 +9,38 @@ STALE_SHARE = 0.5  # of a stream's limit: above it a sample is worth a look
 UNLUCKY_SHARE, MISSING_SHARE = 0.1, 0.02  # of an episode's frames
 
 
+class Part(NamedTuple):
+    """Episodes `start` to `stop` (half open), and what the record of their conversion tells of all its bags alike: empty
+    where there is no record.
+    """
+
+    start: int
+    stop: int
+    head: Mapping[str, Any]
+
+
 class Told(NamedTuple):
-    """An episode as the record tells of it, and the bag it comes from."""
+    """An episode as the record tells of it, the bag it comes from, and its part's head; these are empty where there is
+    no record.
+    """
 
     number: int
     frames: int
-    start_ns: int
+    task: str
     facts: Mapping[str, Any]
     bag: Mapping[str, Any]
+    head: Mapping[str, Any]
+
+    @property
+    def start_ns(self) -> int:
+        """The first tick."""
+        return int(self.facts["start_ns"])
+
+    def place(self) -> tuple[int, int]:
+        """Return the episode's number within its bag, by which data.episodes names it, and how many there are."""
+        others = [span["start_ns"] for span in self.bag["left_out"] if span["reason"] == "not_chosen"]
+        starts_ns = sorted([*others, *(episode["start_ns"] for episode in self.bag["episodes"])])
+        return starts_ns.index(self.facts["start_ns"]), len(starts_ns)
 
     def stop_ns(self, fps: float) -> int:
         """Return the moment at which the frame after the last would be."""
@@ -31,22 +55,31 @@ class Mark(NamedTuple):
     weight: float
 
 
-def episodes_of(record: Mapping[str, Any]) -> list[Told]:
-    """Return all episodes in the order of the dataset."""
-    told = [
-        Told(episode["episode_index"], episode["frames"], episode["start_ns"], episode, bag)
-        for bag in record["bags"]
-        for episode in bag["episodes"]
+def parts_of(record: Mapping[str, Any], start: int, stop: int) -> list[Part]:
+    """Return what these episodes were joined from, the parts of parts in their places; one part if at once."""
+    if "merged" not in record:
+        return [Part(start, stop, record)]
+    inner = [(one["conversion"] or {}, *(start + number for number in one["episodes"])) for one in record["merged"]]
+    return [part for one in inner for part in parts_of(*one)]
+
+
+def episodes_of(record: Mapping[str, Any], episodes: Sequence[tuple[int, str]]) -> list[Told]:
+    """Return all episodes in the order of the dataset; `episodes` are their frames and tasks."""
+    known = {facts["episode_index"]: (facts, bag) for bag in record["bags"] for facts in bag["episodes"]}
+    return [
+        Told(number, *episodes[number], *known.get(number, ({}, {})), part.head)
+        for part in parts_of(record, 0, len(episodes))
+        for number in range(part.start, part.stop)
     ]
-    return sorted(told, key=lambda one: one.number)
 
 
-def marks_of(told: Told, record: Mapping[str, Any], fps: float) -> list[Mark]:
-    """Return what there is to say against an episode."""
+def marks_of(told: Told, fps: float) -> list[Mark]:
+    """Return what there is to say against an episode: nothing where nothing is known."""
+    if not told.bag:
+        return []
     facts, marks = told.facts, []
-    for camera in record["cameras"]:
-        held, dropped = (facts.get(name, {}).get(camera, 0) for name in ("held", "dropped"))
-        unlucky, missing = min(held, dropped), max(held - dropped, 0)
+    for camera in told.head["cameras"]:
+        unlucky, missing = _held(told, camera)
         if unlucky / told.frames > UNLUCKY_SHARE:
             text = f"{camera}: {unlucky} frames repeat a picture while as many pictures are in no frame (jitter)"
             marks.append(Mark("warn", text, unlucky / told.frames))
@@ -57,7 +90,7 @@ def marks_of(told: Told, record: Mapping[str, Any], fps: float) -> list[Mark]:
         if repeated:
             marks.append(Mark("warn", f"{camera}: {repeated} pictures equal the one before", repeated / told.frames))
     for stream, age in facts.get("age_ms", {}).items():
-        limit_ms = record["streams"].get(stream, {}).get("limit_ms", 0)
+        limit_ms = told.head["streams"].get(stream, {}).get("limit_ms", 0)
         if limit_ms and age["max"] > STALE_SHARE * limit_ms:
             text = f"{stream}: oldest sample {age['max']:.0f} ms, limit {limit_ms:.0f} ms"
             marks.append(Mark("warn", text, age["max"] / limit_ms / 2))
@@ -66,6 +99,19 @@ def marks_of(told: Told, record: Mapping[str, Any], fps: float) -> list[Mark]:
         marks.append(Mark("bad", text, 1.0))
     marks += [Mark("warn", f"bag: {warning}", 0.5) for warning in told.bag["warnings"]]
     return sorted(marks, key=lambda mark: -mark.weight)
+
+
+def on_the_edge(told: Told) -> bool:
+    """Tell whether jitter costs an episode pictures because the grid lies where they arrive, and was not moved away."""
+    if not told.bag or told.head["config"]["data"]["grid_delay_ms"]:
+        return False
+    return any(_held(told, camera)[0] / told.frames > UNLUCKY_SHARE for camera in told.head["cameras"])
+
+
+def _held(told: Told, camera: str) -> tuple[int, int]:
+    """Return how many frames repeat a picture while another one is in none, and how many had none to show."""
+    held, dropped = (told.facts.get(name, {}).get(camera, 0) for name in ("held", "dropped"))
+    return min(held, dropped), max(held - dropped, 0)
 
 
 def gaps_at(told: Told, fps: float) -> list[Mapping[str, Any]]:
@@ -79,14 +125,16 @@ def gaps_at(told: Told, fps: float) -> list[Mapping[str, Any]]:
     ]
 
 
-def worst_first(told: list[Told], record: Mapping[str, Any], fps: float) -> list[tuple[Told, list[Mark]]]:
-    """Return the episodes by the weight of what there is to say against them."""
-    marked = [(one, marks_of(one, record, fps)) for one in told]
-    return sorted(marked, key=lambda pair: (-sum(mark.weight for mark in pair[1]), pair[0].number))
+def worst_first(told: Sequence[Told], fps: float) -> list[tuple[Told, list[Mark]]]:
+    """Return the episodes by the weight of what there is to say against them; those of which nothing is known come before
+    those that are known to be good.
+    """
+    marked = [(one, marks_of(one, fps)) for one in told]
+    return sorted(marked, key=lambda pair: (-sum(mark.weight for mark in pair[1]), bool(pair[0].bag), pair[0].number))
 
 
 class StreamFacts(NamedTuple):
-    """A stream over all bags: the rule, the clocks taken and why, and how old its samples are in the frames, in ms."""
+    """A stream over all bags of a part: the rule, the clocks taken and why, and its samples' age in the frames, in ms."""
 
     name: str
     rule: str
@@ -99,11 +147,12 @@ class StreamFacts(NamedTuple):
     max_ms: float
 
 
-def streams_of(record: Mapping[str, Any], told: list[Told]) -> list[StreamFacts]:
-    """Return what happened to every stream; p95 is the worst episode's."""
+def streams_of(head: Mapping[str, Any], told: Sequence[Told]) -> list[StreamFacts]:
+    """Return what happened to every stream of a part with these episodes; p95 is the worst episode's."""
     found = []
-    for name, rule in record["streams"].items():
-        clocks = [bag["clock"][name] for bag in record["bags"] if name in bag.get("clock", {})]
+    bags = {one.bag["bag"]: one.bag for one in told}.values()
+    for name, rule in head["streams"].items():
+        clocks = [bag["clock"][name] for bag in bags if name in bag.get("clock", {})]
         counts = Counter(clock["source"] for clock in clocks)
         reasons = Counter(clock["reason"] for clock in clocks if clock["source"] == "receive")
         latencies = [clock["latency_ms"] for clock in clocks if clock["latency_ms"] is not None]

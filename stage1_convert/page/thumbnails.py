@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 
+from common.command import UserError, one_line
 from common.dataset import Dataset, Episode, picture_key
 from common.pictures import Picture, decode_picture, decode_video
 
@@ -21,10 +22,18 @@ def frames_shown(length: int) -> list[int]:
 
 
 def thumbnails(dataset: Dataset, episode: Episode, camera: str) -> Iterator[tuple[int, str, int, int]]:
-    """Yield the frame, a data URI, its width and its height."""
+    """Yield the frame, a data URI, its width and its height.
+
+    Raises UserError naming camera, episode and frame when a picture is damaged or missing.
+    """
     wanted = frames_shown(episode.length)
     read = _from_video if dataset.features[picture_key(camera)].dtype == "video" else _from_rows
-    for frame, picture in zip(wanted, read(dataset, episode, camera, wanted), strict=True):
+    pictures = read(dataset, episode, camera, wanted)
+    for frame in wanted:
+        try:
+            picture = next(pictures)
+        except (UserError, StopIteration) as error:  # the latter: a video ends too early
+            raise UserError(f"camera {camera}, episode {episode.number}, frame {frame}: {one_line(error)}") from error
         height, width, _ = picture.shape
         height, width = max(1, round(height * WIDTH_PX / width)), WIDTH_PX
         small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
@@ -51,4 +60,4 @@ def _from_rows(dataset: Dataset, episode: Episode, camera: str, wanted: Sequence
 def _from_video(dataset: Dataset, episode: Episode, camera: str, wanted: Sequence[int]) -> Iterator[Picture]:
     path, start_s = dataset.video(episode, camera)
     for frame in wanted:
-        yield next(decode_video(path, start_s + frame / dataset.fps, 1, dataset.fps))
+        yield from decode_video(path, start_s + frame / dataset.fps, 1, dataset.fps)

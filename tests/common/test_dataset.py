@@ -99,6 +99,16 @@ def test_a_truncated_data_file_is_refused(image_dataset: Path, tmp_path: Path) -
         Dataset.open(image_dataset).columns([ACTION], tmp_path / "cache")
 
 
+@pytest.mark.parametrize("note", [{"feature": "Value", "_type": "List"}, {"_type": 5}, {"dtype": "float32"}, []])
+def test_a_damaged_note_of_the_features_is_told(image_dataset: Path, tmp_path: Path, note: object) -> None:
+    (path,) = (image_dataset / "data").glob("*/*.parquet")
+    table = pq.read_table(path, partitioning=None)
+    damaged = {"huggingface": json.dumps({"info": {"features": {"action": note}}})}
+    pq.write_table(table.replace_schema_metadata(damaged), path)
+    with pytest.raises(UserError, match=r"data (cannot be read|has a note of its features that is damaged): "):
+        Dataset.open(image_dataset).columns([STATE], tmp_path)
+
+
 @pytest.mark.parametrize("harm", ["cut", "zeros", "empty", "gone", "no record"])
 def test_a_damaged_copy_of_the_columns_is_made_anew(
     harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

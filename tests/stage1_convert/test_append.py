@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from common.command import UserError
@@ -93,6 +95,25 @@ def test_datasets_that_do_not_fit_are_refused(tmp_path: Path, key: str, value: o
     write_json(tmp_path / "other/meta/info.json", info)
     with pytest.raises(UserError, match=words):
         merge([GOLDEN / "dataset_image", tmp_path / "other"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("action", [float("nan")] * 6, "episode 0 holds a value of action that is no finite number"),
+        ("observation.images.color", {"bytes": b"no picture", "path": None}, "camera color, episode 0, frame 0: "),
+    ],
+)
+def test_a_damaged_cell_that_is_met_is_named(tmp_path: Path, key: str, value: object, words: str) -> None:
+    other = shutil.copytree(GOLDEN / "dataset_image", tmp_path / "other")
+    (path,) = other.glob("data/*/*.parquet")
+    table = pq.read_table(path)
+    at, column = table.schema.get_field_index(key), table.column(key).to_pylist()
+    changed = pa.array([value, *column[1:]], table.schema.field(key).type)
+    pq.write_table(table.set_column(at, table.schema.field(key), changed), path)
+    with pytest.raises(UserError, match=words):
+        merge([other], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -16,10 +17,12 @@ import pytest
 from common.command import TransientError, UserError
 from common.config import load
 from stage1_convert import service as pauses
+from stage1_convert.address import parse
 from stage1_convert.blob import AHEAD, AzureBags, group
 from stage1_convert.config import Config
 from stage1_convert.convert import Options, RefusedError, Summary, convert
 from stage1_convert.recall import NAME as RECALL
+from stage1_convert.recall import Recall
 from stage1_convert.service import RemoteFile
 from stage1_convert.source import find_bags
 from tests import azurite
@@ -323,6 +326,56 @@ def test_other_settings_bring_the_bags_again(service: azurite.Azurite, tmp_path:
         assert gate.carried > 0
     run(tmp_path / "local", tmp_path / "from scratch", "data.fps=10")
     assert tree(tmp_path / "out") == tree(tmp_path / "from scratch")
+
+
+def test_a_refused_bag_comes_again_only_for_a_reason_that_may_have_passed(
+    service: azurite.Azurite, tmp_path: Path
+) -> None:
+    local, here, out = tmp_path / "local", tmp_path / "here", tmp_path / "out"
+    cell(seconds=0.8).write(local / "good")
+    blind = cell(seconds=0.8, seed=1)
+    blind.pictures = []
+    blind.write(local / "blind")
+    with sqlite3.connect(
+        local / "no_table.db3"
+    ) as database:  # what sqlite says of a disk that fails is of the same kind
+        database.execute("CREATE TABLE other (x)")
+    database.close()
+    src = put(service, "refused", local)
+    with Gate(service.port) as gate:
+        first = converted(src, gate, here, out)
+        assert [bag for bag, _ in first.refused] == ["blind", "no_table.db3"]
+
+        gate.asked.clear()
+        again = converted(src, gate, here, out)
+        assert bags_in(gate) == {"no_table.db3"}
+        assert (again.refused, again.reused) == (first.refused, 1)
+        run(local, tmp_path / "from scratch")
+        assert tree(out) == tree(tmp_path / "from scratch")
+
+        gate.asked.clear()
+        supply = AzureBags(src, False, environment(gate.port, here))
+        convert(supply, out, load(Config, None, ["data.fps=10"]), Options(0))
+        assert bags_in(gate) == {"good", "blind", "no_table.db3"}
+
+        gate.asked.clear()
+        cell(seconds=0.8, seed=1).write(tmp_path / "mended" / "blind")
+        put(service, "refused", tmp_path / "mended")
+        assert [bag for bag, _ in converted(src, gate, here, out).refused] == ["no_table.db3"]
+
+
+def test_what_is_known_of_bags_stays_as_short_as_their_number(tmp_path: Path) -> None:
+    here = parse(f"azure://{azurite.ACCOUNT}/c", {})
+    one, other = (RemoteFile(f"{name}/a.mcap", f"{name}/a.mcap", 1, "first", None) for name in ("one", "other"))
+    recall = Recall(tmp_path, here)
+    recall.keep([other], {"a.mcap": "of other"})
+    for version in range(9):
+        recall.keep([one._replace(etag=str(version))], {"a.mcap": f"of {version}"})
+        assert len((tmp_path / RECALL).read_bytes().split(b"\n\n")) <= 4
+    for known in (recall, Recall(tmp_path, here)):
+        assert known.sums([one._replace(etag="8")]) == {"a.mcap": "of 8"}
+        assert known.sums([one._replace(etag="7")]) is None
+        assert known.sums([other]) == {"a.mcap": "of other"}
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from stage1_convert.__main__ import main
 from stage1_convert.config import Config
 from stage1_convert.convert import Options, convert
 from stage1_convert.merge import merge
+from stage1_convert.page import PAGE
 from stage1_convert.supply import LocalBags
 from tests.stage1_convert.conversion import report, rows, run, tree
 from tests.stage1_convert.recording import cell
@@ -114,6 +115,28 @@ def test_a_shard_without_an_episode_joins_its_own_conversion_only(bags: Path, wh
     with pytest.raises(UserError, match="none of the 0 bags"):
         merge([tmp_path / "part5", tmp_path / "part6"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_chosen_episodes_convert_their_bag_again_and_no_other(bags: Path, whole: Path, tmp_path: Path) -> None:
+    out, second_only = tmp_path / "out", "data.episodes={b: [1]}"
+    run(bags, out)
+    assert run(bags, out, second_only).reused == 3
+    lengths = {bag["bag"]: [episode["frames"] for episode in bag["episodes"]] for bag in report(whole)["bags"]}
+    (chosen,) = (bag for bag in report(out)["bags"] if bag["bag"] == "b")
+    assert [episode["frames"] for episode in chosen["episodes"]] == lengths["b"][1:]
+    assert [span["frames"] for span in chosen["left_out"] if span["reason"] == "not_chosen"] == lengths["b"][:1]
+    assert "episode 1 of bag b" in (out / PAGE).read_text()
+    run(bags, tmp_path / "from scratch", second_only)
+    assert tree(out) == tree(tmp_path / "from scratch")
+    assert run(bags, out).reused == 3
+    assert tree(out) == tree(whole)
+
+
+def test_episodes_that_are_not_there_are_named(bags: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.episodes\.bb: there is no such bag among the 4; there is b$"):
+        run(bags, tmp_path / "out", "data.episodes={bb: [0]}")
+    refused = run(bags, tmp_path / "out", "data.episodes={b: [2]}").refused
+    assert refused == [("b", "data.episodes asks for its episode 2; it has 0 to 1")]
 
 
 def test_the_same_recording_under_two_names_is_told(bags: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from common.command import UserError
 from common.config import load
 from stage1_convert import sync
 from stage1_convert.config import Config
-from stage1_convert.plan import Plan, make_plan
+from stage1_convert.plan import Plan, choose, make_plan
 
 MS = 1_000_000
 T0 = 1_700_000_000 * 10**9
@@ -191,3 +191,13 @@ def test_a_delayed_grid_begins_that_much_later_and_keeps_its_distance() -> None:
     assert delayed.ticks_ns[0] - plain.ticks_ns[0] == 16_000_000
     assert sum(map(len, plain.used("color"))) < len(plain.picks["color"])  # jitter repeats pictures
     assert sum(map(len, delayed.used("color"))) == len(delayed.picks["color"])
+
+
+def test_chosen_episodes_stay_and_the_others_are_left_out() -> None:
+    plan = planned(steady(6), np.delete(steady(6, 30), [*range(50, 65), *range(110, 125)]))
+    first, second, third = plan.episodes
+    chosen = choose(plan, [2, 0, 2])
+    assert chosen.episodes == [first, third]
+    assert [span for span in chosen.left_out if span not in plan.left_out] == [second._replace(reason="not_chosen")]
+    with pytest.raises(UserError, match=r"data\.episodes asks for its episode 3; it has 0 to 2"):
+        choose(plan, [1, 3])
