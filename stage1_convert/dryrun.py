@@ -14,13 +14,15 @@ import numpy as np
 
 from common.command import UserError, one_line, progress
 from common.files import free_bytes
+from common.worker import Limits, each
 from stage1_convert.bag import Bag, declared, open_bag
 from stage1_convert.config import Config
 from stage1_convert.episode import BagPlan, plan_bag
+from stage1_convert.limits import limits_for
 from stage1_convert.mp4 import VideoFile
 from stage1_convert.plan import Span
 from stage1_convert.shots import Shots
-from stage1_convert.source import Source
+from stage1_convert.source import Source, size_bytes
 from stage1_convert.supply import Absent
 from stage1_convert.tape import find_topics
 
@@ -57,10 +59,12 @@ def dry_run(bags: Iterable[Source | Absent], count: int, config: Config, out: Pa
 
     Free space is that of the disk that would hold `out`, or the current folder.
     """
-    found = [
-        forecast(bag, config) if isinstance(bag, Source) else foresee(bag, config)
-        for bag in progress(bags, count, "plan", "bag")
-    ]
+    names: list[str] = []
+    with contextlib.closing(each(_foretell, _asked(bags, count, config, names), 1, _limits)) as answers:
+        found = [
+            Forecast(names[at], one_line(one), [], [], 0, 0, []) if isinstance(one, UserError) else one
+            for at, one in enumerate(answers)
+        ]
     for line in (line for one in found for line in _describe(one, config.data.fps)):
         print(line)
     here = [one for one in found if isinstance(one, Forecast)]
@@ -79,6 +83,25 @@ def dry_run(bags: Iterable[Source | Absent], count: int, config: Config, out: Pa
     if size_bytes >= left_bytes:
         print(f"disk too small: free {(size_bytes - left_bytes) / 1e6:,.1f} MB or choose another --out")
     return 2 if not (episodes or away) or size_bytes >= left_bytes else 0
+
+
+Asked = tuple[Source | Absent, Config]
+
+
+def _asked(bags: Iterable[Source | Absent], count: int, config: Config, names: list[str]) -> Iterator[Asked]:
+    for bag in progress(bags, count, "plan", "bag"):
+        names.append(bag.name)
+        yield bag, config
+
+
+def _foretell(asked: Asked) -> Forecast | Outlook:
+    bag, config = asked
+    return forecast(bag, config) if isinstance(bag, Source) else foresee(bag, config)
+
+
+def _limits(asked: Asked) -> Limits:
+    bag, _ = asked
+    return limits_for(size_bytes(bag.path) if isinstance(bag, Source) else bag.size_bytes)
 
 
 def foresee(bag: Absent, config: Config) -> Outlook:

@@ -1,5 +1,6 @@
 """A bag or a folder of bags in; tables of what they hold, a thumbnail per camera and a proposed configuration out."""
 
+import contextlib
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -10,10 +11,12 @@ import numpy as np
 from common.command import UserError, one_line
 from common.files import write_file
 from common.pictures import resize
+from common.worker import Limits, each
 from stage1_convert import fields
 from stage1_convert.decode import encode
+from stage1_convert.limits import limits_for
 from stage1_convert.proposal import propose
-from stage1_convert.source import Source, find_bags
+from stage1_convert.source import Source, find_bags, size_bytes
 from stage1_convert.survey import Camera, Facts, Survey, changes, survey
 from stage1_convert.tape import PICTURE_TYPES
 
@@ -30,15 +33,14 @@ def inspect(path: Path, out: Path | None = None, distro: str = "humble") -> int:
     folder = out or Path(tempfile.mkdtemp(prefix="inspect-"))
     folder.mkdir(parents=True, exist_ok=True)
     surveys, refused = [], 0
-    for source in sources:
-        try:
-            found = survey(source, distro)
-        except UserError as error:
-            print(f"bag {source.name}: {one_line(error)}\n")
-            refused += 1
-            continue
-        surveys.append(found)
-        print("\n".join(describe(found, _thumbnails(found, folder))), end="\n\n")
+    with contextlib.closing(each(_survey, [(source, distro) for source in sources], 1, _limits)) as answers:
+        for source, found in zip(sources, answers, strict=True):
+            if isinstance(found, UserError):
+                print(f"bag {source.name}: {one_line(found)}\n")
+                refused += 1
+                continue
+            surveys.append(found)
+            print("\n".join(describe(found, _thumbnails(found, folder))), end="\n\n")
     text = propose(surveys)
     if text is None:
         print("no configuration is proposed: no bag holds joint states and pictures that decode")
@@ -47,6 +49,14 @@ def inspect(path: Path, out: Path | None = None, distro: str = "humble") -> int:
         print(f"proposed configuration, saved as {folder / CONFIG_NAME}:\n\n{text}")
         print(f"convert with: python -m stage1_convert --src {path} --out DATASET --config {folder / CONFIG_NAME}")
     return 2 if refused or any(found.fault for found in surveys) else 0
+
+
+def _survey(asked: tuple[Source, str]) -> Survey:
+    return survey(*asked)
+
+
+def _limits(asked: tuple[Source, str]) -> Limits:
+    return limits_for(size_bytes(asked[0].path))
 
 
 def _sources(path: Path) -> list[Source]:

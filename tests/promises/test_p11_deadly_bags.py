@@ -66,6 +66,19 @@ def test_a_part_of_a_split_recording_that_kills_its_reader_does_not_end_the_list
     assert "refused: bag take_1.db3: the process that read it died (SIGSEGV); it is damaged" in ended.output
 
 
+@pytest.mark.parametrize("look", [("--inspect",), ("--dry-run", "--src")])
+def test_a_look_at_bags_tells_of_the_one_that_kills_its_reader(
+    warm: Warm, tmp_path: Path, look: tuple[str, ...]
+) -> None:
+    for name in "ab":
+        cell(0.8, size=(16, 64)).write(tmp_path / "src" / name, "sqlite3")
+    deadly(tmp_path / "src" / "a" / "a.db3")
+    ended = warm.run(tmp_path / "log", "stage1_convert", *look, tmp_path / "src", "--out", tmp_path / "out")
+    assert ended.code == (2 if look[0] == "--inspect" else 0), ended.output
+    assert "the process that read it died (SIGSEGV); it is damaged" in ended.output
+    assert "/camera/color/image_raw" in ended.output or "bags      1 would be converted, 1 refused" in ended.output
+
+
 NAMED = ", ".join(f"&a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12))
 BOMBS = {
     "a nest": ("[" * 100_000, "more than 50 levels"),
