@@ -5,6 +5,7 @@ config.json has no room for, the joint names, the frame rate and what an action 
 LeRobot's inference never reads.
 """
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,9 @@ def _parse_settings(settings: dict[str, Any]) -> tuple[ActConfig, PolicyShape]:
             cameras[key.removeprefix(IMAGES)] = (height, width, channels)
         else:
             (sizes[key],) = feature["shape"]
+    for key, size in [*sizes.items(), *((key, n) for key, shape in cameras.items() for n in shape)]:
+        if type(size) is not int or size < 1:
+            raise ValueError(f"{key} has size {size!r}")
     return act, PolicyShape(sizes[STATE], sizes[ACTION], cameras, sizes.get(ENVIRONMENT, 0))
 
 
@@ -188,7 +192,8 @@ def _read_record(path: Path) -> dict[str, Any]:
         lists = [record.get("val_episodes"), data.get("episodes"), data.get("image_size")]
         if not all(type(number) is int for numbers in lists for number in numbers or ()):
             raise TypeError("episodes and sizes are lists of whole numbers")
-    except (AttributeError, TypeError) as error:
+        json.dumps(record, allow_nan=False)  # it goes into other records
+    except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: {one_line(error)}") from error
     return dict(record)
 

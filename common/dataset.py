@@ -37,6 +37,7 @@ INDEX_COLUMNS = {
     "task_index": "int64",
 }
 PICTURE_DTYPES = ("image", "video")
+NUMBERS = ("float16", "float32", "float64", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
 
 
 class Feature(NamedTuple):
@@ -286,6 +287,11 @@ class Dataset:
         for key in (STATE, ACTION, "index"):
             if key not in self.features:
                 raise UserError(f"{self.root} has no {key}; it has {', '.join(self.features)}")
+        for key, feature in self.features.items():
+            if key in (STATE, ACTION, *INDEX_COLUMNS) and feature.dtype not in NUMBERS:
+                raise UserError(f"{self.root}/meta is damaged: {key} has dtype {feature.dtype!r}")
+            if feature.dtype in PICTURE_DTYPES and not key.startswith("observation."):
+                raise UserError(f"{self.root}: {key} holds pictures; expected a name that begins with {IMAGES}")
         if not self.episodes:
             raise UserError(f"{self.root} holds no episodes")
         expected = 0

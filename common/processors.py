@@ -52,9 +52,9 @@ def write_processors(
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file; raises UserError when it is missing or damaged."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing: the checkpoint is incomplete")
     try:
+        if not path.is_file():
+            raise UserError(f"{path} is missing: the checkpoint is incomplete")
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is damaged: {one_line(error)}") from error

@@ -177,13 +177,15 @@ def command(one: Commanded) -> Outcome:
 
 
 # Seeds that once found a fault: statistics that are no numbers, sizes that are none or true, names that do not fit or are
-# none, columns that are not declared, steps without settings.
+# none, columns that are not declared, steps without settings, types that are none, a file's name that is too long, infinity.
 FOUND = {
     ("train", "meta/stats.json"): (1, 9),
-    ("finetune", "config.json"): (7,),
+    ("train", "meta/info.json"): (93, 111, 129, 147),
+    ("finetune", "config.json"): (7, 101, 157),
     ("finetune", "policy_preprocessor.json"): (19, 39, 41, 47, 55),
-    ("evaluate", "meta/info.json"): (3, 5, 9, 11, 33),
-    ("evaluate", "train_config.json"): (19, 53),
+    ("finetune", "policy_postprocessor.json"): (113,),
+    ("evaluate", "meta/info.json"): (3, 5, 9, 11, 33, 87),
+    ("evaluate", "train_config.json"): (19, 53, 93),
 }
 TRAIN = [
     "--dry-run", "--override", "data.dataset={home}/dataset", "data.cache_dir={home}/cache", "training.output_dir={home}/out",
