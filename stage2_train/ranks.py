@@ -144,6 +144,7 @@ def join(device: str) -> Iterator[Ranks]:
     except RuntimeError as error:
         if not _is_lost_contact(error):
             raise
+        _abandon(control)
         raise TransientError(f"rank {rank} lost another process of the training: {one_line(error)}") from error
     finally:
         if dist.is_initialized() and not _abandoned:
