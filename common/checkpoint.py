@@ -159,14 +159,13 @@ def _parse_settings(settings: dict[str, Any]) -> tuple[ActConfig, PolicyShape]:
     sizes: dict[str, int] = {}
     cameras: dict[str, tuple[int, int, int]] = {}
     for key, feature in (settings["input_features"] | settings["output_features"]).items():
+        if not all(type(size) is int and size > 0 for size in feature["shape"]):
+            raise ValueError(f"{key} has shape {feature['shape']!r}")
         if feature["type"] == "VISUAL":
             channels, height, width = feature["shape"]
             cameras[key.removeprefix(IMAGES)] = (height, width, channels)
         else:
             (sizes[key],) = feature["shape"]
-    for key, size in [*sizes.items(), *((key, n) for key, shape in cameras.items() for n in shape)]:
-        if type(size) is not int or size < 1:
-            raise ValueError(f"{key} has size {size!r}")
     return act, PolicyShape(sizes[STATE], sizes[ACTION], cameras, sizes.get(ENVIRONMENT, 0))
 
 

@@ -35,12 +35,8 @@ def mapped(data: Path, names: Sequence[str], folder: Path) -> Any:
     except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError, ValueError) as error:
         cause = error.__cause__ or error
         raise UserError(f"{data} cannot be read: {one_line(cause)}") from error
-    except (
-        AttributeError,
-        LookupError,
-        TypeError,
-        RecursionError,
-    ) as error:  # it believes the files' note of their features
+    except (AttributeError, LookupError, TypeError, RecursionError) as error:
+        # `datasets` believes the files' note of their features.
         raise UserError(f"{data} has a note of its features that is damaged: {one_line(error)}") from error
     finally:
         os.close(handle)

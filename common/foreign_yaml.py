@@ -23,13 +23,8 @@ def load(text: str) -> tuple[yaml.Node | None, Any]:
         loader = LOADER(text)
         node = loader.get_single_node()
         return node, loader.construct_document(node) if node else None
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        LookupError,
-    ) as error:  # of a number or a date that is none
+    except (ValueError, TypeError, AttributeError, OverflowError, LookupError) as error:
+        # PyYAML's own words on a number or a date that is none.
         raise yaml.YAMLError(f"a value is not what its form or its tag says: {one_line(error)}") from error
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from common.dataset import ACTION, DATA_PATH, STATE, Dataset, data_file
+from common.dataset import ACTION, STATE, Dataset, data_file
 from stage1_convert.lerobot import SOURCES_PATH, read_columns
 from stage1_convert.page.charts import Bar, Curve, figure, limited, timeline
 from stage1_convert.page.record import NS, Mark, Told
@@ -99,8 +99,7 @@ def _film(told: Told, dataset: Dataset, camera: str) -> str:
 def _curves(told: Told, dataset: Dataset) -> str:
     """Draw each dimension of the state with the action of the same name below it, then actions that have no state."""
     episode = dataset.episodes[told.number]
-    path = dataset.root / DATA_PATH.format(chunk_index=episode.data_file[0], file_index=episode.data_file[1])
-    columns = read_columns(path, (STATE, ACTION), Numbers(told.number, episode.start, 0))
+    columns = read_columns(dataset.rows_path(episode), (STATE, ACTION), Numbers(told.number, episode.start, 0))
     states, actions = (columns[key].reshape(episode.length, -1) for key in (STATE, ACTION))
     names = [
         dataset.features[key].names or tuple(f"dimension {at}" for at in range(values.shape[1]))
