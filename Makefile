@@ -7,7 +7,7 @@ JOBS ?= 2
 # Without a GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu saves several GB; the default build serves both.
 TORCH_INDEX ?=
 
-.PHONY: demo test soak coverage setup lint clean
+.PHONY: demo test soak coverage audit setup lint clean
 
 demo: setup
 	$(BIN)/python -m demo --out $(DEMO_OUT)
@@ -25,6 +25,16 @@ coverage: setup
 	$(BIN)/coverage run -m pytest -q -n $(JOBS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+# Known vulnerabilities in what is pinned; a package that the advisories' service does not answer for is a failure, too.
+audit: .venv/audit/installed
+	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+	npm audit --prefix tests/azurite
+
+.venv/audit/installed: .venv/installed
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/pip install --quiet pip-audit
+	touch $@
 
 lint: setup
 	$(BIN)/ruff check .

@@ -22,14 +22,14 @@ SEEN_OF_TRUSTED = 16  # of pictures that are trusted, one in so many is decoded:
 def read_pictures(
     bag: Bag,
     tape: Tape,
-    needed: Mapping[str, npt.NDArray[np.bool_]],
+    needed: Mapping[str, npt.NDArray[np.bool_ | np.int32]],
     depth_range_m: Sequence[float],
     trust: bool = False,
 ) -> Iterator[tuple[str, int, Still]]:
-    """Yield (camera, sample, picture) for the samples that `needed` marks, each camera's in order.
+    """Yield (camera, sample, picture) for the samples that are needed, each camera's in order.
 
-    `needed` has an array (samples,) for each camera that is read. With `trust` most JPEGs are not decoded (their pixels
-    are None). Raises UserError, naming camera, message and stamp, when a picture is damaged.
+    `needed` has an array (samples,) for each camera that is read, 0 for those that are not. With `trust` most JPEGs are
+    not decoded (their pixels are None). Raises UserError, naming camera, message and stamp, when a picture is damaged.
     """
     cameras = {camera: _Camera(camera, bag, tape.streams[camera], marks) for camera, marks in needed.items()}
     camera_of = {camera.stream.topic: camera for camera in cameras.values()}
@@ -45,7 +45,7 @@ def read_pictures(
 class _Camera:
     """One camera while its topic is read; only samples that are needed, or that a video needs, are taken apart."""
 
-    def __init__(self, name: str, bag: Bag, stream: Stream, needed: npt.NDArray[np.bool_]) -> None:
+    def __init__(self, name: str, bag: Bag, stream: Stream, needed: npt.NDArray[np.bool_ | np.int32]) -> None:
         self.name, self.stream = name, stream
         self._bag, self._needed = bag, needed
         self._video = VideoDecoder() if bag.topics[stream.topic].type in VIDEO_TYPES else None

@@ -11,7 +11,7 @@ import struct
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,6 +49,7 @@ class Mcap:
         self._schemas: dict[int, tuple[str, str, str]] = {}
         self._counts: Counter[int] = Counter()
         self._chunks: list[Chunk] = []
+        self._sets: dict[frozenset[int], frozenset[int]] = {}  # of channels: a day has many chunks, and few of these
         # Messages that lie in no chunk: their times and places, the two halves of one table.
         self._loose = array("q"), array("q")
         self._file = path.open("rb")
@@ -193,7 +194,7 @@ class Mcap:
             self._warn(f"{self._name}: the chunk at byte {offset} is damaged ({one_line(error)}); the rest is read")
         self._counts += inside
         if inside:
-            self._chunks.append(Chunk(start_ns, end_ns, offset, size, frozenset(inside)))
+            self._add_chunk(start_ns, end_ns, offset, size, inside)
 
     def _take(self, opcode: int, record: Bytes) -> int:
         """Note what a record says; return its opcode."""
@@ -207,14 +208,18 @@ class Mcap:
             self.channels.setdefault(number, Channel(topic, name, serialization, known, 0))
         elif opcode == CHUNK_INDEX:
             start_ns, end_ns, offset, size, length = struct.unpack_from("<QQQQI", record)
-            channels = frozenset(number for number, _ in struct.iter_unpack("<HQ", record[36 : 36 + length]))
+            channels = [number for number, _ in struct.iter_unpack("<HQ", record[36 : 36 + length])]
             if offset + size > self._size:
                 raise UserError("the index points behind the end of the file")
-            self._chunks.append(Chunk(start_ns, end_ns, offset, size, channels))
+            self._add_chunk(start_ns, end_ns, offset, size, channels)
         elif opcode == STATISTICS:
             (length,) = struct.unpack_from("<I", record, 42)
             self._counts.update(dict(struct.iter_unpack("<HQ", record[46 : 46 + length])))
         return opcode
+
+    def _add_chunk(self, start_ns: int, end_ns: int, offset: int, size: int, channels: Iterable[int]) -> None:
+        held = frozenset(channels)
+        self._chunks.append(Chunk(start_ns, end_ns, offset, size, self._sets.setdefault(held, held)))
 
 
 def summary_start(footer: bytes) -> int | None:

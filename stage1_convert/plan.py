@@ -54,13 +54,17 @@ class Plan(NamedTuple):
             last = int(numbers[-1])
 
     def uses(self, stream: str, samples: int) -> npt.NDArray[np.int32]:
-        """Return (samples,), how many frames show each of a stream's samples."""
-        found = np.zeros(samples, np.int32)
+        """Return (samples,), how many frames show each of a stream's samples; mapped where they are many."""
+        found, sample, times = Spool(), 0, 0  # `times` may grow: two episodes can share a sample
         for span in self.episodes:
-            numbers, counts = np.unique(np.asarray(self.picks[stream][span.start : span.stop]), return_counts=True)
+            counts = np.bincount(np.asarray(self.picks[stream][span.start : span.stop]) - sample).astype(np.int32)
             forget(self.picks[stream])
-            found[numbers] += counts
-        return found
+            counts[0] += times
+            found.add(counts[:-1])
+            sample, times = sample + len(counts) - 1, int(counts[-1])
+        found.add(np.array([times], np.int32))
+        found.add(np.zeros(samples - sample - 1, np.int32))
+        return found.array()
 
 
 def rule_of(stream: str, data: DataConfig) -> tuple[str, int]:
@@ -86,7 +90,9 @@ def make_plan(clocks: Mapping[str, sync.Clock], angles: sync.Float64, markers_ns
     picks, good = {}, {}
     for stream, clock in clocks.items():
         picks[stream], good[stream] = _pick(clock.stamps_ns, ticks_ns, *rule_of(stream, data))
-    whole = np.logical_and.reduce(list(good.values()))
+    whole = np.ones(len(ticks_ns), np.bool_)
+    for ok in good.values():
+        whole &= ok
     gaps: list[dict[str, Any]] = [
         {"start_ns": ticks_ns[a], "frames": b - a, "streams": [s for s, ok in good.items() if not ok[a:b].all()]}
         for a, b in sync.runs(~whole)

@@ -14,6 +14,7 @@ from stage1_convert.bag import Bag
 from stage1_convert.camera import SEEN_OF_TRUSTED, read_pictures
 from stage1_convert.config import Config
 from stage1_convert.plan import Plan
+from stage1_convert.spool import forget
 from stage1_convert.tape import Tape
 
 
@@ -52,8 +53,7 @@ class Shots:
         uses = {c: plan.uses(c, len(self._tape.streams[c].numbers)) for c in cameras}
         firsts = {c: {int(plan.picks[c][span.start]) for span in plan.episodes} for c in cameras}
         waiting: dict[str, deque[Shot]] = {camera: deque() for camera in cameras}
-        needed = {camera: times > 0 for camera, times in uses.items()}
-        pictures = read_pictures(self._bag, self._tape, needed, self._config.data.depth_range_m, self._trust)
+        pictures = read_pictures(self._bag, self._tape, uses, self._config.data.depth_range_m, self._trust)
         for camera, sample, still in pictures:
             try:
                 # An episode's first picture is always looked at: there is something to tell of every episode.
@@ -63,6 +63,8 @@ class Shots:
                 number, stamp_ns = stream.numbers[sample], stream.clock.stamps_ns[sample]
                 raise UserError(f"camera {camera}, message {number} stamped {stamp_ns} ns: {error}") from error
             waiting[camera].extend([shot] * int(uses[camera][sample]))
+            if sample in firsts[camera]:
+                forget(uses[camera])
             while all(waiting.values()):
                 yield {name: queue.popleft() for name, queue in waiting.items()}
 

@@ -43,7 +43,7 @@ class Spool:
         if self._file is None:
             self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (closed by array)
         self._file.write(rows.data)
-        self._waiting, self._waiting_bytes = [rows[:0]], 0
+        self._waiting, self._waiting_bytes = [rows[:0].copy()], 0  # a view would keep all of them
         return rows
 
 
@@ -57,12 +57,12 @@ def forget(*arrays: npt.NDArray[Any]) -> None:
 
 def thin(rows: npt.NDArray[Any], step: int) -> npt.NDArray[Any]:
     """Return every `step`-th row of an array that may be mapped, and is let go of."""
-    block = step * max(1, BLOCK_BYTES // (step * max(rows[:1].nbytes, 1)))
-    parts = [rows[:0]]
-    for first in range(0, len(rows), block):
-        parts.append(np.array(rows[first : first + block : step]))
+    found = np.empty((len(range(0, len(rows), step)), *rows.shape[1:]), rows.dtype)
+    block = max(1, BLOCK_BYTES // (step * max(rows[:1].nbytes, 1)))
+    for first in range(0, len(found), block):
+        found[first : first + block] = rows[first * step : (first + block) * step : step]
         forget(rows)
-    return np.concatenate(parts)
+    return found
 
 
 def take(rows: npt.NDArray[Any], index: npt.NDArray[np.int64]) -> npt.NDArray[Any]:

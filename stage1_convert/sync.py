@@ -174,7 +174,7 @@ def interpolate(stamps_ns: Int64, values: Float64, ticks_ns: Int64, left: Int64,
 
 def runs(good: Bool) -> list[tuple[int, int]]:
     """Return the half-open runs of true values in `good`, in order."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]]).astype(np.int8)))
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]])))
     return [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
 
 

@@ -88,6 +88,9 @@ def test_every_frame_is_in_one_episode_or_left_out_for_a_reason_or_in_a_gap(
         start = plan.ticks_ns.first_from(np.array([gap["start_ns"]]))[0]
         taken[start : start + gap["frames"]] += 1
     assert (taken == 1).all()
+    for name, stamps_ns in (("joints", joints_ns), ("color", pictures_ns)):
+        shown = np.concatenate([plan.picks[name][span.start : span.stop] for span in plan.episodes])
+        np.testing.assert_array_equal(plan.uses(name, len(stamps_ns)), np.bincount(shown, minlength=len(stamps_ns)))
     limit_ms = 50 if "data.resample=nearest" in overrides else 100
     for span in plan.episodes:
         ticks_ns = plan.ticks_ns[span.start : span.stop]
