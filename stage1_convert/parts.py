@@ -6,6 +6,7 @@ A finished dataset contains all of its parts, and gives them back as hard links:
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import common.dataset
 from common.command import UserError, one_line
 from common.config import to_dict
 from common.dataset import DATA_PATH, IMAGES, VIDEO_PATH, data_file
@@ -32,6 +34,7 @@ FORMAT = 3  # of meta/conversion.json and of what a part holds: README.md descri
 REPORT = "meta/conversion.json"
 RECORD = "record.json"
 TWIN = "holds the same recording as bag"
+SHAPING = ("columns.py", "dataset.py", "pictures.py")  # of common; the rest of it decides no byte of a part
 PLACELESS = ("task", "task_from", "task_pattern", "success_key", "robot_type", "include", "exclude", "episodes")
 
 
@@ -43,10 +46,13 @@ class Part(NamedTuple):
     pieces: list[Piece]
 
 
+@functools.cache
 def versions() -> dict[str, str]:
-    """Return the versions of the libraries that shape a dataset's bytes."""
+    """Return the versions of all that shapes a dataset's bytes: the start of a sha256 over our own code, and libraries."""
+    ours = [*Path(__file__).parent.glob("*.py"), *(Path(common.dataset.__file__).with_name(name) for name in SHAPING)]
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(ours))).hexdigest()[:12]
     libraries = {"numpy": np.__version__, "opencv": cv2.__version__, "pyarrow": pa.__version__, "av": av.__version__}
-    return {"rosbags": version("rosbags"), **libraries}
+    return {"code": code, "rosbags": version("rosbags"), **libraries}
 
 
 def key_of(bag: str, sums: Mapping[str, str], config: Config, trust_images: bool) -> str:

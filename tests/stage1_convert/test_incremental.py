@@ -2,6 +2,8 @@
 
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,24 @@ def shutil_copy(bags: Path, target: Path, *names: str) -> Path:
     for name in names:
         shutil.copytree(bags / name, target / name)
     return target
+
+
+def test_what_another_version_of_the_code_converted_is_converted_again(bags: Path, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    for package in ("stage1_convert", "common"):
+        shutil.copytree(root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def reused() -> bool:
+        command = [sys.executable, "-m", "stage1_convert", "--src", str(bags), "--out", "out"]
+        told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=100)
+        return "4 unchanged since they were converted before" in told.stdout
+
+    assert not reused()
+    for code, shapes_rows in (("common/act.py", False), ("stage1_convert/decode.py", True)):
+        with (tmp_path / code).open("a") as file:
+            file.write("# changed\n")
+        assert reused() != shapes_rows, code
+        assert reused()
 
 
 def test_rows_that_are_still_in_a_log_are_part_of_a_bag(tmp_path: Path) -> None:
