@@ -63,10 +63,12 @@ class Assembly:
         self.reports.append({**_entry(bag, "converted"), **report, **outcome, "episodes": episodes})
         return True
 
-    def finish(self, trust_images: bool) -> None:
-        """Write meta/; of a shard without an episode the record only, by which merge knows its refused bags."""
+    def finish(self, head: Mapping[str, Any]) -> None:
+        """Write meta/, `head` being what the record tells of all bags alike; of a shard without an episode the record only,
+        by which merge knows its refused bags.
+        """
         (self._root / REPORT).parent.mkdir(exist_ok=True)
-        write_json(self._root / REPORT, {**head(self._config, trust_images), "bags": self.reports})
+        write_json(self._root / REPORT, {**head, "bags": self.reports})
         if self.writer is not None:
             self.writer.finish()
             write_page(self._root)

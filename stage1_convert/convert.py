@@ -15,7 +15,7 @@ import pyarrow as pa
 from common.command import UserError, one_line
 from common.files import existing, new_folder
 from common.worker import Limits, each
-from stage1_convert.assemble import SIZE_FAULT, Assembly, task_of
+from stage1_convert.assemble import SIZE_FAULT, Assembly, head, task_of
 from stage1_convert.board import Board
 from stage1_convert.config import Config, DataConfig
 from stage1_convert.episode import Job, Outcome, convert_bag
@@ -83,7 +83,7 @@ def convert(supply: Supply, out: Path, config: Config, options: Options) -> Summ
                 reused = sum(_take(assembly, board, at, outcome) in before for at, outcome in enumerate(outcomes))
             summary = summarise(assembly, reused)
             _require_enough(summary, out, options)
-            assembly.finish(options.trust_images)
+            assembly.finish(head(config, options.trust_images))
     return summary
 
 

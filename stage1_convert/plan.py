@@ -87,12 +87,11 @@ def make_plan(clocks: Mapping[str, sync.Clock], angles: sync.Float64, markers_ns
     data = config.data
     first_ns, last_ns = _overlap(clocks)
     ticks_ns = sync.grid(first_ns + round(data.grid_delay_ms * 1e6), last_ns, data.fps)
-    picks, good = {}, {}
+    picks, good, whole = {}, {}, np.ones(len(ticks_ns), np.bool_)
     for stream, clock in clocks.items():
         picks[stream], good[stream] = _pick(clock.stamps_ns, ticks_ns, *rule_of(stream, data))
-    whole = np.ones(len(ticks_ns), np.bool_)
-    for ok in good.values():
-        whole &= ok
+        whole &= good[stream]
+        forget(good[stream])
     gaps: list[dict[str, Any]] = [
         {"start_ns": ticks_ns[a], "frames": b - a, "streams": [s for s, ok in good.items() if not ok[a:b].all()]}
         for a, b in sync.runs(~whole)
@@ -131,13 +130,14 @@ def _overlap(clocks: Mapping[str, sync.Clock]) -> tuple[int, int]:
 
 def _pick(stamps_ns: sync.Int64, ticks_ns: sync.Grid, rule: str, limit_ns: int) -> tuple[sync.Int64, sync.Bool]:
     """Return what sync.pick does, in memory that does not grow with the bag."""
-    picks, good = Spool(), np.zeros(len(ticks_ns), np.bool_)
+    picks, good = Spool(), Spool()
     for first in range(0, max(len(ticks_ns), 1), BLOCK_TICKS):
         block = slice(first, first + BLOCK_TICKS)
-        found, good[block] = sync.pick(stamps_ns, ticks_ns[block], rule, limit_ns)
+        found, acceptable = sync.pick(stamps_ns, ticks_ns[block], rule, limit_ns)
         picks.add(found)
+        good.add(acceptable)
         forget(stamps_ns)
-    return picks.array(), good
+    return picks.array(), good.array()
 
 
 def _still(angles: sync.Float64, picks: sync.Int64, fps: int) -> sync.Bool:

@@ -174,8 +174,8 @@ def interpolate(stamps_ns: Int64, values: Float64, ticks_ns: Int64, left: Int64,
 
 def runs(good: Bool) -> list[tuple[int, int]]:
     """Return the half-open runs of true values in `good`, in order."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]])))
-    return [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+    edges = [*(np.flatnonzero(good[1:] != good[:-1]) + 1).tolist(), len(good)] if len(good) else []
+    return [(start, stop) for start, stop in itertools.pairwise([0, *edges]) if good[start]]
 
 
 def resting(angles: Float64, fps: int) -> Bool:

@@ -10,11 +10,13 @@ import pytest
 
 from common.command import UserError
 from common.config import load
+from common.files import write_json
 from stage1_convert.__main__ import main
 from stage1_convert.config import Config
 from stage1_convert.convert import Options, convert
 from stage1_convert.merge import merge
 from stage1_convert.page import PAGE
+from stage1_convert.parts import REPORT
 from stage1_convert.supply import LocalBags
 from tests.stage1_convert.conversion import report, rows, run, tree
 from tests.stage1_convert.recording import cell
@@ -103,6 +105,16 @@ def test_a_joined_dataset_is_brought_up_to_date_like_any_other(bags: Path, whole
     merge([tmp_path / "part1", tmp_path / "part2"], tmp_path / "out")
     assert run(bags, tmp_path / "out").reused == 4
     assert tree(tmp_path / "out") == tree(whole)
+
+
+def test_a_joined_dataset_names_the_versions_that_made_its_rows(bags: Path, tmp_path: Path) -> None:
+    shards = [tmp_path / "part1", tmp_path / "part2"]
+    for part, out in enumerate(shards, 1):
+        convert(LocalBags(bags), out, load(Config, None), Options(shard=(part, 2)))
+        record = report(out)
+        write_json(out / REPORT, {**record, "tool": {**record["tool"], "numpy": "1.26.0"}})
+    merge(shards, tmp_path / "out")
+    assert report(tmp_path / "out")["tool"]["numpy"] == "1.26.0"
 
 
 def test_shards_whose_bags_are_refused_or_that_have_none_join_as_well(bags: Path, tmp_path: Path) -> None:
