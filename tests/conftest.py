@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from safetensors.numpy import save_file
 from tests.golden import golden_weights
 
 torch.set_num_threads(1)  # see run_module
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under `nohup make test &`; what tests start would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"

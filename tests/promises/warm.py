@@ -1,5 +1,6 @@
 """Orders in on stdin, forked commands out: imports everything once, starts no thread, and so may fork."""
 
+import ctypes
 import gc
 import importlib
 import json
@@ -20,10 +21,12 @@ LATER = (
 # What a kill may fall between: every one of these changes names or content. A file opened for writing counts, too.
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree"}
 LARGE_BYTES = 2_000
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def main() -> None:
     """Answer one order a line until stdin ends."""
+    _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # as a command has it, before `run` takes it over
     for name in (*IMPORTS, *LATER):
         importlib.import_module(name)
@@ -34,6 +37,11 @@ def main() -> None:
         print(json.dumps(answer), flush=True)
 
 
+def _end_with_parent() -> None:
+    """A suite that is killed leaves no training behind that runs for hours."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _fork(order: dict[str, Any]) -> int:
     pid = os.fork()
     if pid:
@@ -41,6 +49,7 @@ def _fork(order: dict[str, Any]) -> int:
         return pid
     code, changes = 1, _Changes(0, "")
     try:
+        _end_with_parent()
         os.setpgid(0, 0)
         log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
