@@ -88,8 +88,15 @@ def _tree(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise UserError(f"--override takes key=value: got {text!r}; write for example training.lr=5e-5")
-        _put(tree, key.strip(), _parse(value, f"--override {key.strip()}"))
+        _put(tree, key.strip(), _value(value.strip(), f"--override {key.strip()}"))
     return tree
+
+
+def _value(text: str, where: str) -> Any:
+    """Read a value as YAML has it, but for its comments: in `data.path=/data/run #3` the number is part of the name."""
+    value = _parse(text, where)
+    is_cut = value is None or (isinstance(value, str) and value and text.startswith(value))
+    return text if is_cut else value
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -43,6 +43,16 @@ def test_an_override_wins_over_the_file_and_the_file_over_the_default(tmp_path: 
     assert (loaded.inner.count, loaded.inner.flag, loaded.inner.rate) == (8, True, 1e-5)
 
 
+@pytest.mark.parametrize("text", ["run #3", "#3", "a#b", "it's", "/data/my runs/3"])
+def test_an_override_has_no_comments(text: str) -> None:
+    assert config.load(Outer, None, [f"inner.name={text}"]).inner.name == text
+
+
+@pytest.mark.parametrize("text", ["", '""', "''"])
+def test_an_override_can_be_empty(text: str) -> None:
+    assert config.load(Outer, None, [f"inner.name={text}"]).inner.name == ""
+
+
 def test_lists_maps_and_null_are_understood() -> None:
     loaded = config.load(Outer, None, ["inner.size=[64, 96]", "inner.map={a: /t}", "inner.map.b=/u"])
     assert loaded.inner.size == [64, 96]
