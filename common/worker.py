@@ -76,7 +76,8 @@ def _idle(pool: "list[_Worker[A, R]]", function: Callable[[A], R]) -> "_Worker[A
     for worker in pool:
         if worker.number is None:
             return worker
-    pool.append(_Worker(function))
+    with _ctrl_c_later():  # half a start would leave a process that complains of what it was told, or that nobody stops
+        pool.append(_Worker(function))
     return pool[-1]
 
 
@@ -109,8 +110,7 @@ class _Worker(Generic[A, R]):
         _start_server()
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-        with _ctrl_c_later():  # the process would find half of what it is told, and complain
-            self._process.start()
+        self._process.start()
         theirs.close()  # the worker's death is then the end of the connection
         self.number: int | None = None
         self.deadline_s = 0.0
@@ -157,17 +157,28 @@ def _start_server() -> None:
     """Start the process that forks the workers, if it does not run, so that Ctrl-C is answered once, by this one: signals
     that are blocked stay so in children, from their first moment on."""
     resource_tracker.ensure_running()  # would unblock them
-    with _ctrl_c_later():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
         forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
 def _ctrl_c_later() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Answer Ctrl-C at the end of the block; a mask would not do, as any other thread can be given the signal."""
+    if threading.current_thread() is not threading.main_thread():  # it is not the one that answers
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
+        with contextlib.ExitStack() as answers:  # the second one ends the process at once, though the first one raises
+            for number in pressed:
+                answers.callback(signal.raise_signal, number)
 
 
 def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:

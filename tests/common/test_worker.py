@@ -32,6 +32,33 @@ if __name__ == "__main__":
     next(results)
 """
 
+IS_INTERRUPTED = """
+import os
+import signal
+import threading
+from multiprocessing import forkserver
+
+from common.command import run
+from common.worker import Limits, each
+from tests.common.test_worker import misbehave
+
+connect = forkserver.connect_to_new_process
+
+
+def interrupted(fds):
+    ends = connect(fds)
+    {presses}
+    while signal.SIGINT in signal.sigpending():
+        pass
+    return ends
+
+
+if __name__ == "__main__":
+    threading.Thread(target=threading.Event().wait, daemon=True).start()  # the signal is given to any thread that takes it
+    forkserver.connect_to_new_process = interrupted
+    run(lambda _: len(list(each(misbehave, ["hang"], 1, lambda item: Limits(1 << 30, 60)))))
+"""
+
 
 def misbehave(how: str) -> object:
     """Do in a worker what damaged data makes libraries do."""
@@ -125,3 +152,17 @@ def test_workers_leave_when_their_parent_is_killed() -> None:
         ended, _, _ = select.select([watch], [], [], 30)
         os.close(watch)
     assert ended, "the worker outlived its parent by 30 s"
+
+
+@pytest.mark.parametrize(
+    ("presses", "code", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGINT)", 130, "stopped; run the same command again to go on\n"),
+        ("for _ in range(2): signal.raise_signal(signal.SIGINT)", -signal.SIGINT, ""),
+    ],
+)
+def test_ctrl_c_waits_until_a_process_has_been_started(presses: str, code: int, said: str) -> None:
+    """One that was told half of what it must know would complain on a terminal that has its prompt back."""
+    command = [sys.executable, "-c", IS_INTERRUPTED.format(presses=presses)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (code, said)
