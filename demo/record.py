@@ -11,13 +11,10 @@ if __name__ == "__main__":
 
 import argparse
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +27,7 @@ from rosbags.typesys.store import Typestore
 
 from common.command import Parser, UserError, progress, run
 from common.files import read_json, remove_stale, require_free, sync, write_json
+from common.worker import Limits, each
 from demo.arm import JOINT_NAMES, Array
 from demo.expert import EPISODE_S, RECORDING_STREAM, Task, motion, sample_task, task_rng
 from demo.scene import Picture, render
@@ -53,6 +51,7 @@ JOINT_HZ, CAMERA_HZ = 500, 30
 JPEG_QUALITY = 95
 LOST_SHARE = 0.01
 BAG_BYTES = 2_000_000  # no bag is larger
+LIMITS = Limits(1 << 30, 600.0)
 
 
 class Stamps(NamedTuple):
@@ -122,8 +121,14 @@ def record(out: Path, episodes: int = 200, seed: int = 0, workers: int = 1) -> b
     require_free(out, len(missing) * BAG_BYTES, f"{len(missing)} bags")
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / TRUTH, truth)
-    for _ in progress(_over(workers, partial(_record_episode, out, seed), missing), len(missing), "recording", "bag"):
-        pass
+    results = each(_record_episode, [_Order(out, seed, index) for index in missing], workers, lambda _: LIMITS)
+    try:
+        for refusal in progress(results, len(missing), "recording", "bag"):
+            if refusal:
+                raise refusal
+    finally:
+        results.close()
+        remove_stale(out)  # what a worker had begun
     write_json(out / RECORDING, recording)
     return True
 
@@ -220,9 +225,17 @@ def _cdr(msgtype: str, stamp_ns: int, frame_id: str, body: dict[str, Any]) -> by
     return bytes(store.serialize_cdr(store.types[msgtype](header=header, **body), msgtype))
 
 
-def _record_episode(out: Path, seed: int, index: int) -> None:
+class _Order(NamedTuple):
+    """A bag to be recorded."""
+
+    out: Path
+    seed: int
+    episode: int
+
+
+def _record_episode(order: _Order) -> None:
     """Write one bag; under its name stands all of it or nothing."""
-    episode = plan_episode(seed, index)
+    out, episode = order.out, plan_episode(order.seed, order.episode)
     # The bag is made within a temporary folder, not as one: rosbags names the storage file after the bag's folder.
     temporary = out / f".tmp-{episode.name}-{os.getpid()}"
     try:
@@ -253,20 +266,6 @@ def _truth(episode: Episode) -> dict[str, Any]:
         "start_joints": dict(zip(JOINT_NAMES, episode.task.start.tolist(), strict=True)),
         "lost_frames": episode.lost_frames,
     }
-
-
-def _over(workers: int, work: Callable[[int], None], indices: list[int]) -> Iterator[None]:
-    """Do the work for every index, over processes when there is more than one worker."""
-    workers = min(workers, len(indices))
-    if workers <= 1:
-        yield from map(work, indices)
-        return
-    # Spawned, because a fork of a process with threads (OpenCV, torch) may hang; Ctrl-C is for the parent to handle.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-    ) as pool:
-        yield from pool.map(work, indices)
 
 
 def _at_least(low: int) -> Callable[[str], int]:

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -24,16 +25,6 @@ from demo.scene import render, target_pixels
 
 SEED, COUNT = 4, 8
 ROOT = Path(__file__).parents[2]
-KILLED = """
-import os, runpy, signal, sys
-
-def kill(event, args):
-    if event == "os.rename" and os.fspath(args[1]).endswith("episode_0002"):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-sys.addaudithook(kill)
-runpy.run_module("demo.record", run_name="__main__", alter_sys=True)
-"""
 
 Received = tuple[str, int, bytes]  # topic, bag time in ns, CDR
 
@@ -309,11 +300,13 @@ def test_a_killed_recording_leaves_whole_bags_only_and_is_completed_by_the_same_
 ) -> None:
     out = tmp_path / "bags"
     flags = ["--out", str(out), "--episodes", str(COUNT), "--seed", str(SEED), "--workers", "1"]
-    killed = subprocess.run([sys.executable, "-c", KILLED, *flags], cwd=ROOT, timeout=120, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert any(out.glob(".tmp-episode_0002-*"))
+    command = [sys.executable, "-m", "demo.record", *flags]
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as process:
+        while not any(out.glob(".tmp-episode_0002-*")):
+            assert process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
     survivors = sorted(path.name for path in out.glob("episode_*"))
-    assert survivors == every_bag(2)
+    assert survivors in (every_bag(2), every_bag(3))
     assert not (out / "recording.json").exists()
     assert all(raw(out / name) == raw(bags / name) for name in survivors)
 

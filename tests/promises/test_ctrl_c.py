@@ -157,3 +157,22 @@ def test_a_conversion_at_any_moment(bags: Path, warm: Warm, ram: Path) -> None:
     assert convert(ram / "out").join().code == 0
     assert hashes(ram / "out") == hashes(ram / "whole")
     assert not leftovers(ram)
+
+
+def test_a_recording_at_any_moment(warm: Warm, ram: Path) -> None:
+    def record(out: Path) -> Command:
+        return warm.start(ram / "log", "demo.record", "--out", out, "--episodes", 12, "--workers", 2)
+
+    whole, chance, codes = record(ram / "whole").join(), random.Random(0), list[int]()
+    while len(codes) < loops(4, 100):
+        ended = interrupted(record(ram / "out"), [chance.uniform(0, whole.seconds / 2)])
+        assert "Traceback" not in ended.output
+        assert ended.code in (0, 130, -signal.SIGINT), ended.output
+        assert ended.code == -signal.SIGINT or not leftovers(ram)
+        if ended.code:
+            codes.append(ended.code)
+        else:  # what was begun is ended sooner or later
+            assert hashes(ram / "out") == hashes(ram / "whole")
+            shutil.rmtree(ram / "out")
+    assert record(ram / "out").join().code == 0
+    assert hashes(ram / "out") == hashes(ram / "whole")
