@@ -283,4 +283,7 @@ def _is_alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    try:  # one that is dead keeps its number until its parent asks how it ended, which PID 1 of a container may never do
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] != "Z"
+    except OSError:  # gone meanwhile, or a system without /proc: the next run looks again
+        return True

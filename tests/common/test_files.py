@@ -94,6 +94,14 @@ def test_temporaries_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path
     assert [p.name for p in tmp_path.iterdir()] == [stays.name]
 
 
+def test_a_dead_process_that_nobody_asked_after_is_dead(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays in the table of processes
+        (tmp_path / f".tmp-run-{process.pid}").mkdir()
+        remove_stale(tmp_path)
+        assert not list(tmp_path.iterdir())
+
+
 def test_too_little_space_is_refused_with_both_figures(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"bytes free, 1,000,000,000,000,000,000 are needed"):
         require_free(tmp_path / "not" / "yet", 10**18, "a test")
