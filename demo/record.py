@@ -10,6 +10,7 @@ if __name__ == "__main__":
     end_at_once()
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -121,13 +122,13 @@ def record(out: Path, episodes: int = 200, seed: int = 0, workers: int = 1) -> b
     require_free(out, len(missing) * BAG_BYTES, f"{len(missing)} bags")
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / TRUTH, truth)
-    results = each(_record_episode, [_Order(out, seed, index) for index in missing], workers, lambda _: LIMITS)
+    orders = [_Order(out, seed, index) for index in missing]
     try:
-        for refusal in progress(results, len(missing), "recording", "bag"):
-            if refusal:
-                raise refusal
+        with contextlib.closing(each(_record_episode, orders, workers, lambda _: LIMITS)) as results:
+            for refusal in progress(results, len(orders), "recording", "bag"):
+                if refusal:
+                    raise refusal
     finally:
-        results.close()
         remove_stale(out)  # what a worker had begun
     write_json(out / RECORDING, recording)
     return True
