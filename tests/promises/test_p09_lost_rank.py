@@ -46,7 +46,8 @@ from common.command import TransientError
 from stage2_train.ranks import join
 
 try:
-    with join("cpu"):
+    with join("cpu") as ranks:
+        ranks.wait_for_all()  # one that is still joining would lose the other by another word
         raise RuntimeError("Connection closed by peer")  # as gloo says it
 except TransientError as error:
     print(error)
