@@ -24,6 +24,7 @@ from common.redact import RedactingFormatter, install_hooks, redact
 EXIT_USER = 2
 EXIT_TRANSIENT = 75
 LOG_PERIOD_S = 10.0
+STOPPED = "stopped; run the same command again to go on"
 # What the operating system refuses and its owner can mend; every other OSError is a bug of ours.
 _REMEDIES = {
     errno.ENOSPC: "free some space and run again",
@@ -97,6 +98,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     signal.signal(number, signal.SIG_DFL)
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os.write(2, f"{STOPPED}\n".encode())  # sys.stderr may be the one that was interrupted
             signal.raise_signal(number)  # a library that is being imported may make something else of an exception
         frame = frame.f_back
     raise KeyboardInterrupt
@@ -106,7 +108,7 @@ def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
     """Call `main`, turn what it raises into an exit code, and leave the process.
 
     A traceback is printed for our own bugs only. The first Ctrl-C is an orderly end, the second ends the process at once,
-    and so does one while something is imported.
+    and so does one while something is imported; both ways the first says how to go on.
     """
     set_up_logging()
     if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_DFL):
@@ -123,7 +125,7 @@ def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
         code = EXIT_TRANSIENT
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one need not wait for the interpreter to take leave
-        print("stopped; run the same command again to go on", file=sys.stderr)
+        print(STOPPED, file=sys.stderr)
         code = 130
     except BrokenPipeError:  # `... | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would complain again
