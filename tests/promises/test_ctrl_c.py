@@ -24,15 +24,18 @@ MOST_S = 10.0  # on a busy machine
 SOON_S = 20.0  # generous: a busy machine, and what is being written is finished
 
 
-def stop(command: Command, times: int) -> str:
-    """Press Ctrl-C: the terminal sends the signal to every process of the group. Return what was said."""
+def stop(command: Command, times: int, imports: bool = False) -> str:
+    """Press Ctrl-C: the terminal sends the signal to every process of the group. Return what was said.
+
+    A command that still `imports` in the midst of its work may end by the first one at once.
+    """
     command.signal(signal.SIGINT)
     if times == 2:
         while catches_ctrl_c(command.pid) and not command.ends_within(0.002):
             pass
         command.signal(signal.SIGINT)
     ended = command.join(SOON_S)
-    assert ended.code in (130, -signal.SIGINT), ended.output  # the signal's own where it came into an import
+    assert ended.code in (130, -signal.SIGINT)[: 1 if times == 1 and not imports else 2], ended.output
     assert "Traceback" not in ended.output
     assert "Exception" not in ended.output
     assert nobody_is_left(command.pid, SOON_S), ended.output
@@ -109,7 +112,7 @@ def test_an_evaluation(warm: Warm, tmp_path: Path, image_dataset: Path, act_tiny
     cache, out = os.fspath(tmp_path / "cache"), tmp_path / "out"
     command = warm.start(tmp_path / "log", "stage3_eval", *arguments, *more, out, XDG_CACHE_HOME=cache)
     command.wait_for((out / ".unfinished" / "episode_000.parquet").exists)
-    said = stop(command, times)
+    said = stop(command, times, imports=True)  # matplotlib, for the page
     assert times == 2 or STOPPED in said
     assert warm.run(tmp_path / "log", "stage3_eval", *arguments, *more, out, XDG_CACHE_HOME=cache).code == 0
     assert len(tables(out)) == 3
