@@ -35,7 +35,8 @@ def stop(command: Command, times: int, imports: bool = False) -> str:
             pass
         command.signal(signal.SIGINT)
     ended = command.join(SOON_S)
-    assert ended.code in (130, -signal.SIGINT)[: 1 if times == 1 and not imports else 2], ended.output
+    orderly_only = times == 1 and not imports
+    assert ended.code == 130 or (ended.code == -signal.SIGINT and not orderly_only), ended.output
     assert "Traceback" not in ended.output
     assert "Exception" not in ended.output
     assert nobody_is_left(command.pid, SOON_S), ended.output
