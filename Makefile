@@ -17,7 +17,7 @@ test: setup lint
 
 # The long form: thousands of damaged bags, hundreds of kills, every combination of the workflows' switches.
 soak: setup
-	SOAK=1 $(BIN)/python -m pytest -q -n $(JOBS) tests/promises tests/osmo/test_spec.py tests/stage2_train/test_train.py
+	SOAK=1 $(BIN)/python -m pytest -q -n $(JOBS) tests/reliability tests/osmo/check/test_spec.py tests/stage2_train/test_train.py
 
 # The tests again, slower, and which lines of the product none of them reached.
 coverage: setup

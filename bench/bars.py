@@ -37,7 +37,7 @@ def fresh_cpu_seconds(
     """Return what `cpu_seconds` does, each time in a new process, whose start and `warm` do not count.
 
     For sides that a process's memory of the ones before would slow or help; they must be importable. The process is a
-    daemon, which may have no children (common/worker.py then works in it): all computing of a side is its own.
+    daemon, which may have no children (common/storage/worker.py then works in it): all computing of a side is its own.
     """
     taken: list[list[float]] = [[] for _ in sides]
     for _ in range(rounds):

@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 from bench import bags
 from bench.bars import fresh_cpu_seconds, print_bar, seconds
 from bench.png_pipeline import convert_with_png_files
-from common.pictures import Picture, decode_picture
+from common.lerobot.images import Picture, decode_picture
 from stage1_convert.__main__ import main as convert_main
+from stage1_convert.dataset.stats import tally
 from stage1_convert.memory import keep_blocks
-from stage1_convert.stats import tally
 
 BENCH = "convert"
 RESIZED = (240, 320)

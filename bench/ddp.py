@@ -19,8 +19,8 @@ from torch import Tensor
 
 from bench.bars import print_bar
 from bench.step import inputs
-from common.act import Act, ActConfig
-from common.command import Parser, run
+from common.act.network import Act, ActConfig
+from common.cli.command import Parser, run
 from stage2_train.loss import act_loss
 from stage2_train.ranks import Ranks, join
 

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.bars import print_bar, seconds
-from common.act import Act, ActConfig
-from common.checkpoint import Checkpoint, PolicyShape, Robot, new_network
-from common.dataset import STATE, picture_key
-from common.normalise import Normaliser
+from common.act.checkpoint import Checkpoint, PolicyShape, Robot, new_network
+from common.act.network import Act, ActConfig
+from common.act.normalization import Normaliser
+from common.act.resnet import NORM_EPS
+from common.lerobot.dataset import STATE, picture_key
 from common.policy import Policy
-from common.resnet import NORM_EPS
+from stage3_eval.metrics.summary import describe_latency
 from stage3_eval.predict import time_call
-from stage3_eval.summary import describe_latency
 
 JOINTS, CAMERA = 6, "color"
 LARGE, SMALL = (480, 640), (64, 96)

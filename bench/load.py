@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from bench.bars import cpu_seconds, print_bar
-from common.command import Parser, run
-from common.dataset import Dataset, Episode
-from common.frames import MappedFrames, Rows, open_frames
+from common.cli.command import Parser, run
+from common.lerobot.dataset import Dataset, Episode
+from common.lerobot.frame_cache import MappedFrames, Rows, open_frames
 from stage2_train.batches import Batch, Plan, Recordings, Samples, batches
 
 CHUNK, EPISODE_FRAMES = 100, 400

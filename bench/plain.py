@@ -1,7 +1,7 @@
 """ACT as it is usually written: nn.MultiheadAttention that returns its weights, contiguous pictures, batch norms of their own,
 AdamW in a loop over the tensors, losses read at every step. The baseline that `bench.step` holds the training step against.
 
-It computes what `common.act` computes: `plain_copy` gives one with the same weights.
+It computes what `common.act.network` computes: `plain_copy` gives one with the same weights.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.act import Act, ActConfig, Layer, grid_sinusoid
-from common.resnet import NORM_EPS, FrozenBatchNorm2d, ResNet
+from common.act.network import Act, ActConfig, Layer, grid_sinusoid
+from common.act.resnet import NORM_EPS, FrozenBatchNorm2d, ResNet
 
 
 class PlainLayer(nn.Module):

@@ -14,7 +14,7 @@ from PIL import Image
 from rosbags.highlevel import AnyReader
 
 from bench.bags import JOINT_TOPIC, RAW_TOPIC
-from common.pictures import decode_picture
+from common.lerobot.images import decode_picture
 
 
 def convert_with_png_files(bag: Path, folder: Path) -> int:

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from common.checkpoint import ENVIRONMENT, Checkpoint, new_network
-from common.command import UserError
-from common.dataset import ACTION, STATE, picture_key
-from common.files import new_folder
-from common.runs import pretrained_folder
+from common.act.checkpoint import ENVIRONMENT, Checkpoint, new_network
+from common.act.runs import pretrained_folder
+from common.cli.command import UserError
+from common.lerobot.dataset import ACTION, STATE, picture_key
+from common.storage.files import new_folder
 
 Observation = Mapping[str, Tensor | npt.NDArray[Any]]
 

@@ -5,7 +5,7 @@ cluster takes, run on this machine.
 """
 
 if __name__ == "__main__":
-    from common.ctrl_c import end_at_once
+    from common.cli.ctrl_c import end_at_once
 
     end_at_once()
 
@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import config as configuration
-from common.command import Parser, UserError, run
-from common.files import read_json, write_json
+from common.cli import config as configuration
+from common.cli.command import Parser, UserError, run
+from common.storage.files import read_json, write_json
 from stage2_train.config import TrainConfig
 
 HERE = Path(__file__).parent

@@ -5,7 +5,7 @@ truth.json, what no bag tells (targets, starts, lost frames), written first, and
 """
 
 if __name__ == "__main__":
-    from common.ctrl_c import end_at_once
+    from common.cli.ctrl_c import end_at_once
 
     end_at_once()
 
@@ -26,9 +26,9 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
-from common.command import Parser, UserError, progress, run
-from common.files import read_json, remove_stale, require_free, sync, write_json
-from common.worker import Limits, each
+from common.cli.command import Parser, UserError, progress, run
+from common.storage.files import read_json, remove_stale, require_free, sync, write_json
+from common.storage.worker import Limits, each
 from demo.arm import JOINT_NAMES, Array
 from demo.expert import EPISODE_S, RECORDING_STREAM, Task, motion, sample_task, task_rng
 from demo.scene import Picture, render

@@ -5,7 +5,7 @@ draw from (demo.expert), so none of them was in the training data.
 """
 
 if __name__ == "__main__":
-    from common.ctrl_c import end_at_once
+    from common.cli.ctrl_c import end_at_once
 
     end_at_once()
 
@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.command import Parser, UserError, run
-from common.dataset import STATE, picture_key
-from common.files import write_file, write_json
+from common.cli.command import Parser, UserError, run
+from common.lerobot.dataset import STATE, picture_key
 from common.policy import Policy
+from common.storage.files import write_file, write_json
 from demo.arm import JOINT_NAMES, Array, tool_position
 from demo.expert import ROLLOUT_STREAM, Task, hover_point, sample_task, task_rng
 from demo.scene import HEIGHT_PX, WIDTH_PX, Picture, render

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.command import Parser, UserError, one_line, run
-from osmo.spec import RELEASES, check_releases
-from osmo.template import TemplateError, all_tasks, parse_set, read
+from common.cli.command import Parser, UserError, one_line, run
+from osmo.check.spec import RELEASES, check_releases
+from osmo.check.template import TemplateError, all_tasks, parse_set, read
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILES = {"ur10e-act-train": "osmo/Dockerfile", "ur10e-act-eval": "osmo/Dockerfile.eval"}

@@ -1,7 +1,7 @@
 """Flags in, a dataset out: `python -m stage1_convert --src BAGS --out DATASET`."""
 
 if __name__ == "__main__":
-    from common.ctrl_c import end_at_once
+    from common.cli.ctrl_c import end_at_once
 
     end_at_once()
 
@@ -13,15 +13,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.command import Parser, UserError, add_config_flags, run
-from common.config import load
+from common.cli.command import Parser, UserError, add_config_flags, run
+from common.cli.config import load
 from stage1_convert.check import check, print_report
 from stage1_convert.config import Config
-from stage1_convert.convert import Options, RefusedError, Summary, convert, select
-from stage1_convert.dryrun import dry_run
-from stage1_convert.inspect import inspect
-from stage1_convert.merge import merge
-from stage1_convert.supply import open_supply
+from stage1_convert.dataset.merge import merge
+from stage1_convert.inspect.dry_run import dry_run
+from stage1_convert.inspect.print import inspect
+from stage1_convert.pipeline.convert import Options, RefusedError, Summary, convert, select
+from stage1_convert.sources.source import open_supply
 
 
 def main(argv: Sequence[str] | None = None) -> int:

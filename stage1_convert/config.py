@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from common.config import option, section
+from common.cli.config import option, section
 
 JOINTS, COMMAND = "joints", "command"  # the names of these streams beside those of the cameras and the state fields
 UR_JOINTS = [

@@ -1,15 +1,15 @@
 """`torchrun -m stage2_train --config cfg.yaml`: a dataset in, checkpoints out; without torchrun it is one process."""
 
 if __name__ == "__main__":
-    from common.ctrl_c import end_at_once
+    from common.cli.ctrl_c import end_at_once
 
     end_at_once()
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import config as configuration
-from common.command import Parser, add_config_flags, run
+from common.cli import config as configuration
+from common.cli.command import Parser, add_config_flags, run
 from stage2_train.config import TrainConfig
 
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Importing torch takes seconds, a mistake in the config should not.
     import torch
 
-    from stage2_train.finetune import adopt
+    from stage2_train.checkpoints.finetune import adopt
     from stage2_train.preview import preview
     from stage2_train.train import train
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def cache(config: TrainConfig, what: str) -> int:
     """List or remove the decoded pictures and copied columns in data.cache_dir."""
-    from common.frames import clear_cache, default_cache_dir, list_cache
+    from common.lerobot.frame_cache import clear_cache, default_cache_dir, list_cache
 
     folder = Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()
     for line in list_cache(folder) or [f"nothing is cached in {folder}"]:

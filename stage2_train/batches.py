@@ -19,10 +19,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from common.checkpoint import ENVIRONMENT
-from common.command import UserError
-from common.dataset import ACTION, STATE, Dataset, Episode
-from common.frames import Frames
+from common.act.checkpoint import ENVIRONMENT
+from common.cli.command import UserError
+from common.lerobot.dataset import ACTION, STATE, Dataset, Episode
+from common.lerobot.frame_cache import Frames
 
 Rows = npt.NDArray[np.int64]
 CHANCES = 6  # random numbers a sample's augmentation takes

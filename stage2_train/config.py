@@ -3,8 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from common.act import ActConfig
-from common.config import option, section
+from common.act.network import ActConfig
+from common.cli.config import option, section
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import torch
 
-from common.act import Act
-from common.checkpoint import Checkpoint
-from common.command import TransientError, UserError
-from common.dataset import Dataset, Episode
-from common.frames import DecodedFrames
+from common.act.checkpoint import Checkpoint
+from common.act.network import Act
+from common.cli.command import TransientError, UserError
+from common.lerobot.dataset import Dataset, Episode
+from common.lerobot.frame_cache import DecodedFrames
 from stage2_train.batches import Batch, Plan, Recordings, Samples, batches, step_seed
-from stage2_train.checkpoints import trainable
+from stage2_train.checkpoints.contents import trainable
+from stage2_train.checkpoints.resume import Start
+from stage2_train.checkpoints.saving import Numbered, Saver
 from stage2_train.config import TrainConfig
-from stage2_train.learner import Learner
+from stage2_train.loss_module import Learner
 from stage2_train.optimizer import NEVER, Optimizer
 from stage2_train.ranks import Poll, Ranks
-from stage2_train.resume import Start
-from stage2_train.saving import Numbered, Saver
 from stage2_train.track import Metrics, Tracker, Window, tracker
 from stage2_train.validate import Validation
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import AdamW
 
-from common.act import Act, parameter_groups
+from common.act.network import Act, parameter_groups
 from stage2_train.config import TrainingConfig
 from stage2_train.schedule import learning_rate_factor
 

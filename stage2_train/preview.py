@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from common.config import to_dict
-from common.dataset import Dataset
-from common.files import free_bytes
-from common.frames import Rows, cache_bytes, default_cache_dir
+from common.cli.config import to_dict
+from common.lerobot.dataset import Dataset
+from common.lerobot.frame_cache import Rows, cache_bytes, default_cache_dir
+from common.storage.files import free_bytes
 from stage2_train.batches import Recordings, batches, split
-from stage2_train.checkpoints import new_checkpoint, trainable
+from stage2_train.checkpoints.contents import new_checkpoint, trainable
 from stage2_train.config import TrainConfig
 from stage2_train.loop import Run
 from stage2_train.ranks import join

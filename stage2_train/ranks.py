@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.command import EXIT_TRANSIENT, EXIT_USER, TransientError, UserError, one_line
+from common.cli.command import EXIT_TRANSIENT, EXIT_USER, TransientError, UserError, one_line
 
 ONE_BUCKET_MB = 1 << 20  # larger than any model here: one all-reduce for all gradients
 # A process that dies is noticed at once, by its closed connections. These bound the waiting for one that hangs: in a step,

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import torch
 from tqdm import tqdm
 
-from common.command import LOG_PERIOD_S, one_line
-from common.config import to_dict
-from common.files import replacing, write_file
+from common.cli.command import LOG_PERIOD_S, one_line
+from common.cli.config import to_dict
+from common.storage.files import replacing, write_file
 from stage2_train.config import TrainConfig
 from stage2_train.loss import Loss
 from stage2_train.ranks import Ranks

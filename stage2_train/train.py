@@ -11,17 +11,17 @@ from pathlib import Path
 
 import torch
 
-from common.command import TransientError, UserError
-from common.dataset import Dataset, Episode
-from common.files import locked, remove_stale
-from common.frames import default_cache_dir, open_frames
+from common.cli.command import TransientError, UserError
+from common.lerobot.dataset import Dataset, Episode
+from common.lerobot.frame_cache import default_cache_dir, open_frames
+from common.storage.files import locked, remove_stale
 from stage2_train.batches import Recordings, split
-from stage2_train.checkpoints import new_checkpoint
+from stage2_train.checkpoints.contents import new_checkpoint
+from stage2_train.checkpoints.resume import find_start
+from stage2_train.checkpoints.saving import checkpoint_name
 from stage2_train.config import TrainConfig, TrainingConfig
 from stage2_train.loop import Run
 from stage2_train.ranks import Ranks, join
-from stage2_train.resume import find_start
-from stage2_train.saving import checkpoint_name
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 log = logging.getLogger(__name__)

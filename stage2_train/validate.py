@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from common.dataset import Episode
+from common.lerobot.dataset import Episode
 from stage2_train.batches import Recordings
-from stage2_train.learner import Learner
+from stage2_train.loss_module import Learner
 from stage2_train.ranks import Ranks
 
 

@@ -4,7 +4,7 @@
 """
 
 if __name__ == "__main__":
-    from common.ctrl_c import end_at_once
+    from common.cli.ctrl_c import end_at_once
 
     end_at_once()
 
@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.command import Parser, UserError, run
+from common.cli.command import Parser, UserError, run
 from stage3_eval.output import require_ours
-from stage3_eval.report import report
+from stage3_eval.report.console import report
 
 if TYPE_CHECKING:
     from stage3_eval.evaluate import Settings
@@ -81,7 +81,7 @@ def _compare(flags: argparse.Namespace) -> int:
     if flags.out is None:
         raise UserError("command line: --compare needs --out; see stage3_eval --help")
 
-    from stage3_eval.compare import compare
+    from stage3_eval.compare.compare import compare
 
     def evaluate_checkpoint(path: Path, folder: Path) -> None:
         from stage3_eval.evaluate import evaluate

@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from common.checkpoint import ENVIRONMENT
-from common.command import UserError
-from common.dataset import ACTION, STATE, Episode
-from common.files import replacing, require_free, write_json
-from stage3_eval.curves import draw_curves
+from common.act.checkpoint import ENVIRONMENT
+from common.cli.command import UserError
+from common.lerobot.dataset import ACTION, STATE, Episode
+from common.storage.files import replacing, require_free, write_json
 from stage3_eval.inputs import Inputs
+from stage3_eval.metrics.scores import EpisodeScores, Rules, score_episode
+from stage3_eval.metrics.summary import Totals
+from stage3_eval.metrics.table import episode_table
 from stage3_eval.output import (
     ALL_EPISODES,
     CURVES,
@@ -28,12 +30,10 @@ from stage3_eval.output import (
     finished,
     unfinished,
 )
-from stage3_eval.page import write_page
 from stage3_eval.predict import QUEUE, predict_open_loop, predict_queue, time_first_call
 from stage3_eval.recording import Columns, positions, read_rows, require_finite
-from stage3_eval.scores import EpisodeScores, Rules, score_episode
-from stage3_eval.summary import Totals
-from stage3_eval.table import episode_table
+from stage3_eval.report.curves import draw_curves
+from stage3_eval.report.page import write_page
 
 log = logging.getLogger(__name__)
 TIMED_ON_CPU = 50  # frames per episode: enough for percentiles, little against the evaluation itself

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.checkpoint import ENVIRONMENT
-from common.command import UserError
-from common.dataset import ACTION, STATE, picture_key
-from common.files import new_folder, read_json, write_json
+from common.act.checkpoint import ENVIRONMENT
+from common.cli.command import UserError
+from common.lerobot.dataset import ACTION, STATE, picture_key
 from common.policy import Policy
+from common.storage.files import new_folder, read_json, write_json
 from stage3_eval.inputs import Inputs
+from stage3_eval.metrics.summary import APPLY
 from stage3_eval.predict import Batch, observations, spread
 from stage3_eval.recording import read_rows
-from stage3_eval.summary import APPLY
 
 FORMAT = "bag2act_onnx_policy"
 ONNX, ABOUT, README = "policy.onnx", "policy.json", "README.md"

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from common.checkpoint import ENVIRONMENT
-from common.command import UserError
-from common.dataset import ACTION, STATE, Dataset, Episode, picture_key
-from common.files import describe_folder
+from common.act.checkpoint import ENVIRONMENT
+from common.act.runs import WEIGHTS, pretrained_folder
+from common.cli.command import UserError
+from common.lerobot.dataset import ACTION, STATE, Dataset, Episode, picture_key
 from common.policy import Policy
-from common.runs import WEIGHTS, pretrained_folder
+from common.storage.files import describe_folder
 
 DEFAULT_EPISODES = ["0-3"]
 MEANINGS = ("delta", "next_position", "command")

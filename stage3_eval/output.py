@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.command import UserError
-from common.dataset import Episode
-from common.files import LOCK, locked, read_json, remove_stale, sync, write_json
+from common.cli.command import UserError
+from common.lerobot.dataset import Episode
+from common.storage.files import LOCK, locked, read_json, remove_stale, sync, write_json
 
 FORMAT, FORMAT_VERSION = "stage3_eval", 2
 SUMMARY, PAGE, CURVES, ALL_EPISODES = "summary.json", "report.html", "curves.png", "all_episodes.parquet"

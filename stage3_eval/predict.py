@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from common.checkpoint import ENVIRONMENT
-from common.command import progress
-from common.dataset import STATE, Dataset, Episode, picture_key
+from common.act.checkpoint import ENVIRONMENT
+from common.cli.command import progress
+from common.lerobot.dataset import STATE, Dataset, Episode, picture_key
 from common.policy import Policy
-from stage3_eval.metrics import Floats, Frames
+from stage3_eval.metrics.errors import Floats, Frames
 
 OPEN_LOOP, QUEUE = "open_loop", "queue"
 PROTOCOLS = (OPEN_LOOP, QUEUE)

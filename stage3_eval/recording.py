@@ -8,10 +8,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.columns import as_array
-from common.command import UserError, one_line
-from common.dataset import ACTION, STATE, Dataset, Episode
-from common.pictures import Picture
+from common.cli.command import UserError, one_line
+from common.lerobot.columns import as_array
+from common.lerobot.dataset import ACTION, STATE, Dataset, Episode
+from common.lerobot.images import Picture
 
 Columns = dict[str, npt.NDArray[Any]]
 

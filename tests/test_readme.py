@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from common.config import describe
+from common.cli.config import describe
 from stage1_convert.config import Config as ConvertConfig
 from stage2_train.config import TrainConfig
 from tests.conftest import ROOT
@@ -48,7 +48,7 @@ def test_the_make_targets_exist() -> None:
 
 
 def test_the_yaml_for_another_arm_is_a_valid_configuration(tmp_path: Path) -> None:
-    from common.config import load
+    from common.cli.config import load
 
     (tmp_path / "arm.yaml").write_text(block("yaml"))
     config = load(ConvertConfig, tmp_path / "arm.yaml")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from common.command import UserError
+from common.cli.command import UserError
 from stage1_convert.check.faults import Fault, Faults
 from stage1_convert.check.info import Declared, check_info
 from stage1_convert.check.meta import check_episodes, check_tasks

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.command import one_line
+from common.cli.command import one_line
 
 
 class Fault(NamedTuple):

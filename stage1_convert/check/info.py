@@ -6,9 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.command import UserError
-from common.dataset import DATA_PATH, FILES_PER_CHUNK, INDEX_COLUMNS, PICTURE_DTYPES, VERSION, VIDEO_PATH, Feature
-from common.files import read_json
+from common.cli.command import UserError
+from common.lerobot.dataset import (
+    DATA_PATH,
+    FILES_PER_CHUNK,
+    INDEX_COLUMNS,
+    PICTURE_DTYPES,
+    VERSION,
+    VIDEO_PATH,
+    Feature,
+)
+from common.storage.files import read_json
 from stage1_convert.check.faults import Faults
 
 SIGNED, UNSIGNED = ("int8", "int16", "int32", "int64"), ("uint8", "uint16", "uint32", "uint64")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from common.dataset import DATA_PATH, EPISODES_PATH
+from common.lerobot.dataset import DATA_PATH, EPISODES_PATH
 from stage1_convert.check.faults import Faults
 from stage1_convert.check.info import Declared
 

@@ -13,16 +13,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.command import UserError, one_line, progress
-from common.dataset import Feature
-from common.pictures import Picture, decode_picture
+from common.cli.command import UserError, one_line, progress
+from common.lerobot.dataset import Feature
+from common.lerobot.images import Picture, decode_picture
 from stage1_convert.check.faults import Faults
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes, episode_of_rows
 from stage1_convert.check.rows import Part, Rows
 from stage1_convert.check.videos import check_videos
-from stage1_convert.decode import DAMAGE
-from stage1_convert.stats import TALLY, tally
+from stage1_convert.dataset.stats import TALLY, tally
+from stage1_convert.images.decode import DAMAGE
 
 Tally = npt.NDArray[np.int64]
 BATCH_ROWS = 64

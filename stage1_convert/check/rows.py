@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.command import one_line
-from common.dataset import DATA_PATH, Feature
+from common.cli.command import one_line
+from common.lerobot.dataset import DATA_PATH, Feature
 from stage1_convert.check.faults import Faults
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes, episode_of_rows

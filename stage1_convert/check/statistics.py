@@ -16,16 +16,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from common.command import UserError
-from common.dataset import IMAGES, Feature
-from common.files import read_json
+from common.cli.command import UserError
+from common.lerobot.dataset import IMAGES, Feature
+from common.storage.files import read_json
 from stage1_convert.check.faults import Faults
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes
 from stage1_convert.check.pictures import Pictures, Tally
 from stage1_convert.check.rows import Rows
-from stage1_convert.parts import REPORT
-from stage1_convert.stats import QUANTILES, picture_stats
+from stage1_convert.dataset.stats import QUANTILES, picture_stats
+from stage1_convert.pipeline.cache import REPORT
 
 Float64 = npt.NDArray[np.float64]
 EXACT = ("min", "max", "mean", "std")

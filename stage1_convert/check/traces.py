@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from common.command import UserError
-from common.dataset import ACTION, IMAGES, data_file
-from common.files import read_json
+from common.cli.command import UserError
+from common.lerobot.dataset import ACTION, IMAGES, data_file
+from common.storage.files import read_json
 from stage1_convert.check.faults import Faults
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from common.command import one_line, progress
-from common.dataset import VIDEO_PATH, Feature
-from common.pictures import Picture
+from common.cli.command import one_line, progress
+from common.lerobot.dataset import VIDEO_PATH, Feature
+from common.lerobot.images import Picture
 from stage1_convert.check.faults import Faults
 from stage1_convert.check.meta import Episodes
-from stage1_convert.stats import tally
+from stage1_convert.dataset.stats import tally
 
 TOLERANCE_S = 1e-4  # LeRobot's, for the time of a video frame
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from azure.storage.blob import BlobBlock
 
-from stage1_convert import service as pauses
-from stage1_convert.blob import AzureBags
-from stage1_convert.source import Source
+from stage1_convert.sources import azure_service as pauses
+from stage1_convert.sources.azure import AzureBags
+from stage1_convert.sources.folder import Source
 from tests import azurite
 
 

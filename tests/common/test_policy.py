@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from common.checkpoint import _parse_settings
-from common.command import UserError
+from common.act.checkpoint import _parse_settings
+from common.act.processors import PREPROCESSOR, STATE_FILES, read_processors
+from common.cli.command import UserError
 from common.policy import Policy, _Ensemble
-from common.processors import PREPROCESSOR, STATE_FILES, read_processors
 from tests.conftest import GOLDEN
 
 KEYS = {

@@ -17,7 +17,7 @@ from mcap.reader import make_reader
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
-from common.command import UserError
+from common.cli.command import UserError
 from demo.arm import JOINT_NAMES, tool_position
 from demo.expert import HOVER_M, motion
 from demo.record import EPOCH_NS, JOINT_TOPIC, JPEG_TOPIC, PERIOD_NS, RAW_TOPIC, Episode, main, plan_episode, record

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.act import ActConfig
-from common.checkpoint import Checkpoint, PolicyShape, Robot, new_network
-from common.command import UserError
-from common.normalise import Normaliser
+from common.act.checkpoint import Checkpoint, PolicyShape, Robot, new_network
+from common.act.network import ActConfig
+from common.act.normalization import Normaliser
+from common.cli.command import UserError
 from common.policy import Policy
 from demo.arm import JOINT_NAMES, joints_pointing_down
 from demo.expert import Task, hover_point

@@ -1,7 +1,7 @@
 """A workflow that is right, and what people write instead of its parts."""
 # ruff: noqa: E501 (a table reads better with one mistake a line)
 
-from osmo.spec import RELEASES
+from osmo.check.spec import RELEASES
 
 GOOD = """\
 workflow:

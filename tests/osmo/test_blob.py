@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from demo.record import record
-from osmo.local import run
+from osmo.local.__main__ import run
 from tests.azurite import ACCOUNT, Azurite, running, sas
 from tests.osmo.conftest import OSMO, TINY
 

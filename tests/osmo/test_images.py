@@ -62,9 +62,8 @@ def test_the_evaluation_needs_nothing_that_its_image_lacks() -> None:
         "jsonschema",
     ]
     script = f"import sys\nfor name in {absent}: sys.modules[name] = None\n"
-    script += (
-        "import osmo.launch, stage3_eval.__main__, stage3_eval.evaluate, stage3_eval.report, stage3_eval.compare\n"
-    )
+    script += "import osmo.task.launch, stage3_eval.__main__, stage3_eval.evaluate\n"
+    script += "import stage3_eval.report.console, stage3_eval.compare.compare\n"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

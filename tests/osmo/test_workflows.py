@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from common.files import describe_folder
-from osmo.local import Result, restart, run
+from common.storage.files import describe_folder
+from osmo.local.__main__ import Result, restart, run
 from tests.conftest import ROOT
 from tests.osmo.conftest import BAGS_URL, OSMO, TINY
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pandas as pd
 
-from common.config import load
-from common.files import read_json
+from common.cli.config import load
+from common.storage.files import read_json
 from stage1_convert.config import Config
-from stage1_convert.convert import Options, Summary, convert
-from stage1_convert.supply import LocalBags
+from stage1_convert.pipeline.convert import Options, Summary, convert
+from stage1_convert.sources.source import LocalBags
 
 
 def run(src: Path, out: Path, *overrides: str, workers: int = 0, strict: bool = False) -> Summary:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from common.command import run
+from common.cli.command import run
 from stage2_train.__main__ import main
 from stage2_train.batches import Batch, Samples
 

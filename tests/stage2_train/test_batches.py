@@ -9,9 +9,9 @@ import pytest
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from common.command import UserError
-from common.dataset import Dataset
-from common.frames import open_frames
+from common.cli.command import UserError
+from common.lerobot.dataset import Dataset
+from common.lerobot.frame_cache import open_frames
 from stage2_train.batches import Batch, Plan, Recordings, Samples, batches, global_positions, split
 from tests.conftest import GOLDEN
 

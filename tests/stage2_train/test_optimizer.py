@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from common.act import Act, ActConfig, parameter_groups
+from common.act.network import Act, ActConfig, parameter_groups
 from stage2_train.config import TrainingConfig
 from stage2_train.loss import act_loss
 from stage2_train.optimizer import Optimizer
-from tests.common.test_act import ACTION, EXPECTED, INPUTS, KL_WEIGHT, PAD, STATE, close, golden_model, images
+from tests.common.act.test_network import ACTION, EXPECTED, INPUTS, KL_WEIGHT, PAD, STATE, close, golden_model, images
 
 
 def test_one_step_lands_where_lerobots_does() -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from common.command import UserError
+from common.cli.command import UserError
 from stage2_train.train import train
 from tests.conftest import GOLDEN, ROOT, TINY_TRAINING
-from tests.promises.conftest import SmallDisk
+from tests.reliability.conftest import SmallDisk
 from tests.stage2_train.tiny import VALIDATED, content, tiny_config, without_times, write_dataset
 
 ODD = "zwölf Bögen, ein Ende 終わり; 'and' \"so\"#1"

@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from common.command import UserError
-from common.config import load
+from common.cli.command import UserError
+from common.cli.config import load
 from common.policy import Policy
 from stage2_train.__main__ import main
 from stage2_train.config import TrainConfig
 from stage2_train.train import train
 from tests.conftest import GOLDEN, TINY_TRAINING, run_module
-from tests.promises.harness import SOAK, Warm
+from tests.reliability.harness import SOAK, Warm
 from tests.stage2_train.tiny import finish, metrics, start, stderr, tiny_config, without_times, write_dataset
 
 WEIGHTS = Path("pretrained_model/model.safetensors")
@@ -136,7 +136,7 @@ def test_torchrun_and_plain_python_are_the_same(dataset: Path, tmp_path: Path) -
     config = tmp_path / "config.yaml"
     import yaml
 
-    from common.config import to_dict
+    from common.cli.config import to_dict
 
     tree = to_dict(tiny_config(dataset, tmp_path / "torchrun"))
     config.write_text(yaml.safe_dump(tree))

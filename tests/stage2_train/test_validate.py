@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from common.dataset import Dataset
+from common.lerobot.dataset import Dataset
 from common.policy import Policy
 from stage2_train.train import train
-from tests.promises.harness import Warm
+from tests.reliability.harness import Warm
 from tests.stage2_train.tiny import finish, metrics, start, stderr, tiny_config
 
 HELD_OUT = ("data.val_fraction=0.34", "training.val_freq=4", "training.lr=1e-2")

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.config import load
+from common.cli.config import load
 from stage2_train.config import TrainConfig
-from tests.promises.harness import Command, Warm
+from tests.reliability.harness import Command, Warm
 
 # No camera unless a test wants one: the backbone's 11 million weights would make every checkpoint 130 MB.
 TINY = [

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from common.act import ActConfig
-from common.checkpoint import Checkpoint, PolicyShape, Robot, new_network
-from common.dataset import ACTION, STATE, Dataset, picture_key
-from common.normalise import Normaliser
+from common.act.checkpoint import Checkpoint, PolicyShape, Robot, new_network
+from common.act.network import ActConfig
+from common.act.normalization import Normaliser
+from common.lerobot.dataset import ACTION, STATE, Dataset, picture_key
 from tests.conftest import GOLDEN, TINY_TRAINING
 
 MAPPING = {"STATE": "MEAN_STD", "ACTION": "MEAN_STD", "VISUAL": "MEAN_STD"}

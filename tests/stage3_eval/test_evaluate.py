@@ -14,16 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common.checkpoint import Robot
-from common.command import UserError
-from common.dataset import Dataset
+from common.act.checkpoint import Robot
+from common.cli.command import UserError
+from common.lerobot.dataset import Dataset
 from stage3_eval.__main__ import main
+from stage3_eval.metrics.scores import Rules, score_episode
+from stage3_eval.metrics.summary import APPLY, Totals
+from stage3_eval.metrics.table import METADATA_KEY
 from stage3_eval.output import WORK
 from stage3_eval.predict import Prediction
-from stage3_eval.scores import Rules, score_episode
-from stage3_eval.summary import APPLY, Totals
-from stage3_eval.table import METADATA_KEY
-from stage3_eval.words import BASELINE_WORDS
+from stage3_eval.report.formatting import BASELINE_WORDS
 from tests.conftest import GOLDEN, ROOT, run_module
 from tests.stage3_eval.conftest import CONFIG, WriteCheckpoint
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from common.checkpoint import PolicyShape, new_network
-from common.command import UserError
-from common.dataset import Dataset
-from common.normalise import Normaliser
+from common.act.checkpoint import PolicyShape, new_network
+from common.act.normalization import Normaliser
+from common.cli.command import UserError
+from common.lerobot.dataset import Dataset
 from common.policy import Policy
 from stage3_eval import export as exporting
 from stage3_eval.export import export, require_exportable

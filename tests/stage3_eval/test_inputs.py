@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from common.checkpoint import Checkpoint, PolicyShape, Robot
-from common.command import UserError
-from common.dataset import Dataset
+from common.act.checkpoint import Checkpoint, PolicyShape, Robot
+from common.cli.command import UserError
+from common.lerobot.dataset import Dataset
 from common.policy import Policy
 from stage3_eval.inputs import choose_device, choose_episodes, choose_meaning, open_inputs, require_match
 from tests.conftest import GOLDEN

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.command import UserError
+from common.cli.command import UserError
 from stage3_eval.output import FORMAT, WORK, finished, publish, require_ours, unfinished
 from tests.conftest import ROOT
 

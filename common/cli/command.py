@@ -1,0 +1,139 @@
+"""What every main() shares: how it logs, and how an exception becomes one line and an exit code.
+
+Exit codes: 0 done; 2 the operator can mend it; 75 (EX_TEMPFAIL) the same command may work later; 1 a bug of ours, with
+its traceback.
+"""
+
+import argparse
+import errno
+import io
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn, TypeVar
+
+from tqdm import tqdm
+
+from common.cli.redact import RedactingFormatter, install_hooks, redact
+
+EXIT_USER = 2
+EXIT_TRANSIENT = 75
+LOG_PERIOD_S = 10.0
+STOPPED = "stopped; run the same command again to go on"
+# What the operating system refuses and its owner can mend; every other OSError is a bug of ours.
+_REMEDIES = {
+    errno.ENOSPC: "free some space and run again",
+    errno.EDQUOT: "free some space and run again",
+    errno.EACCES: "allow it or choose another place",
+    errno.EPERM: "allow it or choose another place",
+    errno.EROFS: "choose a place that may be written to",
+    errno.ENOTDIR: "choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class UserError(Exception):
+    """Something the operator can mend; its text is one line: what is wrong: which thing, which value; what to do."""
+
+
+class TransientError(Exception):
+    """A cause outside the program that may pass: the same command may work later."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are one line on stderr, like every other complaint of ours."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError instead of printing the usage and leaving."""
+        raise UserError(f"command line: {message}; see {self.prog} --help")
+
+
+def add_config_flags(parser: argparse.ArgumentParser, sections: str) -> None:
+    """Add --config and --override, the same in every stage; `flags.override` is a flat list of key=value texts."""
+    parser.add_argument("--config", type=Path, help=f"YAML file with the sections {sections}")
+    help_text = "such as data.fps=15; takes several and repeats"
+    parser.add_argument("--override", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=help_text)
+
+
+def progress(items: Iterable[T], total: int, label: str, unit: str = "it") -> Iterator[T]:
+    """Yield `items` while showing rate and ETA: a bar on a terminal, a line about every ten seconds in a log."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, total=total, desc=label, unit=unit, dynamic_ncols=True)
+        return
+    start = last = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - last >= LOG_PERIOD_S:
+            rate = done / (now - start)
+            left_s = (total - done) / rate
+            log.info("%s: %d of %d, %.1f %s/s, about %.0f s left", label, done, total, rate, unit, left_s)
+            last = now
+
+
+def set_up_logging(level: int = logging.INFO) -> None:
+    """One format for the whole pipeline, on stderr, so that stdout stays for results; secrets are left out of it."""
+    logging.basicConfig(level=level, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    for chatty in ("azure", "urllib3"):
+        logging.getLogger(chatty).setLevel(max(level, logging.WARNING) if level else logging.NOTSET)
+    install_hooks()
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an exception, or its type when it has none, without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os.write(2, f"{STOPPED}\n".encode())  # sys.stderr may be the one that was interrupted
+            signal.raise_signal(number)  # a library that is being imported may make something else of an exception
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
+    """Call `main`, turn what it raises into an exit code, and leave the process.
+
+    A traceback is printed for our own bugs only. The first Ctrl-C is an orderly end, the second ends the process at once,
+    and so does one while something is imported; both ways the first says how to go on.
+    """
+    set_up_logging()
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_DFL):
+        signal.signal(signal.SIGINT, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no UTF-8
+    try:
+        code = main(None)
+    except UserError as error:
+        print(redact(f"error: {one_line(error)}"), file=sys.stderr)
+        code = EXIT_USER
+    except TransientError as error:
+        print(redact(f"error (may pass; run the same command again): {one_line(error)}"), file=sys.stderr)
+        code = EXIT_TRANSIENT
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one need not wait for the interpreter to take leave
+        print(STOPPED, file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # `... | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would complain again
+        code = 0
+    except OSError as error:
+        if error.errno not in _REMEDIES:
+            raise
+        what, remedy = error.filename or "a write", _REMEDIES[error.errno]
+        print(f"error: {what}: {os.strerror(error.errno)}; {remedy}", file=sys.stderr)
+        code = EXIT_USER
+    sys.exit(code)

@@ -1,0 +1,64 @@
+"""Parquet files in; an Arrow table of some of their columns, copied once into a cache and memory-mapped, and arrays out."""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy.typing as npt
+import pyarrow as pa
+
+from common.cli.command import UserError, one_line
+from common.storage.files import in_turn
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+def mapped(data: Path, names: Sequence[str], folder: Path) -> Any:
+    """Return the named columns of all parquet files below `data`, read through `datasets`' copy of them in `folder`.
+
+    Raises UserError when they cannot be read.
+    """
+    import datasets
+
+    datasets.disable_progress_bars()
+    paths = [str(path) for path in sorted(data.glob("*/*.parquet"))]  # the order in which readers concatenate them
+    folder.mkdir(parents=True, exist_ok=True)
+    # `datasets` makes a file name of its folder's whole path, which gets too long: it is given another path there.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with in_turn(folder.with_suffix(".lock"), "copies the same columns"):
+            return datasets.Dataset.from_parquet(paths, columns=names, cache_dir=f"/proc/self/fd/{handle}").data
+    except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError, ValueError) as error:
+        cause = error.__cause__ or error
+        raise UserError(f"{data} cannot be read: {one_line(cause)}") from error
+    except (AttributeError, LookupError, TypeError, RecursionError) as error:
+        # `datasets` believes the files' note of their features.
+        raise UserError(f"{data} has a note of its features that is damaged: {one_line(error)}") from error
+    finally:
+        os.close(handle)
+
+
+def anew_if_damaged(folder: Path, read: Callable[[], T]) -> T:
+    """Read from a folder of copies; if one that lay there is damaged, it is removed and made anew."""
+    lay_there = folder.exists()
+    try:
+        return read()
+    except UserError as error:
+        if not lay_there:
+            raise
+        log.warning("%s is copied anew, it may be damaged: %s", folder, error)
+        shutil.rmtree(folder, ignore_errors=True)
+        return read()
+
+
+def as_array(column: pa.ChunkedArray, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Return a column of numbers as (rows, *shape), or (rows,) of single ones, without a copy where that can be."""
+    flat = column
+    while pa.types.is_list(flat.type) or pa.types.is_fixed_size_list(flat.type) or pa.types.is_large_list(flat.type):
+        flat = pa.chunked_array([chunk.flatten() for chunk in flat.chunks], type=flat.type.value_type)
+    values: npt.NDArray[Any] = flat.to_numpy().astype(dtype, copy=False)
+    return values if shape == (1,) else values.reshape(len(column), *shape)

@@ -1,0 +1,57 @@
+"""Joint angles as the robot published them in; states and actions as the dataset defines them out."""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from common.cli.command import UserError
+
+Float64 = npt.NDArray[np.float64]
+
+
+@functools.lru_cache(maxsize=64)  # asked for every message, and the names hardly ever change
+def columns(names: tuple[str, ...], wanted: tuple[str, ...]) -> npt.NDArray[np.intp] | None:
+    """Return where the `wanted` joints stand among `names`, None when the message speaks of other joints only.
+
+    Raises UserError when some of the wanted joints are there and others are missing, or one is named twice.
+    """
+    if not set(wanted) & set(names):
+        return None
+    for joint in wanted:
+        if names.count(joint) != 1:
+            fault = "is missing" if joint not in names else "is named twice"
+            raise UserError(f"joint {joint} {fault}; the message names {', '.join(names)}")
+    return np.array([names.index(joint) for joint in wanted])
+
+
+def wrap(angles: Float64) -> Float64:
+    """Return `angles`, in radians, wrapped to (-pi, pi]."""
+    wrapped: Float64 = angles - 2 * np.pi * np.ceil((angles - np.pi) / (2 * np.pi))
+    return wrapped
+
+
+def to_states(angles: Float64, sign: Sequence[float] | Float64 | None, wrapped: bool) -> Float64:
+    """Return the states (frames, joints) in radians: `angles` times `sign`, wrapped to (-pi, pi] when asked to."""
+    states = angles if sign is None else angles * np.asarray(sign)
+    return wrap(states) if wrapped else states
+
+
+def to_actions(states: Float64, meaning: str) -> Float64:
+    """Return the actions (frames, joints) of one episode's states, in radians.
+
+    delta: the step to the next state, the shorter way around, in (-pi, pi]; zero for the last frame.
+    next_position: the next state; the last frame's is its own.
+    """
+    following = np.concatenate([states[1:], states[-1:]])
+    return wrap(following - states) if meaning == "delta" else following
+
+
+def to_field_actions(values: Float64, meaning: str) -> Float64:
+    """Return the actions (frames, 1) of a state field that is no angle, such as a gripper's opening.
+
+    delta: the difference to the next value; next_position: the next value; command: the value, which was commanded.
+    """
+    following = np.concatenate([values[1:], values[-1:]])
+    return {"delta": following - values, "next_position": following, "command": values}[meaning]

@@ -1,0 +1,284 @@
+"""One bag in; its topics and its stamped messages in the order in which they were received, serialised or taken apart, out.
+
+`records` gives messages as CDR bytes, for those who read many of them at once (fields.py); `messages` takes each one
+apart. Each storage file is opened by itself: a metadata.yaml that is missing, damaged or at odds with the storage costs
+nothing but its message counts, which are held against what was read.
+"""
+
+import contextlib
+import errno
+import heapq
+import itertools
+from collections.abc import Collection, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from rosbags.typesys.store import Typestore
+
+from common.cli.command import UserError, one_line
+from common.storage.foreign_yaml import load
+from stage1_convert.bags.compression import ZSTD_MAGIC, unpack, unpack_file
+from stage1_convert.bags.mcap import Mcap
+from stage1_convert.bags.message_types import typestore
+from stage1_convert.bags.ros1 import Rosbag1
+from stage1_convert.bags.sqlite import Database
+from stage1_convert.bags.storage import NO_DEFINITION, Bytes, Channel, Storage
+from stage1_convert.sources.folder import STORAGE_SUFFIXES, storage_files
+
+MAX_STAMP_NS = 1 << 62
+BATCH_MESSAGES = 1024
+BATCH_BYTES = 4 << 20
+
+
+class Topic(NamedTuple):
+    """A topic's message type and how many messages the bag says it holds."""
+
+    type: str
+    declared: int
+
+
+class Record(NamedTuple):
+    """A message as it was stored: CDR bytes, already unpacked."""
+
+    topic: str
+    receive_ns: int
+    data: Bytes
+
+
+class Message(NamedTuple):
+    """A message with both of its stamps; a header stamp that was never set, or that the type does not have, is 0."""
+
+    topic: str
+    receive_ns: int
+    header_ns: int
+    content: Any
+
+
+class Metadata(NamedTuple):
+    """What metadata.yaml says: storage files, each topic's type and messages, what the recording was tagged with, and how
+    long it took, 0.0 where that is not said.
+    """
+
+    names: list[str]
+    topics: dict[str, Topic]
+    custom: dict[str, str]
+    warnings: list[str]
+    seconds: float = 0.0
+
+
+class Bag:
+    """An open bag; `warnings` tells what is odd about it without making it unreadable, and may grow while it is read.
+
+    `custom` is the custom data of its metadata.yaml, `seconds` the time from its first message to its last.
+    """
+
+    def __init__(self, files: list[Path], storages: list[Storage], metadata: Metadata, distro: str) -> None:
+        self.files = files
+        self.custom = metadata.custom
+        self.seconds = metadata.seconds
+        if storages:
+            start_ns, end_ns = min(one.start_ns for one in storages), max(one.end_ns for one in storages)
+            self.seconds = max(0, end_ns - start_ns) / 1e9
+        self._distro = distro
+        self._storages = sorted(storages, key=lambda storage: storage.start_ns)
+        self.warnings = metadata.warnings
+        self._channels: dict[str, list[Channel]] = {}
+        for channel in (c for storage in self._storages for c in storage.channels.values()):
+            self._channels.setdefault(channel.topic, []).append(channel)
+        self.topics = {
+            name: Topic(channels[0].type, sum(channel.declared for channel in channels))
+            for name, channels in self._channels.items()
+        }
+        for name, topic in metadata.topics.items():
+            known = self.topics.get(name, topic)
+            self.topics[name] = known._replace(declared=topic.declared)
+
+    def records(self, topics: Collection[str]) -> Iterator[Record]:
+        """Yield the messages of `topics` as CDR bytes in the order of their receive times.
+
+        Raises UserError when the storage is damaged beyond reading, or a topic is of two types or not stored as CDR.
+        """
+        for batch in self.batches(topics):
+            yield from itertools.starmap(Record, batch)
+
+    def batches(self, topics: Collection[str]) -> Iterator[list[tuple[str, int, Bytes]]]:
+        """Yield what `records` does, as plain tuples and many at a time: at most a few megabytes."""
+        for topic in topics:
+            self.check_topic(topic)
+        with as_user_error():
+            stream, last_ns = self._merged(topics), 0
+            while batch := _next_batch(stream):
+                times_ns = np.array([last_ns, *(receive_ns for _, receive_ns, _ in batch)], np.int64)
+                wrong = np.flatnonzero((np.diff(times_ns) < 0) | (times_ns[1:] >= MAX_STAMP_NS))
+                if len(wrong):
+                    at = int(wrong[0])
+                    raise UserError(f"{batch[at][0]}: receive time {times_ns[at + 1]} ns follows {times_ns[at]} ns")
+                last_ns = int(times_ns[-1])
+                yield batch
+
+    def messages(self, topics: Collection[str]) -> Iterator[Message]:
+        """Yield the messages of `topics`, taken apart, in the order of their receive times.
+
+        Raises UserError when the storage or a message is damaged.
+        """
+        for topic, receive_ns, data in self.records(topics):
+            content = self.deserialise(topic, data)
+            stamp: Any = getattr(getattr(content, "header", None), "stamp", getattr(content, "timestamp", None))
+            header_ns = stamp.sec * 1_000_000_000 + stamp.nanosec if hasattr(stamp, "nanosec") else 0
+            yield Message(topic, receive_ns, header_ns, content)
+
+    def deserialise(self, topic: str, data: Bytes) -> Any:
+        """Take one message of a topic apart; raises UserError when it is damaged."""
+        with as_user_error():
+            return self.types(topic).deserialize_cdr(data, self.topics[topic].type)
+
+    def types(self, topic: str) -> Typestore:
+        """Return the typestore that knows the type of `topic`; raises UserError when there is no definition of it."""
+        channels = self._channels.get(topic, [])
+        known = [channel.definition for channel in channels if channel.definition.data]
+        with as_user_error():
+            return typestore(self.topics[topic].type, known[0] if known else NO_DEFINITION, self._distro)
+
+    def check_topic(self, topic: str) -> None:
+        """Raise UserError when messages of a topic cannot be given: two types, or not stored as CDR."""
+        channels = self._channels.get(topic, [])
+        types = sorted({channel.type for channel in channels})
+        if len(types) > 1:
+            raise UserError(f"topic {topic} has two types: {types[0]} and {types[1]}")
+        strange = next((c.serialization for c in channels if c.serialization not in ("cdr", "")), None)
+        if strange:
+            raise UserError(f"topic {topic} is serialised as {strange!r}, and only cdr can be read")
+
+    def _merged(self, topics: Collection[str]) -> Iterator[tuple[str, int, Bytes]]:
+        streams = [_of_topics(storage, topics) for storage in self._storages]
+        # Parts of a split bag follow each other: merging them all would hold a chunk of each in memory.
+        if all(one.end_ns <= two.start_ns for one, two in itertools.pairwise(self._storages)):
+            return itertools.chain.from_iterable(streams)
+        return heapq.merge(*streams, key=lambda item: item[1])
+
+
+def declared(metadata: Path, distro: str) -> Bag:
+    """Return a bag by its metadata.yaml alone: topics without messages, and none when that cannot be read."""
+    return Bag([], [], _read_metadata(metadata), distro)
+
+
+@contextlib.contextmanager
+def open_bag(path: Path, scratch: Path, distro: str) -> Iterator[Bag]:
+    """Open the bag folder or storage file at `path`; what must be unpacked or merged first goes into `scratch`.
+
+    `distro` names the message definitions of bags that carry none. Raises UserError when the bag cannot be read.
+    """
+    metadata, files = Metadata([], {}, {}, []), [path]
+    if path.is_dir():
+        metadata = _read_metadata(path / "metadata.yaml")
+        files = _listed(path, metadata)
+    if not files:
+        raise UserError(f"holds no storage file ({', '.join(STORAGE_SUFFIXES)})")
+    with contextlib.ExitStack() as stack:
+        storages: list[Storage] = []
+        for file in files:
+            with as_user_error(f"{file.name} " if len(files) > 1 else ""):
+                storage = _open(file, scratch, metadata.warnings)
+            stack.callback(storage.close)
+            storages.append(storage)
+        yield Bag(files, storages, metadata, distro)
+
+
+@contextlib.contextmanager
+def as_user_error(subject: str = "") -> Iterator[None]:
+    """Turn whatever reading a bag raises into one kind of error: the one place where foreign exceptions end.
+
+    rosbags lets KeyError, struct.error, OverflowError and UnicodeDecodeError escape; sqlite3, Arrow and yaml have theirs.
+    """
+    try:
+        yield
+    except UserError as error:
+        if not subject:
+            raise
+        raise UserError(f"{subject}{error}") from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        raise UserError(f"{subject}cannot be read: {type(error).__name__}: {one_line(error)}") from error
+
+
+def _next_batch(stream: Iterator[tuple[str, int, Bytes]]) -> list[tuple[str, int, Bytes]]:
+    batch, size = [], 0
+    for topic, receive_ns, data in stream:
+        # Compression mode MESSAGE; a CDR message starts with a zero byte.
+        plain = unpack(bytes(data), "zstd") if data[:4] == ZSTD_MAGIC else data
+        batch.append((topic, receive_ns, plain))
+        size += len(plain)
+        if size > BATCH_BYTES or len(batch) == BATCH_MESSAGES:
+            break
+    return batch
+
+
+def _of_topics(storage: Storage, topics: Collection[str]) -> Iterator[tuple[str, int, Bytes]]:
+    names = {number: channel.topic for number, channel in storage.channels.items() if channel.topic in topics}
+    if names:
+        for number, receive_ns, data in storage.read(names):
+            yield names[number], receive_ns, data
+
+
+def _open(file: Path, scratch: Path, warnings: list[str]) -> Storage:
+    if not file.stat().st_size:
+        raise UserError("is empty: a file of 0 bytes")
+    name = file.name.removesuffix(".zstd")
+    if name != file.name:
+        packed, file = file, scratch / name
+        try:
+            unpack_file(packed, file)
+        except UserError:
+            raise
+        except Exception as error:
+            if not name.endswith(".mcap") or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+                raise
+            warnings.append(f"{packed.name} is cut off ({one_line(error)}): its beginning is salvaged")
+    if name.endswith(".mcap"):
+        return Mcap(file, warnings)
+    return Database(file, scratch, warnings) if name.endswith(".db3") else Rosbag1(file)
+
+
+def _listed(folder: Path, metadata: Metadata) -> list[Path]:
+    """Return the storage files of a bag folder; what metadata.yaml does not list is reported, not mixed in."""
+    present = storage_files(folder)
+    listed = []
+    for name in metadata.names:
+        file = next((file for file in present if file.name in (name, f"{name}.zstd")), None)
+        if file:
+            listed.append(file)
+        else:
+            metadata.warnings.append(f"{name} is missing")
+    if not listed:
+        return present
+    extra = [file.name for file in present if file not in listed]
+    if extra:
+        metadata.warnings.append(f"metadata.yaml does not list {', '.join(extra)}, which is not read")
+    return listed
+
+
+def _read_metadata(path: Path) -> Metadata:
+    if not path.exists():
+        return Metadata(
+            [], {}, {}, [f"{path.name} is missing: files whose names and times follow each other were joined"]
+        )
+    try:
+        _, tree = load(path.read_text(encoding="utf-8"))
+        information = tree["rosbag2_bagfile_information"]
+        names = [PurePosixPath(name).name for name in information["relative_file_paths"]]
+        topics = {
+            str(entry["topic_metadata"]["name"]): Topic(
+                str(entry["topic_metadata"]["type"]), int(entry["message_count"])
+            )
+            for entry in information["topics_with_message_count"]
+        }
+        seconds = int((information.get("duration") or {}).get("nanoseconds", 0)) / 1e9
+        custom = {str(key): str(value) for key, value in (information.get("custom_data") or {}).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, yaml.YAMLError) as error:
+        why = getattr(error, "problem", None) or type(error).__name__
+        fault = f"metadata.yaml is not readable ({why}): the storage was read without it"
+        return Metadata([], {}, {}, [fault])
+    return Metadata(names, topics, custom, [], seconds)

@@ -1,0 +1,91 @@
+"""Compressed bytes in, no more unpacked bytes than are declared and plausible out."""
+
+import shutil
+import struct
+from pathlib import Path
+
+import pyarrow as pa
+
+from common.cli.command import UserError
+
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+PLAIN_BYTES = 64 << 20  # up to this size anything may unpack
+MAX_RATIO = 100  # beyond it only what shrank at most this much: 32 KB of zstd can expand to 1 GiB
+WINDOW_BYTES = (
+    8 << 20
+)  # what every decoder must give a zstd frame, and encoders should not exceed (RFC 8878, 3.1.1.1.2)
+MAX_FILE_RATIO = 1000  # of whole files, which go to disk
+MAX_BYTES = 1 << 30
+PIECE_BYTES = 1 << 20
+
+
+def unpack(data: bytes, codec: str, size: int | None = None) -> bytes:
+    """Return what `data`, one frame of zstd, lz4 or bz2, unpacks to; `size` is how many bytes it should be, when known.
+
+    Raises UserError, before memory is taken, when the size that is declared is implausible, and when the outcome has
+    another size.
+    """
+    if codec == "zstd":
+        size = zstd_content_size(data) if size is None else size
+        window = _zstd_window(data)
+        if window > max(WINDOW_BYTES, MAX_RATIO * len(data)):
+            raise UserError(f"{len(data)} bytes of zstd want to unpack to a window of {window} bytes, which is refused")
+    limit = size if size is not None else max(PLAIN_BYTES, MAX_RATIO * len(data))
+    check_size(limit if size is not None else 0, len(data))
+    with pa.CompressedInputStream(pa.BufferReader(data), codec) as stream:
+        pieces, count = [], 0
+        step = limit + 1 if size is not None and size <= PLAIN_BYTES else PIECE_BYTES
+        while piece := stream.read(min(limit + 1 - count, step)):
+            pieces.append(piece)
+            count += len(piece)
+            if count > limit:
+                break
+    if count > limit or (size is not None and count != size):
+        more = "more than " if count > limit else ""
+        raise UserError(f"{len(data)} bytes of {codec} unpack to {more}{min(count, limit)} bytes, not {size or limit}")
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def unpack_file(packed: Path, target: Path) -> None:
+    """Unpack a .zstd file; raises UserError when it expands implausibly or into more than the disk can take."""
+    packed_bytes = packed.stat().st_size
+    with packed.open("rb") as file:
+        declared = zstd_content_size(file.read(18))
+    limit = max(PLAIN_BYTES, MAX_FILE_RATIO * packed_bytes)
+    free = shutil.disk_usage(target.parent).free
+    if declared is not None and declared > min(limit, free):
+        raise UserError(f"{packed.name} ({packed_bytes} bytes) claims to unpack to {declared} bytes; {free} are free")
+    written = 0
+    with pa.CompressedInputStream(pa.OSFile(str(packed)), "zstd") as stream, target.open("wb") as out:
+        while piece := stream.read(PIECE_BYTES):
+            written += out.write(piece)
+            if written > limit:
+                raise UserError(f"{packed.name} ({packed_bytes} bytes) unpacks to more than {limit} bytes")
+
+
+def check_size(size: int, packed_bytes: int) -> None:
+    """Refuse a declared size that no recording would reach from so few bytes."""
+    if size > MAX_BYTES or (size > PLAIN_BYTES and size > MAX_RATIO * packed_bytes):
+        raise UserError(f"{packed_bytes} compressed bytes claim to unpack to {size} bytes, which is refused")
+
+
+def _zstd_window(data: bytes) -> int:
+    """Return how much of its output a zstd frame wants to be kept at hand, 0 when its header does not say."""
+    if data[:4] != ZSTD_MAGIC or len(data) < 6 or data[4] >> 5 & 1:  # a single segment: as much as its content
+        return 0
+    base: int = 1 << (10 + (data[5] >> 3))
+    return base + base // 8 * (data[5] & 7)
+
+
+def zstd_content_size(data: bytes) -> int | None:
+    """Return the size that a zstd frame's header declares, None when it declares none (RFC 8878, 3.1.1.1)."""
+    if data[:4] != ZSTD_MAGIC or len(data) < 6:
+        return None
+    descriptor = data[4]
+    flag, single_segment = descriptor >> 6, descriptor >> 5 & 1
+    start = 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3]
+    code = {0: "<B" if single_segment else "", 1: "<H", 2: "<I", 3: "<Q"}[flag]
+    if not code or len(data) < start + struct.calcsize(code):
+        return None
+    (size,) = struct.unpack_from(code, data, start)
+    return int(size) + (256 if flag == 1 else 0)

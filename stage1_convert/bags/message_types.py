@@ -1,0 +1,63 @@
+"""A message type and the definition that its bag carries in; the rosbags typestore that takes its messages apart, out."""
+
+import functools
+
+from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
+from rosbags.interfaces.typing import Typesdict
+from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+from common.cli.command import UserError, one_line
+
+HEADER = "std_msgs/msg/Header"
+# Types outside the ROS distributions that older .db3 bags hold without defining them.
+FOREIGN = {
+    "ffmpeg_image_transport_msgs/msg/FFMPEGPacket": "std_msgs/Header header\nint32 width\nint32 height\n"
+    "string encoding\nuint64 pts\nuint8 flags\nbool is_bigendian\nuint8[] data\n",
+    "foxglove_msgs/msg/CompressedVideo": "builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\n"
+    "string format\n",
+}
+IDL_SEPARATOR = "=" * 80 + "\n"
+
+
+@functools.cache
+def typestore(msgtype: str, definition: MessageDefinition, distro: str = "humble") -> Typestore:
+    """Return a typestore with `msgtype`: as the bag defines it, else as the ROS 2 `distro` does.
+
+    Raises UserError when neither does.
+    """
+    known = _known(distro)
+    try:
+        carried = _parse(msgtype, definition)
+        if msgtype in carried:
+            types = get_typestore(Stores.EMPTY)
+            # ROS 1 has a `seq` in its headers, which rosbags leaves out on the way to CDR.
+            types.register(carried | {HEADER: known.fielddefs[HEADER]})
+            types.get_msgdef(msgtype)
+            return types
+        fault = "the bag carries no definition of it"
+    except (TypesysError, KeyError, SyntaxError) as error:
+        fault = f"the bag's definition is not understood ({one_line(error)})"
+    if msgtype not in known.fielddefs:
+        raise UserError(f"messages of type {msgtype} cannot be read: {fault}, and ROS 2 {distro} has no such type")
+    return known
+
+
+@functools.cache
+def _known(distro: str) -> Typestore:
+    types = get_typestore(Stores(f"ros2_{distro}"))
+    for msgtype, text in FOREIGN.items():
+        types.register(get_types_from_msg(text, msgtype))
+    return types
+
+
+def _parse(msgtype: str, definition: MessageDefinition) -> Typesdict:
+    if definition.format is MessageDefinitionFormat.MSG:
+        return get_types_from_msg(definition.data, msgtype)
+    types: Typesdict = {}
+    if definition.format is MessageDefinitionFormat.IDL:
+        for part in definition.data.split(IDL_SEPARATOR):
+            text = part.split("\n", 1)[1] if part.startswith("IDL: ") else part
+            if text.strip():
+                types |= get_types_from_idl(text)
+    return types

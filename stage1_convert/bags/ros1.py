@@ -1,0 +1,44 @@
+"""A ROS 1 .bag in; its channels and its messages, converted to the CDR form of ROS 2, out. rosbags does all of it."""
+
+import functools
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+from rosbags.rosbag1 import Reader
+from rosbags.rosbag1.reader import decompressors
+
+from stage1_convert.bags.compression import unpack
+from stage1_convert.bags.message_types import typestore
+from stage1_convert.bags.storage import Channel
+
+
+class Rosbag1:
+    """An open .bag file."""
+
+    def __init__(self, path: Path) -> None:
+        self._reader = Reader(path)
+        self._reader.open()
+        for place, chunk in self._reader.chunks.items():
+            self._reader.chunks[place] = chunk._replace(decompressor=_bounded(chunk.decompressor))
+        self.channels = {
+            c.id: Channel(c.topic, c.msgtype, "cdr", c.msgdef, c.msgcount) for c in self._reader.connections
+        }
+        self.start_ns, self.end_ns = self._reader.start_time, self._reader.end_time
+
+    def read(self, wanted: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
+        """Yield (channel, receive time in ns, message as CDR) in the order of the receive times."""
+        connections = [c for c in self._reader.connections if c.id in wanted]
+        if connections:  # for none rosbags would give all
+            for connection, receive_ns, data in self._reader.messages(connections):
+                types = typestore(connection.msgtype, connection.msgdef)
+                yield connection.id, receive_ns, bytes(types.ros1_to_cdr(data, connection.msgtype))
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._reader.close()
+
+
+def _bounded(decompress: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    """Return a decompressor that refuses what expands implausibly, in place of one of rosbags that does not."""
+    codec = next((name for name in ("bz2", "lz4") if decompressors[name] is decompress), None)
+    return functools.partial(unpack, codec=codec) if codec else decompress

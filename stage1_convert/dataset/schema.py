@@ -1,0 +1,47 @@
+"""The configuration and the cameras' picture sizes in; the columns of the dataset and what their values mean out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from common.lerobot.dataset import ACTION, IMAGES, INDEX_COLUMNS, STATE, Feature
+from stage1_convert.config import Config
+from stage1_convert.dataset.video_file import video_info
+
+RESIZE_METHOD = "pixel area where both sides shrink, else bilinear"
+
+
+def describe_features(config: Config, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Feature]:
+    """Return the columns of a dataset, in order; `sizes` maps a camera to its pictures' (height, width)."""
+    axes = ("height", "width", "channels")
+    dtype = "video" if config.data.storage == "video" else "image"
+    vectors = {
+        STATE: Feature("float32", (len(config.state_names),), config.state_names, {}),
+        ACTION: Feature("float32", (len(config.action_names),), config.action_names, action_info(config)),
+    }
+    pictures = {
+        IMAGES + camera: Feature(dtype, (*sizes[camera], 3), axes, picture_info(config, sizes[camera]))
+        for camera in config.data.cameras
+    }
+    ages = {}
+    if config.data.sync_columns:
+        ages = {f"sync.{stream}_age_ms": Feature("float32", (1,), None, {}) for stream in config.streams}
+    scalars = {key: Feature(dtype, (1,), None, {}) for key, dtype in INDEX_COLUMNS.items()}
+    return {**vectors, **pictures, **ages, **scalars}
+
+
+def action_info(config: Config) -> dict[str, Any]:
+    """Return what the numbers of the action mean."""
+    rules = config.conventions
+    info = {"action_meaning": rules.action, "wrapped": rules.wrap_angles, "unit": "radian"}
+    return info | ({"topic": config.data.command_topic} if rules.action == "command" else {})
+
+
+def picture_info(config: Config, size: tuple[int, int]) -> dict[str, Any]:
+    """Return how the pictures of a camera, stored with this (height, width), came about."""
+    rules, storage = config.conventions, config.data.storage
+    info: dict[str, Any] = {"storage": storage}
+    if storage == "jpeg":
+        info["quality"] = rules.jpeg_quality
+    if storage == "video":
+        info = {"video.height": size[0], "video.width": size[1], **video_info(config.data.fps)}
+    return info | ({"resize": RESIZE_METHOD} if rules.image_resize else {})

@@ -1,0 +1,100 @@
+"""Packets of a compressed video topic in, in order; the picture of every packet, out.
+
+Packets are ffmpeg_image_transport's FFMPEGPacket and foxglove's CompressedVideo. Most carry only what changed, so they
+are decoded one after the other; those before the first key frame carry no picture.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from common.cli.command import UserError, one_line
+from common.lerobot.images import MAX_PIXELS, Picture
+
+FFMPEG, FOXGLOVE = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket", "foxglove_msgs/msg/CompressedVideo"
+VIDEO_TYPES = (FFMPEG, FOXGLOVE)
+KEY_FLAG = 1  # AV_PKT_FLAG_KEY
+MAX_REORDERED = 32  # packets that B-frames may hold a picture back for; H.264 and H.265 allow 16
+
+
+class Codec(NamedTuple):
+    """A decoder, how a NAL unit's first byte gives its type, and the types of units that need no other picture."""
+
+    name: str
+    shift: int
+    mask: int
+    keys: range
+
+
+H264, H265 = (
+    Codec("h264", 0, 0x1F, range(5, 6)),
+    Codec("hevc", 1, 0x3F, range(16, 22)),
+)  # ITU-T H.264 7.4.1, H.265 7.4.2
+WORDS = {"264": H264, "avc": H264, "265": H265, "hevc": H265}
+
+
+def starts_video(msgtype: str, packet: Any) -> bool:
+    """Tell whether decoding can begin with this packet."""
+    if msgtype == FFMPEG:
+        return bool(packet.flags & KEY_FLAG)
+    codec = _codec(packet)
+    heads = (part[0] for part in packet.data.tobytes().split(b"\0\0\1")[1:] if part)
+    return any(head >> codec.shift & codec.mask in codec.keys for head in heads)
+
+
+class VideoDecoder:
+    """Decodes the packets of one topic, from its first key frame on."""
+
+    def __init__(self) -> None:
+        self._context: Any = None
+        self._decoded: dict[int, Picture] = {}
+        self._next = 0
+        self._last = -1
+
+    def add(self, number: int, packet: Any) -> Iterator[tuple[int, Picture]]:
+        """Take packet `number`, one more than the last; yield the pictures that are ready, by packet, in order.
+
+        Raises UserError when a packet is damaged or gives no picture.
+        """
+        import av
+
+        if self._context is None:
+            self._context = av.CodecContext.create(_codec(packet).name, "r")
+            self._context.thread_count = 1
+            self._context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
+            self._next = number
+        unit = av.Packet(packet.data.tobytes())
+        unit.pts = unit.dts = self._last = number
+        yield from self._decode(unit)
+
+    def end(self) -> Iterator[tuple[int, Picture]]:
+        """Yield the pictures that were still held back."""
+        if self._context is not None:
+            yield from self._decode(None)
+            if self._next <= self._last:
+                raise UserError(f"packet {self._next} gave no picture")
+
+    def _decode(self, unit: Any) -> Iterator[tuple[int, Picture]]:
+        import av
+
+        try:
+            for frame in self._context.decode(unit):
+                if frame.is_corrupt:
+                    raise UserError("the packet decodes to a damaged picture")
+                self._decoded[frame.pts] = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+        except av.FFmpegError as error:
+            raise UserError(f"the packet does not decode: {one_line(error)}") from error
+        while self._next in self._decoded:
+            yield self._next, self._decoded.pop(self._next)
+            self._next += 1
+        if len(self._decoded) > MAX_REORDERED:
+            raise UserError(f"packet {self._next} gave no picture")
+
+
+def _codec(packet: Any) -> Codec:
+    name = str(packet.encoding if hasattr(packet, "encoding") else packet.format)
+    codec = next((codec for word, codec in WORDS.items() if word in name.lower()), None)
+    if codec is None:
+        raise UserError(f"video of format {name!r} is not supported; supported: h264, h265")
+    return codec

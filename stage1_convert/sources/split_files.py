@@ -1,0 +1,62 @@
+"""The storage files of a folder without metadata.yaml in; whether they are the parts of one recording out.
+
+A recorder that splits a recording names its parts NAME_0, NAME_1, ..., each beginning where the one before it ends, and
+lists them in metadata.yaml when it ends; one that was killed never does. Files are looked into by another process: one
+that kills or holds up whoever reads it must not end the listing.
+"""
+
+import contextlib
+import itertools
+import re
+import sqlite3
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from common.cli.command import UserError
+from common.storage.worker import each
+from stage1_convert.bags.compression import unpack_file
+from stage1_convert.bags.limits import limits_for
+from stage1_convert.bags.mcap import Mcap
+from stage1_convert.bags.sqlite import Database
+
+PART = re.compile(r"(?P<stem>.+)_(?P<number>\d+)(?P<suffix>\.(mcap|db3)(\.zstd)?)")
+# From the end of a part to the beginning of the next. Recordings that somebody numbered lie further apart; messages that
+# wait in a recorder's cache may lie a little earlier.
+MAX_PAUSE_NS, MAX_OVERLAP_NS = 1_000_000_000, 100_000_000
+
+
+def is_one_recording(files: Sequence[Path]) -> bool:
+    """Tell whether these are all parts of one recording: by their names, and then by the times of their messages."""
+    found = [match for match in (PART.fullmatch(file.name) for file in files) if match]
+    parts = sorted((int(match["number"]), file) for match, file in zip(found, files, strict=False))
+    numbers = [number for number, _ in parts]
+    alike = len(found) == len(files) > 1 and len({(match["stem"], match["suffix"]) for match in found}) == 1
+    if not alike or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        return False
+    paths = [file for _, file in parts]
+    limits = limits_for(sum(file.stat().st_size for file in paths))
+    with contextlib.closing(each(_follow, [paths], 1, lambda _: limits)) as answers:
+        return next(answers) is True  # else each is a bag by itself, and its conversion says what is wrong with it
+
+
+def _follow(parts: Sequence[Path]) -> bool:
+    """Tell whether the messages of every part begin where those of the one before it end."""
+    try:
+        spans_ns = (_span_ns(file) for file in parts)  # the first two tell most numbered recordings apart
+        return all(-MAX_OVERLAP_NS <= two[0] - one[1] <= MAX_PAUSE_NS for one, two in itertools.pairwise(spans_ns))
+    except (UserError, OSError, ValueError, sqlite3.Error, pa.ArrowException):
+        return False
+
+
+def _span_ns(file: Path) -> tuple[int, int]:
+    """Return the receive times of a storage file's first and last message."""
+    with tempfile.TemporaryDirectory() as scratch:
+        if file.suffix == ".zstd":
+            packed, file = file, Path(scratch, file.stem)
+            unpack_file(packed, file)
+        storage = Mcap(file, []) if file.suffix == ".mcap" else Database(file, Path(scratch), [])
+        storage.close()
+        return storage.start_ns, storage.end_ns

@@ -1,0 +1,124 @@
+"""A configuration and a dataset in, the network to train and everything else that a checkpoint holds out."""
+
+import logging
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.act.checkpoint import ENVIRONMENT, Checkpoint, PolicyShape, Robot, new_network
+from common.act.network import Act
+from common.act.normalization import Normaliser
+from common.act.resnet import load_backbone_weights
+from common.cli import config as configuration
+from common.lerobot.dataset import ACTION, STATE, Dataset, Episode, picture_key
+from stage2_train.checkpoints.finetune import read_base
+from stage2_train.config import TrainConfig
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+# A joint that never moved has no spread to divide by. A state is floored higher than an action: dividing a still joint's
+# state by almost nothing would blow up its first small motion, while the action's floor also scales what is predicted.
+STD_FLOORS = {STATE: 1e-3, ENVIRONMENT: 1e-3, ACTION: 1e-5}
+MEAN_STD = {"VISUAL": "MEAN_STD", "STATE": "MEAN_STD", "ACTION": "MEAN_STD"}
+
+log = logging.getLogger(__name__)
+
+
+def new_checkpoint(config: TrainConfig, dataset: Dataset, held_out: list[Episode]) -> Checkpoint:
+    """Build network, normalisation and everything else a checkpoint holds, before the first step.
+
+    The weights are a function of training.seed, or those of model.init_from. Raises UserError when the dataset lacks the
+    statistics or does not fit them.
+    """
+    environment = dataset.features.get(ENVIRONMENT)
+    shape = PolicyShape(
+        dataset.features[STATE].shape[0],
+        dataset.features[ACTION].shape[0],
+        dataset.cameras,
+        environment.shape[0] if environment else 0,
+    )
+    torch.manual_seed(config.training.seed)
+    network = new_network(config.model.act, shape)
+    if config.model.pretrained_backbone_weights:
+        load_backbone_weights(network.backbone, config.model.pretrained_backbone_weights)
+    base = read_base(config, shape) if config.model.init_from else None
+    if base:
+        network.load_state_dict(base.network.state_dict())
+    mapping = base.normaliser.mapping if base else {**MEAN_STD, **({"ENV": "MEAN_STD"} if environment else {})}
+    stats = {**(base.normaliser.statistics() if base else {}), **statistics(dataset, config.data.image_stats)}
+    settings = {
+        **(base.settings if base else {}),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "kl_weight": config.training.kl_weight,
+        "optimizer_lr": config.training.lr,
+        "optimizer_weight_decay": config.training.weight_decay,
+        "optimizer_lr_backbone": config.training.lr_backbone,
+    }
+    return Checkpoint(
+        network,
+        config.model.act,
+        shape,
+        Normaliser(stats, mapping, shape.sizes(), str(dataset.root)),
+        Robot(dataset.joint_names, dataset.fps, dataset.action_meaning, dataset.action_wrapped),
+        settings,
+        _record(config, dataset, held_out),
+        base.rename_map if base else {},
+    )
+
+
+def statistics(dataset: Dataset, image_stats: str) -> dict[str, Tensor]:
+    """Return "<feature>.<stat>" tensors of the whole dataset, still joints floored, as LeRobot's processor files hold them."""
+    tensors = {
+        f"{key}.{name}": torch.tensor(value, dtype=torch.float32)
+        for key, of in dataset.stats.items()
+        for name, value in of.items()
+    }
+    for key, floor in STD_FLOORS.items():
+        std = tensors.get(f"{key}.std")
+        if std is not None and (std < floor).any():
+            names = dataset.features[key].names or tuple(map(str, range(len(std))))
+            still = [name for name, value in zip(names, std.tolist(), strict=True) if value < floor]
+            log.warning("%s of %s hardly varies; its standard deviation is taken as %g", key, ", ".join(still), floor)
+            tensors[f"{key}.std"] = std.clamp(min=floor)
+    if image_stats == "imagenet":
+        for camera in dataset.cameras:
+            for name, value in IMAGENET.items():
+                tensors[f"{picture_key(camera)}.{name}"] = torch.tensor(value).reshape(3, 1, 1)
+    return tensors
+
+
+def trainable(network: Act) -> int:
+    """Return the number of parameters that are trained."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def _record(config: TrainConfig, dataset: Dataset, held_out: list[Episode]) -> dict[str, Any]:
+    return {
+        "written_by": "bag2act; LeRobot's inference does not read this file",
+        "config": configuration.to_dict(config),
+        "dataset": {
+            "fingerprint": dataset.fingerprint,
+            "identity": dataset.identity,
+            "episodes": len(dataset.episodes),
+            "frames": dataset.n_frames,
+        },
+        "val_episodes": [episode.number for episode in held_out],
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": version("numpy")},
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of this code, None when it does not run from a repository; an image may say it in GIT_COMMIT."""
+    if os.environ.get("GIT_COMMIT"):
+        return os.environ["GIT_COMMIT"]
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,56 @@
+"""An episode's recording in, chunks that need no policy out: what a policy has to be better than. Pure.
+
+Letters in array names: T frames of an episode, C chunk steps, A action dimensions.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from stage3_eval.metrics.errors import Floats
+
+DELTA = "delta"
+# What each baseline commands, by what actions mean; a position is absolute: next_position or command.
+MEANINGS = {
+    "zero_action": "does not move: every delta is zero",
+    "hold_still": "stays where the arm is at the frame of the prediction",
+    "repeat_last": "repeats the last action before the frame",
+    "dataset_mean": "always the dataset's mean action",
+    "linear_extrapolation": "goes on at the present speed",
+}
+SAME_FOR_DELTAS = "goes on at the present speed; for deltas that is repeating the last one"
+
+
+def baseline_chunks(
+    recorded_TA: Floats, position_TA: Floats | None, mean_A: Floats, action_meaning: str, n_steps: int
+) -> Iterator[tuple[str, Floats]]:
+    """Yield name and chunks (T, n_steps, A) of each baseline, one at a time.
+
+    `position_TA` holds the measured position of each action's joint, None where the dataset has none. All that a baseline
+    knows at frame t is the recording up to t: the last action is the one at t-1, at t=0 it is standing still.
+    """
+    is_delta = action_meaning == DELTA
+    still_TA = np.zeros_like(recorded_TA) if is_delta or position_TA is None else position_TA
+    last_TA = np.concatenate([still_TA[:1], recorded_TA[:-1]])
+    if is_delta:
+        yield "zero_action", _repeat(still_TA, n_steps)
+    elif position_TA is not None:
+        yield "hold_still", _repeat(still_TA, n_steps)
+    yield "repeat_last", _repeat(last_TA, n_steps)
+    yield "dataset_mean", _repeat(np.broadcast_to(mean_A, recorded_TA.shape), n_steps)
+    if is_delta:
+        yield "linear_extrapolation", _repeat(last_TA, n_steps)
+    else:
+        speed_TA = np.diff(last_TA, axis=0, prepend=last_TA[:1])
+        step_C1 = np.arange(1, n_steps + 1)[:, None]
+        yield "linear_extrapolation", last_TA[:, None] + step_C1 * speed_TA[:, None]
+
+
+def describe_baselines(action_meaning: str) -> dict[str, str]:
+    """Return what each baseline does, in words."""
+    same = {"linear_extrapolation": SAME_FOR_DELTAS} if action_meaning == DELTA else {}
+    return MEANINGS | same
+
+
+def _repeat(action_TA: Floats, n_steps: int) -> Floats:
+    return np.broadcast_to(action_TA[:, None], (len(action_TA), n_steps, action_TA.shape[1]))

@@ -1,0 +1,528 @@
+"""The network computes what LeRobot's computes: names, numbers, gradients, and the step that follows from them."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from common.act.network import (
+    Act,
+    ActConfig,
+    ActOutput,
+    Attention,
+    Decoder,
+    Encoder,
+    drop,
+    grid_sinusoid,
+    parameter_groups,
+)
+from common.act.resnet import ResNet, load_backbone_weights
+from common.cli.command import UserError
+from stage2_train.loss import Loss, act_loss
+from tests.golden import golden_weights
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "act_tiny"
+STATISTICS = load_file(GOLDEN / "pretrained_model" / "policy_preprocessor_step_3_normalizer_processor.safetensors")
+EXPECTED = load_file(GOLDEN / "expected.safetensors")
+INPUTS = load_file(GOLDEN / "inputs.safetensors")
+KL_WEIGHT = 10.0
+VARIANTS = ["", "two_cam", "no_vae"]
+SMALL = ActConfig(
+    chunk_size=5, dim_model=32, n_heads=4, dim_feedforward=48, n_encoder_layers=2, n_vae_encoder_layers=2, dropout=0.0
+)
+
+
+def normalised(x: Tensor, key: str) -> Tensor:
+    return (x - STATISTICS[f"{key}.mean"]) / (STATISTICS[f"{key}.std"] + 1e-8)
+
+
+def images(variant: str) -> list[Tensor]:
+    names = ["image_u8_hwc", "image_wrist_u8_hwc"] if variant == "two_cam" else ["image_u8_hwc"]
+    return [normalised(INPUTS[name].permute(0, 3, 1, 2) / 255, "observation.images.color") for name in names]
+
+
+STATE = normalised(INPUTS["state"], "observation.state")
+ACTION = normalised(INPUTS["action"], "action")
+PAD = INPUTS["action_is_pad"]
+
+
+def shapes(variant: str) -> dict[str, list[int]]:
+    named: dict[str, list[int]] = json.loads((GOLDEN / f"keys{'.' * bool(variant)}{variant}.json").read_text())
+    return named
+
+
+def golden_config(variant: str) -> ActConfig:
+    path = GOLDEN / (f"config.{variant}.json" if variant else "pretrained_model/config.json")
+    values = json.loads(path.read_text())
+    return ActConfig(**{field.name: values[field.name] for field in dataclasses.fields(ActConfig)})
+
+
+@functools.cache
+def weights(variant: str) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(w) for name, w in golden_weights.build(shapes(variant)).items()}
+
+
+def golden_model(variant: str) -> Act:
+    model = Act(golden_config(variant), 6, 6, n_cameras=2 if variant == "two_cam" else 1)
+    model.load_state_dict({name.removeprefix("model."): w for name, w in weights(variant).items()})
+    return model
+
+
+def expected(variant: str, key: str) -> Tensor:
+    return EXPECTED[f"{variant}:{key}" if variant else key]
+
+
+def trained_forward(model: Act, variant: str, pad: Tensor = PAD) -> tuple[ActOutput, Loss]:
+    output = model.train()(STATE, images(variant), ACTION, pad, INPUTS["eps"])
+    return output, act_loss(output, ACTION, pad, KL_WEIGHT)
+
+
+def gradients(model: Act) -> dict[str, Tensor]:
+    _, loss = trained_forward(model, "")
+    loss.total.backward()  # type: ignore[no-untyped-call]
+    return {f"model.{name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def close(actual: Tensor, wanted: Tensor, atol: float = 1e-5, rtol: float = 0.0) -> None:
+    torch.testing.assert_close(actual, wanted, atol=atol, rtol=rtol)
+
+
+def test_rebuilt_weights_are_those_the_golden_numbers_were_made_with() -> None:
+    digest = hashlib.sha256()
+    for name, weight in sorted(weights("").items()):
+        digest.update(name.encode() + weight.numpy().tobytes())
+    assert digest.hexdigest() == (GOLDEN / "weights.sha256").read_text().split()[0]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_state_dict_has_lerobots_names_shapes_and_order(variant: str) -> None:
+    own = {f"model.{name}": list(w.shape) for name, w in golden_model(variant).state_dict().items()}
+    assert list(own.items()) == list(shapes(variant).items())
+
+
+def test_default_network_has_every_tensor_of_a_lerobot_checkpoint() -> None:
+    lines = (GOLDEN / "model_keys_default_resnet18.tsv").read_text().splitlines()
+    wanted = {name: shape for name, _, shape in (line.split("\t") for line in lines if not line.startswith("#"))}
+    own = Act(ActConfig(), 6, 6, n_cameras=1).state_dict()
+    assert {f"model.{name}": "x".join(map(str, w.shape)) for name, w in own.items()} == wanted
+
+
+def test_parameters_come_in_the_order_that_optimizer_states_are_indexed_by() -> None:
+    names = [f"model.{name}" for name, _ in golden_model("").named_parameters()]
+    assert names == json.loads((GOLDEN / "parameter_order.json").read_text())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_predicted_chunk_equals_lerobots(variant: str) -> None:
+    with torch.inference_mode():
+        chunk = golden_model(variant).eval()(STATE, images(variant)).actions_BCA
+    close(chunk, expected(variant, "eval.chunk_normalized"))
+    close(chunk * STATISTICS["action.std"] + STATISTICS["action.mean"], expected(variant, "eval.chunk"))
+
+
+def test_frozen_network_predicts_the_same_and_keeps_its_state_dict() -> None:
+    model = golden_model("").eval()
+    before = {name: w.clone() for name, w in model.state_dict().items()}
+    with torch.no_grad():
+        chunk = model(STATE, images("")).actions_BCA
+    frozen = model.freeze()
+    close(frozen(STATE, images("")).actions_BCA, chunk, atol=1e-6)
+    assert list(before) == list(frozen.state_dict())
+    assert all(torch.equal(w, before[name]) for name, w in frozen.state_dict().items())
+    assert not any(p.requires_grad for p in frozen.parameters())
+
+
+def test_frozen_network_folds_once_and_moves_to_another_type_as_a_whole() -> None:
+    model = Act(SMALL, 3, 2, n_cameras=1).freeze()
+    weight = model.backbone.bn1.folded_weight
+    state, image = torch.randn(2, 3), torch.randn(2, 3, 32, 32)
+    chunk = model(state, [image]).actions_BCA
+    assert model.backbone.bn1.folded_weight is weight
+    close(model.double()(state.double(), [image.double()]).actions_BCA.float(), chunk)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_training_forward_equals_lerobots(variant: str) -> None:
+    output, _ = trained_forward(golden_model(variant), variant)
+    close(output.actions_BCA, expected(variant, "train.actions_hat"))
+    if variant == "no_vae":
+        assert output.mu_BL is None
+        assert output.log_variance_BL is None
+    else:
+        assert output.mu_BL is not None
+        assert output.log_variance_BL is not None
+        close(output.mu_BL, expected(variant, "train.mu"))
+        close(output.log_variance_BL, expected(variant, "train.log_sigma_x2"))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("batch", ["train", "train_nopad"])
+def test_losses_equal_lerobots(variant: str, batch: str) -> None:
+    pad = PAD if batch == "train" else torch.zeros_like(PAD)
+    _, loss = trained_forward(golden_model(variant), variant, pad)
+    close(loss.l1, expected(variant, f"{batch}.l1_loss"), rtol=1e-4)
+    close(loss.total, expected(variant, f"{batch}.loss"), rtol=1e-4)
+    kl = torch.zeros(()) if variant == "no_vae" else expected(variant, f"{batch}.kld_loss")
+    close(loss.kl, kl, rtol=1e-4)
+
+
+def test_gradients_equal_lerobots() -> None:
+    model = golden_model("")
+    grads = gradients(model)
+    order = json.loads((GOLDEN / "parameter_order.json").read_text())
+    for name, wanted in zip(order, EXPECTED["step.grad_norms"], strict=True):
+        # float32 alone moves the backbone's by 4e-4, LeRobot's against their own value in float64 too: ReLUs at zero.
+        close(grads[name].norm(), wanted, atol=1e-6, rtol=1e-3 if "backbone" in name else 2e-4)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+    close(norm, EXPECTED["step.total_grad_norm"], rtol=1e-4)
+
+
+def test_one_optimizer_step_lands_where_lerobots_does() -> None:
+    model = golden_model("")
+    gradients(model)
+    nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+    torch.optim.AdamW(parameter_groups(model, 1e-5, 1e-5), weight_decay=1e-4).step()
+    moved = model.state_dict()
+    after = {key.removeprefix("step.after.model."): w for key, w in EXPECTED.items() if key.startswith("step.after.")}
+    assert len(after) == 5
+    for name, wanted in after.items():
+        close(moved[name][: len(wanted)], wanted, atol=1e-6)  # a tenth of the step of 1e-5
+
+
+def test_backbone_is_the_second_group_with_its_own_learning_rate() -> None:
+    model = golden_model("")
+    rest, backbone = parameter_groups(model, 1e-4, 1e-5)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert (rest["lr"], backbone["lr"]) == (1e-4, 1e-5)
+    assert all(names[id(p)].startswith("backbone.") for p in backbone["params"])
+    assert [id(p) for p in rest["params"]] == [i for i, name in names.items() if not name.startswith("backbone.")]
+
+
+def test_camera_free_policy_trains_with_an_empty_backbone_group() -> None:
+    model = Act(SMALL, 3, 2, n_cameras=0, environment_dim=4)
+    groups = parameter_groups(model, 1e-3, 1e-3)
+    assert groups[1]["params"] == []
+    output = model(torch.randn(2, 3), [], environment_BE=torch.randn(2, 4))
+    output.actions_BCA.sum().backward()
+    torch.optim.AdamW(groups).step()
+    assert output.actions_BCA.shape == (2, 5, 2)
+
+
+def test_environment_state_is_the_third_token() -> None:
+    model = Act(SMALL, 3, 2, n_cameras=0, environment_dim=4).eval()
+    assert model.encoder_1d_feature_pos_embed.weight.shape == (3, 32)
+    state, environment = torch.randn(2, 3), torch.randn(2, 4)
+    tokens = torch.stack(
+        [
+            model.encoder_latent_input_proj(torch.zeros(2, 32)),
+            model.encoder_robot_state_input_proj(state),
+            model.encoder_env_state_input_proj(environment),
+        ],
+        dim=1,
+    )
+    place = model.encoder_1d_feature_pos_embed.weight
+    chunk = model.action_head(model.decoder(model.encoder(tokens, place), place, model.decoder_pos_embed.weight))
+    close(model(state, [], environment_BE=environment).actions_BCA, chunk)
+
+
+def test_cameras_of_different_sizes_work_together() -> None:
+    model = Act(SMALL, 3, 2, n_cameras=2).eval()
+    chunk = model(torch.randn(2, 3), [torch.randn(2, 3, 32, 64), torch.randn(2, 3, 64, 32)]).actions_BCA
+    assert chunk.shape == (2, 5, 2)
+
+
+def test_same_seed_builds_the_same_network() -> None:
+    torch.manual_seed(3)
+    first = Act(SMALL, 3, 2, n_cameras=1).state_dict()
+    torch.manual_seed(3)
+    second = Act(SMALL, 3, 2, n_cameras=1).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_encoder_and_decoder_start_xavier_uniform_and_the_vae_as_torch_starts_it() -> None:
+    torch.manual_seed(0)
+    model = Act(ActConfig(dim_model=64, dim_feedforward=256, n_encoder_layers=1, n_vae_encoder_layers=1), 6, 6, 1)
+    xavier, torchs = math.sqrt(6 / (64 + 256)), math.sqrt(1 / 64)
+    start = model.state_dict()
+    assert 0.99 * xavier < start["encoder.layers.0.linear1.weight"].abs().max() <= xavier
+    assert 0.99 * xavier < start["decoder.layers.0.linear1.weight"].abs().max() <= xavier
+    assert 0.99 * torchs < start["vae_encoder.layers.0.linear1.weight"].abs().max() <= torchs
+    assert start["encoder.layers.0.self_attn.in_proj_bias"].count_nonzero() == 0
+
+
+# pre_norm, gelu and deeper decoders have no golden numbers: they are held against torch's own layers.
+
+
+def copy_into(theirs: nn.Module, ours: nn.Module) -> None:
+    theirs.load_state_dict(ours.state_dict())
+
+
+def scrambled(module: nn.Module) -> nn.Module:
+    """Give biases and norms values of their own, so that none can be mixed up with another."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in module.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return module.eval()
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_encoder_equals_torchs_own_layers(activation: Literal["relu", "gelu"], pre_norm: bool) -> None:
+    config = dataclasses.replace(SMALL, feedforward_activation=activation, pre_norm=pre_norm)
+    encoder = scrambled(Encoder(config, 2))
+    norm = nn.LayerNorm(32) if pre_norm else None
+    layer = nn.TransformerEncoderLayer(32, 4, 48, 0.0, activation, batch_first=True, norm_first=pre_norm)
+    theirs = nn.TransformerEncoder(layer, 2, norm, enable_nested_tensor=False).eval()
+    copy_into(theirs, encoder)
+    x, pad = torch.randn(3, 7, 32), torch.arange(7) >= torch.tensor([[7], [5], [3]])
+    ours = encoder(x, torch.zeros(7, 32), mask=~pad[:, None, None])  # torch's layers know no positions
+    torch.testing.assert_close(ours, theirs(x, src_key_padding_mask=pad), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("pre_norm", [False, True])
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_decoder_equals_one_written_with_torchs_attention(
+    activation: Literal["relu", "gelu"], pre_norm: bool, n_layers: int
+) -> None:
+    config = dataclasses.replace(SMALL, feedforward_activation=activation, pre_norm=pre_norm, n_decoder_layers=n_layers)
+    decoder = scrambled(Decoder(config))
+    memory, memory_place, place = torch.randn(3, 7, 32), torch.randn(7, 32), torch.randn(5, 32)
+    x = torch.zeros(3, 5, 32)
+    activate = F.relu if activation == "relu" else F.gelu
+    for layer in decoder.get_submodule("layers").children():
+        parts: Any = layer
+        attentions = [nn.MultiheadAttention(32, 4, batch_first=True) for _ in range(2)]
+        copy_into(attentions[0], parts.self_attn)
+        copy_into(attentions[1], parts.multihead_attn)
+        y = parts.norm1(x) if pre_norm else x
+        x = x + attentions[0](y + place, y + place, y)[0]
+        x = x if pre_norm else parts.norm1(x)
+        y = parts.norm2(x) if pre_norm else x
+        x = x + attentions[1](y + place, memory + memory_place, memory)[0]
+        x = x if pre_norm else parts.norm2(x)
+        y = parts.norm3(x) if pre_norm else x
+        x = x + parts.linear2(activate(parts.linear1(y)))
+        x = x if pre_norm else parts.norm3(x)
+    close(decoder(memory, memory_place, place), decoder.get_submodule("norm")(x))
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_vae_token_is_the_same_when_the_last_layer_leaves_the_others_out(pre_norm: bool) -> None:
+    encoder = scrambled(Encoder(dataclasses.replace(SMALL, pre_norm=pre_norm), 2))
+    x, place, mask = torch.randn(3, 7, 32), torch.randn(7, 32), torch.rand(3, 1, 1, 7) > 0.3
+    mask[..., 0] = True
+    close(encoder(x, place, mask, n_out=1), encoder(x, place, mask)[:, :1])
+
+
+def test_attention_equals_torchs_with_a_padding_mask() -> None:
+    ours = scrambled(Attention(SMALL))
+    theirs = nn.MultiheadAttention(32, 4, batch_first=True)
+    copy_into(theirs, ours)
+    query, key, value = torch.randn(2, 3, 32), torch.randn(2, 6, 32), torch.randn(2, 6, 32)
+    pad = torch.tensor([[False] * 6, [False] * 4 + [True] * 2])
+    close(ours(query, key, value, ~pad[:, None, None]), theirs(query, key, value, key_padding_mask=pad)[0])
+
+
+def test_attention_with_dropout_has_the_mean_of_attention_without() -> None:
+    torch.manual_seed(0)
+    attention = scrambled(Attention(dataclasses.replace(SMALL, dropout=0.3)))
+    x = torch.randn(1, 6, 32)
+    mask = torch.tensor([[True] * 4 + [False] * 2])
+    still = attention(x, x, x, mask)
+    many = x.expand(20_000, -1, -1)
+    shaken = attention.train()(many, many, many, mask)
+    assert (shaken[0] - still[0]).abs().max() > 0.01
+    close(shaken.mean(dim=0, keepdim=True), still, atol=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_zeroes_its_share_and_keeps_the_mean(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x = torch.ones(999, 1001, dtype=dtype, requires_grad=True)
+    y = drop(x, 0.1)
+    assert y.dtype == dtype
+    assert (y == 0).float().mean().item() == pytest.approx(0.1, abs=2e-3)
+    assert y.max().item() == pytest.approx(1 / 0.9, rel=5e-3)
+    y.sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    assert torch.equal(x.grad, y)
+
+
+def test_dropout_draws_every_element_on_its_own() -> None:
+    torch.manual_seed(0)
+    kept = (drop(torch.ones(4000, 100), 0.5) > 0).float()
+    correlation = torch.corrcoef(kept.T) - torch.eye(100)
+    assert correlation.abs().max() < 0.1
+
+
+def test_grid_positions_are_y_then_x_row_by_row() -> None:
+    table = grid_sinusoid(2, 3, 8)
+    y, x = 2 / (2 + 1e-6) * 2 * math.pi, 3 / (3 + 1e-6) * 2 * math.pi
+    slow = [math.sin(y / 100), math.cos(y / 100)], [math.sin(x / 100), math.cos(x / 100)]
+    last = [math.sin(y), math.cos(y), *slow[0], math.sin(x), math.cos(x), *slow[1]]
+    close(table[-1], torch.tensor(last))
+    close(table[0, :4], table[2, :4])
+    close(table[0, 4:], table[3, 4:])
+
+
+def test_predicting_first_does_not_spoil_training() -> None:
+    model = Act(SMALL, 3, 2, n_cameras=1)
+    state, image = torch.randn(2, 3), torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        model(state, [image])
+    model(state, [image]).actions_BCA.sum().backward()
+    assert all(p.grad is not None for p in model.backbone_parameters())
+
+
+def test_autocast_computes_nearly_the_same() -> None:
+    model = golden_model("")
+    with torch.autocast("cpu", torch.bfloat16):
+        _, loss = trained_forward(model, "")
+    loss.total.backward()  # type: ignore[no-untyped-call]
+    assert loss.total.dtype == torch.float32
+    close(loss.total, EXPECTED["train.loss"], rtol=0.05)
+    norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    close(norm, EXPECTED["step.total_grad_norm"], rtol=0.1)
+
+
+# The backbone
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("resnet18", 11_689_512 - 513_000), ("resnet34", 21_797_672 - 513_000), ("resnet50", 23_508_032)]
+)
+def test_backbone_has_torchvisions_parameter_count_without_classifier(name: str, size: int) -> None:
+    with torch.device("meta"):
+        tensors = ResNet(name).state_dict()
+    assert sum(w.numel() for key, w in tensors.items() if "running" not in key) == size
+
+
+@pytest.mark.parametrize(("name", "channels"), [("resnet18", 512), ("resnet34", 512), ("resnet50", 2048)])
+def test_backbone_divides_the_picture_by_32(name: str, channels: int) -> None:
+    backbone = ResNet(name)
+    with torch.inference_mode():
+        features = backbone(torch.randn(1, 3, 70, 96))
+    assert features.shape == (1, channels, 3, 3)
+    assert backbone.channels == channels
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_folded_norms_equal_norms_applied_after_the_convolution(name: str) -> None:
+    backbone = ResNet(name).double()
+    for key, buffer in backbone.named_buffers():
+        buffer.uniform_(0.5, 1.5) if key.endswith(("weight", "var")) else buffer.uniform_(-0.2, 0.2)
+    w: Mapping[str, Tensor] = dict(backbone.named_parameters()) | dict(backbone.named_buffers())
+
+    def conv_norm(x: Tensor, conv: str, norm: str, stride: int = 1) -> Tensor:
+        kernel = w[f"{conv}.weight"]
+        y = F.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+        statistics = w[f"{norm}.running_mean"], w[f"{norm}.running_var"]
+        return F.batch_norm(y, *statistics, w[f"{norm}.weight"], w[f"{norm}.bias"], eps=1e-5)
+
+    image = torch.randn(1, 3, 40, 33, dtype=torch.float64)
+    x = F.max_pool2d(F.relu(conv_norm(image, "conv1", "bn1", 2)), 3, 2, 1)
+    for stage in range(1, 5):
+        for i, _ in enumerate(backbone.get_submodule(f"layer{stage}").children()):
+            block, stride = f"layer{stage}.{i}", 2 if stage > 1 and i == 0 else 1
+            n = 3 if name == "resnet50" else 2
+            y = x
+            for k in range(1, n + 1):
+                y = conv_norm(y, f"{block}.conv{k}", f"{block}.bn{k}", stride if k == n - 1 else 1)
+                y = F.relu(y) if k < n else y
+            if f"{block}.downsample.0.weight" in w:
+                x = conv_norm(x, f"{block}.downsample.0", f"{block}.downsample.1", stride)
+            x = F.relu(x + y)
+    wanted = torch.autograd.grad(x.square().sum(), list(backbone.parameters()))
+    features = backbone(image)
+    actual = torch.autograd.grad(features.square().sum(), list(backbone.parameters()))
+    torch.testing.assert_close(features, x, atol=1e-9, rtol=1e-7)
+    torch.testing.assert_close(actual, wanted, atol=1e-7, rtol=1e-7)
+
+
+def published_weights(name: str = "resnet18") -> dict[str, Tensor]:
+    """Weights as torchvision publishes them: with a classifier and counters we have no use for."""
+    with torch.device("meta"):
+        shapes = {key: w.shape for key, w in ResNet(name).state_dict().items()}
+    weights = {key: torch.full(shape, float(i)) for i, (key, shape) in enumerate(shapes.items())}
+    return weights | {"fc.weight": torch.rand(9, 512), "bn1.num_batches_tracked": torch.tensor(5)}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_backbone_weights_come_from_a_local_file(tmp_path: Path, suffix: str) -> None:
+    path, published = tmp_path / f"weights{suffix}", published_weights()
+    torch.save(published, path) if suffix == ".pth" else save_file(published, path)
+    backbone = ResNet("resnet18")
+    load_backbone_weights(backbone, str(path))
+    assert all(torch.equal(w, published[key]) for key, w in backbone.state_dict().items())
+
+
+def test_named_weights_come_from_torch_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    published = published_weights()
+    torch.save(published, tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
+    backbone = ResNet("resnet18")
+    load_backbone_weights(backbone, "ResNet18_Weights.IMAGENET1K_V1")
+    assert torch.equal(backbone.conv1.weight, published["conv1.weight"])
+
+
+def test_no_network_says_to_give_a_local_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"cannot be read .*; download https://.*resnet18.*path of the file"):
+        load_backbone_weights(ResNet("resnet18"), "ResNet18_Weights.IMAGENET1K_V1")
+
+
+def test_damaged_cache_is_the_operators_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "resnet18-f37072fd.pth").write_bytes(b"half a download")
+    with pytest.raises(UserError, match="resnet18-f37072fd"):
+        load_backbone_weights(ResNet("resnet18"), "ResNet18_Weights.IMAGENET1K_V1")
+
+
+def test_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"no such file and no known name.*ResNet18_Weights\.IMAGENET1K_V1"):
+        load_backbone_weights(ResNet("resnet18"), "ResNet18_Weights.BEST")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_damaged_file_is_named(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(b"not weights at all")
+    with pytest.raises(UserError, match=rf"weights{suffix}: cannot be read"):
+        load_backbone_weights(ResNet("resnet18"), str(path))
+
+
+def test_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(published_weights() | {"extra": Path("x")}, path)
+    with pytest.raises(UserError, match="cannot be read"):
+        load_backbone_weights(ResNet("resnet18"), str(path))
+
+
+def test_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    path, published = tmp_path / "weights.pth", published_weights()
+
+    def refusal(changed: dict[str, Tensor]) -> str:
+        torch.save(changed, path)
+        with pytest.raises(UserError) as caught:
+            load_backbone_weights(ResNet("resnet18"), str(path))
+        return str(caught.value)
+
+    missing = {key: w for key, w in published.items() if key != "layer3.0.bn2.bias"}
+    assert "layer3.0.bn2.bias is missing" in refusal(missing)
+    wrong = published | {"layer1.0.conv1.weight": torch.zeros(64, 64, 5, 5)}
+    assert "layer1.0.conv1.weight has shape (64, 64, 5, 5), expected (64, 64, 3, 3)" in refusal(wrong)
+    assert "layer1.2.bn1.bias has no place in this backbone" in refusal(published_weights("resnet34"))

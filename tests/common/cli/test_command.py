@@ -1,0 +1,74 @@
+"""What is raised inside a main() becomes one line and an exit code."""
+
+import errno
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from common.cli.command import Parser, TransientError, UserError, progress, run
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("no bag in\n /data: record one"), 2, "error: no bag in /data: record one\n"),
+        (
+            TransientError("the network is down"),
+            75,
+            "error (may pass; run the same command again): the network is down\n",
+        ),
+        (KeyboardInterrupt(), 130, "stopped; run the same command again to go on\n"),
+        (
+            OSError(errno.ENOSPC, "No space left", "/data/x"),
+            2,
+            "error: /data/x: No space left on device; free some space and run again\n",
+        ),
+        (
+            OSError(errno.EROFS, "Read-only", "/data/x"),
+            2,
+            "error: /data/x: Read-only file system; choose a place that may be written to\n",
+        ),
+    ],
+)
+def test_a_foreseen_failure_is_one_line_and_its_exit_code(
+    error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(_: Sequence[str] | None) -> int:
+        raise error
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as leaving:
+        run(main)
+    signal.signal(signal.SIGINT, before)
+    assert leaving.value.code == code
+    assert capsys.readouterr().err == line
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    def main(_: Sequence[str] | None) -> int:
+        raise KeyError("ours")
+
+    with pytest.raises(KeyError, match="ours"):
+        run(main)
+
+
+def test_a_wrong_flag_is_one_line_naming_it() -> None:
+    with pytest.raises(UserError, match="--nonsense"):
+        Parser("stage").parse_args(["--nonsense"])
+
+
+def test_progress_passes_every_item_through() -> None:
+    assert list(progress(iter(range(5)), 5, "counting")) == [0, 1, 2, 3, 4]
+
+
+def test_a_reader_who_has_seen_enough_is_no_error() -> None:
+    script = "from common.cli.command import run\nrun(lambda _: print(*range(10**5), sep='\\n') or 0)"
+    command = f'{sys.executable} -c "{script}" | head -n 1'
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")

@@ -1,0 +1,154 @@
+"""Configuration: values convert by the field's type, and a mistake is named before any work."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.cli import config
+from common.cli.command import UserError
+from common.cli.config import option, section
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = option(1e-5, "a rate", low=0, high=1)
+    count: int = option(3, "a count", low=1)
+    flag: bool = option(False, "a flag")
+    name: str = option("x", "a name")
+    size: list[int] | None = option(None, "a size", low=1)
+    map: dict[str, str] = option({}, "a map")
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner = section(Inner)
+
+
+def test_a_rate_written_as_5e_5_is_a_number() -> None:
+    assert config.load(Outer, None, ["inner.rate=5e-5"]).inner.rate == 5e-5
+
+
+@pytest.mark.parametrize("text", ["no", "010", "12:30", "null_", "true"])
+def test_text_stays_the_text_that_was_written(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(f"inner: {{name: {text}}}")
+    assert config.load(Outer, tmp_path / "c.yaml").inner.name == text
+
+
+def test_an_override_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("inner:\n  count: 7\n  flag: true\n")
+    loaded = config.load(Outer, tmp_path / "c.yaml", ["inner.count=8"])
+    assert (loaded.inner.count, loaded.inner.flag, loaded.inner.rate) == (8, True, 1e-5)
+
+
+@pytest.mark.parametrize("text", ["run #3", "#3", "a#b", "it's", "/data/my runs/3"])
+def test_an_override_has_no_comments(text: str) -> None:
+    assert config.load(Outer, None, [f"inner.name={text}"]).inner.name == text
+
+
+@pytest.mark.parametrize("text", ["", '""', "''"])
+def test_an_override_can_be_empty(text: str) -> None:
+    assert config.load(Outer, None, [f"inner.name={text}"]).inner.name == ""
+
+
+def test_lists_maps_and_null_are_understood() -> None:
+    loaded = config.load(Outer, None, ["inner.size=[64, 96]", "inner.map={a: /t}", "inner.map.b=/u"])
+    assert loaded.inner.size == [64, 96]
+    assert loaded.inner.map == {"a": "/t", "b": "/u"}
+    assert config.load(Outer, None, ["inner.size=null"]).inner.size is None
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("inner.cuont=4", ["inner.cuont", "inner.count"]),
+        ("inenr.count=4", ["inenr", "did you mean inner?"]),
+        ("inner.count=4.5", ["inner.count=4.5", "whole number"]),
+        ("inner.count=true", ["inner.count=true", "whole number"]),
+        ("inner.count=0", ["inner.count=0", "at least 1"]),
+        ("inner.rate=2", ["inner.rate=2", "at most 1"]),
+        ("inner.rate=nan", ["inner.rate=nan", "finite"]),
+        ("inner.rate=fast", ["inner.rate=fast", "a number"]),
+        ("inner.flag=yes", ["inner.flag=yes", "true or false"]),
+        ("inner.size=[64, 0]", ["inner.size", "at least 1"]),
+        ("inner.size=64", ["inner.size=64", "a list"]),
+        ("inner=5", ["inner='5'", "section"]),
+        ("inner.count", ["key=value"]),
+        ("inner.size=[1", ["not valid YAML"]),
+    ],
+)
+def test_a_mistake_is_refused_naming_key_value_and_expectation(override: str, words: list[str]) -> None:
+    with pytest.raises(UserError) as refusal:
+        config.load(Outer, None, [override])
+    for word in words:
+        assert word in str(refusal.value)
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("inner:\n  count: 7\n  count: 8\n")
+    with pytest.raises(UserError, match="'count' is given twice"):
+        config.load(Outer, tmp_path / "c.yaml")
+
+
+def test_every_option_is_described() -> None:
+    rows = {key: default for key, default, _ in config.describe(Outer)}
+    assert rows["inner.rate"] == "1e-05"
+    assert rows["inner.size"] == "null"
+    assert all(doc for _, _, doc in config.describe(Outer))
+
+
+@given(st.floats(0, 1), st.integers(1, 10**9), st.booleans())
+def test_what_is_written_is_what_is_read(rate: float, count: int, flag: bool) -> None:
+    overrides = [f"inner.rate={rate!r}", f"inner.count={count}", f"inner.flag={str(flag).lower()}"]
+    inner = config.load(Outer, None, overrides).inner
+    assert (inner.rate, inner.count, inner.flag) == (rate, count, flag)
+
+
+@given(st.text(max_size=40))
+def test_any_text_as_a_config_file_is_read_or_refused_but_never_a_crash(text: str) -> None:
+    try:
+        tree = config._parse(text, "text")
+        config._build(Outer, tree, "")
+    except UserError as refusal:
+        assert str(refusal)  # either outcome is right, a crash is not
+
+
+KEYS = [key for key, _, _ in config.describe(Outer)]
+
+
+@given(st.sampled_from(KEYS), st.integers(0, 20), st.sampled_from("abcxyz_"), st.integers(0, 3))
+def test_a_slip_of_the_finger_in_a_key_is_answered_with_the_key(key: str, at: int, letter: str, kind: int) -> None:
+    section_name, name = key.split(".")
+    at %= len(name)
+    slip = {
+        0: name[:at] + name[at + 1 :],
+        1: name[:at] + letter + name[at:],
+        2: name[:at] + letter + name[at + 1 :],
+        3: name[:at] + name[at : at + 2][::-1] + name[at + 2 :],
+    }[kind]
+    if f"{section_name}.{slip}" in KEYS or len(slip) < 3:
+        return
+    with pytest.raises(UserError, match=rf"unknown key {section_name}\.{slip}; (did you mean|known here:).*{key}"):
+        config.load(Outer, None, [f"{section_name}.{slip}=1"])
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(10**12), 10**12))
+def test_a_number_is_taken_within_its_range_and_nowhere_else(rate: float, count: int) -> None:
+    for name, value, low, high in (("rate", rate, 0, 1), ("count", count, 1, float("inf"))):
+        if low <= value <= high:
+            assert getattr(config.load(Outer, None, [f"inner.{name}={value!r}"]).inner, name) == value
+        else:
+            with pytest.raises(UserError, match=rf"inner\.{name}=.*: expected at (least|most)"):
+                config.load(Outer, None, [f"inner.{name}={value!r}"])
+
+
+@given(st.dictionaries(st.sampled_from([*KEYS, "inner", "inner.size"]), st.text(max_size=20), max_size=4))
+def test_any_overrides_are_read_or_refused_but_never_a_crash(overrides: dict[str, str]) -> None:
+    try:
+        loaded = config.load(Outer, None, [f"{key}={value}" for key, value in overrides.items()])
+    except UserError as refusal:
+        assert str(refusal)
+    else:
+        assert config.from_json(Inner, config.to_dict(loaded)["inner"]) == loaded.inner

@@ -1,0 +1,235 @@
+"""Pictures come decoded from a map or at every use, the same ones; the map is built once, whole, and only where it fits."""
+
+import fcntl
+import logging
+import shutil
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from common.cli.command import TransientError, UserError
+from common.lerobot import frame_cache as frames_module
+from common.lerobot.dataset import Dataset
+from common.lerobot.frame_cache import (
+    DecodedFrames,
+    Frames,
+    MappedFrames,
+    cache_bytes,
+    clear_cache,
+    list_cache,
+    open_frames,
+)
+from common.lerobot.images import resize
+from stage2_train.__main__ import main
+from tests.conftest import GOLDEN
+
+ROWS = np.array([41, 0, 19, 20, 20])
+
+
+def taken(frames: Frames) -> np.ndarray:
+    out = np.empty((len(ROWS), *frames.shape), np.uint8)
+    frames.take(ROWS, out)
+    return out
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_decoding_at_every_use_gives_what_the_map_gives(kind: str, tmp_path: Path) -> None:
+    dataset = Dataset.open(GOLDEN / f"dataset_{kind}")
+    mapped = open_frames(dataset, tmp_path / "mapped")["color"]
+    decoded = open_frames(dataset, tmp_path / "decoded", mode="none")["color"]
+    assert isinstance(mapped, MappedFrames)
+    assert isinstance(decoded, DecodedFrames)
+    np.testing.assert_array_equal(taken(decoded), taken(mapped))
+    assert not (tmp_path / "decoded" / "frames").exists()
+
+
+@pytest.mark.parametrize("mode", ["mmap", "none"])
+def test_pictures_are_resized_once_and_for_all(mode: str, tmp_path: Path) -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_image")
+    whole = open_frames(dataset, tmp_path)["color"]
+    small = open_frames(dataset.in_size((32, 48)), tmp_path, mode)["color"]  # type: ignore[arg-type]
+    assert small.shape == (32, 48, 3)
+    for picture, wanted in zip(taken(small), taken(whole), strict=True):
+        np.testing.assert_array_equal(picture, cv2.resize(wanted, (48, 32), interpolation=cv2.INTER_AREA))
+
+
+def test_a_picture_of_the_size_asked_for_stays_as_it_is() -> None:
+    picture = np.zeros((4, 6, 3), np.uint8)
+    assert resize(picture, (4, 6)) is picture
+    assert resize(picture, None) is picture
+    assert resize(picture, (8, 12)).shape == (8, 12, 3)
+
+
+def test_the_map_has_the_size_that_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_image")
+    with caplog.at_level(logging.INFO):
+        open_frames(dataset, tmp_path)
+    (path,) = (tmp_path / "frames").glob("*/color.u8")
+    assert path.stat().st_size == cache_bytes(dataset) == 42 * 64 * 96 * 3
+    assert path.stat().st_blocks * 512 >= path.stat().st_size  # no holes that a full disk would answer with SIGBUS
+    assert "decoding 42 pictures once into" in caplog.text
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=1000))
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_without_room_auto_decodes_at_every_use_and_mmap_refuses(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_image")
+    with caplog.at_level(logging.WARNING):
+        assert isinstance(open_frames(dataset, tmp_path)["color"], DecodedFrames)
+    assert "disk too full for the decoded pictures" in caplog.text
+    with pytest.raises(UserError, match="1,000 bytes free, 774,144 are needed"):
+        open_frames(dataset, tmp_path, mode="mmap")
+
+
+def test_a_process_that_does_not_build_takes_what_there_is(tmp_path: Path) -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_image")
+    assert isinstance(open_frames(dataset, tmp_path, build=False)["color"], DecodedFrames)
+    open_frames(dataset, tmp_path)
+    assert isinstance(open_frames(dataset, tmp_path, build=False)["color"], MappedFrames)
+
+
+def test_one_process_builds_and_the_others_wait_for_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_image")
+    folder = frames_module._folder(dataset, tmp_path)
+    folder.parent.mkdir(parents=True)
+    caplog.set_level(logging.INFO)
+    with ThreadPoolExecutor(1) as pool, folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        opened = pool.submit(open_frames, dataset, tmp_path)
+        deadline_s = time.monotonic() + 30
+        while "waiting for another process" not in caplog.text:
+            assert not opened.done()
+            assert time.monotonic() < deadline_s
+        assert not folder.exists()
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert opened.result(30)
+
+
+def test_a_dataset_that_cannot_be_written_to_is_read(image_dataset: Path, tmp_path: Path) -> None:
+    for path in [image_dataset, *image_dataset.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = {path: path.stat().st_mtime_ns for path in image_dataset.rglob("*")}
+    try:
+        taken(open_frames(Dataset.open(image_dataset), tmp_path / "cache")["color"])
+        assert before == {path: path.stat().st_mtime_ns for path in image_dataset.rglob("*")}
+    finally:
+        for path in [image_dataset, *image_dataset.rglob("*")]:
+            path.chmod(0o755)
+
+
+def test_the_cache_is_listed_and_cleared_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_image")
+    cache = ["--override", f"data.cache_dir={tmp_path}"]
+    assert main(["--cache", "list", *cache]) == 0
+    assert "nothing is cached" in capsys.readouterr().out
+    open_frames(dataset, tmp_path)
+    dataset.columns(["action"], tmp_path)
+    assert main(["--cache", "list", *cache]) == 0
+    listed = capsys.readouterr().out
+    assert str(GOLDEN / "dataset_image") in listed
+    assert "columns" in listed
+    assert main(["--cache", "clear", *cache]) == 0
+    assert list_cache(tmp_path) == []
+    clear_cache(tmp_path)
+
+
+def test_a_map_larger_than_the_memory_it_may_take_is_read_without_growing(tmp_path: Path) -> None:
+    def anonymous_kb() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+    with (tmp_path / "camera.u8").open("wb") as file:
+        file.truncate(4000 * 480 * 640 * 3)  # 3.7 GB of holes: the kernel may drop what it has read of them at any time
+    frames = MappedFrames(tmp_path / "camera.u8", 4000, (480, 640, 3))
+    out = np.ones((8, 480, 640, 3), np.uint8)
+    frames.take(np.arange(8), out)
+    before = anonymous_kb()
+    for first in range(0, 4000, 400):
+        frames.take(np.arange(first, first + 8), out)
+    assert anonymous_kb() - before < 10_000
+    assert not out.any()
+
+
+def built(dataset: Dataset, cache: Path) -> Path:
+    open_frames(dataset, cache)
+    (folder,) = (cache / "frames").glob("*/")
+    return folder
+
+
+@pytest.mark.parametrize("size", [None, (7, 9)])
+def test_a_flipped_bit_in_a_map_is_found_when_its_picture_is_first_used(
+    size: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_image").in_size(size)
+    folder = built(dataset, tmp_path)
+    whole = (folder / "color.u8").read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) * 20 // 42 - 1] ^= 4  # the last byte of picture 19
+    (folder / "color.u8").write_bytes(flipped)
+    frames = open_frames(dataset, tmp_path)["color"]
+    out = np.empty((19, *frames.shape), np.uint8)
+    frames.take(np.arange(19), out)
+    with pytest.raises(TransientError, match=r"picture 19 in .*color\.u8 is damaged; the next start decodes all anew"):
+        taken(frames)
+    assert taken(open_frames(dataset, tmp_path)["color"]).any()
+    assert (folder / "color.u8").read_bytes() == whole
+
+
+@pytest.mark.parametrize("harm", ["short", "long", "no map", "no record", "empty", "no sums"])
+def test_a_map_that_is_not_as_it_was_left_is_made_anew(
+    harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_image")
+    folder = built(dataset, tmp_path)
+    whole = (folder / "color.u8").read_bytes()
+    if harm == "no record":
+        (folder / "about.json").unlink()
+    elif harm in ("no map", "no sums"):
+        (folder / f"color.{'u8' if harm == 'no map' else 'sums'}").unlink()
+    else:
+        (folder / "color.u8").write_bytes({"short": whole[:-1], "long": whole + b"1", "empty": b""}[harm])
+    assert isinstance(open_frames(dataset, tmp_path, build=False)["color"], DecodedFrames)
+    assert isinstance(open_frames(dataset, tmp_path)["color"], MappedFrames)
+    assert f"{folder} is damaged and is made anew" in caplog.text
+    assert (folder / "color.u8").read_bytes() == whole
+    assert [path.name for path in (tmp_path / "frames").glob("*/")] == [folder.name]
+
+
+def test_a_map_that_another_version_wrote_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_image")
+    monkeypatch.setattr(frames_module, "CACHE_VERSION", frames_module.CACHE_VERSION - 1)
+    old = built(dataset, tmp_path)
+    (old / "color.u8").write_bytes(bytes((old / "color.u8").stat().st_size))
+    monkeypatch.undo()
+    assert taken(open_frames(dataset, tmp_path)["color"]).any()
+    assert len(list((tmp_path / "frames").glob("*/"))) == 2
+
+
+def test_what_a_killed_process_left_half_written_is_not_read_and_goes(tmp_path: Path) -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_image")
+    folder = built(dataset, tmp_path)
+    child = subprocess.Popen(["true"])
+    child.wait()
+    half = folder.rename(folder.with_name(f".tmp-{folder.name}-{child.pid}"))
+    (half / "color.u8").write_bytes(b"half")
+    assert taken(open_frames(dataset, tmp_path)["color"]).any()
+    assert not half.exists()
+
+
+def test_a_damaged_record_does_not_keep_the_cache_from_being_listed(tmp_path: Path) -> None:
+    folder = built(Dataset.open(GOLDEN / "dataset_image"), tmp_path)
+    (folder / "about.json").write_text("{")
+    (line,) = list_cache(tmp_path)
+    assert line.endswith("damaged")

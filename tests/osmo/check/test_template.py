@@ -1,0 +1,113 @@
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from osmo.check.template import Rendered, TemplateError, parse_set, read, submitted
+
+
+def rendered(tmp_path: Path, text: str, **values: Any) -> Rendered:
+    (tmp_path / "flow.yaml").write_text(dedent(text))
+    return read(tmp_path / "flow.yaml").render(values)
+
+
+LOOP = """\
+    workflow:
+      name: "{{ name }}"
+      tasks:
+      # {% for i in range(count) %}
+      - name: "task-{{ i }}"
+        args:
+        - |
+          echo {{output}} {{input:0}}
+          echo {{ i }}
+      # {% endfor %}
+
+    default-values:
+      name: first
+      count: 2
+    """
+
+
+def test_default_values_fill_the_file_and_set_changes_them(tmp_path: Path) -> None:
+    assert rendered(tmp_path, LOOP).document["workflow"]["name"] == "first"
+    tasks = rendered(tmp_path, LOOP, count=3).document["workflow"]["tasks"]
+    assert [task["name"] for task in tasks] == ["task-0", "task-1", "task-2"]
+    assert "default-values" not in rendered(tmp_path, LOOP).document
+
+
+def test_tokens_pass_through_both_renderings(tmp_path: Path) -> None:
+    document = rendered(tmp_path, LOOP).document
+    again = submitted(document, tmp_path)
+    assert again["workflow"]["tasks"][1]["args"] == ["echo {{output}} {{input:0}}\necho 1\n"]
+
+
+def test_every_part_knows_the_line_of_the_file_it_came_from(tmp_path: Path) -> None:
+    found = rendered(tmp_path, LOOP)
+    for task in (0, 1):
+        assert found.line(("workflow", "tasks", task, "name")) == 5
+        assert found.line(("workflow", "tasks", task, "args", 0)) == 7
+        assert found.line(("workflow", "tasks", task, "nothing")) == 5
+
+
+def test_a_localpath_is_put_in_its_place_and_rendered_without_the_default_values(tmp_path: Path) -> None:
+    text = """\
+        workflow:
+          name: "{{ name }}"
+          tasks:
+          - name: t
+            files:
+            - {path: /workspace/config.yaml, localpath: config.yaml}
+        default-values: {name: n}
+        """
+    (tmp_path / "config.yaml").write_text("steps: 3 # {{output}}\n")
+    (file,) = submitted(rendered(tmp_path, text).document, tmp_path)["workflow"]["tasks"][0]["files"]
+    assert file == {"path": "/workspace/config.yaml", "contents": "steps: 3 # {{output}}\n"}
+    (tmp_path / "config.yaml").write_text("steps: {{ name }}\n")
+    with pytest.raises(TemplateError, match="'name' is undefined"):
+        submitted(rendered(tmp_path, text).document, tmp_path)
+
+
+def test_a_token_built_by_a_loop_is_a_token_in_the_second_pass(tmp_path: Path) -> None:
+    text = """\
+        workflow:
+          name: n
+          tasks:
+          - name: t
+            args: ["{% for i in range(2) %}{{ '{{' }}input:{{ i }}{{ '}}' }} {% endfor %}{{ x }}"]
+        default-values: {x: 1}
+        """
+    document = rendered(tmp_path, text).document
+    assert submitted(document, tmp_path)["workflow"]["tasks"][0]["args"] == ["{{input:0}} {{input:1}} 1"]
+
+
+@pytest.mark.parametrize(
+    ("line", "number", "words"),
+    [
+        ("name: {{ output }}", 2, "{{ output }}: a token takes no spaces; write {{output}}"),
+        ("name: '{{ input:0 }}'", 2, "write {{input:0}}"),
+        ("name: '{{nmae}}'", 2, "'nmae' is undefined"),
+        ("name: '{{ {\"url\": 1}[bags] }}'", 2, "has no attribute 'here'"),
+        ("name: {% if %}", 2, "not a valid template"),
+        ("name: [}", 2, "not valid YAML once rendered"),
+    ],
+)
+def test_what_cannot_be_rendered_names_the_line(tmp_path: Path, line: str, number: int, words: str) -> None:
+    with pytest.raises(TemplateError) as caught:
+        rendered(tmp_path, f"workflow:\n  {line}\ndefault-values:\n  bags: here\n")
+    assert words in str(caught.value)
+    assert caught.value.line == number
+
+
+def test_a_value_that_is_no_default_value_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(TemplateError, match=r"--set cout: not among the default-values; did you mean count\?"):
+        rendered(tmp_path, LOOP, cout=1)
+
+
+def test_set_tries_whole_numbers_then_numbers_then_text_as_osmo_does() -> None:
+    values = parse_set(["a=1", "b=1e-5", "c=true", "d=x=y"], ["e=1e-5", "f=1"])
+    assert values == {"a": 1, "b": 1e-5, "c": "true", "d": "x=y", "e": "1e-5", "f": "1"}
+    assert str(values["b"]) == "1e-05"  # what the file then holds
+    with pytest.raises(TemplateError, match="expected name=value"):
+        parse_set(["a"], [])

@@ -1,0 +1,397 @@
+"""Workflows of shell commands, run by the command that users type: order, failures, retries, stops and restarts."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from textwrap import dedent, indent
+
+import pytest
+
+from osmo.local.__main__ import Result, restart, run
+from osmo.local.plan import seconds
+from osmo.local.status_table import RUNNING, Board, Row
+from osmo.local.storage import transfer
+from tests.conftest import ROOT
+
+TOP = "workflow:\n  name: toy\n  resources: {default: {cpu: 1}}\n"
+BOTTOM = "default-values: {word: hello, when: 1h}\n"
+
+
+def task(name: str, script: str, more: str = "") -> str:
+    """A task that runs a line of bash."""
+    text = f"- name: {name}\n  image: registry/image\n  command: [bash, -euc]\n  args:\n  - |\n"
+    return text + indent(dedent(script).strip(), "    ") + "\n" + indent(dedent(more), "  ")
+
+
+def flow(tmp_path: Path, *tasks: str, above: str = "") -> Path:
+    path = tmp_path / "flow.yaml"
+    path.write_text(TOP + indent(dedent(above), "  ") + "  tasks:\n" + indent("".join(tasks), "  ") + BOTTOM)
+    return path
+
+
+def go(tmp_path: Path, *tasks: str, **options: object) -> Result:
+    return run(flow(tmp_path, *tasks), work=tmp_path / "work", **options)  # type: ignore[arg-type]
+
+
+def statuses(result: Result) -> dict[str, str]:
+    return {name: task.status for name, task in result.tasks.items()}
+
+
+def test_outputs_are_the_inputs_of_what_comes_after(tmp_path: Path) -> None:
+    a = task(
+        "a", 'mkdir "{{output}}/d" "{{output}}/empty"; echo {{ word }} > "{{output}}/d/f"; ln -s d "{{output}}/link"'
+    )
+    b = task(
+        "b", 'cat "{{input:0}}/d/f" "{{input:a}}/d/f"; ls "{{input:0}}"; echo {{workflow_id}}', "inputs: [{task: a}]\n"
+    )
+    result = go(tmp_path, a, b, values={"word": "there"})
+    assert statuses(result) == {"a": "completed", "b": "completed"}
+    # linked and empty folders do not survive OSMO's upload, so they must not survive here
+    assert result.tasks["b"].log.read_text().split() == ["there", "there", "d", "toy-1"]
+
+
+def test_files_and_paths_of_the_container_lie_in_the_tasks_own_folder(tmp_path: Path) -> None:
+    files = "files: [{path: /workspace/config.yaml, contents: 'out: {{output}}'}]\n"
+    a = task(
+        "a",
+        'cat "$CONFIG_FILE"; echo; echo $OUTPUT_DIR $DEST',
+        files + "environment: {DEST: /data/rosbags, LEAVE: /etc}\n",
+    )
+    b = "- {name: b, image: i/j, command: [bash, /opt/run.sh], files: [{path: /opt/run.sh, contents: echo ran}]}\n"
+    result = go(tmp_path, a, b)
+    root = tmp_path / "work" / "a" / "root"
+    assert result.tasks["a"].log.read_text().split() == [
+        "out:", str(result.tasks["a"].output), f"{root}/output/train-rosbag-act", f"{root}/data/rosbags",
+    ]  # fmt: skip
+    assert result.tasks["b"].log.read_text() == "ran\n"
+
+
+def test_a_failing_task_fails_what_follows_it_and_nothing_else(tmp_path: Path) -> None:
+    a = task("a", "echo the reason >&2; exit 7")
+    b = task("b", "true", "inputs: [{task: a}]\n")
+    c = task("c", "true", "inputs: [{task: b}]\n")
+    path = flow(tmp_path, a, b, c, task("d", "true"))
+    done = command("run", path, "--work", tmp_path / "work")
+    assert done.returncode == 2
+    state = json.loads((tmp_path / "work" / "run.json").read_text())["tasks"]
+    assert {name: row["status"] for name, row in state.items()} == {
+        "a": "failed", "b": "upstream failed", "c": "upstream failed", "d": "completed",
+    }  # fmt: skip
+    assert re.search(r"a failed with exit code 7; the end of .*/a/log.txt:\n  the reason\n", done.stderr)
+    assert f"python -m osmo.local restart {tmp_path}/work" in done.stderr
+
+
+def test_restart_runs_again_only_what_did_not_complete(tmp_path: Path) -> None:
+    a = task("a", 'echo once >> "{{output}}/../../a-ran"; echo x > "{{output}}/x"')
+    b = task(
+        "b", 'test -e "{{output}}/../../may-pass"; cat "{{input:0}}/x"; echo {{workflow_id}}', "inputs: [{task: a}]\n"
+    )
+    assert statuses(go(tmp_path, a, b)) == {"a": "completed", "b": "failed"}
+    (tmp_path / "work" / "may-pass").touch()
+    result = restart(tmp_path / "work")
+    assert statuses(result) == {"a": "completed", "b": "completed"}
+    assert (tmp_path / "work" / "a-ran").read_text() == "once\n"
+    assert result.tasks["b"].log.read_text().split() == ["x", "toy-2"]  # a restart is a new workflow
+
+
+def test_exit_actions_decide_what_a_code_means(tmp_path: Path) -> None:
+    actions = "exitActions: {COMPLETE: '3,5-7', RESCHEDULE: 75, FAIL: 0}\n"
+    again = 'echo x >> "{{output}}/../tries"; test $(wc -l < "{{output}}/../tries") = 2 || exit 75; exit 6'
+    result = go(
+        tmp_path, task("a", again, actions), task("b", "exit 75", actions), task("c", "true", actions), retries=1
+    )
+    assert statuses(result) == {"a": "completed", "b": "failed", "c": "failed"}
+    assert [result.tasks[name].tries for name in "abc"] == [2, 2, 1]
+
+
+def test_tasks_that_do_not_wait_for_each_other_run_at_the_same_time(tmp_path: Path) -> None:
+    meet = """\
+        touch "{{output}}/../here"
+        for i in $(seq 100); do test -e "{{output}}/../../%s/here" && exit 0; sleep 0.05; done
+        exit 1
+        """
+    result = go(tmp_path, task("a", meet % "b"), task("b", meet % "a"), jobs=2)
+    assert statuses(result) == {"a": "completed", "b": "completed"}
+
+
+def test_no_more_tasks_run_than_jobs(tmp_path: Path) -> None:
+    alone = 'mkdir "{{output}}/../../lock"; sleep 0.2; rmdir "{{output}}/../../lock"'
+    result = go(tmp_path, *(task(name, alone) for name in "abc"), jobs=1)
+    assert set(statuses(result).values()) == {"completed"}
+
+
+def group(scripts: list[str], ignore: bool = False) -> str:
+    members = [task(f"w-{i}", script, f"lead: {str(i == 0).lower()}\n") for i, script in enumerate(scripts)]
+    return f"- name: g\n  ignoreNonleadStatus: {str(ignore).lower()}\n  tasks:\n" + indent("".join(members), "  ")
+
+
+def go_group(tmp_path: Path, scripts: list[str], ignore: bool = False) -> Result:
+    (tmp_path / "flow.yaml").write_text(TOP + "  groups:\n" + indent(group(scripts, ignore), "  ") + BOTTOM)
+    return run(tmp_path / "flow.yaml", work=tmp_path / "work", retries=0)
+
+
+def test_a_group_meets_on_loopback_at_a_port_of_its_own(tmp_path: Path) -> None:
+    listen = "import os, socket; socket.create_server(('127.0.0.1', int(os.environ['MASTER_PORT']))).accept()"
+    server = f'exec python -W ignore -c "{listen}"'
+    client = """\
+        for i in $(seq 50); do (: < "/dev/tcp/{{host:w-0}}/$MASTER_PORT") 2>/dev/null && exit 0; sleep 0.1; done
+        exit 1
+        """
+    assert statuses(go_group(tmp_path, [server, client])) == {"w-0": "completed", "w-1": "completed"}
+
+
+def test_a_dead_worker_fails_its_group_at_once(tmp_path: Path) -> None:
+    start = time.monotonic()
+    result = go_group(tmp_path, ["sleep 60", "exit 3"])
+    assert set(statuses(result).values()) == {"failed"}
+    assert result.tasks["w-1"].exit_code == 3
+    assert time.monotonic() - start < 20
+
+
+def test_a_worker_that_is_to_be_ignored_does_not(tmp_path: Path) -> None:
+    assert statuses(go_group(tmp_path, ["sleep 0.3", "exit 3"], ignore=True)) == {
+        "w-0": "completed",
+        "w-1": "completed",
+    }
+
+
+def test_a_task_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+    path = flow(tmp_path, task("a", "sleep 60"), above="timeout: {exec_timeout: 300ms}\n")
+    result = run(path, work=tmp_path / "work")
+    assert (result.status, statuses(result)) == ("failed", {"a": "timed out"})
+
+
+def test_urls_are_folders_and_datasets_lie_under_their_names(tmp_path: Path) -> None:
+    (tmp_path / "bags" / "run1").mkdir(parents=True)
+    (tmp_path / "bags" / "run1" / "a.mcap").write_text("bag")
+    (tmp_path / "bags" / "run1" / "a.txt").write_text("text")
+    io = """\
+        inputs:
+        - {url: azure://acct/c/bags/, regex: '.*mcap$'}
+        - dataset: {name: local, localpath: bags}
+        - dataset: {name: given}
+        outputs:
+        - url: "azure://acct/out/{{workflow_id}}"
+        - dataset: {name: kept}
+        """
+    result = go(
+        tmp_path,
+        task("a", 'cd "{{input:0}}"; find . -type f; cd ..; ls 1/local 2/given; echo made > "{{output}}/made"', io),
+        maps={"azure://acct/c": tmp_path, "given": tmp_path / "bags"},
+    )
+    assert result.status == "completed", result.tasks["a"].log.read_text()
+    assert result.tasks["a"].log.read_text().split() == ["./run1/a.mcap", "1/local:", "run1", "2/given:", "run1"]
+    for place in ("urls/azure/acct/out/toy-1/made", "datasets/kept/made"):
+        assert (tmp_path / "work" / place).read_text() == "made\n"
+
+
+def test_checkpoints_go_to_their_url_and_come_back_from_it(tmp_path: Path) -> None:
+    state = """\
+        inputs:
+        - url: azure://acct/state/output
+        checkpoint:
+        - {path: /output, url: azure://acct/state, frequency: 100ms, regex: '^output/(?!.*tmp).*'}
+        """
+    script = """\
+        ls "{{input:0}}"
+        mkdir -p "$(dirname $OUTPUT_DIR)"
+        touch "$(dirname $OUTPUT_DIR)"/{step,half.tmp}
+        sleep 0.5
+        exit 1
+        """
+    result = go(tmp_path, task("a", script, state), maps={"azure://acct/state": tmp_path / "state"})
+    assert result.tasks["a"].log.read_text() == ""  # a url with nothing there is an empty folder
+    assert [path.name for path in (tmp_path / "state" / "output").iterdir()] == ["step"]
+    assert restart(tmp_path / "work").tasks["a"].log.read_text() == "step\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("inputs: [{url: azure://acct/c/bags}]\n", "give its folder with --map azure://acct/c/bags=FOLDER"),
+        ("inputs: [{dataset: {name: eval}}]\n", "give its folder with --map eval=FOLDER"),
+        ("inputs: [{task: 'old-3:train'}]\n", "is of an earlier run in the cluster"),
+        (
+            "credentials: {wandb-api-key: {NO_SUCH_KEY: k}}\n",
+            "needs the credential wandb-api-key: export NO_SUCH_KEY=...",
+        ),
+        ("retries: 3\n", "flow.yaml:11: unknown key retries"),
+    ],
+)
+def test_what_is_not_here_is_refused_before_anything_runs(tmp_path: Path, more: str, words: str) -> None:
+    done = command("run", flow(tmp_path, task("a", "true", more)), "--work", tmp_path / "work")
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert not (tmp_path / "work").exists()
+
+
+def test_credentials_come_from_the_environment_and_are_masked_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
+    result = go(tmp_path, task("a", "echo key=$WANDB_API_KEY", "credentials: {w: {WANDB_API_KEY: wandb_api_key}}\n"))
+    assert result.tasks["a"].log.read_text() == "key=[MASKED]\n"
+    assert not any(
+        b"0123456789abcdef" in path.read_bytes() for path in (tmp_path / "work").rglob("*") if path.is_file()
+    )
+
+
+def test_set_env_reaches_every_task(tmp_path: Path) -> None:
+    result = go(tmp_path, task("a", "echo $X"), task("b", "echo $X"), environment={"X": "1"})
+    assert [result.tasks[name].log.read_text() for name in "ab"] == ["1\n", "1\n"]
+
+
+def test_ctrl_c_stops_everything_and_the_run_can_go_on(tmp_path: Path) -> None:
+    script = 'test -e "{{output}}/../../free" || { setsid sleep 61.5 & sleep 61.5; }'
+    path = flow(tmp_path, task("a", script), task("b", "true", "inputs: [{task: a}]\n"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "osmo.local", "run", str(path), "--work", str(tmp_path / "work")],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while len(running("61.5")) < 2:
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "a stopped" in errors
+    assert not running("61.5")
+    (tmp_path / "work" / "free").touch()
+    assert command("restart", tmp_path / "work").returncode == 0
+
+
+def test_what_a_shell_started_may_save_before_it_is_stopped(tmp_path: Path) -> None:
+    # Two commands, so that the shell waits: it dies of the signal at once, its child answers it by saving.
+    child = "trap 'sleep 0.5; touch {{output}}/saved; exit 75' TERM; touch {{output}}/../here; sleep 60 & wait"
+    path = flow(tmp_path, task("a", f'bash -c "{child}"; true'))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "osmo.local", "run", str(path), "--work", str(tmp_path / "work")],
+        cwd=ROOT, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for(tmp_path / "work" / "a" / "here")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 130
+    assert (tmp_path / "work" / "a" / "output" / "saved").exists()
+
+
+def test_a_run_that_is_going_on_is_not_started_twice(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "osmo.local", "run", str(flow(tmp_path, task("a", 'touch "{{output}}/../here"; sleep 60'))),
+         "--work", str(tmp_path / "work")], cwd=ROOT, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_for(tmp_path / "work" / "a" / "here")
+        done = command("restart", tmp_path / "work")
+        assert (done.returncode, "is being run by another process" in done.stderr) == (2, True)
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def test_what_a_killed_runner_left_running_is_ended_before_its_task_starts_again(tmp_path: Path) -> None:
+    script = """\
+        cd "{{output}}/.."
+        if test -e pid; then grep -q OSMO_LOCAL_TASK "/proc/$(cat pid)/environ" && exit 4; exit 3; fi
+        echo $$ > pid
+        sleep 62.5 & wait
+        """
+    path = flow(tmp_path, task("a", script))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "osmo.local", "run", str(path), "--work", str(tmp_path / "work")],
+        cwd=ROOT, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not running("62.5"):
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    assert restart(tmp_path / "work").tasks["a"].exit_code == 3
+    assert not running("62.5")
+
+
+def test_a_finished_folder_is_not_run_over(tmp_path: Path) -> None:
+    go(tmp_path, task("a", "true"))
+    done = command("run", tmp_path / "flow.yaml", "--work", tmp_path / "work")
+    assert (done.returncode, "restart" in done.stderr) == (2, True)
+
+
+def test_what_is_linked_outside_is_copied_when_the_disk_cannot_link(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").write_text("x")
+    (tmp_path / "a" / "to-file").symlink_to("file")
+    transfer(tmp_path / "a", tmp_path / "linked")
+    transfer(tmp_path / "a", tmp_path / "copied", link=False)
+    assert (tmp_path / "linked" / "file").stat().st_nlink > 1
+    assert (tmp_path / "copied" / "file").stat().st_nlink == 1
+    assert not (tmp_path / "linked" / "to-file").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("90m", 5400), ("3600", 3600), (5, 5), ("1500ms", 1.5), ("P1DT2H", 93600), ("PT1H30M", 5400)],
+)
+def test_durations(text: str | int, expected: float) -> None:
+    assert seconds(text) == expected
+
+
+def command(*args: object) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "osmo.local", *map(str, args)]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def running(word: str) -> list[str]:
+    """The command lines of running processes that hold `word`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            found += [entry.name] if word.encode() in words else []
+    return found
+
+
+def test_a_log_shows_now_and_then_what_a_running_task_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("osmo.local.status_table.LOG_PERIOD_S", 0.0)
+    board = Board({})
+    for note in ("step 50 of 100", "step 100 of 100"):
+        board.show({"train-act": Row(RUNNING, None, 1.0, 1, note)})
+    said = capsys.readouterr().err.splitlines()
+    assert said[1:] == ["train-act: step 50 of 100", "train-act: step 100 of 100"]
+
+
+INTERRUPTED_START = """
+import os, sys, threading, time
+from pathlib import Path
+from osmo.local.processes import Process
+
+def interrupted(thread):
+    while not Path(sys.argv[1], "begun").exists():
+        time.sleep(0.01)
+    raise KeyboardInterrupt
+
+threading.Thread.start = interrupted
+script = 'touch begun; setsid sleep 63.5 & sleep 63.5'
+Process(["bash", "-c", script], dict(os.environ), Path(sys.argv[1]), Path(sys.argv[1], "log.txt"), [])
+"""
+
+
+def test_ctrl_c_while_a_task_is_being_started_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The signal comes when the child runs already, and before anybody could stop it by name."""
+    command_ = [sys.executable, "-c", INTERRUPTED_START, str(tmp_path)]
+    done = subprocess.run(command_, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert "KeyboardInterrupt" in done.stderr
+    assert not running("63.5")

@@ -1,0 +1,159 @@
+"""The launcher inside a task: finding, restoring and copying, and the codes and signals it carries past torchrun."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from common.cli.command import TransientError, UserError
+from osmo.task.container_paths import PLACES, place
+from osmo.task.launch import copy_run, find, main, restore, verdict, wait_for_host
+from tests.conftest import GOLDEN, ROOT, TINY_TRAINING
+
+
+@pytest.mark.parametrize(
+    ("torchrun", "ranks", "told", "expected"),
+    [
+        (0, [0, 0], False, 0),
+        (1, [75, 75], False, 75),
+        (1, [75, 75], True, 75),
+        (1, [1, 75], False, 1),  # the rank that failed is the cause, the one that was then stopped is not
+        (1, [2, 75], False, 2),
+        (1, [75, None], False, 137),  # killed: out of memory, most likely
+        (1, [None, None], True, 75),  # told to stop before they had begun
+        (1, [], False, 1),  # torchrun itself failed
+    ],
+)
+def test_the_code_of_a_training_is_the_code_of_its_cause(
+    torchrun: int, ranks: list[int | None], told: bool, expected: int
+) -> None:
+    assert verdict(torchrun, ranks, told) == expected
+
+
+def test_a_dataset_is_found_where_osmo_puts_it(tmp_path: Path) -> None:
+    for inner in ("", "dataset", "ur10e-lerobot/dataset"):
+        folder = tmp_path / (inner.replace("/", "-") or "itself")
+        (folder / inner / "meta").mkdir(parents=True)
+        (folder / inner / "meta" / "info.json").touch()
+        assert find(folder, "meta/info.json", "a dataset") == folder / inner
+    (tmp_path / "second" / "meta").mkdir(parents=True)
+    (tmp_path / "second" / "meta" / "info.json").touch()
+    with pytest.raises(UserError, match="more than once"):
+        find(tmp_path, "meta/info.json", "a dataset")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no meta/info.json in .*empty: expected a dataset, found nothing"):
+        find(tmp_path / "empty", "meta/info.json", "a dataset")
+
+
+def test_a_run_is_restored_from_its_url_unless_it_is_still_there(tmp_path: Path) -> None:
+    state, run = tmp_path / "state", tmp_path / "run"
+    state.mkdir()
+    restore(state, run)
+    assert not run.exists()  # the first start finds nothing, which is no mistake
+    (state / "checkpoint_000002").mkdir()
+    restore(state, run)
+    assert (run / "checkpoint_000002").is_dir()
+    (run / "checkpoint_000004").mkdir()
+    (state / "checkpoint_000003").mkdir()
+    restore(state, run)
+    assert not (run / "checkpoint_000003").exists()
+
+
+def test_a_run_is_copied_without_links_and_temporaries(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoint_000002").mkdir(parents=True)
+    (run / ".tmp-checkpoint_000004-1").mkdir()
+    (run / "last").symlink_to("checkpoint_000002")
+    (run / "metrics.jsonl").touch()
+    copy_run(run, tmp_path / "copy")
+    assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == ["checkpoint_000002", "metrics.jsonl"]
+
+
+def test_a_host_that_never_gets_a_name_is_a_transient_cause() -> None:
+    wait_for_host("localhost", 0)
+    with pytest.raises(TransientError, match=r"the lead's name no-such-host.invalid is not known after 0 s"):
+        wait_for_host("no-such-host.invalid", 0)
+
+
+def test_the_places_are_the_containers_unless_the_environment_moves_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in PLACES:
+        monkeypatch.delenv(variable, raising=False)
+    assert str(place("OUTPUT_DIR")) == "/output/train-rosbag-act"
+    assert str(place("BAGS_DIR")) == "/data/rosbags"
+    assert str(place("CONFIG_FILE")) == "/workspace/config.yaml"
+    monkeypatch.setenv("OUTPUT_DIR", "/elsewhere")
+    assert str(place("OUTPUT_DIR")) == "/elsewhere"
+
+
+def test_bags_that_are_no_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not a folder; is it the task's input\?"):
+        main(["convert", "--bags", str(tmp_path / "nowhere"), "--to", str(tmp_path)])
+
+
+def test_numbers_in_the_environment_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NNODES", "four")
+    words = ["train", "--dataset", str(GOLDEN / "dataset_image"), "--to", str(tmp_path)]
+    with pytest.raises(UserError, match="NNODES=four: expected a whole number"):
+        main(words)
+
+
+def test_a_launcher_that_is_stopped_while_it_waits_for_the_lead_may_be_started_again(tmp_path: Path) -> None:
+    environment = {**os.environ, "NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "no-such-host.invalid"}
+    words = ["train", "--dataset", str(GOLDEN / "dataset_image"), "--to", str(tmp_path)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "osmo.task.launch", *words], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr
+        first = process.stderr.readline()
+        process.terminate()
+        assert process.wait(timeout=60) == 75
+    assert "waiting for the lead" in first
+
+
+@contextmanager
+def launched(tmp_path: Path, *overrides: str) -> Iterator["subprocess.Popen[str]"]:
+    """A training of two processes under the launcher, as a task starts it."""
+    (tmp_path / "config.yaml").write_text("training: {scheduler: cosine, warmup_steps: 1}\n")
+    environment = {
+        **os.environ,
+        "GPUS": "2",
+        "OMP_NUM_THREADS": "1",
+        "CONFIG_FILE": str(tmp_path / "config.yaml"),
+        "OUTPUT_DIR": str(tmp_path / "train-rosbag-act"),
+    }
+    settings = [f"data.cache_dir={tmp_path / 'cache'}", *TINY_TRAINING, *overrides]
+    words = ["--dataset", GOLDEN / "dataset_image", "--to", tmp_path / "output", "--override", *settings]
+    with (tmp_path / "log.txt").open("w") as log:
+        command = [sys.executable, "-m", "osmo.task.launch", "train", *map(str, words)]
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log, stdout=log, text=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def test_sigterm_saves_in_every_rank_and_the_code_passes_torchrun(tmp_path: Path) -> None:
+    with launched(tmp_path, "training.steps=100000", "training.save_freq=100000") as process:
+        metrics = tmp_path / "train-rosbag-act" / "metrics.jsonl"
+        end = time.monotonic() + 120
+        while not (metrics.exists() and metrics.read_text()):
+            assert process.poll() is None, (tmp_path / "log.txt").read_text()
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 75, (tmp_path / "log.txt").read_text()
+    (saved,) = (tmp_path / "train-rosbag-act").glob("checkpoint_*")
+    assert (tmp_path / "output" / "train-rosbag-act" / saved.name / "pretrained_model").is_dir()
+
+
+def test_a_users_mistake_passes_torchrun_as_2(tmp_path: Path) -> None:
+    with launched(tmp_path, "training.stepz=1") as process:
+        assert process.wait(timeout=120) == 2, (tmp_path / "log.txt").read_text()
+    assert "did you mean training.steps?" in (tmp_path / "log.txt").read_text()

@@ -1,0 +1,91 @@
+"""Names with spaces, other scripts and signs, and very long ones, work in every stage; too long a name is one line."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from osmo.local import __main__ as local
+from tests.reliability.harness import Ended, Warm, hashes
+from tests.reliability.test_damaged_workflows import SMALL
+from tests.stage1_convert.conversion import report
+from tests.stage1_convert.recording import cell
+
+NAMES = ("with space", "Ünïcödé-ロボット-🤖", "e\u0301", "quo'te\"s", "100%{x}[y]*?", "new\nline", "-dash", "a" * 200)
+NOT_UTF8 = os.fsdecode(b"latin-\xe9")
+
+
+def deep(folder: Path) -> Path:
+    """Return a folder whose path has some 2,000 characters, half of what the kernel takes."""
+    for number in range(10):
+        folder = folder / f"{number}{'d' * 199}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def convert(warm: Warm, log: Path, src: Path, out: Path) -> Ended:
+    return warm.run(log, "stage1_convert", f"--src={src}", f"--out={out}")
+
+
+def test_a_conversion_of_bags_with_such_names_to_such_a_place(warm: Warm, tmp_path: Path) -> None:
+    src, plain = tmp_path / "src ü", tmp_path / "plain"
+    for number, name in enumerate(sorted((*NAMES, NOT_UTF8))):
+        for bag in (src / name, plain / f"{number:02d}"):
+            cell(0.8, seed=number, size=(16, 64)).write(bag.with_name("bag"))
+            bag.with_name("bag").rename(bag)
+    out = deep(tmp_path) / "out 🤖"
+    ended = convert(warm, tmp_path / "log", src, out)
+    assert ended.code == 0, ended.output
+    assert "9 converted, 0 refused" in ended.output
+    assert convert(warm, tmp_path / "log", plain, tmp_path / "out").code == 0
+    assert hashes(out / "data") == hashes(tmp_path / "out" / "data")
+    assert {bag["bag"] for bag in report(out)["bags"]} >= set(NAMES)
+    assert not warm.run(tmp_path / "log", "stage1_convert", f"--check={out}").code
+
+
+def test_an_evaluation_of_such_a_dataset_to_such_a_place(
+    warm: Warm, tmp_path: Path, image_dataset: Path, act_tiny: Path
+) -> None:
+    home = deep(tmp_path)
+    dataset, checkpoint = image_dataset.rename(home / "daten ü"), act_tiny.rename(tmp_path / "pretrained 🤖")
+    flags = (f"--dataset={dataset}", f"--checkpoint={checkpoint}", f"--out={home / 'out ロボット'}", "--episodes=0")
+    more = ("--device=cpu", "--action-meaning=delta", "--latency-steps=1")
+    try:
+        ended = warm.run(tmp_path / "log", "stage3_eval", *flags, *more, XDG_CACHE_HOME=str(tmp_path / "cache ü"))
+    finally:
+        checkpoint.rename(act_tiny)  # it is the session's
+    assert ended.code == 0, ended.output
+    assert (home / "out ロボット" / "episode_000.parquet").is_file()
+
+
+def test_a_workflow_in_such_a_place(tmp_path: Path) -> None:
+    home = tmp_path / "arbeit ü 🤖"
+    home.mkdir()
+    (home / "wie auch immer.yaml").write_text(SMALL)
+    assert (
+        local.main(["run", str(home / "wie auch immer.yaml"), "--work", str(home / "läuft hier"), "--jobs", "2"]) == 0
+    )
+
+
+TOO_LONG = "n" * 300
+
+
+@pytest.mark.parametrize("stage", ["stage1_convert", "stage3_eval", "osmo.local"])
+def test_a_name_that_is_too_long_is_one_line(
+    stage: str, warm: Warm, tmp_path: Path, image_dataset: Path, act_tiny: Path
+) -> None:
+    out = tmp_path / TOO_LONG
+    (tmp_path / "small.yaml").write_text(SMALL)
+    if stage == "stage1_convert":
+        cell(0.8, size=(16, 64)).write(tmp_path / "src" / "bag")
+    flags = {
+        "stage1_convert": (f"--src={tmp_path / 'src'}", f"--out={out}"),
+        "stage3_eval": (f"--checkpoint={act_tiny}", f"--dataset={image_dataset}", f"--out={out}", "--device=cpu"),
+        "osmo.local": ("run", str(tmp_path / "small.yaml"), f"--work={out}"),
+    }[stage]
+    ended = warm.run(tmp_path / "log", stage, *flags)
+    assert ended.code == 2, ended.output
+    errors = [line for line in ended.output.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "File name too long" in errors[0]
+    assert "Traceback" not in ended.output

@@ -1,0 +1,105 @@
+"""Orders in on stdin, forked commands out: imports everything once, starts no thread, and so may fork."""
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import resource
+import runpy
+import signal
+import sys
+from typing import Any
+
+IMPORTS = ("stage1_convert.pipeline.convert", "stage2_train.train", "stage3_eval.evaluate", "stage3_eval.inputs")
+LATER = (
+    "datasets",
+    "torch.distributed",
+    "torch._inductor",
+    "matplotlib.backends.backend_agg",
+)  # what they import only when it is needed
+# What a kill may fall between: every one of these changes names or content. A file opened for writing counts, too.
+CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree"}
+LARGE_BYTES = 2_000
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def main() -> None:
+    """Answer one order a line until stdin ends."""
+    _end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as a command has it, before `run` takes it over
+    for name in (*IMPORTS, *LATER):
+        importlib.import_module(name)
+    gc.freeze()  # a child's garbage collection would copy every page that it looks at
+    for line in sys.stdin:
+        order = json.loads(line)
+        answer = _wait(order["wait"]) if "wait" in order else {"pid": _fork(order)}
+        print(json.dumps(answer), flush=True)
+
+
+def _end_with_parent() -> None:
+    """A suite that is killed leaves no training behind that runs for hours."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _fork(order: dict[str, Any]) -> int:
+    pid = os.fork()
+    if pid:
+        os.setpgid(pid, pid)  # here, too: whoever hears of it may send signals to its group
+        return pid
+    code, changes = 1, _Changes(0, "")
+    try:
+        _end_with_parent()
+        os.setpgid(0, 0)
+        log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.environ.update(order["environment"])
+        changes = _Changes(order["die_at"], order["die_after"])
+        sys.addaudithook(changes.count)
+        sys.argv = [order["module"], *order["args"]]
+        runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        print(f"changes={changes.done}", flush=True)
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _wait(pid: int) -> dict[str, int]:
+    _, status, used = os.wait4(pid, 0)
+    return {"code": os.waitstatus_to_exitcode(status), "peak_bytes": used.ru_maxrss * 1024}
+
+
+class _Changes:
+    """Counts this process's changes to the file system, and kills its group before the one that is its last.
+
+    With `last` below zero, or once a file takes the name `after`, the kernel kills the process in the midst of its next
+    large write instead.
+    """
+
+    def __init__(self, last: int, after: str) -> None:
+        self.done, self._last, self._after = 0, last, after
+
+    def count(self, event: str, args: tuple[Any, ...]) -> None:
+        """Take an audit event of Python's."""
+        writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+        if writes or event in CHANGES:
+            self.done += 1
+            if self.done == self._last:
+                os.killpg(0, signal.SIGKILL)
+        takes_name = self._after and event == "os.rename" and os.fspath(args[1]).endswith(self._after)
+        if takes_name or (self.done and self.done == -self._last):
+            self._last, self._after = 0, ""
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # setrlimit(2)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (LARGE_BYTES, LARGE_BYTES))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Joint order, signs, wrapping and actions."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from common.cli.command import UserError
+from stage1_convert.align import conventions
+from stage1_convert.align.conventions import Float64
+
+angles = st.floats(-20, 20, allow_nan=False)
+paths = st.integers(1, 30).flatmap(lambda n: arrays(np.float64, (n, 3), elements=angles))
+
+
+@given(arrays(np.float64, 20, elements=st.floats(-1e4, 1e4)))
+def test_wrapped_angles_lie_in_the_half_open_turn_and_mean_the_same(values: Float64) -> None:
+    wrapped = conventions.wrap(values)
+    assert (wrapped > -np.pi).all()
+    assert (wrapped <= np.pi).all()
+    np.testing.assert_allclose(np.exp(1j * wrapped), np.exp(1j * values), atol=1e-9)
+
+
+def test_pi_stays_and_minus_pi_becomes_pi() -> None:
+    np.testing.assert_array_equal(conventions.wrap(np.array([np.pi, -np.pi, 0.0])), [np.pi, np.pi, 0.0])
+
+
+@given(paths)
+def test_deltas_add_up_to_the_path_modulo_a_turn(states: Float64) -> None:
+    actions = conventions.to_actions(states, "delta")
+    rebuilt = states[0] + np.cumsum(actions, axis=0)
+    np.testing.assert_allclose(np.exp(1j * rebuilt[:-1]), np.exp(1j * states[1:]), atol=1e-9)
+    assert (np.abs(actions) <= np.pi).all()
+
+
+@given(paths)
+def test_the_last_action_of_an_episode_stands_still(states: Float64) -> None:
+    assert not conventions.to_actions(states, "delta")[-1].any()
+    np.testing.assert_array_equal(conventions.to_actions(states, "next_position")[-1], states[-1])
+
+
+@given(paths)
+def test_deltas_are_the_same_whether_states_are_wrapped_or_not(states: Float64) -> None:
+    plain = conventions.to_actions(conventions.to_states(states, None, False), "delta")
+    wrapped = conventions.to_actions(conventions.to_states(states, None, True), "delta")
+    np.testing.assert_allclose(np.exp(1j * plain), np.exp(1j * wrapped), atol=1e-9)
+
+
+def test_signs_are_multiplied_before_wrapping() -> None:
+    states = conventions.to_states(np.array([[4.0, 4.0]]), [1.0, -1.0], True)
+    np.testing.assert_allclose(states, [[4 - 2 * np.pi, 2 * np.pi - 4]])
+
+
+@given(st.permutations(["a", "b", "c", "gripper"]))
+def test_columns_are_found_by_name(names: list[str]) -> None:
+    found = conventions.columns(tuple(names), ("c", "a", "b"))
+    assert found is not None
+    assert [names[column] for column in found] == ["c", "a", "b"]
+
+
+def test_a_message_about_other_joints_has_no_columns() -> None:
+    assert conventions.columns(("finger",), ("a", "b")) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "words"), [(["a", "x"], "joint b is missing"), (["a", "b", "b"], "b is named twice")]
+)
+def test_missing_and_doubled_joints_are_refused(names: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        conventions.columns(tuple(names), ("a", "b"))

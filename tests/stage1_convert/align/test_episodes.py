@@ -1,0 +1,206 @@
+"""What becomes an episode: gaps never close up, no frame is lost without a reason, and what was asked for is done."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.cli.command import UserError
+from common.cli.config import load
+from stage1_convert.align import resample as sync
+from stage1_convert.align.episodes import Plan, choose, make_plan
+from stage1_convert.config import Config
+
+MS = 1_000_000
+T0 = 1_700_000_000 * 10**9
+NO_MARKERS = np.zeros(0, np.int64)
+
+
+def clock(stamps_ns: npt.ArrayLike) -> sync.Clock:
+    return sync.Clock(np.asarray(stamps_ns, np.int64), "header", "", None)
+
+
+def steady(seconds: float, hz: int = 100, start_ns: int = T0) -> npt.NDArray[np.int64]:
+    return start_ns + np.arange(round(seconds * hz), dtype=np.int64) * 10**9 // hz
+
+
+def moving(count: int, hz: int = 100) -> npt.NDArray[np.float64]:
+    """Angles of a joint that turns at 0.5 rad/s through pi, again and again."""
+    turned: npt.NDArray[np.float64] = np.remainder(np.arange(count)[:, None] * 0.5 / hz, 2 * np.pi) - np.pi
+    return turned
+
+
+def planned(
+    joints_ns: npt.NDArray[np.int64],
+    pictures_ns: npt.NDArray[np.int64],
+    *overrides: str,
+    angles: npt.NDArray[np.float64] | None = None,
+    markers_ns: npt.NDArray[np.int64] = NO_MARKERS,
+) -> Plan:
+    clocks = {"joints": clock(joints_ns), "color": clock(pictures_ns)}
+    angles = moving(len(joints_ns)) if angles is None else angles
+    return make_plan(clocks, angles, markers_ns, load(Config, None, overrides))
+
+
+def spans(plan: Plan) -> list[tuple[int, int, str]]:
+    return [(span.start, span.stop, span.reason) for span in plan.episodes]
+
+
+gapped = st.lists(st.integers(1, 400), min_size=10, max_size=80).map(
+    lambda steps: T0 + np.cumsum(np.array(steps, np.int64)) * MS
+)
+choices = st.sampled_from(
+    [
+        (),
+        ("data.on_gap=drop",),
+        ("data.max_episode_s=1",),
+        ("data.trim_idle_s=0.2",),
+        ("data.split_pause_s=0.3",),
+        ("data.split_pause_s=0.3", "data.trim_idle_s=0.1", "data.max_episode_s=2", "data.on_gap=drop"),
+        ("data.resample=nearest",),
+    ]
+)
+
+
+@settings(deadline=None)
+@given(gapped, gapped, choices, st.lists(st.integers(0, 20_000), max_size=3), st.randoms())
+def test_every_frame_is_in_one_episode_or_left_out_for_a_reason_or_in_a_gap(
+    joints_ns: Any, pictures_ns: Any, overrides: tuple[str, ...], markers_ms: list[int], random: Any
+) -> None:
+    angles = np.cumsum([[random.choice([0.0, 0.0, 0.0, 0.2])] for _ in joints_ns], axis=0)
+    markers_ns = T0 + np.array(sorted(markers_ms), np.int64) * MS
+    try:
+        plan = planned(
+            joints_ns, pictures_ns, "data.min_episode_s=0.1", *overrides, angles=angles, markers_ns=markers_ns
+        )
+    except UserError as error:
+        assert "too short" in str(error) or "no moment to show" in str(error)
+        return
+    taken = np.zeros(len(plan.ticks_ns), int)
+    for span in (*plan.episodes, *plan.left_out):
+        taken[span.start : span.stop] += 1
+        assert span.frames > 0
+    for gap in plan.gaps:
+        start = plan.ticks_ns.first_from(np.array([gap["start_ns"]]))[0]
+        taken[start : start + gap["frames"]] += 1
+    assert (taken == 1).all()
+    for name, stamps_ns in (("joints", joints_ns), ("color", pictures_ns)):
+        shown = np.concatenate([plan.picks[name][span.start : span.stop] for span in plan.episodes])
+        np.testing.assert_array_equal(plan.uses(name, len(stamps_ns)), np.bincount(shown, minlength=len(stamps_ns)))
+    limit_ms = 50 if "data.resample=nearest" in overrides else 100
+    for span in plan.episodes:
+        ticks_ns = plan.ticks_ns[span.start : span.stop]
+        assert np.array_equal(
+            ticks_ns - ticks_ns[0],
+            [((span.start + k) * 10**9 // 30) - (span.start * 10**9 // 30) for k in range(span.frames)],
+        )
+        for name, stamps_ns in (("joints", joints_ns), ("color", pictures_ns)):
+            ages_ns = ticks_ns - stamps_ns[plan.picks[name][span.start : span.stop]]
+            assert (np.abs(ages_ns) <= limit_ms * MS).all()
+            if limit_ms == 100:
+                assert (ages_ns >= 0).all(), "hold never looks ahead"
+
+
+def test_a_gap_splits_and_the_frames_in_it_are_told() -> None:
+    pictures_ns = np.delete(steady(4, 30), np.s_[50:65])
+    plan = planned(steady(4), pictures_ns)
+    (first, second), (gap,) = plan.episodes, plan.gaps
+    assert (first.reason, second.reason) == ("start", "gap")
+    assert first.stop + gap["frames"] == second.start
+    assert gap["streams"] == ["color"]
+
+
+def test_drop_keeps_only_the_longest_piece_between_gaps() -> None:
+    pictures_ns = np.delete(steady(4, 30), np.s_[50:65])
+    split, dropped = (planned(steady(4), pictures_ns, f"data.on_gap={rule}") for rule in ("split", "drop"))
+    assert spans(dropped) == [spans(split)[1]]
+    assert [tuple(span) for span in dropped.left_out] == [(*spans(split)[0][:2], "shorter_piece")]
+
+
+def test_fail_refuses_the_bag_and_tells_the_gap() -> None:
+    with pytest.raises(UserError, match=r"a gap of 1\d frames 1\.\d+ s after the start: nothing from color"):
+        planned(steady(4), np.delete(steady(4, 30), np.s_[50:65]), "data.on_gap=fail")
+
+
+def test_long_pieces_are_cut_evenly() -> None:
+    plan = planned(steady(10), steady(10, 30), "data.max_episode_s=4.9")
+    frames = [span.frames for span in plan.episodes]
+    assert (sum(frames), len(frames)) == (len(plan.ticks_ns), 3)
+    assert max(frames) - min(frames) <= 1
+    assert [span.reason for span in plan.episodes] == ["start", "max_episode_s", "max_episode_s"]
+    assert all(one.stop == two.start for one, two in itertools.pairwise(plan.episodes))
+
+
+def test_a_marker_starts_an_episode_with_the_first_frame_that_is_not_before_it() -> None:
+    plan = planned(steady(4), steady(4, 30), markers_ns=np.array([T0 - 5, T0 + 10**9 + 1, T0 + 2 * 10**9]))
+    assert [span[0] for span in spans(plan)] == [0, 31, 60]
+    assert [span.reason for span in plan.episodes] == ["start", "marker", "marker"]
+
+
+def resting_between(start_s: float, stop_s: float) -> npt.NDArray[np.float64]:
+    """Angles at 100 Hz over 6 s, with a rest."""
+    rate = np.full(600, 0.005)
+    rate[round(start_s * 100) : round(stop_s * 100)] = 0
+    return np.cumsum(rate)[:, None]
+
+
+def test_a_pause_ends_an_episode_and_is_left_out() -> None:
+    angles = resting_between(2, 4)
+    plan = planned(steady(6), steady(6, 30), "data.split_pause_s=1", angles=angles)
+    first, second = plan.episodes
+    (pause,) = plan.left_out
+    assert (pause.reason, second.reason) == ("pause", "pause")
+    assert (first.stop, second.start) == (pause.start, pause.stop)
+    assert pause.start == pytest.approx(60, abs=2)
+    assert pause.stop == pytest.approx(120, abs=2)
+    assert len(planned(steady(6), steady(6, 30), "data.split_pause_s=3", angles=angles).episodes) == 1
+
+
+@pytest.mark.parametrize(("rest", "cut_from"), [((0, 2), "start"), ((4, 6), "end")])
+def test_idle_ends_are_cut_to_what_was_asked_for(rest: tuple[float, float], cut_from: str) -> None:
+    plan = planned(steady(6), steady(6, 30), "data.trim_idle_s=0.5", angles=resting_between(*rest))
+    (episode,), (idle,) = plan.episodes, plan.left_out
+    assert idle.reason == "idle"
+    assert idle.frames == pytest.approx(45, abs=2)
+    assert (idle.start == 0) == (cut_from == "start")
+    assert episode.frames + idle.frames == len(plan.ticks_ns)
+
+
+def test_an_arm_that_never_moves_leaves_nothing_to_learn() -> None:
+    with pytest.raises(UserError, match=r"too short.*frames of rest are left out"):
+        planned(steady(6), steady(6, 30), "data.split_pause_s=1", angles=np.zeros((600, 1)))
+
+
+def test_each_stream_has_its_own_rule_and_limit() -> None:
+    pictures_ns = steady(4, 5)
+    with pytest.raises(UserError, match="too short"):
+        planned(steady(4), pictures_ns)
+    plan = planned(steady(4), pictures_ns, "data.max_age_ms_by_stream={color: 200}")
+    assert len(plan.episodes) == 1
+    nearest = planned(
+        steady(4), pictures_ns, "data.max_age_ms_by_stream={color: 200}", "data.resample_by_stream={color: nearest}"
+    )
+    assert not np.array_equal(plan.picks["color"], nearest.picks["color"])
+    np.testing.assert_array_equal(plan.picks["joints"][: len(nearest.ticks_ns)], nearest.picks["joints"])
+
+
+def test_a_delayed_grid_begins_that_much_later_and_keeps_its_distance() -> None:
+    camera_ns = steady(2.0, hz=30) + np.random.default_rng(1).integers(-4_000_000, 4_000_000, 60)
+    plain, delayed = (planned(steady(2.0), camera_ns, f"data.grid_delay_ms={delay_ms}") for delay_ms in (0, 16))
+    assert delayed.ticks_ns[0] - plain.ticks_ns[0] == 16_000_000
+    assert sum(map(len, plain.used("color"))) < len(plain.picks["color"])  # jitter repeats pictures
+    assert sum(map(len, delayed.used("color"))) == len(delayed.picks["color"])
+
+
+def test_chosen_episodes_stay_and_the_others_are_left_out() -> None:
+    plan = planned(steady(6), np.delete(steady(6, 30), [*range(50, 65), *range(110, 125)]))
+    first, second, third = plan.episodes
+    chosen = choose(plan, [2, 0, 2])
+    assert chosen.episodes == [first, third]
+    assert [span for span in chosen.left_out if span not in plan.left_out] == [second._replace(reason="not_chosen")]
+    with pytest.raises(UserError, match=r"data\.episodes asks for its episode 3; it has 0 to 2"):
+        choose(plan, [1, 3])

@@ -1,0 +1,192 @@
+"""What a bag holds is told, and the configuration proposed for it converts it as it is."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.cli.config import load
+from common.lerobot.images import decode_picture
+from stage1_convert.config import UR_JOINTS, Config
+from stage1_convert.inspect.print import inspect
+from stage1_convert.inspect.survey import Survey, survey
+from stage1_convert.pipeline.convert import Options, convert
+from stage1_convert.sources.folder import Source
+from stage1_convert.sources.source import LocalBags
+from tests.stage1_convert.conversion import report, rows
+from tests.stage1_convert.recording import (
+    COMPRESSED,
+    DRIVER_JOINTS,
+    JOINT_STATE,
+    JOINT_TOPIC,
+    JPEG_TOPIC,
+    MS,
+    RAW_TOPIC,
+    START_NS,
+    Recording,
+    Said,
+    cell,
+    compressed_image,
+    draw,
+    joint_state,
+    jpeg,
+)
+
+CONFIG = "proposed.yaml"
+
+
+def look(path: Path) -> Survey:
+    return survey(Source(path.name, path), "humble")
+
+
+def renamed(recording: Recording, joints: str, pictures: str) -> Recording:
+    """The same recording on other topics."""
+    recording.joints = [said._replace(topic=joints) for said in recording.joints]
+    recording.pictures = [said._replace(topic=pictures) for said in recording.pictures]
+    return recording
+
+
+def test_topics_rates_and_gaps_are_counted(tmp_path: Path) -> None:
+    recording = cell()
+    del recording.pictures[20:23]
+    found = {facts.name: facts for facts in look(recording.write(tmp_path / "bag")).topics}
+    joints, pictures = found[JOINT_TOPIC], found[JPEG_TOPIC]
+    assert (joints.read, pictures.read) == (150, 42)
+    assert joints.rate_hz == pytest.approx(100, abs=1)
+    assert pictures.pace_hz == pytest.approx(30, abs=1)
+    assert pictures.intervals_ms.max() == pytest.approx(4 / 30 * 1000, abs=4)
+    assert joints.intervals_ms.std() == pytest.approx(
+        np.std(np.diff([s.message.header.stamp.nanosec for s in recording.joints[:100]])) / 1e6, rel=0.2
+    )
+    assert joints.clock is not None
+    assert joints.clock.source == "header"
+
+
+def test_a_clock_that_cannot_be_trusted_is_told_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording = cell()
+    for said in recording.pictures:
+        said.message.header.stamp.sec = said.message.header.stamp.nanosec = 0
+    inspect(recording.write(tmp_path / "bag"), tmp_path / "out")
+    assert f"{JPEG_TOPIC}: receive times are taken: 45 of 45 header stamps are zero" in capsys.readouterr().out
+
+
+def test_a_joint_order_that_changes_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recording = cell()
+    for at in range(100, 150):
+        said = recording.joints[at]
+        stamp = said.message.header.stamp
+        message = joint_state(stamp.sec * 10**9 + stamp.nanosec, UR_JOINTS, np.zeros(6))
+        recording.joints[at] = said._replace(message=message)
+    bag = recording.write(tmp_path / "bag")
+    orders = next(facts.orders for facts in look(bag).topics if facts.type == JOINT_STATE)
+    assert [(list(order.names), order.messages, order.first) for order in orders] == [
+        (DRIVER_JOINTS, 100, 0),
+        (UR_JOINTS, 50, 100),
+    ]
+    inspect(bag, tmp_path / "out")
+    assert "THE ORDER CHANGES from message 100 on (50 messages): shoulder_pan_joint" in capsys.readouterr().out
+
+
+def test_a_thumbnail_of_every_camera_is_saved_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recording = cell(size=(480, 640), seconds=0.6)
+    recording.others = [said._replace(topic="/wrist/image_raw/compressed") for said in recording.pictures]
+    bag = recording.write(tmp_path / "bag")
+    assert inspect(bag, tmp_path / "out") == 0
+    files = sorted((tmp_path / "out").glob("*.jpg"))
+    assert [decode_picture(file.read_bytes()).shape for file in files] == [(240, 320, 3)] * 2
+    printed = capsys.readouterr().out
+    assert all(f"thumbnail: {file}" in printed for file in files)
+    assert "480x640 pictures, jpeg" in printed
+
+
+@pytest.mark.parametrize(
+    ("joints", "pictures", "cameras"),
+    [
+        (JOINT_TOPIC, JPEG_TOPIC, {"color": RAW_TOPIC}),
+        (JOINT_TOPIC, RAW_TOPIC, {"color": RAW_TOPIC}),
+        ("/left/joint_states", "/wrist_camera/image_raw", {"wrist_camera": "/wrist_camera/image_raw"}),
+        ("/arm/states", "/image", {"image": "/image"}),
+    ],
+)
+def test_the_proposed_configuration_converts_the_bag_as_it_is(
+    joints: str, pictures: str, cameras: dict[str, str], tmp_path: Path
+) -> None:
+    recording = renamed(cell(topic=pictures), joints, pictures)
+    bag = recording.write(tmp_path / "src" / "bag")
+    assert inspect(bag, tmp_path / "out") == 0
+    config = load(Config, tmp_path / "out" / CONFIG)
+    assert config.data.cameras == cameras
+    assert config.conventions.joint_order == UR_JOINTS
+    assert convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options()).frames == 45
+
+
+def test_another_arms_joints_are_proposed_as_found(tmp_path: Path) -> None:
+    recording = cell()
+    names = [f"panda_joint{number}" for number in (3, 1, 2)]
+    for at, said in enumerate(recording.joints):
+        stamp = said.message.header.stamp
+        message = joint_state(stamp.sec * 10**9 + stamp.nanosec, names, np.full(3, at / 100))
+        recording.joints[at] = said._replace(message=message)
+    inspect(recording.write(tmp_path / "src" / "bag"), tmp_path / "out")
+    config = load(Config, tmp_path / "out" / CONFIG)
+    assert (config.conventions.joint_order, config.data.robot_type) == (names, "robot")
+    convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options())
+    assert report(tmp_path / "dataset")["joint_names"] == names
+
+
+def test_a_gripper_beside_a_ur_arm_is_no_joint_of_the_arm(tmp_path: Path) -> None:
+    recording = cell()
+    for at, said in enumerate(recording.joints):
+        message = said.message
+        names = [f"left_{name}" for name in ("finger_joint", *DRIVER_JOINTS)]
+        stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+        recording.joints[at] = said._replace(message=joint_state(stamp_ns, names, [0.5, *message.position]))
+    inspect(recording.write(tmp_path / "src" / "bag"), tmp_path / "out")
+    config = load(Config, tmp_path / "out" / CONFIG)
+    assert config.conventions.joint_order == [f"left_{name}" for name in UR_JOINTS]
+    assert convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options()).frames == 45
+
+
+def test_cameras_with_like_topics_get_different_names(tmp_path: Path) -> None:
+    recording = cell()
+    for side in ("front", "wrist"):
+        topic = f"/{side}/color/image_raw/compressed"
+        recording.others += [said._replace(topic=topic) for said in recording.pictures]
+    recording.pictures = []
+    inspect(recording.write(tmp_path / "src" / "bag"), tmp_path / "out")
+    config = load(Config, tmp_path / "out" / CONFIG)
+    assert config.data.cameras == {"front_color": "/front/color/image_raw", "wrist_color": "/wrist/color/image_raw"}
+
+
+def test_a_slow_camera_sets_the_rate(tmp_path: Path) -> None:
+    recording = cell(seconds=3)
+    recording.pictures = [
+        Said(
+            START_NS + at * 200 * MS, JPEG_TOPIC, COMPRESSED, compressed_image(START_NS + at * 200 * MS, jpeg(draw(at)))
+        )
+        for at in range(15)
+    ]
+    inspect(recording.write(tmp_path / "src" / "bag"), tmp_path / "out")
+    config = load(Config, tmp_path / "out" / CONFIG)
+    assert (config.data.fps, config.data.max_age_ms) == (5, 500.0)
+    convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options())
+    assert len(rows(tmp_path / "dataset")) == 14  # from the first joint message on, just after the first picture
+
+
+def test_a_bag_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cell().write(tmp_path / "src" / "good")
+    (tmp_path / "src" / "bad.mcap").write_bytes(b"not a bag")
+    assert inspect(tmp_path / "src", tmp_path / "out") == 2
+    printed = capsys.readouterr().out
+    assert "bag bad.mcap: " in printed
+    assert "bag good: 1 file" in printed
+    assert (tmp_path / "out" / CONFIG).is_file()
+
+
+def test_a_bag_without_joints_gets_no_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recording = cell()
+    recording.joints = []
+    assert inspect(recording.write(tmp_path / "bag"), tmp_path / "out") == 0
+    assert "no configuration is proposed: no bag holds joint states and pictures" in capsys.readouterr().out

@@ -1,0 +1,191 @@
+"""The dataset depends on the bags and the settings, and on nothing else: not on how it was divided, or what was lost."""
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.cli.command import UserError
+from common.cli.config import load
+from common.storage.files import write_json
+from stage1_convert.__main__ import main
+from stage1_convert.config import Config
+from stage1_convert.dataset.merge import merge
+from stage1_convert.pipeline.cache import REPORT
+from stage1_convert.pipeline.convert import Options, convert
+from stage1_convert.report.page import PAGE
+from stage1_convert.sources.source import LocalBags
+from tests.stage1_convert.conversion import report, rows, run, tree
+from tests.stage1_convert.recording import cell
+
+TASKS = ["data.task_from=folder", "data.task_pattern=([abc])"]  # three, and data.task for d
+
+
+@pytest.fixture(scope="module")
+def bags(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four bags, of which the second has two episodes."""
+    folder = tmp_path_factory.mktemp("bags")
+    for seed, name in enumerate("abcd"):
+        recording = cell(seed=seed, seconds=2.5 if name == "b" else 1.0, size=(16, 64))
+        if name == "b":
+            del recording.pictures[30:40]
+        recording.write(folder / name, "sqlite3" if seed % 2 else "mcap")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(bags: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All four bags converted from scratch."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    run(bags, out)
+    return out
+
+
+def shutil_copy(bags: Path, target: Path, *names: str) -> Path:
+    for name in names:
+        shutil.copytree(bags / name, target / name)
+    return target
+
+
+def test_what_another_version_of_the_code_converted_is_converted_again(bags: Path, tmp_path: Path) -> None:
+    root = Path(__file__).parents[3]
+    for package in ("stage1_convert", "common"):
+        shutil.copytree(root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def reused() -> bool:
+        command = [sys.executable, "-m", "stage1_convert", "--src", str(bags), "--out", "out"]
+        told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=100)
+        return "4 unchanged since they were converted before" in told.stdout
+
+    assert not reused()
+    for code, shapes_rows in (("common/act/network.py", False), ("stage1_convert/images/decode.py", True)):
+        with (tmp_path / code).open("a") as file:
+            file.write("# changed\n")
+        assert reused() != shapes_rows, code
+        assert reused()
+
+
+def test_rows_that_are_still_in_a_log_are_part_of_a_bag(tmp_path: Path) -> None:
+    bag = cell(seconds=1.0, size=(16, 64)).write(tmp_path / "src" / "bag", "sqlite3")
+    run(tmp_path / "src", tmp_path / "out")
+    recorder = sqlite3.connect(bag / "bag.db3")
+    recorder.execute("PRAGMA journal_mode=WAL")
+    run(tmp_path / "src", tmp_path / "out")
+    recorder.execute("DELETE FROM messages WHERE timestamp > (SELECT MIN(timestamp) + 700000000 FROM messages)")
+    recorder.commit()
+    assert run(tmp_path / "src", tmp_path / "out").reused == 0
+    run(tmp_path / "src", tmp_path / "from scratch")
+    recorder.close()
+    assert len(rows(tmp_path / "out")) == len(rows(tmp_path / "from scratch")) < 25
+
+
+def test_a_file_of_the_dataset_that_lost_rows_is_made_again(bags: Path, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "out")
+    (tmp_path / "out/data/chunk-000/file-000.parquet").write_bytes(b"PAR1")
+    assert run(bags, tmp_path / "out").reused == 3
+    assert tree(tmp_path / "out") == tree(whole)
+
+
+def test_shards_join_to_the_dataset_that_one_conversion_gives(bags: Path, tmp_path: Path) -> None:
+    run(bags, tmp_path / "whole", *TASKS)
+    for count in (2, 3):
+        parts = [tmp_path / f"{part} of {count}" for part in range(count, 0, -1)]
+        for part, out in zip(range(count, 0, -1), parts, strict=True):
+            convert(LocalBags(bags), out, load(Config, None, TASKS), Options(shard=(part, count)))
+        assert merge(parts, tmp_path / "out").episodes == 5
+        assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_joined_dataset_is_brought_up_to_date_like_any_other(bags: Path, whole: Path, tmp_path: Path) -> None:
+    for part in (1, 2):
+        convert(LocalBags(bags), tmp_path / f"part{part}", load(Config, None), Options(shard=(part, 2)))
+    merge([tmp_path / "part1", tmp_path / "part2"], tmp_path / "out")
+    assert run(bags, tmp_path / "out").reused == 4
+    assert tree(tmp_path / "out") == tree(whole)
+
+
+def test_a_joined_dataset_names_the_versions_that_made_its_rows(bags: Path, tmp_path: Path) -> None:
+    shards = [tmp_path / "part1", tmp_path / "part2"]
+    for part, out in enumerate(shards, 1):
+        convert(LocalBags(bags), out, load(Config, None), Options(shard=(part, 2)))
+        record = report(out)
+        write_json(out / REPORT, {**record, "tool": {**record["tool"], "numpy": "1.26.0"}})
+    merge(shards, tmp_path / "out")
+    assert report(tmp_path / "out")["tool"]["numpy"] == "1.26.0"
+
+
+def test_shards_whose_bags_are_refused_or_that_have_none_join_as_well(bags: Path, tmp_path: Path) -> None:
+    src = shutil_copy(bags, tmp_path / "src", "a", "c")
+    cell(seconds=0.1).write(src / "b")
+    (src / "d.mcap").write_bytes(b"no bag")
+    run(src, tmp_path / "whole")
+    shards = [tmp_path / f"part{part}" for part in range(1, 6)]
+    for part, out in enumerate(shards, 1):
+        assert main(["--src", str(src), "--out", str(out), "--shard", f"{part}/5", "--workers", "1"]) == 0
+    assert [(out / "meta" / "info.json").exists() for out in shards] == [True, False, True, False, False]
+    assert merge(shards, tmp_path / "out").refused == run(src, tmp_path / "whole").refused
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    for out in shards[1:2]:  # the bag is mended
+        shutil.rmtree(src / "b")
+        shutil_copy(bags, src, "b")
+        convert(LocalBags(src), out, load(Config, None), Options(shard=(2, 5)))
+    run(src, tmp_path / "whole")
+    merge(shards, tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_shard_without_an_episode_joins_its_own_conversion_only(bags: Path, whole: Path, tmp_path: Path) -> None:
+    for part in (5, 6):
+        convert(LocalBags(bags), tmp_path / f"part{part}", load(Config, None), Options(shard=(part, 6)))
+    other = load(Config, None, ["data.task=Something else."])
+    convert(LocalBags(bags), tmp_path / "other", other, Options(shard=(1, 6)))
+    with pytest.raises(UserError, match="part5 is a shard without an episode"):
+        merge([tmp_path / "other", tmp_path / "part5"], tmp_path / "out")
+    with pytest.raises(UserError, match="none of the 0 bags"):
+        merge([tmp_path / "part5", tmp_path / "part6"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_chosen_episodes_convert_their_bag_again_and_no_other(bags: Path, whole: Path, tmp_path: Path) -> None:
+    out, second_only = tmp_path / "out", "data.episodes={b: [1]}"
+    run(bags, out)
+    assert run(bags, out, second_only).reused == 3
+    lengths = {bag["bag"]: [episode["frames"] for episode in bag["episodes"]] for bag in report(whole)["bags"]}
+    (chosen,) = (bag for bag in report(out)["bags"] if bag["bag"] == "b")
+    assert [episode["frames"] for episode in chosen["episodes"]] == lengths["b"][1:]
+    assert [span["frames"] for span in chosen["left_out"] if span["reason"] == "not_chosen"] == lengths["b"][:1]
+    assert "episode 1 of bag b" in (out / PAGE).read_text()
+    run(bags, tmp_path / "from scratch", second_only)
+    assert tree(out) == tree(tmp_path / "from scratch")
+    assert run(bags, out).reused == 3
+    assert tree(out) == tree(whole)
+
+
+def test_episodes_that_are_not_there_are_named(bags: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.episodes\.bb: there is no such bag among the 4; there is b$"):
+        run(bags, tmp_path / "out", "data.episodes={bb: [0]}")
+    refused = run(bags, tmp_path / "out", "data.episodes={b: [2]}").refused
+    assert refused == [("b", "data.episodes asks for its episode 2; it has 0 to 1")]
+
+
+def test_the_same_recording_under_two_names_is_told(bags: Path, tmp_path: Path) -> None:
+    src = shutil_copy(bags, tmp_path / "src", "a")
+    shutil.copytree(bags / "a", src / "again")
+    run(src, tmp_path / "out")
+    first, second = report(tmp_path / "out")["bags"]
+    assert (first["warnings"], second["key"]) == ([], first["key"])
+    assert second["warnings"] == ["holds the same recording as bag a: its episodes are in the dataset twice"]
+    shutil.rmtree(src / "a")
+    run(src, tmp_path / "out")
+    run(src, tmp_path / "fresh")
+    assert tree(tmp_path / "out") == tree(tmp_path / "fresh")
+
+
+def test_two_conversions_to_one_dataset_cannot_mix(bags: Path, tmp_path: Path) -> None:
+    from stage1_convert.pipeline.cache import parts_folder
+
+    with parts_folder(tmp_path / "out"), pytest.raises(UserError, match="another conversion to --out"):
+        run(bags, tmp_path / "out")

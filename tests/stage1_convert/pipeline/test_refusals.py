@@ -1,0 +1,313 @@
+"""What is wrong with a bag, a folder or a setting ends as one clear line, and never as invented data."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.cli.command import UserError
+from stage1_convert.__main__ import main
+from stage1_convert.pipeline.convert import RefusedError
+from tests.conftest import run_module
+from tests.stage1_convert.conversion import report, rows, run, tree
+from tests.stage1_convert.recording import (
+    JOINT_TOPIC,
+    JOINTS,
+    JPEG_TOPIC,
+    RAW_TOPIC,
+    Recording,
+    Said,
+    cell,
+    compressed_image,
+    draw,
+    joint_state,
+    jpeg,
+    raw_image,
+)
+
+
+def stamp_of(said: Said) -> int:
+    stamp = said.message.header.stamp
+    return int(stamp.sec * 10**9 + stamp.nanosec)
+
+
+def reason(tmp_path: Path, recording: Recording, *overrides: str) -> str:
+    """Return why the only bag is refused."""
+    recording.write(tmp_path / "src" / "bag")
+    with pytest.raises(RefusedError) as caught:
+        run(tmp_path / "src", tmp_path / "out", *overrides)
+    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["src"]
+    ((bag, text),) = caught.value.refused
+    assert bag == "bag"
+    assert text in str(caught.value)
+    return text
+
+
+def with_picture(at: int, data: bytes) -> Recording:
+    recording = cell()
+    said = recording.pictures[at]
+    recording.pictures[at] = said._replace(message=compressed_image(stamp_of(said), data))
+    return recording
+
+
+def test_a_missing_joint_is_refused_by_name(tmp_path: Path) -> None:
+    recording = cell()
+    for at, said in enumerate(recording.joints[50:], 50):
+        message = joint_state(stamp_of(said), said.message.name[:-2], said.message.position[:-2])
+        recording.joints[at] = said._replace(message=message)
+    text = reason(tmp_path, recording)
+    assert "joint shoulder_pan_joint is missing" in text
+    assert "shoulder_lift_joint, elbow_joint, wrist_1_joint, wrist_2_joint" in text
+    assert JOINT_TOPIC in text
+
+
+def test_a_missing_joint_in_a_message_no_frame_needs_does_no_harm(tmp_path: Path) -> None:
+    recording = cell(joint_hz=500)
+    said = recording.joints[8]  # 16 ms after the start: the first two frames show messages 0 to 2 and 16 to 18
+    recording.joints[8] = said._replace(message=joint_state(stamp_of(said), JOINTS[:2], [1, 2]))
+    recording.write(tmp_path / "src" / "bag")
+    assert run(tmp_path / "src", tmp_path / "out").refused == []
+
+
+def test_joints_that_are_never_named_are_refused(tmp_path: Path) -> None:
+    text = reason(tmp_path, cell(), "conventions.joint_order=[joint_a, joint_b]")
+    assert "names any of joint_a, joint_b" in text
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e300])
+def test_a_joint_that_is_no_angle_is_refused(tmp_path: Path, value: float) -> None:
+    recording = cell()
+    for at, said in enumerate(recording.joints[60:90], 60):
+        position = said.message.position.copy()
+        position[2] = value
+        recording.joints[at] = said._replace(message=joint_state(stamp_of(said), said.message.name, position))
+    assert f": wrist_1_joint is {value} rad" in reason(tmp_path, recording)
+
+
+def test_fewer_positions_than_names_are_refused(tmp_path: Path) -> None:
+    recording = cell()
+    for at, said in enumerate(recording.joints):
+        recording.joints[at] = said._replace(message=joint_state(stamp_of(said), JOINTS, np.zeros(5)))
+    assert "6 joints are named and 5 positions given" in reason(tmp_path, recording)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda data: data[:-200], "cut off"),
+        (lambda data: data[:-200] + b"\xff\xd9", "damaged"),
+        (lambda data: data[:-200] + b"\xff\xd0" + data[-198:], "damaged"),
+        (lambda data: b"", "neither JPEG nor PNG"),
+        (lambda data: data[:20], "header"),
+        (lambda data: b"\x89PNG\r\n\x1a\n" + data, "PNG"),
+    ],
+)
+def test_a_corrupt_picture_is_refused_with_its_number_and_stamp(
+    tmp_path: Path, damage: Callable[[bytes], bytes], words: str
+) -> None:
+    recording = with_picture(30, damage(jpeg(draw(30))))
+    text = reason(tmp_path, recording)
+    assert f"camera color, message 30 stamped {stamp_of(recording.pictures[30])} ns" in text
+    assert words in text
+
+
+def test_an_encoding_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    recording = cell(topic=RAW_TOPIC)
+    for at, said in enumerate(recording.pictures):
+        recording.pictures[at] = said._replace(message=raw_image(stamp_of(said), draw(at), "64FC3"))
+    assert "'64FC3' is not supported; supported: rgb8" in reason(tmp_path, recording)
+
+
+def test_a_camera_that_changes_its_size_is_refused_with_both_sizes(tmp_path: Path) -> None:
+    text = reason(tmp_path, with_picture(30, jpeg(draw(30, 24, 32))))
+    assert "24x32" in text
+    assert "48x64" in text
+
+
+def test_a_bag_whose_size_differs_from_the_first_good_bag_is_refused(tmp_path: Path) -> None:
+    cell().write(tmp_path / "src" / "a")
+    cell(size=(24, 32)).write(tmp_path / "src" / "b")
+    ((bag, text),) = run(tmp_path / "src", tmp_path / "out").refused
+    assert bag == "b"
+    assert "24x32 pictures, in bag a 48x64" in text
+    assert run(tmp_path / "src", tmp_path / "out", "conventions.image_resize=[24, 32]").refused == []
+
+
+def test_a_bag_that_is_too_short_is_refused(tmp_path: Path) -> None:
+    recording = cell()
+    recording.pictures = recording.pictures[20:21]
+    assert "has 1 frames at 30 fps, 2 are needed" in reason(tmp_path, recording, "data.min_episode_s=0")
+
+
+def test_a_gap_is_refused_when_configured(tmp_path: Path) -> None:
+    recording = cell(seconds=3.0)
+    del recording.pictures[40:55]
+    text = reason(tmp_path, recording, "data.on_gap=fail")
+    assert "nothing from color" in text
+
+
+def test_a_topic_of_another_type_is_refused(tmp_path: Path) -> None:
+    text = reason(tmp_path, cell(), f"data.joint_topic={JPEG_TOPIC}")
+    assert "expected sensor_msgs/msg/JointState" in text
+
+
+def test_messages_that_the_metadata_declares_and_nobody_stored_are_reported(tmp_path: Path) -> None:
+    bag = cell().write(tmp_path / "src" / "bag")
+    metadata = bag / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace("message_count: 45", "message_count: 61"))
+    summary = run(tmp_path / "src", tmp_path / "out")
+    assert summary.warnings == [("bag", f"topic {JPEG_TOPIC}: 61 messages declared, 45 read")]
+    assert report(tmp_path / "out")["bags"][0]["messages"][JPEG_TOPIC] == {"declared": 61, "read": 45, "used": 39}
+
+
+def test_metadata_that_is_garbage_costs_only_a_warning(tmp_path: Path) -> None:
+    bag = cell().write(tmp_path / "src" / "bag")
+    (bag / "metadata.yaml").write_bytes(b"\xff\xfe garbage: [")
+    ((_, warning),) = run(tmp_path / "src", tmp_path / "out").warnings
+    assert "metadata.yaml is not readable" in warning
+
+
+def test_a_truncated_database_is_refused(tmp_path: Path) -> None:
+    bag = cell().write(tmp_path / "src" / "bag", "sqlite3")
+    storage = bag / "bag.db3"
+    storage.write_bytes(storage.read_bytes()[:-20_000])
+    with pytest.raises(RefusedError, match="cannot be read"):
+        run(tmp_path / "src", tmp_path / "out")
+
+
+def test_one_bad_bag_does_not_stop_the_good_ones(tmp_path: Path) -> None:
+    for name in ("a", "c"):
+        cell().write(tmp_path / "src" / name)
+    with_picture(10, b"junk").write(tmp_path / "src" / "b")
+    done = run_module("stage1_convert", "--src", tmp_path / "src", "--out", tmp_path / "out", "--workers", 1)
+    assert done.returncode == 0
+    assert "refused: bag b: camera color, message 10" in done.stderr
+    assert "2 converted, 1 refused" in done.stdout
+    bags = report(tmp_path / "out")["bags"]
+    assert [(bag["bag"], bag["status"], len(bag["episodes"])) for bag in bags] == [
+        ("a", "converted", 1),
+        ("b", "refused", 0),
+        ("c", "converted", 1),
+    ]
+    assert sorted(set(rows(tmp_path / "out")["episode_index"])) == [0, 1]
+
+
+def test_with_strict_one_bad_bag_no_dataset_is_written_and_the_good_ones_wait_for_the_next_run(tmp_path: Path) -> None:
+    cell().write(tmp_path / "src" / "a")
+    with_picture(10, b"junk").write(tmp_path / "src" / "b")
+    done = run_module(
+        "stage1_convert", "--src", tmp_path / "src", "--out", tmp_path / "out", "--strict", "--workers", 2
+    )
+    assert done.returncode == 2
+    assert "refused: bag b: camera color, message 10" in done.stderr
+    assert "1 of 2 bags are refused" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+    assert ".out.parts" in done.stderr
+    assert run(tmp_path / "src", tmp_path / "out").reused == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "src"]
+
+
+def test_an_output_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
+    cell().write(tmp_path / "src" / "a")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="something else"):
+        run(tmp_path / "src", tmp_path / "out")
+    assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_dataset_made_by_this_stage_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        cell().write(tmp_path / "src" / name)
+    assert run(tmp_path / "src", tmp_path / "out").episodes == 2
+    shutil.rmtree(tmp_path / "src" / "b")
+    assert run(tmp_path / "src", tmp_path / "out").episodes == 1
+    assert len(list((tmp_path / "out" / "data" / "chunk-000").iterdir())) == 1
+
+
+def test_a_failed_conversion_leaves_the_old_dataset_as_it_was(tmp_path: Path) -> None:
+    cell().write(tmp_path / "src" / "a")
+    run(tmp_path / "src", tmp_path / "out")
+    before = tree(tmp_path / "out")
+    with pytest.raises(RefusedError):
+        run(tmp_path / "src", tmp_path / "out", "data.joint_topic=/nothing")
+    assert tree(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(("src", "out"), [("src", "src/out"), ("src", "src"), ("src/a", "src")])
+def test_source_and_output_must_not_lie_inside_each_other(tmp_path: Path, src: str, out: str) -> None:
+    cell().write(tmp_path / "src" / "a")
+    with pytest.raises(UserError, match="inside each other"):
+        run(tmp_path / src, tmp_path / out)
+
+
+def test_a_source_that_is_missing_or_holds_no_bag_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a folder"):
+        run(tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no bag in"):
+        run(tmp_path / "empty", tmp_path / "out")
+
+
+@pytest.mark.parametrize("pattern", ["(", "no group", "(two)(groups)"])
+def test_a_task_pattern_must_have_one_group(tmp_path: Path, pattern: str) -> None:
+    overrides = ["data.task_from=folder", f"data.task_pattern={pattern!r}"]
+    with pytest.raises(UserError, match=r"data\.task_pattern"):
+        main(["--src", str(tmp_path), "--out", str(tmp_path / "out"), "--override", *overrides])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--shard", "0/2"], "--shard 0/2"),
+        (["--shard", "3/2"], "--shard 3/2"),
+        (["--shard", "half"], "such as 1/4"),
+        (["--workers", "0"], "--workers 0"),
+        (["--merge", "a", "b"], "--merge takes datasets and no --src"),
+    ],
+)
+def test_a_flag_that_makes_no_sense_is_refused(tmp_path: Path, flags: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        main(["--src", str(tmp_path), "--out", str(tmp_path / "out"), *flags])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("conventions.joint_sign=[1, 2, 1, 1, 1, 1]", "joint_sign"),
+        ("conventions.joint_order=[a, a]", "joint_order"),
+        ("conventions.image_resize=[480]", "image_resize"),
+        ("data.cameras={}", "at least one camera"),
+        ("data.cameras={a/b: /x}", "a/b"),
+        ("data.cameras={joints: /x}", "joints"),
+        ("data.cameras={a: /x, b: /x}", "topic of its own"),
+        ("data.fps=0", "data.fps"),
+        ("data.resample=cubic", "hold, nearest, linear"),
+        ("data.task=", "data.task"),
+        ("data.state_fields={joints: '/x:data'}", "data.state_fields.joints"),
+        ("data.state_fields={color: '/x:data'}", "a camera has this name"),
+        ("data.state_fields={elbow_joint: '/x:data'}", "a joint has this name"),
+        ("data.state_fields={grip: /x}", "expected TOPIC:path"),
+        ("conventions.action_fields=[grip]", "no name of data.state_fields"),
+        ("conventions.action=command", "expected data.command_topic"),
+        ("data.joint_fields=[velocity]", "expected position"),
+        ("data.depth_range_m=[4, 1]", "data.depth_range_m"),
+        ("data.resample_by_stream={wrist: hold}", "no such stream; there are joints, color, command"),
+        ("data.resample_by_stream={color: linear}", "hold or nearest for pictures"),
+        ("data.max_age_ms_by_stream={color: -1}", "expected 0 to 60000"),
+        ("data.time_source_by_stream={color: best}", "auto, header, receive"),
+        ("data.max_episode_s=1801", "at most 1800"),
+        ("data.min_episode_s=1900", "longer than data.max_episode_s"),
+        ("data.task_from=folder", "data.task_pattern"),
+        ("data.task_pattern=(.+)", "data.task_from=folder"),
+        ("data.on_gap=bridge", "split, drop, fail"),
+        ("data.storage=gif", "jpeg, png, video"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_before_any_work(tmp_path: Path, override: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        main(["--src", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"), "--override", override])

@@ -1,0 +1,453 @@
+"""Bags come down from a real blob service, once, and what cannot be had takes nobody with it."""
+
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from common.cli.command import TransientError, UserError
+from common.cli.config import load
+from stage1_convert.config import Config
+from stage1_convert.pipeline.convert import Options, RefusedError, Summary, convert
+from stage1_convert.sources import azure_service as pauses
+from stage1_convert.sources.azure import AHEAD, AzureBags, group
+from stage1_convert.sources.azure_client import parse
+from stage1_convert.sources.azure_service import RemoteFile
+from stage1_convert.sources.checksum_cache import NAME as RECALL
+from stage1_convert.sources.checksum_cache import Recall
+from stage1_convert.sources.folder import find_bags
+from tests import azurite
+from tests.azurite import environment
+from tests.azurite.bring import bring, upload
+from tests.azurite.gate import Answer, Gate
+from tests.azurite.line import Line
+from tests.conftest import ROOT
+from tests.stage1_convert.conversion import report, run, tree
+from tests.stage1_convert.recording import cell
+
+BIG = random.Random(0).randbytes(5 << 20)
+pytestmark = pytest.mark.usefixtures("impatient")
+
+
+@pytest.fixture(scope="module")
+def bags(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty bags in folders, and a bare one."""
+    folder = tmp_path_factory.mktemp("bags")
+    one = cell(seconds=0.1).write(folder / "day 1" / "ü_00")
+    for number in range(1, 20):
+        shutil.copytree(one, folder / f"day {number % 3}" / f"bag_{number:02d}")
+    shutil.copy(one / "ü_00.mcap", folder / "bare.mcap")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prefix(service: azurite.Azurite, bags: Path) -> str:
+    """The same below a prefix, among other things; the name of its container is `datasets`."""
+    container = service.container("datasets")
+    for path in bags.rglob("*"):
+        if path.is_file():
+            container.upload_blob(f"houston/{path.relative_to(bags).as_posix()}", path.read_bytes())
+    for other in ("houston/README.md", "houston/.hidden/x.mcap", "houston2/x.mcap", "houston/day 1/notes.txt"):
+        container.upload_blob(other, b"something else")
+    return "houston"
+
+
+def test_a_prefix_of_bags_comes_down_as_it_lies_there(
+    service: azurite.Azurite, prefix: str, bags: Path, tmp_path: Path
+) -> None:
+    sources = bring(service.port, tmp_path / "here", f"azure://{azurite.ACCOUNT}/datasets/{prefix}/")
+    assert [source.name for source in sources] == [source.name for source in find_bags(bags)]
+    assert find_bags(tmp_path / "here") == sources
+    whole = {name: data for name, data in tree(tmp_path / "here").items() if not name.endswith(".etag")}
+    assert whole == tree(bags)
+
+
+def test_what_a_kill_left_half_written_is_removed(service: azurite.Azurite, prefix: str, tmp_path: Path) -> None:
+    (tmp_path / ".bare.mcap.etag.4194305.tmp").write_bytes(b"0x")  # of a process that cannot be
+    bring(service.port, tmp_path, f"azure://{azurite.ACCOUNT}/datasets/{prefix}/bare.mcap")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".bare.mcap.etag", "bare.mcap"]
+
+
+def test_what_is_converted_is_deleted_so_that_few_bags_lie_there_at_a_time(
+    service: azurite.Azurite, prefix: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.mcap").write_bytes(b"my own")
+    found = AzureBags(f"azure://{azurite.ACCOUNT}/datasets/{prefix}", False, environment(service.port, tmp_path))
+    most = 0
+    for source, _, _ in found.fetch(found.offers):
+        most = max(most, sum(1 for _ in tmp_path.rglob("*.mcap")) - 1)
+        assert source.path.exists()
+        found.release(source, None)
+        assert not source.path.exists()
+    assert most <= AHEAD + 1
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.mcap"]
+
+
+def test_only_the_bags_that_are_asked_for_come_down(service: azurite.Azurite, prefix: str, tmp_path: Path) -> None:
+    found = AzureBags(f"azure://{azurite.ACCOUNT}/datasets/{prefix}", True, environment(service.port, tmp_path))
+    fetched = [bag.source.name for bag in found.fetch(found.offers[2:4])]
+    assert fetched == [offer.name for offer in found.offers[2:4]]
+    assert len(find_bags(tmp_path)) == 2
+    assert all(offer.size_bytes == sum(file.size for file in offer.bag) > 1000 for offer in found.offers)
+
+
+@pytest.mark.parametrize(("tail", "name"), [("houston/day 1/ü_00", "ü_00"), ("houston/bare.mcap", "bare.mcap")])
+def test_a_single_bag_may_be_the_source(
+    service: azurite.Azurite, prefix: str, tmp_path: Path, tail: str, name: str
+) -> None:
+    url = f"http://127.0.0.1:{service.port}/{azurite.ACCOUNT}/datasets/{quote(tail)}"
+    assert [source.name for source in bring(service.port, tmp_path, url)] == [name]
+    assert [source.name for source in find_bags(tmp_path)] == [name]
+
+
+def test_downloads_that_were_kept_are_not_brought_again(service: azurite.Azurite, prefix: str, tmp_path: Path) -> None:
+    with Line(service.port) as line:
+        address = upload(service, "kept", BIG)
+        bring(line.port, tmp_path, address)
+        assert line.carried > len(BIG)
+        line.carried = 0
+        bring(line.port, tmp_path, address)
+        assert line.carried < 10_000
+        upload(service, "kept", BIG[:-1] + b"!")
+        (source,) = bring(line.port, tmp_path, address)
+    assert source.path.read_bytes() == BIG[:-1] + b"!"
+
+
+def test_blobs_become_bags_by_the_rule_for_folders() -> None:
+    places = [
+        "a/metadata.yaml",
+        "a/a_0.db3",
+        "a/a_0.db3-wal",
+        "a/notes.txt",
+        "a/sub/x.mcap",
+        "b/x.mcap",
+        "b/metadata.yml",
+    ]
+    places += ["c/metadata.yaml", "c/d/y.db3", "c/d/y.db3-wal", "z.bag"]
+    found = group(RemoteFile(f"p/{place}", place, 10, "e", None) for place in places)
+    assert [(offer.name, [file.place for file in offer.bag]) for offer in found] == [
+        ("a", ["a/a_0.db3", "a/a_0.db3-wal", "a/metadata.yaml"]),
+        ("b/x.mcap", ["b/x.mcap"]),
+        ("c/d/y.db3", ["c/d/y.db3", "c/d/y.db3-wal"]),
+        ("z.bag", ["z.bag"]),
+    ]
+    assert found[0].size_bytes == 30
+
+
+def test_a_container_that_is_not_there_is_refused(service: azurite.Azurite, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"azure://devstoreaccount1/nowhere/: there is no such container"):
+        bring(service.port, tmp_path, f"azure://{azurite.ACCOUNT}/nowhere/")
+
+
+def test_a_prefix_without_bags_is_refused(service: azurite.Azurite, prefix: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no bag in azure://devstoreaccount1/datasets/nothing"):
+        bring(service.port, tmp_path, f"azure://{azurite.ACCOUNT}/datasets/nothing")
+
+
+def test_a_file_of_somebody_else_is_neither_overwritten_nor_deleted(service: azurite.Azurite, tmp_path: Path) -> None:
+    address = upload(service, "theirs", b"in the cloud")
+    (tmp_path / "big.mcap").write_bytes(b"on my disk")
+    with pytest.raises(UserError, match=r"big\.mcap stands where the blob big\.mcap would go"):
+        bring(service.port, tmp_path, address)
+    (tmp_path / "big.mcap").write_bytes(b"in the cloud")
+    found = AzureBags(address, False, environment(service.port, tmp_path))
+    for bag in found.fetch(found.offers):
+        found.release(bag.source, None)
+    assert (tmp_path / "big.mcap").read_bytes() == b"in the cloud"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [
+        (401, UserError, "refuses the credentials"),
+        (403, UserError, "refuses the credentials"),
+        (404, UserError, "no such container"),
+        (400, UserError, "refuses it"),
+        (429, TransientError, "the storage service failed"),
+        (503, TransientError, "the storage service failed"),
+    ],
+)
+def test_an_answer_of_the_service_is_an_error_of_the_right_kind(
+    tmp_path: Path, status: int, kind: type[Exception], words: str
+) -> None:
+    with Gate(alter=lambda method, path, answer: Answer(status, {}, b"")) as gate:
+        with pytest.raises(kind, match=words):
+            AzureBags(f"azure://{azurite.ACCOUNT}/c/", True, environment(gate.port, tmp_path))
+        assert len(gate.asked) == (1 if kind is UserError else pauses.ATTEMPTS)
+
+
+def started(variables: dict[str, str], *flags: str) -> "subprocess.Popen[str]":
+    """Start a conversion in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "stage1_convert", "--src", "azure", *flags],
+        env={**os.environ, **variables, "PYTHONPATH": str(ROOT), "AZURE_BLOB_PREFIX": "", "OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def put(service: azurite.Azurite, name: str, folder: Path) -> str:
+    """Put all bags below a folder into a container of that name; returns its address."""
+    container = service.container(name)
+    for path in folder.rglob("*.*"):
+        container.upload_blob(path.relative_to(folder).as_posix(), path.read_bytes(), overwrite=True)
+    return f"azure://{azurite.ACCOUNT}/{name}"
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*.*"))
+
+
+def bags_in(gate: Gate) -> set[str]:
+    """Return the bags whose blobs were asked for."""
+    return {one.path.partition("?")[0].split("/")[3] for one in gate.asked if "comp=list" not in one.path}
+
+
+def test_twenty_bags_come_through_a_bad_line_and_a_kill_and_are_converted_like_those_of_a_folder(
+    service: azurite.Azurite, tmp_path: Path
+) -> None:
+    for number in range(20):
+        cell(seconds=0.7, seed=number, size=(96, 128)).write(tmp_path / "local" / f"bag_{number:02d}")
+    put(service, "twenty", tmp_path / "local")
+    size = size_of(tmp_path / "local")
+    run(tmp_path / "local", tmp_path / "from folder")
+    flags = ["--out", str(tmp_path / "from blobs"), "--workers", "1", "--keep-downloads", "false"]
+    cuts, bags_asked = 0, []
+    for stall_after in (size // 2, None):
+        with Gate(service.port) as gate, Line(gate.port) as line:
+            line.cut_after, line.stall_after = 150_000, stall_after
+            variables = environment(line.port, tmp_path / "here") | {"AZURE_BLOB_CONTAINER": "twenty"}
+            with started(variables, *flags) as child:
+                if stall_after:
+                    assert line.stalled.wait(60)
+                    os.killpg(child.pid, signal.SIGKILL)
+                said = child.communicate(timeout=120)[0]
+            cuts += line.cuts
+            bags_asked.append(bags_in(gate))
+        if stall_after:
+            done = (tmp_path / "here" / RECALL).read_bytes().count(b"[")
+    assert child.returncode == 0, said
+    assert cuts >= 4
+    assert done >= 3
+    assert len(bags_asked[1]) <= 20 - done
+    assert tree(tmp_path / "from blobs") == tree(tmp_path / "from folder")
+    assert [path.name for path in (tmp_path / "here").iterdir()] == [RECALL]
+
+
+def test_ctrl_c_stops_a_download_at_once_and_the_same_command_goes_on(service: azurite.Azurite, tmp_path: Path) -> None:
+    recording = cell(seconds=0.8)
+    recording.write(tmp_path / "local" / "bag")
+    with (tmp_path / "local" / "bag" / "bag.mcap").open("ab") as file:
+        file.write(bytes(6 << 20))  # what follows the end of a recording is no part of it
+    put(service, "interrupted", tmp_path / "local")
+    flags = ["--out", str(tmp_path / "out"), "--workers", "1"]
+    with Line(service.port) as line:
+        line.stall_after = 5 << 20
+        variables = environment(line.port, tmp_path / "here") | {"AZURE_BLOB_CONTAINER": "interrupted"}
+        with started(variables, *flags) as child:
+            assert line.stalled.wait(60)
+            interrupted = time.monotonic()
+            child.send_signal(signal.SIGINT)
+            said = child.communicate(timeout=60)[0]
+    assert time.monotonic() - interrupted < 15  # it would wait 30 s for the line
+    assert child.returncode == 130
+    assert said.strip().splitlines()[-1] == "stopped; run the same command again to go on"
+    with Gate(service.port) as gate:
+        variables = environment(gate.port, tmp_path / "here") | {"AZURE_BLOB_CONTAINER": "interrupted"}
+        with started(variables, *flags) as child:
+            said = child.communicate(timeout=120)[0]
+        assert child.returncode == 0, said
+        assert gate.carried < 3 << 20
+
+
+def converted(src: str, gate: Gate, folder: Path, out: Path, strict: bool = False) -> Summary:
+    """Convert blobs in this process, deleting downloads."""
+    supply = AzureBags(src, False, environment(gate.port, folder))
+    return convert(supply, out, load(Config, None, []), Options(0, strict))
+
+
+def test_a_rerun_brings_only_what_is_new_or_changed(service: azurite.Azurite, tmp_path: Path) -> None:
+    local, here, out = tmp_path / "local", tmp_path / "here", tmp_path / "out"
+    for number in range(3):
+        cell(seconds=0.8, seed=number).write(local / f"bag_{number}")
+    src = put(service, "rerun", local)
+    with Gate(service.port) as gate:
+        assert converted(src, gate, here, out).reused == 0
+        assert gate.carried == size_of(local)
+        first = tree(out)
+
+        gate.asked.clear()
+        assert converted(src, gate, here, out).reused == 3
+        assert gate.carried == 0
+        assert tree(out) == first
+
+        gate.asked.clear()
+        changed = cell(seconds=0.9, seed=9)
+        shutil.rmtree(local / "bag_1")
+        changed.write(local / "bag_1")
+        cell(seconds=0.8, seed=7).write(local / "bag_0b")
+        container = service.container("rerun")
+        for path in [*(local / "bag_1").iterdir(), *(local / "bag_0b").iterdir()]:
+            container.upload_blob(path.relative_to(local).as_posix(), path.read_bytes(), overwrite=True)
+        assert converted(src, gate, here, out).reused == 2
+        assert gate.carried == size_of(local / "bag_1") + size_of(local / "bag_0b")
+        run(local, tmp_path / "from scratch")
+        assert tree(out) == tree(tmp_path / "from scratch")
+
+        gate.asked.clear()  # a part that is gone, and memory that was cut off, are no reason to trust anything
+        next(out.glob("data/*/file-001.parquet")).unlink()
+        text = (here / RECALL).read_bytes()
+        (here / RECALL).write_bytes(text[:-40])
+        assert converted(src, gate, here, out).reused == 3
+        assert bags_in(gate) == {"bag_0b", "bag_1"}
+        assert tree(out) == tree(tmp_path / "from scratch")
+
+
+def test_other_settings_bring_the_bags_again(service: azurite.Azurite, tmp_path: Path) -> None:
+    cell(seconds=0.8).write(tmp_path / "local" / "bag")
+    src = put(service, "settings", tmp_path / "local")
+    with Gate(service.port) as gate:
+        converted(src, gate, tmp_path / "here", tmp_path / "out")
+        gate.asked.clear()
+        supply = AzureBags(src, False, environment(gate.port, tmp_path / "here"))
+        convert(supply, tmp_path / "out", load(Config, None, ["data.fps=10"]), Options(0))
+        assert gate.carried > 0
+    run(tmp_path / "local", tmp_path / "from scratch", "data.fps=10")
+    assert tree(tmp_path / "out") == tree(tmp_path / "from scratch")
+
+
+def test_a_refused_bag_comes_again_only_for_a_reason_that_may_have_passed(
+    service: azurite.Azurite, tmp_path: Path
+) -> None:
+    local, here, out = tmp_path / "local", tmp_path / "here", tmp_path / "out"
+    cell(seconds=0.8).write(local / "good")
+    blind = cell(seconds=0.8, seed=1)
+    blind.pictures = []
+    blind.write(local / "blind")
+    with sqlite3.connect(
+        local / "no_table.db3"
+    ) as database:  # what sqlite says of a disk that fails is of the same kind
+        database.execute("CREATE TABLE other (x)")
+    database.close()
+    src = put(service, "refused", local)
+    with Gate(service.port) as gate:
+        first = converted(src, gate, here, out)
+        assert [bag for bag, _ in first.refused] == ["blind", "no_table.db3"]
+
+        gate.asked.clear()
+        again = converted(src, gate, here, out)
+        assert bags_in(gate) == {"no_table.db3"}
+        assert (again.refused, again.reused) == (first.refused, 1)
+        run(local, tmp_path / "from scratch")
+        assert tree(out) == tree(tmp_path / "from scratch")
+
+        gate.asked.clear()
+        supply = AzureBags(src, False, environment(gate.port, here))
+        convert(supply, out, load(Config, None, ["data.fps=10"]), Options(0))
+        assert bags_in(gate) == {"good", "blind", "no_table.db3"}
+
+        gate.asked.clear()
+        cell(seconds=0.8, seed=1).write(tmp_path / "mended" / "blind")
+        put(service, "refused", tmp_path / "mended")
+        assert [bag for bag, _ in converted(src, gate, here, out).refused] == ["no_table.db3"]
+
+
+def test_what_is_known_of_bags_stays_as_short_as_their_number(tmp_path: Path) -> None:
+    here = parse(f"azure://{azurite.ACCOUNT}/c", {})
+    one, other = (RemoteFile(f"{name}/a.mcap", f"{name}/a.mcap", 1, "first", None) for name in ("one", "other"))
+    recall = Recall(tmp_path, here)
+    recall.keep([other], {"a.mcap": "of other"})
+    for version in range(9):
+        recall.keep([one._replace(etag=str(version))], {"a.mcap": f"of {version}"})
+        assert len((tmp_path / RECALL).read_bytes().split(b"\n\n")) <= 4
+    for known in (recall, Recall(tmp_path, here)):
+        assert known.sums([one._replace(etag="8")]) == {"a.mcap": "of 8"}
+        assert known.sums([one._replace(etag="7")]) is None
+        assert known.sums([other]) == {"a.mcap": "of other"}
+
+
+@pytest.fixture(scope="module")
+def three(service: azurite.Azurite, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Three bags in a container."""
+    local = tmp_path_factory.mktemp("three")
+    for number in range(3):
+        cell(seconds=0.8, seed=number).write(local / f"bag_{number}")
+    return put(service, "three", local)
+
+
+def spoiled(method: str, path: str, answer: Answer) -> Answer:
+    return answer._replace(body=answer.body[:-1] + b"!") if "bag_1.mcap" in path and answer.body else answer
+
+
+def short(method: str, path: str, answer: Answer) -> Answer:
+    return answer._replace(body=b"") if "bag_1.mcap" in path and method == "GET" else answer
+
+
+def denied(method: str, path: str, answer: Answer) -> Answer:
+    return Answer(403, {"x-ms-error-code": "AuthorizationFailure"}, b"") if "bag_1.mcap" in path else answer
+
+
+def gone(method: str, path: str, answer: Answer) -> Answer:
+    return Answer(404, {"x-ms-error-code": "BlobNotFound"}, b"") if "bag_1.mcap" in path else answer
+
+
+def archived(method: str, path: str, answer: Answer) -> Answer:
+    return Answer(409, {"x-ms-error-code": "BlobArchived"}, b"") if "bag_1.mcap" in path else answer
+
+
+@pytest.mark.parametrize(
+    ("alter", "words"),
+    [
+        (spoiled, "do not have the MD5 that the service gives, 3 times in a row"),
+        (short, "and no more come"),
+        (denied, "the storage service refuses the credentials (403 AuthorizationFailure)"),
+        (gone, "there is no such container or blob (404 BlobNotFound)"),
+        (archived, "the storage service refuses it (409 BlobArchived)"),
+    ],
+)
+def test_a_blob_that_cannot_be_had_refuses_its_bag_and_no_other(
+    service: azurite.Azurite, three: str, tmp_path: Path, alter: Any, words: str
+) -> None:
+    with Gate(service.port, alter) as gate:
+        summary = converted(three, gate, tmp_path / "here", tmp_path / "out")
+        assert [(bag, words in reason) for bag, reason in summary.refused] == [("bag_1", True)]
+        assert [(bag["bag"], bag["status"]) for bag in report(tmp_path / "out")["bags"]] == [
+            ("bag_0", "converted"),
+            ("bag_1", "refused"),
+            ("bag_2", "converted"),
+        ]
+        with pytest.raises(RefusedError, match="1 of 3 bags are refused and --strict is given"):
+            converted(three, gate, tmp_path / "here", tmp_path / "strict", strict=True)
+        gate.alter = lambda method, path, answer: answer
+        gate.asked.clear()
+        assert converted(three, gate, tmp_path / "here", tmp_path / "out").refused == []
+        assert not [
+            one for one in gate.asked if "bag_0" in one.path or "bag_2" in one.path
+        ]  # only what is missing came
+
+
+def test_credentials_that_read_nothing_end_the_run(service: azurite.Azurite, three: str, tmp_path: Path) -> None:
+    def unreadable(method: str, path: str, answer: Answer) -> Answer:
+        return (
+            answer if "comp=list" in path else Answer(403, {"x-ms-error-code": "AuthorizationPermissionMismatch"}, b"")
+        )
+
+    with (
+        Gate(service.port, unreadable) as gate,
+        pytest.raises(UserError, match="403 AuthorizationPermissionMismatch") as e,
+    ):
+        converted(three, gate, tmp_path / "here", tmp_path / "out")
+    assert not isinstance(e.value, RefusedError)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,174 @@
+"""Errors are those of a double loop over frames and steps, and baselines are what their names say."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stage3_eval.metrics.baselines import baseline_chunks, describe_baselines
+from stage3_eval.metrics.errors import (
+    FIRST_STEP,
+    VALID_HORIZON,
+    Floats,
+    chunk_errors,
+    compare_to_best,
+    frame_errors,
+    summarise,
+    together,
+)
+
+# Three frames, two joints, chunks of two steps; the recording goes up by one per frame in joint b.
+RECORDED = np.array([[0.0, 10.0], [0.0, 11.0], [0.0, 12.0]])
+
+
+def test_step_k_of_the_chunk_predicted_at_t_is_compared_with_the_action_at_t_plus_k() -> None:
+    ramp_TA = np.arange(6.0)[:, None]
+    chunk_TCA = np.arange(6.0)[:, None, None] + np.arange(4.0)[None, :, None]
+    errors = chunk_errors(chunk_TCA, ramp_TA)
+    assert not errors.absolute_CA.any()
+    chunk_TCA[5, 1:] = 99  # frames 6 to 8 were never recorded
+    chunk_TCA[3, 3] = 99
+    assert not chunk_errors(chunk_TCA, ramp_TA).largest_CA.any()
+    chunk_TCA[2, 3] = 7  # frame 5 was: 5
+    assert chunk_errors(chunk_TCA, ramp_TA).absolute_CA.tolist() == [[0], [0], [0], [2]]
+
+
+def test_the_numbers_equal_those_worked_out_by_hand() -> None:
+    chunk_TCA = np.stack([RECORDED + np.array([1, 0]), RECORDED + np.array([0, 3])], axis=1)
+    # joint a: step 0 errs by 1 in three frames, step 1 by 0 in two. joint b: step 0 by 0, step 1 by |3 - 1| in two.
+    summary = summarise(chunk_errors(chunk_TCA, RECORDED), ["a", "b"])
+    assert summary[FIRST_STEP]["mae"] == 0.5
+    assert summary[FIRST_STEP]["per_joint"]["a"] == {"mae": 1.0, "rmse": 1.0, "max": 1.0}
+    horizon = summary[VALID_HORIZON]
+    assert horizon["per_joint"]["a"] == pytest.approx({"mae": 3 / 5, "rmse": (3 / 5) ** 0.5, "max": 1})
+    assert horizon["per_joint"]["b"] == pytest.approx({"mae": 4 / 5, "rmse": (8 / 5) ** 0.5, "max": 2})
+    assert (horizon["mae"], horizon["rmse"], horizon["max"]) == pytest.approx((7 / 10, (11 / 10) ** 0.5, 2))
+    assert summary["mae_by_step"] == [0.5, 1.0]
+
+
+def test_steps_no_episode_is_long_enough_for_are_left_out() -> None:
+    summary = summarise(chunk_errors(np.ones((2, 5, 1)), np.zeros((2, 1))), ["a"])
+    assert summary["mae_by_step"] == [1.0, 1.0]
+    assert summary[VALID_HORIZON]["mae"] == 1.0
+
+
+@given(st.integers(1, 7), st.integers(1, 7), st.integers(1, 3), st.integers(0, 2**32 - 1))
+def test_errors_equal_a_double_loop_over_frames_and_steps(frames: int, steps: int, joints: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    chunk_TCA, recorded_TA = rng.normal(size=(frames, steps, joints)), rng.normal(size=(frames, joints))
+    pairs = [
+        np.abs(chunk_TCA[t, k] - recorded_TA[t + k]) for t in range(frames) for k in range(steps) if t + k < frames
+    ]
+    horizon = summarise(chunk_errors(chunk_TCA, recorded_TA), [str(i) for i in range(joints)])[VALID_HORIZON]
+    assert horizon["mae"] == pytest.approx(np.mean(pairs))
+    assert horizon["rmse"] == pytest.approx(np.mean(np.square(pairs)) ** 0.5)
+    assert horizon["max"] == np.max(pairs)
+
+
+def test_episodes_together_weigh_every_pair_alike() -> None:
+    short, long = (
+        chunk_errors(np.ones((1, 2, 1)), np.zeros((1, 1))),
+        chunk_errors(np.zeros((3, 2, 1)), np.zeros((3, 1))),
+    )
+    both = summarise(together([short, long]), ["a"])
+    assert both[FIRST_STEP]["mae"] == 1 / 4
+    assert both[VALID_HORIZON]["mae"] == 1 / 6
+    assert summarise(together([short, short]), ["a"])[VALID_HORIZON]["max"] == 1
+
+
+def baselines(meaning: str, states: Floats | None = None, n_steps: int = 1) -> dict[str, Floats]:
+    """Name -> chunks (T, n_steps, A)."""
+    return dict(baseline_chunks(RECORDED, states, np.array([5.0, 6.0]), meaning, n_steps))
+
+
+def first(chunk_TCA: Floats) -> list[list[float]]:
+    rows: list[list[float]] = chunk_TCA[:, 0].tolist()
+    return rows
+
+
+def test_delta_baselines_do_not_move_repeat_the_last_action_or_take_the_mean() -> None:
+    chunks = baselines("delta", RECORDED - 1)
+    assert list(chunks) == ["zero_action", "repeat_last", "dataset_mean", "linear_extrapolation"]
+    assert not chunks["zero_action"].any()
+    assert first(chunks["repeat_last"]) == [[0, 0], [0, 10], [0, 11]]
+    assert first(chunks["dataset_mean"]) == [[5, 6]] * 3
+
+
+def test_to_repeat_the_last_delta_is_to_extrapolate_the_position() -> None:
+    """The position reached by adding up the deltas goes on in a straight line at the last recorded speed."""
+    chunks = baselines("delta", n_steps=4)
+    assert np.array_equal(chunks["linear_extrapolation"], chunks["repeat_last"])
+    path = np.cumsum(chunks["linear_extrapolation"][2], axis=0)
+    assert path.tolist() == [[0, 11], [0, 22], [0, 33], [0, 44]]
+    assert "deltas" in describe_baselines("delta")["linear_extrapolation"]
+
+
+@pytest.mark.parametrize("meaning", ["next_position", "command"])
+def test_position_baselines_hold_the_present_position_instead_of_driving_to_zero(meaning: str) -> None:
+    chunks = baselines(meaning, RECORDED - 1)
+    assert list(chunks) == ["hold_still", "repeat_last", "dataset_mean", "linear_extrapolation"]
+    assert first(chunks["hold_still"]) == (RECORDED - 1).tolist()
+    assert first(chunks["repeat_last"]) == [[-1, 9], [0, 10], [0, 11]]
+
+
+def test_positions_are_extrapolated_at_the_speed_known_at_each_frame() -> None:
+    chunks = baselines("next_position", RECORDED - 1, n_steps=3)["linear_extrapolation"]
+    assert chunks[0].tolist() == [[-1, 9]] * 3  # no speed is known yet
+    assert chunks[1].tolist() == [[1, 11], [2, 12], [3, 13]]  # from (-1, 9) to (0, 10) within a frame
+    assert chunks[2].tolist() == [[0, 12], [0, 13], [0, 14]]
+
+
+def test_a_joint_that_moves_evenly_is_extrapolated_without_error() -> None:
+    ramp = np.arange(1.0, 11.0)[:, None]  # where each frame's action leads; the arm was one step behind
+    chunks = dict(baseline_chunks(ramp, ramp - 1, np.zeros(1), "next_position", 3))
+    errors = chunk_errors(chunks["linear_extrapolation"][1:], ramp, np.arange(1, 10))
+    assert errors.largest_CA.max() == 0
+    assert chunk_errors(chunks["repeat_last"], ramp).largest_CA.max() == 3
+
+
+def test_without_one_position_per_action_nothing_is_held() -> None:
+    assert list(baselines("next_position")) == ["repeat_last", "dataset_mean", "linear_extrapolation"]
+
+
+def test_holding_still_errs_at_the_first_step_as_a_zero_delta_does() -> None:
+    states = np.array([[0.0], [0.3], [0.5], [0.4]])
+    following = np.concatenate([states[1:], states[-1:]])
+    held = dict(baseline_chunks(following, states, np.zeros(1), "next_position", 3))["hold_still"]
+    zero = dict(baseline_chunks(following - states, states, np.zeros(1), "delta", 3))["zero_action"]
+    as_position = summarise(chunk_errors(held, following), ["a"])
+    as_delta = summarise(chunk_errors(zero, following - states), ["a"])
+    assert as_position[FIRST_STEP]["mae"] == pytest.approx(as_delta[FIRST_STEP]["mae"])
+
+
+def test_a_baseline_repeats_its_action_over_the_whole_chunk() -> None:
+    chunks = baselines("delta", n_steps=2)["repeat_last"]
+    assert chunks.tolist() == [[[0, 0]] * 2, [[0, 10]] * 2, [[0, 11]] * 2]
+
+
+def test_chunks_that_start_now_and_then_are_compared_where_they_lie() -> None:
+    ramp_TA = np.arange(6.0)[:, None]
+    start_S = np.array([0, 3])
+    chunk_SCA = ramp_TA[start_S[:, None] + np.arange(3)]
+    assert chunk_errors(chunk_SCA, ramp_TA, start_S).pairs_C.tolist() == [2, 2, 2]
+    assert not chunk_errors(chunk_SCA, ramp_TA, start_S).largest_CA.any()
+    chunk_SCA[1, 2] = 9  # at frame 5
+    assert chunk_errors(chunk_SCA, ramp_TA, start_S).absolute_CA.tolist() == [[0], [0], [4]]
+    assert frame_errors(chunk_SCA, ramp_TA, start_S).tolist() == [[0], [4 / 3]]
+
+
+def test_a_frames_error_is_the_mean_over_its_steps_inside_the_episode() -> None:
+    chunk_TCA = np.ones((3, 4, 1)) * np.array([1, 2, 4, 8])[:, None]
+    errors = frame_errors(chunk_TCA, np.zeros((3, 1)), np.arange(3))
+    assert errors.tolist() == [[7 / 3], [3 / 2], [1]]
+
+
+def scored(mae: float) -> dict[str, dict[str, float]]:
+    return {FIRST_STEP: {"mae": mae}}
+
+
+def test_the_policy_is_measured_against_the_best_baseline() -> None:
+    assert compare_to_best(scored(1), {"worse": scored(4), "best": scored(2)}, FIRST_STEP) == ("best", 0.5)
+
+
+def test_a_baseline_without_error_leaves_nothing_to_measure_against() -> None:
+    assert compare_to_best(scored(1), {"perfect": scored(0)}, FIRST_STEP) == ("perfect", None)

@@ -1,0 +1,95 @@
+"""Drift and steps are those worked out by hand, whatever an action means."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stage3_eval.metrics.motion import Drift, add_drifts, describe_drifts, drifts, steps
+
+FPS = 4  # so that 0.5 s are 2 frames and 1 s is 4
+
+
+def every_frame(n: int) -> np.ndarray:
+    return np.arange(n)
+
+
+def test_deltas_that_are_always_too_large_drift_further_and_further() -> None:
+    recorded = np.full((10, 1), 0.5)
+    chunks = np.full((10, 5, 1), 0.6)
+    told = describe_drifts(drifts(chunks, every_frame(10), chunks[:, 0], recorded, "delta", FPS), ["a"])
+    for start in ("from_measured", "from_commanded"):
+        assert told[start]["0.5s"]["mean"] == pytest.approx(0.2)
+        assert told[start]["1.0s"]["mean"] == pytest.approx(0.4)
+        assert told[start]["1.0s"]["per_joint"]["a"] == pytest.approx({"mean": 0.4, "max": 0.4})
+
+
+def test_a_chunk_that_errs_late_drifts_from_where_it_was_measured_but_not_when_it_is_renewed() -> None:
+    recorded = np.zeros((8, 1))
+    chunks = np.zeros((8, 4, 1))
+    chunks[:, 1:] = 1.0  # only the first step of each chunk is right
+    found = drifts(chunks, every_frame(8), chunks[:, 0], recorded, "delta", FPS)
+    told = describe_drifts(found, ["a"])
+    assert told["from_measured"]["0.5s"]["mean"] == 1
+    assert told["from_measured"]["1.0s"]["mean"] == 3
+    assert told["from_commanded"]["1.0s"]["mean"] == 0
+
+
+def test_errors_that_cancel_do_not_drift() -> None:
+    recorded = np.zeros((8, 1))
+    executed = np.tile([[1.0], [-1.0]], (4, 1))
+    found = drifts(executed[:, None], every_frame(8), executed, recorded, "delta", FPS)
+    assert found["from_commanded.1.0"].largest_A == 0
+
+
+@pytest.mark.parametrize("meaning", ["next_position", "command"])
+def test_positions_do_not_add_up(meaning: str) -> None:
+    recorded = np.arange(10.0)[:, None]
+    chunks = recorded[np.minimum(np.arange(10)[:, None] + np.arange(4), 9)] + 0.25
+    told = describe_drifts(drifts(chunks, every_frame(10), chunks[:, 0], recorded, meaning, FPS), ["a"])
+    assert told["from_measured"]["1.0s"]["mean"] == 0.25
+    assert told["from_commanded"]["1.0s"]["mean"] == 0.25
+
+
+def test_what_no_chunk_or_episode_is_long_enough_for_is_not_told() -> None:
+    recorded = np.zeros((3, 1))
+    told = describe_drifts(drifts(recorded[:, None], every_frame(3), recorded, recorded, "delta", FPS), ["a"])
+    assert told["from_measured"]["0.5s"] is None  # chunks of one step
+    assert told["from_commanded"]["0.5s"] is not None
+    assert told["from_commanded"]["1.0s"] is None  # three frames
+
+
+@given(st.integers(2, 12), st.integers(1, 6), st.integers(0, 2**32 - 1))
+def test_drift_equals_following_both_paths_frame_by_frame(frames: int, n_steps: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    recorded, chunks = rng.normal(size=(frames, 2)), rng.normal(size=(frames, n_steps, 2))
+    found = drifts(chunks, every_frame(frames), chunks[:, 0], recorded, "delta", FPS)
+    measured, commanded = [], []
+    for t in range(frames - 1):
+        if t + 2 <= frames:
+            commanded.append(abs(chunks[t : t + 2, 0].sum(axis=0) - recorded[t : t + 2].sum(axis=0)))
+            if n_steps >= 2:
+                measured.append(abs(chunks[t, :2].sum(axis=0) - recorded[t : t + 2].sum(axis=0)))
+    assert found["from_commanded.0.5"].sum_A == pytest.approx(np.sum(commanded, axis=0))
+    assert ("from_measured.0.5" in found) == bool(measured)
+    if measured:
+        assert found["from_measured.0.5"].largest_A == pytest.approx(np.max(measured, axis=0))
+
+
+def test_drifts_of_episodes_weigh_every_window_alike() -> None:
+    one = Drift(np.array([3.0]), np.array([2.0]), np.array(2))
+    other = Drift(np.array([1.0]), np.array([1.0]), np.array(2))
+    told = describe_drifts({"from_measured.0.5": add_drifts(one, other)}, ["a"])
+    assert told["from_measured"]["0.5s"] == {"mean": 1.0, "max": 2.0, "per_joint": {"a": {"mean": 1.0, "max": 2.0}}}
+
+
+def test_a_delta_is_a_step_and_a_position_one_from_the_position_before() -> None:
+    actions = np.array([[1.0], [-3.0], [2.0]])
+    limit = np.array([2.5])
+    of_deltas = steps(actions, None, "delta", limit)
+    assert (of_deltas.largest_A.tolist(), of_deltas.over_A.tolist(), int(of_deltas.frames)) == ([3.0], [1], 3)
+    measured = np.array([[-2.0], [0.0], [0.0]])
+    of_positions = steps(actions, measured, "next_position", limit)  # 3 from the measured -2, then 4, then 5
+    assert (of_positions.largest_A.tolist(), of_positions.over_A.tolist()) == ([5.0], [3])
+    assert steps(actions, None, "command", limit).over_A.tolist() == [2]  # nothing is known before the first
+    assert steps(actions, None, "delta", None).over_A.tolist() == [0]

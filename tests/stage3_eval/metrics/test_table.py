@@ -1,0 +1,55 @@
+"""The parquet table has exactly the columns, types and metadata that its readers rely on."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from stage3_eval.metrics.table import COLUMNS, METADATA_KEY, episode_table
+
+STATES, JOINTS = ["pan", "lift", "grip"], ["pan", "lift"]
+
+
+@pytest.fixture
+def table() -> pa.Table:
+    rows: dict[str, Any] = {
+        "episode_index": np.array([3, 3]),
+        "frame_index": np.array([0, 1]),
+        "timestamp": np.array([0, 1 / 30], np.float32),
+        "observation.state": np.array([[1, 2, 3], [4, 5, 6]], np.float64),
+        "action": np.array([[0.5, 1], [1.5, 2]], np.float32),
+    }
+    predicted_TA = np.array([[1, 0], [1, 2]], np.float32)
+    return episode_table(rows, predicted_TA, np.array([np.nan, 0.25]), STATES, JOINTS, {"units": "rad"})
+
+
+def test_columns_and_types_are_those_promised(table: pa.Table) -> None:
+    names = [f"joint_position_{name}" for name in STATES]
+    names += [prefix + name for prefix in ("predicted_action_", "gt_action_", "abs_error_") for name in JOINTS]
+    assert [(field.name, str(field.type)) for field in table.schema] == [
+        ("episode_index", "int64"),
+        ("frame_index", "int64"),
+        ("timestamp", "float"),
+        *((name, "float") for name in names),
+        ("inference_time_s", "double"),
+    ]
+
+
+def test_values_stand_under_their_joint(table: pa.Table) -> None:
+    assert table["joint_position_grip"].to_pylist() == [3, 6]
+    assert table["predicted_action_pan"].to_pylist() == [1, 1]
+    assert table["gt_action_lift"].to_pylist() == [1, 2]
+    assert table["abs_error_pan"].to_pylist() == [0.5, 0.5]
+    assert table["episode_index"].to_pylist() == [3, 3]
+
+
+def test_a_frame_that_was_not_timed_has_null(table: pa.Table) -> None:
+    assert table["inference_time_s"].to_pylist() == [None, 0.25]
+
+
+def test_the_schema_explains_itself(table: pa.Table) -> None:
+    metadata = json.loads(table.schema.metadata[METADATA_KEY])
+    assert metadata == {"units": "rad", "columns": COLUMNS}
+    assert all(any(field.name.startswith(prefix) for prefix in COLUMNS) for field in table.schema)
