@@ -1,6 +1,6 @@
-"""A length in, a bag as a robot cell would record it out: 500 Hz joint states and 30 Hz pictures that look like a scene.
+"""A length in, a bag as a robot cell would record it out: 500 Hz joint states and 30 Hz images that look like a scene.
 
-A few pictures take turns, so that writing them costs next to nothing; reading and decoding them costs what it always does.
+A few images take turns, so that writing them costs next to nothing; reading and decoding them costs what it always does.
 """
 
 import functools
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-Picture = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.uint8]
 
 TYPES = get_typestore(Stores.ROS2_HUMBLE)
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
@@ -24,28 +24,28 @@ DISTINCT, HEIGHT, WIDTH = 16, 480, 640
 
 
 @functools.cache
-def pictures() -> tuple[Picture, ...]:
-    """Return RGB pictures (height, width, 3) with slopes, edges, texture and a camera's noise."""
+def images() -> tuple[Image, ...]:
+    """Return RGB images (height, width, 3) with slopes, edges, texture and a camera's noise."""
     rng = np.random.default_rng(0)
-    return tuple(_picture(rng, turn) for turn in range(DISTINCT))
+    return tuple(_image(rng, turn) for turn in range(DISTINCT))
 
 
 @functools.cache
 def jpegs(quality: int = 95) -> tuple[bytes, ...]:
-    """Return the same pictures as JPEG files."""
-    return tuple(encode(picture, quality) for picture in pictures())
+    """Return the same images as JPEG files."""
+    return tuple(encode(image, quality) for image in images())
 
 
-def encode(picture: Picture, quality: int = 95) -> bytes:
-    """Return an RGB picture as a JPEG file."""
-    return bytes(cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
+def encode(image: Image, quality: int = 95) -> bytes:
+    """Return an RGB image as a JPEG file."""
+    return bytes(cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
 
 
 def write_bag(path: Path, frames: int, raw: bool = False) -> Path:
-    """Write an mcap bag of `frames` pictures, raw or JPEG, and the joint states of the same time; returns `path`."""
+    """Write an mcap bag of `frames` images, raw or JPEG, and the joint states of the same time; returns `path`."""
     topic = RAW_TOPIC if raw else f"{RAW_TOPIC}/compressed"
     kind = "sensor_msgs/msg/Image" if raw else "sensor_msgs/msg/CompressedImage"
-    shown = [_message(kind, _raw(p)) for p in pictures()] if raw else [_message(kind, _jpeg(j)) for j in jpegs()]
+    shown = [_message(kind, _raw(p)) for p in images()] if raw else [_message(kind, _jpeg(j)) for j in jpegs()]
     joints = _message("sensor_msgs/msg/JointState", _joints())
     with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         camera = writer.add_connection(topic, kind, typestore=TYPES)
@@ -61,16 +61,16 @@ def write_bag(path: Path, frames: int, raw: bool = False) -> Path:
     return path
 
 
-def _picture(rng: np.random.Generator, turn: int) -> Picture:
+def _image(rng: np.random.Generator, turn: int) -> Image:
     y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
     waves = [np.sin(x / 97 + turn) * 80, np.cos((x + y) / 130 + turn) * 70, np.sin(y / 77 - turn) * 90]
     noise = rng.normal(0, 1, (HEIGHT, WIDTH, 3)).astype(np.float32)
     texture = cv2.GaussianBlur(noise, (0, 0), 2) * 40
-    picture = np.clip(np.stack(waves, axis=-1) + 120 + texture + noise * 3, 0, 255).astype(np.uint8)
+    image = np.clip(np.stack(waves, axis=-1) + 120 + texture + noise * 3, 0, 255).astype(np.uint8)
     for left, top in zip(rng.integers(0, WIDTH, 12), rng.integers(0, HEIGHT, 12), strict=True):
-        colour = rng.integers(0, 255, 3).tolist()
-        cv2.rectangle(picture, (int(left), int(top)), (int(left) + 60, int(top) + 50), colour, -1)
-    return np.asarray(picture)
+        color = rng.integers(0, 255, 3).tolist()
+        cv2.rectangle(image, (int(left), int(top)), (int(left) + 60, int(top) + 50), color, -1)
+    return np.asarray(image)
 
 
 def _message(kind: str, body: dict[str, Any]) -> bytes:
@@ -79,7 +79,7 @@ def _message(kind: str, body: dict[str, Any]) -> bytes:
 
 
 def _stamped(message: bytes, stamp_ns: int) -> bytes:
-    """Set the header's stamp, the first eight bytes behind the encapsulation's four: serialising anew is far slower."""
+    """Set the header's stamp, the first eight bytes behind the encapsulation's four: serializing anew is far slower."""
     return message[:4] + np.array([stamp_ns // 10**9, stamp_ns % 10**9], "<u4").tobytes() + message[12:]
 
 
@@ -87,9 +87,9 @@ def _jpeg(data: bytes) -> dict[str, Any]:
     return {"format": "jpeg", "data": np.frombuffer(data, np.uint8)}
 
 
-def _raw(picture: Picture) -> dict[str, Any]:
+def _raw(image: Image) -> dict[str, Any]:
     size = {"height": HEIGHT, "width": WIDTH, "step": WIDTH * 3}
-    return {**size, "encoding": "rgb8", "is_bigendian": 0, "data": picture.reshape(-1)}
+    return {**size, "encoding": "rgb8", "is_bigendian": 0, "data": image.reshape(-1)}
 
 
 def _joints() -> dict[str, Any]:

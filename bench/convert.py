@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from bench import bags
 from bench.bars import fresh_cpu_seconds, print_bar, seconds
 from bench.png_pipeline import convert_with_png_files
-from common.lerobot.images import Picture, decode_picture
+from common.lerobot.images import Image, decode_image
 from stage1_convert.__main__ import main as convert_main
 from stage1_convert.dataset.stats import tally
 from stage1_convert.memory import keep_blocks
@@ -31,7 +31,7 @@ BENCH = "convert"
 RESIZED = (240, 320)
 MAX_MB = 500
 PNG_FRAMES = 600  # of a pipeline that takes 0.1 s for each
-GROUP = 20  # pictures of a row group
+GROUP = 20  # images of a row group
 SAMPLE_S = 0.05
 
 
@@ -42,7 +42,7 @@ class Bench:
         self._scratch, self._frames, self._rounds, self._minutes, self._bags = scratch, frames, rounds, minutes, bags
 
     def verified(self) -> None:
-        """JPEG stored as it is, every picture decoded."""
+        """JPEG stored as it is, every image decoded."""
         bag = self._bag("jpeg", self._frames)
         work = partial(fresh, self._scratch, partial(store, bags.jpegs(), see, self._frames))
         ours, bare, whole = self._race_cpu(self._ours(bag), partial(decode, bags.jpegs(), self._frames), work)
@@ -67,11 +67,11 @@ class Bench:
         self._print("JPEG to smaller JPEG / bare decode, resize, encode >= 0.7", ours, bare, 0.7)
 
     def raw(self) -> None:
-        """Raw pictures to JPEG."""
+        """Raw images to JPEG."""
         frames = self._frames // 2
         bag = self._bag("raw", frames, raw=True)
-        bare = partial(encode, bags.pictures(), frames)
-        work = partial(fresh, self._scratch, partial(store, bags.pictures(), press, frames))
+        bare = partial(encode, bags.images(), frames)
+        work = partial(fresh, self._scratch, partial(store, bags.images(), press, frames))
         trusted = self._ours(bag, "--trust-images")
         ours_s, trusted_s, bare_s, whole_s = self._race_cpu(self._ours(bag), trusted, bare, work)
         self._print("raw to JPEG / bare encode >= 0.7", ours_s, bare_s, 0.7, frames)
@@ -165,40 +165,40 @@ def convert(src: Path, workers: int, flags: Sequence[str], out: Path) -> None:
 
 
 def decode(jpegs: Sequence[bytes], frames: int) -> None:
-    """Decode pictures and do nothing else."""
+    """Decode images and do nothing else."""
     cv2.setNumThreads(1)
     for number in range(frames):
-        decode_picture(jpegs[number % len(jpegs)])
+        decode_image(jpegs[number % len(jpegs)])
 
 
 def shrink(jpegs: Sequence[bytes], frames: int) -> None:
-    """Decode, resize and encode pictures."""
+    """Decode, resize and encode images."""
     cv2.setNumThreads(1)
     height, width = RESIZED
     for number in range(frames):
-        picture = decode_picture(jpegs[number % len(jpegs)])
-        smaller = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        image = decode_image(jpegs[number % len(jpegs)])
+        smaller = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
         cv2.imencode(".jpg", smaller, [cv2.IMWRITE_JPEG_QUALITY, 95])
 
 
-def encode(pictures: Sequence[bags.Picture], frames: int) -> None:
-    """Encode pictures."""
+def encode(images: Sequence[bags.Image], frames: int) -> None:
+    """Encode images."""
     cv2.setNumThreads(1)
     for number in range(frames):
-        cv2.imencode(".jpg", pictures[number % len(pictures)], [cv2.IMWRITE_JPEG_QUALITY, 95])
+        cv2.imencode(".jpg", images[number % len(images)], [cv2.IMWRITE_JPEG_QUALITY, 95])
 
 
-def see(jpeg: bytes) -> tuple[Picture, bytes]:
+def see(jpeg: bytes) -> tuple[Image, bytes]:
     """Return a JPEG's pixels, and what is stored of it: itself."""
-    return decode_picture(jpeg), jpeg
+    return decode_image(jpeg), jpeg
 
 
-def press(picture: bags.Picture) -> tuple[Picture, bytes]:
-    """Return a picture's pixels, and what is stored of it: its JPEG."""
-    return picture, bytes(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1])
+def press(image: bags.Image) -> tuple[Image, bytes]:
+    """Return an image's pixels, and what is stored of it: its JPEG."""
+    return image, bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1])
 
 
-def store(sources: Sequence[Any], make: Callable[[Any], tuple[Picture, bytes]], frames: int, out: Path) -> None:
+def store(sources: Sequence[Any], make: Callable[[Any], tuple[Image, bytes]], frames: int, out: Path) -> None:
     """Do what no conversion of this kind can leave out, with no bag around it: the source's sha256, the pixels, their
     sums as the converter takes them, and the stored file in a row group of parquet.
     """
@@ -211,8 +211,8 @@ def store(sources: Sequence[Any], make: Callable[[Any], tuple[Picture, bytes]], 
             for number in range(start, min(start + GROUP, frames)):
                 source = sources[number % len(sources)]
                 digest.update(source)
-                picture, file = make(source)
-                tally(picture, number)
+                image, file = make(source)
+                tally(image, number)
                 stored.append(file)
             writer.write_table(pa.table([pa.array(stored, pa.binary())], schema))
 
@@ -228,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the bars that were asked for; returns 0 whether they hold or not, the lines tell."""
     parser = argparse.ArgumentParser(prog="python -m bench.convert", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=BARS, default=BARS, help="bars (default: all)")
-    parser.add_argument("--frames", type=int, default=3600, help="pictures of a bag, 480x640 (%(default)s)")
+    parser.add_argument("--frames", type=int, default=3600, help="images of a bag, 480x640 (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="both sides take turns so often (%(default)s)")
     parser.add_argument("--minutes", type=float, nargs="+", default=[2, 20], help="bags of the memory bar (2 20)")
     parser.add_argument("--bags", type=int, default=6, help="bags of the workers bar (%(default)s)")

@@ -31,8 +31,8 @@ def gradients(ranks: Ranks) -> tuple[dict[str, Tensor], int]:
     """Return this rank's averaged gradients of a global batch, in float64, and how many buckets were reduced."""
     torch.manual_seed(0)
     network = Act(ActConfig(dim_model=128, dim_feedforward=256, dropout=0.0), 6, 6, 1).double().train()
-    state, (picture,), action, is_pad, noise = inputs(BATCH, SIZE, 100, ranks.device)
-    picture, reduced = picture.double(), 0
+    state, (image,), action, is_pad, noise = inputs(BATCH, SIZE, 100, ranks.device)
+    image, reduced = image.double(), 0
     model = ranks.wrap(network)
 
     def count(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
@@ -46,7 +46,7 @@ def gradients(ranks: Ranks) -> tuple[dict[str, Tensor], int]:
         model.register_comm_hook(None, count)  # type: ignore[operator]
     share = BATCH // ranks.world_size
     mine = slice(ranks.rank * share, (ranks.rank + 1) * share)
-    output = model(state.double()[mine], [picture[mine]], action.double()[mine], is_pad[mine], noise.double()[mine])
+    output = model(state.double()[mine], [image[mine]], action.double()[mine], is_pad[mine], noise.double()[mine])
     valid = int((~is_pad).sum())
     act_loss(output, action.double()[mine], is_pad[mine], 10.0, valid, ranks.world_size).total.backward()  # type: ignore[no-untyped-call]
     return {name: p.grad.contiguous() for name, p in network.named_parameters() if p.grad is not None}, reduced

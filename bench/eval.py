@@ -1,6 +1,6 @@
 """The evaluation's claims: batches against single frames, the deployed network against the training's, and its latency.
 
-`python -m bench.eval` takes a minute or two on two cores: the default policy (52 M parameters), random weights and pictures.
+`python -m bench.eval` takes a minute or two on two cores: the default policy (52 M parameters), random weights and images.
 """
 
 import copy
@@ -15,9 +15,9 @@ from torch import Tensor
 from bench.bars import print_bar, seconds
 from common.act.checkpoint import Checkpoint, PolicyShape, Robot, new_network
 from common.act.network import Act, ActConfig
-from common.act.normalization import Normaliser
+from common.act.normalization import Normalizer
 from common.act.resnet import NORM_EPS
-from common.lerobot.dataset import STATE, picture_key
+from common.lerobot.dataset import STATE, image_key
 from common.policy import Policy
 from stage3_eval.metrics.summary import describe_latency
 from stage3_eval.predict import time_call
@@ -53,15 +53,15 @@ def new_policy(size: tuple[int, int]) -> Policy:
     }
     torch.manual_seed(0)
     network = new_network(ActConfig(), shape)
-    normaliser = Normaliser(statistics, MAPPING, shape.sizes(), "bench")
-    return Policy(Checkpoint(network, ActConfig(), shape, normaliser, Robot()))
+    normalizer = Normalizer(statistics, MAPPING, shape.sizes(), "bench")
+    return Policy(Checkpoint(network, ActConfig(), shape, normalizer, Robot()))
 
 
 def observations(size: tuple[int, int], frames: int) -> dict[str, Any]:
     """Return an episode's worth of observations."""
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (frames, *size, 3), dtype=np.uint8)
-    return {STATE: rng.normal(size=(frames, JOINTS)).astype(np.float32), picture_key(CAMERA): pictures}
+    images = rng.integers(0, 256, (frames, *size, 3), dtype=np.uint8)
+    return {STATE: rng.normal(size=(frames, JOINTS)).astype(np.float32), image_key(CAMERA): images}
 
 
 def _batches(policy: Policy, size: tuple[int, int]) -> None:
@@ -103,7 +103,7 @@ def _deployed(policy: Policy, size: tuple[int, int]) -> None:
     name = f"{size[0]}x{size[1]}"
     apart = max(float((answer - answers[0]).abs().max()) for answer in answers[1:])
     print_bar("eval", f"deployed equals the training's forward to 1e-5 at {name}", apart, apart <= 1e-5)
-    # The training's module folds its norms too, at every call: what that costs shows where the pictures are small.
+    # The training's module folds its norms too, at every call: what that costs shows where the images are small.
     bar, ratio = (1.2 if size == SMALL else 1.0), training_s / deployed_s
     print_bar("eval", f"the training's module in eval mode / deployed at {name} >= {bar:g}", ratio, ratio >= bar)
     if size == LARGE:

@@ -1,4 +1,4 @@
-"""What batches cost, in time of computing, against a bare np.take of the same pictures by as many threads, and what memory
+"""What batches cost, in time of computing, against a bare np.take of the same images by as many threads, and what memory
 a process takes.
 
 `python -m bench.load [--frames 2000] [--size 480 640] [--batch 8]`. For orientation: LeRobotDataset 0.6.1's best single
@@ -21,20 +21,20 @@ from bench.bars import cpu_seconds, print_bar
 from common.cli.command import Parser, run
 from common.lerobot.dataset import Dataset, Episode
 from common.lerobot.frame_cache import MappedFrames, Rows, open_frames
-from stage2_train.batches import Batch, Plan, Recordings, Samples, batches
+from stage2_train.batches import Batch, BatchOrder, Recordings, Samples, batches
 
 CHUNK, EPISODE_FRAMES = 100, 400
 
 
 class Synthetic(Recordings):
-    """A map of so many pictures and the columns beside it, without the dataset that they would come from."""
+    """A map of so many images and the columns beside it, without the dataset that they would come from."""
 
     def __init__(self, folder: Path, n_frames: int, size: Sequence[int]) -> None:
         path, shape = folder / "camera.u8", (size[0], size[1], 3)
-        picture = np.random.default_rng(0).integers(0, 256, shape, np.uint8).tobytes()
+        image = np.random.default_rng(0).integers(0, 256, shape, np.uint8).tobytes()
         with path.open("wb") as file:
             for _ in range(n_frames):
-                file.write(picture)
+                file.write(image)
         self.frames = [MappedFrames(path, n_frames, shape)]
         self.state_NS, self.action_NA = (np.zeros((n_frames, 6), np.float32) for _ in range(2))
         self.environment_NE = None
@@ -53,7 +53,7 @@ def anonymous_bytes() -> int:
 
 
 def warm_start_s(folder: Path) -> float:
-    """Return how long opening a dataset of 100 episodes takes whose pictures are in the cache already, imports aside."""
+    """Return how long opening a dataset of 100 episodes takes whose images are in the cache already, imports aside."""
     from tests.stage2_train.tiny import write_dataset
 
     root = write_dataset(folder / "dataset", lengths=[100] * 100, cameras={"front": (32, 32)})
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         recordings = Synthetic(folder, flags.frames, flags.size)
         samples = Samples(recordings, episodes(flags.frames), CHUNK)
-        plan = Plan(1000, flags.batch, 0, 1, 32)
+        plan = BatchOrder(1000, flags.batch, 0, 1, 32)
         orders = [samples.batch(plan, step).rows for step in range(flags.steps)]
         # As many places in turn as the loader has: a batch must outlive the gathering of the next one.
         places = [np.empty((flags.batch, *flags.size, 3), np.uint8) for _ in range(flags.workers + 1)]

@@ -1,4 +1,4 @@
-"""ACT as it is usually written: nn.MultiheadAttention that returns its weights, contiguous pictures, batch norms of their own,
+"""ACT as it is usually written: nn.MultiheadAttention that returns its weights, contiguous images, batch norms of their own,
 AdamW in a loop over the tensors, losses read at every step. The baseline that `bench.step` holds the training step against.
 
 It computes what `common.act.network` computes: `plain_copy` gives one with the same weights.
@@ -36,7 +36,7 @@ class PlainLayer(nn.Module):
         memory_place: Tensor | None = None,
         mask: Any = None,
     ) -> Tensor:
-        """Attend to itself, to the memory if there is one, and feed forward; normalised after each."""
+        """Attend to itself, to the memory if there is one, and feed forward; normalized after each."""
         key = x + place
         x = self.norms[0](x + self.drop(self.self_attn(key, key, value=x, key_padding_mask=mask)[0]))
         if memory is not None:

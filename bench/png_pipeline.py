@@ -1,6 +1,6 @@
 """A bag in, a LeRobot-like dataset file out the slow way: the side that `bench.convert` is compared with.
 
-What recorders built on LeRobot's writer do for every picture: decode it, write it as a PNG file (zlib level 6), read a
+What recorders built on LeRobot's writer do for every image: decode it, write it as a PNG file (zlib level 6), read a
 sample of the files back for the statistics, read all of them back and embed them into parquet.
 """
 
@@ -14,11 +14,11 @@ from PIL import Image
 from rosbags.highlevel import AnyReader
 
 from bench.bags import JOINT_TOPIC, RAW_TOPIC
-from common.lerobot.images import decode_picture
+from common.lerobot.images import decode_image
 
 
 def convert_with_png_files(bag: Path, folder: Path) -> int:
-    """Convert the JPEG pictures and joint states of `bag` into `folder`/file-000.parquet; returns the frames."""
+    """Convert the JPEG images and joint states of `bag` into `folder`/file-000.parquet; returns the frames."""
     folder.mkdir(parents=True)
     joints, count = np.zeros(6, np.float32), 0
     states = []
@@ -29,14 +29,14 @@ def convert_with_png_files(bag: Path, folder: Path) -> int:
             if connection.topic == JOINT_TOPIC:
                 joints = message.position.astype(np.float32)
                 continue
-            Image.fromarray(decode_picture(message.data.tobytes())).save(_file(folder, count), compress_level=6)
+            Image.fromarray(decode_image(message.data.tobytes())).save(_file(folder, count), compress_level=6)
             states.append(joints)
             count += 1
     sample = np.linspace(0, count - 1, min(count, max(100, round(count**0.75)))).astype(int)
     table = np.stack([np.asarray(Image.open(_file(folder, at)))[::4, ::4] for at in sample]).reshape(-1, 3)
     np.quantile(table, [0.01, 0.1, 0.5, 0.9, 0.99], axis=0), table.mean(axis=0), table.std(axis=0)
-    pictures = [{"bytes": _file(folder, at).read_bytes(), "path": _file(folder, at).name} for at in range(count)]
-    columns = {"observation.images.color": pictures, "observation.state": [state.tolist() for state in states]}
+    images = [{"bytes": _file(folder, at).read_bytes(), "path": _file(folder, at).name} for at in range(count)]
+    columns = {"observation.images.color": images, "observation.state": [state.tolist() for state in states]}
     pq.write_table(pa.table(columns), folder / "file-000.parquet")
     return count
 

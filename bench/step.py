@@ -58,11 +58,11 @@ class Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def inputs(batch: int, size: Sequence[int], chunk: int, device: torch.device) -> list[Any]:
-    """Return state, pictures, actions, padding and noise, normalised, on the device."""
-    picture = torch.randn(batch, *size, 3, device=device).permute(0, 3, 1, 2)  # as the loader gives it: channels last
+    """Return state, images, actions, padding and noise, normalized, on the device."""
+    image = torch.randn(batch, *size, 3, device=device).permute(0, 3, 1, 2)  # as the loader gives it: channels last
     is_pad = torch.arange(chunk, device=device).expand(batch, -1) >= chunk - 10
     action = torch.randn(batch, chunk, ACTION, device=device)
-    return [torch.randn(batch, STATE, device=device), [picture], action, is_pad, torch.randn(batch, 32, device=device)]
+    return [torch.randn(batch, STATE, device=device), [image], action, is_pad, torch.randn(batch, 32, device=device)]
 
 
 def ours(act: Act, given: list[Any], amp: bool) -> Callable[[], object]:
@@ -86,7 +86,7 @@ def plain(act: Act, given: list[Any]) -> Callable[[], object]:
     network = PlainAct(copy.deepcopy(act))
     parameters = list(network.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, weight_decay=1e-4, foreach=True)
-    contiguous = [given[0], [picture.contiguous() for picture in given[1]], *given[2:]]
+    contiguous = [given[0], [image.contiguous() for image in given[1]], *given[2:]]
 
     def step() -> None:
         loss = act_loss(network(*contiguous), given[2], given[3], 10.0)

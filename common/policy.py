@@ -13,7 +13,7 @@ from torch import Tensor
 from common.act.checkpoint import ENVIRONMENT, Checkpoint, new_network
 from common.act.runs import pretrained_folder
 from common.cli.command import UserError
-from common.lerobot.dataset import ACTION, STATE, picture_key
+from common.lerobot.dataset import ACTION, STATE, image_key
 from common.storage.files import new_folder
 
 Observation = Mapping[str, Tensor | npt.NDArray[Any]]
@@ -38,7 +38,7 @@ class Policy:
         self.n_action_steps = checkpoint.act.n_action_steps or checkpoint.act.chunk_size
         self.temporal_ensemble_coeff = checkpoint.act.temporal_ensemble_coeff
         self.network = checkpoint.network.to(self.device).freeze()
-        self.normaliser = checkpoint.normaliser.to(self.device)
+        self.normalizer = checkpoint.normalizer.to(self.device)
         self.reset()
 
     @classmethod
@@ -46,7 +46,7 @@ class Policy:
         """Load any ACT checkpoint of ours or of LeRobot 0.3 and later.
 
         `path` is a pretrained_model folder, a checkpoint around one, or a whole run, which stands for its newest checkpoint.
-        Raises UserError in one line when weights or normalisation are missing, damaged or do not fit config.json.
+        Raises UserError in one line when weights or normalization are missing, damaged or do not fit config.json.
         """
         return cls(Checkpoint.read(pretrained_folder(Path(path))), device)
 
@@ -74,7 +74,7 @@ class Policy:
 
     @property
     def cameras(self) -> dict[str, tuple[int, int, int]]:
-        """Camera name -> (height, width, 3) of the pictures the policy was trained on, and therefore takes."""
+        """Camera name -> (height, width, 3) of the images the policy was trained on, and therefore takes."""
         return self.checkpoint.shape.cameras
 
     @property
@@ -97,7 +97,7 @@ class Policy:
         """
         state_BD, images, environment_BE = self.inputs(observation)
         chunk_BCA = self.network(state_BD, images, environment_BE=environment_BE).actions_BCA
-        return self.normaliser.restore(ACTION, chunk_BCA).float().cpu()
+        return self.normalizer.restore(ACTION, chunk_BCA).float().cpu()
 
     @property
     def looks_next(self) -> bool:
@@ -128,7 +128,7 @@ class Policy:
             self.checkpoint.write(folder)
 
     def inputs(self, observation: Observation) -> tuple[Tensor, list[Tensor], Tensor | None]:
-        """Check an observation and normalise it: what the network takes (state, one picture per camera, environment)."""
+        """Check an observation and normalize it: what the network takes (state, one image per camera, environment)."""
         observation = {self.checkpoint.rename_map.get(key, key): value for key, value in observation.items()}
         state_BD = self._vector(observation, STATE, self.checkpoint.shape.state_dim)
         images = [self._image(observation, name, shape, len(state_BD)) for name, shape in self.cameras.items()]
@@ -142,17 +142,17 @@ class Policy:
             raise UserError(f"{key} has shape {tuple(value.shape)}: this policy takes (batch, {size})")
         if not torch.isfinite(value).all():
             raise UserError(f"{key} holds a value that is not finite")
-        return self.normaliser.apply(key, value.to(self.device))
+        return self.normalizer.apply(key, value.to(self.device))
 
     def _image(self, observation: Observation, name: str, shape: tuple[int, int, int], batch: int) -> Tensor:
-        key = picture_key(name)
+        key = image_key(name)
         value = torch.as_tensor(_get(observation, key))
         if value.dtype != torch.uint8 or tuple(value.shape) != (batch, *shape):
             raise UserError(
                 f"{key} has shape {tuple(value.shape)} and dtype {str(value.dtype).removeprefix('torch.')}: this policy was "
-                f"trained on ({batch}, {shape[0]}, {shape[1]}, {shape[2]}) uint8; resize the pictures or train on this size"
+                f"trained on ({batch}, {shape[0]}, {shape[1]}, {shape[2]}) uint8; resize the images or train on this size"
             )
-        return self.normaliser.picture(key, value.to(self.device))
+        return self.normalizer.image(key, value.to(self.device))
 
 
 class _Ensemble:

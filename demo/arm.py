@@ -1,6 +1,6 @@
 """UR10e joint angles in, positions of its frames out (forward kinematics), and back for a tool that points down.
 
-Everything is in the robot's `base` frame of the DH convention: metres, z up, the table is z = 0 and the arm at rest
+Everything is in the robot's `base` frame of the DH convention: meters, z up, the table is z = 0 and the arm at rest
 reaches towards -x. Angles are radians, in the order of JOINT_NAMES.
 """
 
@@ -36,21 +36,21 @@ def frames(joints: npt.ArrayLike) -> Array:
 
 
 def origins(joints: npt.ArrayLike) -> Array:
-    """Return the origins (..., 7, 3) in metres of base, shoulder, elbow, three wrists and tool for angles (..., 6)."""
+    """Return the origins (..., 7, 3) in meters of base, shoulder, elbow, three wrists and tool for angles (..., 6)."""
     points: Array = frames(joints)[..., :3, 3]
     return points
 
 
 def tool_position(joints: npt.ArrayLike) -> Array:
-    """Return where the tool tip is, (..., 3) in metres, for joint angles (..., 6)."""
+    """Return where the tool tip is, (..., 3) in meters, for joint angles (..., 6)."""
     return origins(joints)[..., 6, :]
 
 
 def joints_pointing_down(xyz_m: npt.ArrayLike) -> Array:
-    """Return the angles (..., 6) that bring the tool tip to xyz (..., 3) in metres, pointing straight down.
+    """Return the angles (..., 6) that bring the tool tip to xyz (..., 3) in meters, pointing straight down.
 
     Of the eight solutions the one with the elbow up and the shoulder facing the point is taken, and the tool keeps
-    its heading in the room, so neighbouring points have neighbouring angles; over all points with x < 0 nothing
+    its heading in the room, so neighboring points have neighboring angles; over all points with x < 0 nothing
     wraps around. Raises ValueError when a point is out of reach.
     """
     x, y, z = np.moveaxis(np.asarray(xyz_m, np.float64), -1, 0)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from demo import scene
 from demo.arm import Array, joints_pointing_down, tool_position
 
-HOVER_M = 0.05  # the goal: the tool tip this high above the target's centre
+HOVER_M = 0.05  # the goal: the tool tip this high above the target's center
 MOVE_S = 1.4
 EPISODE_S = 2.0  # the rest is holding still
 
@@ -26,7 +26,7 @@ SEEN_PX = 20  # pixels of the target that the camera must see at the start
 
 
 class Task(NamedTuple):
-    """Where the arm starts, joint angles (6,), and where the target's centre lies on the table, xy (2,) in metres."""
+    """Where the arm starts, joint angles (6,), and where the target's center lies on the table, xy (2,) in meters."""
 
     start: Array
     target_xy_m: Array
@@ -41,7 +41,7 @@ def sample_task(rng: np.random.Generator) -> Task:
     """Draw a target, uniform over the workspace, and a start with the tool anywhere above the workspace.
 
     A start close to the goal is drawn again, and so is one that hides the target from the camera: nobody could tell
-    from such a picture where to go.
+    from such an image where to go.
     """
     low, high = np.array([scene.WORKSPACE_X_M, scene.WORKSPACE_Y_M, START_Z_M]).T
     target_xy_m = rng.uniform(low[:2], high[:2])
@@ -53,7 +53,7 @@ def sample_task(rng: np.random.Generator) -> Task:
 
 
 def hover_point(target_xy_m: npt.ArrayLike) -> Array:
-    """Return the goal of the tool tip, (..., 3) in metres, for targets at xy (..., 2)."""
+    """Return the goal of the tool tip, (..., 3) in meters, for targets at xy (..., 2)."""
     xy = np.asarray(target_xy_m, np.float64)
     return np.concatenate([xy, np.full((*xy.shape[:-1], 1), HOVER_M)], axis=-1)
 

@@ -1,6 +1,6 @@
 """A seed in, a folder of rosbag2 bags out, as a recorder on the cell's ROS 2 network would have written them.
 
-One bag per episode, all four kinds in turn: sqlite3 or mcap storage, JPEG or raw pictures. Beside the bags stand
+One bag per episode, all four kinds in turn: sqlite3 or mcap storage, JPEG or raw images. Beside the bags stand
 truth.json, what no bag tells (targets, starts, lost frames), written first, and recording.json, written last.
 """
 
@@ -28,10 +28,10 @@ from rosbags.typesys.store import Typestore
 
 from common.cli.command import Parser, UserError, progress, run
 from common.storage.files import read_json, remove_stale, require_free, sync, write_json
-from common.storage.worker import Limits, each
+from common.storage.worker import Limits, map_isolated
 from demo.arm import JOINT_NAMES, Array
 from demo.expert import EPISODE_S, RECORDING_STREAM, Task, motion, sample_task, task_rng
-from demo.scene import Picture, render
+from demo.scene import Image, render
 
 Nanoseconds = npt.NDArray[np.int64]
 Message = tuple[int, str, bytes]  # receive time in ns, topic, CDR
@@ -124,7 +124,7 @@ def record(out: Path, episodes: int = 200, seed: int = 0, workers: int = 1) -> b
     write_json(out / TRUTH, truth)
     orders = [_Order(out, seed, index) for index in missing]
     try:
-        with contextlib.closing(each(_record_episode, orders, workers, lambda _: LIMITS)) as results:
+        with contextlib.closing(map_isolated(_record_episode, orders, workers, lambda _: LIMITS)) as results:
             for refusal in progress(results, len(orders), "recording", "bag"):
                 if refusal:
                     raise refusal
@@ -159,7 +159,7 @@ def _joint_stamps(rng: np.random.Generator) -> Stamps:
 def _camera_stamps(rng: np.random.Generator) -> tuple[Stamps, list[int]]:
     """Stamps since the start, without the lost frames, and their numbers.
 
-    A camera runs free: its first frame comes at any time, its clock jitters, and a picture takes 20 ms to arrive.
+    A camera runs free: its first frame comes at any time, its clock jitters, and an image takes 20 ms to arrive.
     Neither the first nor the last frame is lost and never two in a row, so each loss is one gap of two periods.
     """
     count = round(EPISODE_S * CAMERA_HZ)
@@ -191,24 +191,24 @@ def _joint_messages(episode: Episode) -> Iterator[Message]:
 
 
 def _camera_messages(episode: Episode) -> Iterator[Message]:
-    """Each picture shows the arm where it was when the picture was taken, not when it arrived."""
+    """Each image shows the arm where it was when the image was taken, not when it arrived."""
     header_ns, receive_ns = episode.camera_stamps
     positions, _ = motion(episode.task, (header_ns - episode.start_ns) / 1e9)
     for index, received in enumerate(receive_ns.tolist()):
-        picture = render(positions[index], episode.task.target_xy_m)
-        body = _raw_image(picture) if episode.camera_topic == RAW_TOPIC else _jpeg_image(picture)
+        image = render(positions[index], episode.task.target_xy_m)
+        body = _raw_image(image) if episode.camera_topic == RAW_TOPIC else _jpeg_image(image)
         cdr = _cdr(TYPES[episode.camera_topic], int(header_ns[index]), "camera_color_optical_frame", body)
         yield received, episode.camera_topic, cdr
 
 
-def _raw_image(picture: Picture) -> dict[str, Any]:
-    height, width, channels = picture.shape
+def _raw_image(image: Image) -> dict[str, Any]:
+    height, width, channels = image.shape
     size = {"height": height, "width": width, "step": width * channels}
-    return {**size, "encoding": "rgb8", "is_bigendian": 0, "data": picture.reshape(-1)}
+    return {**size, "encoding": "rgb8", "is_bigendian": 0, "data": image.reshape(-1)}
 
 
-def _jpeg_image(picture: Picture) -> dict[str, Any]:
-    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+def _jpeg_image(image: Image) -> dict[str, Any]:
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return {"format": "jpeg", "data": encoded.reshape(-1)}
 

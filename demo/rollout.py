@@ -1,6 +1,6 @@
 """A trained policy in, closed-loop rollouts in the simulated cell out: a table, rollouts.json and rollout.png.
 
-The policy sees only pictures and joint angles. Its targets come from a stream of random numbers that recordings never
+The policy sees only images and joint angles. Its targets come from a stream of random numbers that recordings never
 draw from (demo.expert), so none of them was in the training data.
 """
 
@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from common.cli.command import Parser, UserError, run
-from common.lerobot.dataset import STATE, picture_key
+from common.lerobot.dataset import STATE, image_key
 from common.policy import Policy
 from common.storage.files import write_file, write_json
 from demo.arm import JOINT_NAMES, Array, tool_position
 from demo.expert import ROLLOUT_STREAM, Task, hover_point, sample_task, task_rng
-from demo.scene import HEIGHT_PX, WIDTH_PX, Picture, render
+from demo.scene import HEIGHT_PX, WIDTH_PX, Image, render
 
 DEFAULT_FPS = 30
 ROLLOUT_S = 2.5
@@ -127,7 +127,7 @@ def describe(rollouts: Rollouts) -> str:
 
 
 def to_json(rollouts: Rollouts) -> list[dict[str, Any]]:
-    """Return one record per rollout, metres and radians."""
+    """Return one record per rollout, meters and radians."""
     return [
         {
             "target_xy_m": task.target_xy_m.tolist(),
@@ -141,17 +141,17 @@ def to_json(rollouts: Rollouts) -> list[dict[str, Any]]:
     ]
 
 
-def draw_strip(rollouts: Rollouts, height_px: int = HEIGHT_PX, width_px: int = WIDTH_PX) -> Picture:
-    """Return an RGB picture of the first rollouts, one per row, time from left to right, as the policy saw them."""
+def draw_strip(rollouts: Rollouts, height_px: int = HEIGHT_PX, width_px: int = WIDTH_PX) -> Image:
+    """Return an RGB image of the first rollouts, one per row, time from left to right, as the policy saw them."""
     steps = np.linspace(0, rollouts.joints.shape[1] - 1, STRIP_TIMES).round().astype(int)
     distances_m = rollouts.distances_m
     rows = []
     for index, task in enumerate(rollouts.tasks[:STRIP_ROLLOUTS]):
         tiles = []
         for step in steps:
-            picture = render(rollouts.joints[index, step], task.target_xy_m, height_px, width_px)
+            image = render(rollouts.joints[index, step], task.target_xy_m, height_px, width_px)
             caption = f"target {index}  {step / rollouts.fps:.1f} s  {distances_m[index, step] * 100:.1f} cm"
-            tiles.append(_tile(picture, caption))
+            tiles.append(_tile(image, caption))
         rows.append(np.concatenate(tiles, axis=1))
     return np.concatenate(rows)
 
@@ -197,23 +197,23 @@ def _require_fit(policy: Driver) -> None:
 def _observe(policy: Driver, order: list[int], joints: Array, tasks: Sequence[Task]) -> dict[str, Tensor]:
     observation = {STATE: torch.from_numpy(joints[:, order].astype(np.float32))}
     for camera, (height_px, width_px, _) in policy.cameras.items():
-        pictures = [render(q, task.target_xy_m, height_px, width_px) for q, task in zip(joints, tasks, strict=True)]
-        observation[picture_key(camera)] = torch.from_numpy(np.stack(pictures))
+        images = [render(q, task.target_xy_m, height_px, width_px) for q, task in zip(joints, tasks, strict=True)]
+        observation[image_key(camera)] = torch.from_numpy(np.stack(images))
     return observation
 
 
-def _tile(picture: Picture, caption: str) -> Picture:
-    """Enlarge a picture by a whole number and write the caption below it."""
-    scale = -(-STRIP_TILE_PX // picture.shape[0])
-    enlarged = picture.repeat(scale, axis=0).repeat(scale, axis=1)
+def _tile(image: Image, caption: str) -> Image:
+    """Enlarge an image by a whole number and write the caption below it."""
+    scale = -(-STRIP_TILE_PX // image.shape[0])
+    enlarged = image.repeat(scale, axis=0).repeat(scale, axis=1)
     tile = np.pad(enlarged, ((0, CAPTION_PX), (0, 4), (0, 0)), constant_values=255)
     place = (4, tile.shape[0] - 6)
     cv2.putText(tile, caption, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
     return tile
 
 
-def _png(picture: Picture) -> bytes:
-    _, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+def _png(image: Image) -> bytes:
+    _, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     return encoded.tobytes()
 
 

@@ -1,6 +1,6 @@
-"""Joint angles and a target in, the camera's RGB picture of the cell out: a table, a red target disc and the arm.
+"""Joint angles and a target in, the camera's RGB image of the cell out: a table, a red target disc and the arm.
 
-A pinhole camera stands in front of the arm and looks down at the workspace. Pictures are drawn larger and averaged
+A pinhole camera stands in front of the arm and looks down at the workspace. Images are drawn larger and averaged
 down, so that they change smoothly, by less than a pixel, when the arm or the target moves a little.
 """
 
@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from demo.arm import Array, origins
 
-Picture = npt.NDArray[np.uint8]
-Colour = tuple[int, int, int]
+Image = npt.NDArray[np.uint8]
+Color = tuple[int, int, int]
 
 HEIGHT_PX, WIDTH_PX = 64, 96
 WORKSPACE_X_M, WORKSPACE_Y_M = (-1.0, -0.55), (-0.3, 0.3)
@@ -22,22 +22,22 @@ TARGET_RADIUS_M = 0.04
 
 CAMERA_EYE_M = np.array([-1.3, 0.0, 1.2])
 CAMERA_LOOK_AT_M = np.array([-0.75, 0.0, 0.03])
-CAMERA_FOV_DEG = 25.5  # from the top of the picture to its bottom
+CAMERA_FOV_DEG = 25.5  # from the top of the image to its bottom
 NEAREST_M = 0.1  # what comes closer to the camera than this is not drawn
 
 OVERSAMPLING = 2
 SUBPIXEL_BITS = 4  # OpenCV takes coordinates as whole numbers of 1/2**bits pixels
 
-TABLE: Colour = (206, 202, 192)
-GRID: Colour = (190, 186, 176)
+TABLE: Color = (206, 202, 192)
+GRID: Color = (190, 186, 176)
 GRID_M = 0.1
-TARGET: Colour = (226, 24, 34)
-TARGET_CENTRE: Colour = (255, 120, 120)
-METAL: Colour = (150, 158, 170)
-JOINT_CAP: Colour = (64, 128, 196)
-TOOL: Colour = (44, 50, 60)
-TIP: Colour = (40, 220, 70)
-SHADOW: Colour = (158, 158, 158)  # of 255: the light that is left below the arm
+TARGET: Color = (226, 24, 34)
+TARGET_CENTER: Color = (255, 120, 120)
+METAL: Color = (150, 158, 170)
+JOINT_CAP: Color = (64, 128, 196)
+TOOL: Color = (44, 50, 60)
+TIP: Color = (40, 220, 70)
+SHADOW: Color = (158, 158, 158)  # of 255: the light that is left below the arm
 
 
 class Link(NamedTuple):
@@ -46,7 +46,7 @@ class Link(NamedTuple):
     start: int
     end: int
     radius_m: float
-    colour: Colour
+    color: Color
 
 
 LINKS = (
@@ -65,7 +65,7 @@ SHADING = ((1.0, 0.55), (0.82, 1.0), (0.35, 1.25))  # (share of the thickness, b
 
 
 class Projected(NamedTuple):
-    """Points as the camera sees them: pixel coordinates (N, 2), depth (N,), and pixels per metre there (N,)."""
+    """Points as the camera sees them: pixel coordinates (N, 2), depth (N,), and pixels per meter there (N,)."""
 
     pixels: Array
     depth_m: Array
@@ -73,7 +73,7 @@ class Projected(NamedTuple):
 
 
 def project(points_m: npt.ArrayLike, height_px: int = HEIGHT_PX, width_px: int = WIDTH_PX) -> Projected:
-    """Project points (N, 3) onto a picture of height_px x width_px; pixel (0, 0) is the top left pixel's corner."""
+    """Project points (N, 3) onto an image of height_px x width_px; pixel (0, 0) is the top left pixel's corner."""
     in_camera = (np.asarray(points_m, np.float64) - CAMERA_EYE_M) @ _camera_axes().T
     depth_m = np.maximum(in_camera[:, 2], NEAREST_M)
     px_per_m = height_px / 2 / np.tan(np.radians(CAMERA_FOV_DEG) / 2) / depth_m
@@ -83,8 +83,8 @@ def project(points_m: npt.ArrayLike, height_px: int = HEIGHT_PX, width_px: int =
 
 def render(
     joints: npt.ArrayLike, target_xy_m: npt.ArrayLike, height_px: int = HEIGHT_PX, width_px: int = WIDTH_PX
-) -> Picture:
-    """Return the camera's picture, (height_px, width_px, 3) uint8 RGB, for angles (6,) and a target at xy (2,)."""
+) -> Image:
+    """Return the camera's image, (height_px, width_px, 3) uint8 RGB, for angles (6,) and a target at xy (2,)."""
     size = height_px * OVERSAMPLING, width_px * OVERSAMPLING
     points = origins(joints)
     canvas = _table(*size).copy()
@@ -94,9 +94,9 @@ def render(
     return np.asarray(cv2.resize(canvas, (width_px, height_px), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def target_pixels(picture: Picture) -> int:
-    """Count the pixels of an RGB picture (H, W, 3) that can only be the target's: nothing else in the cell is red."""
-    red, green, blue = np.moveaxis(picture.astype(np.int16), -1, 0)
+def target_pixels(image: Image) -> int:
+    """Count the pixels of an RGB image (H, W, 3) that can only be the target's: nothing else in the cell is red."""
+    red, green, blue = np.moveaxis(image.astype(np.int16), -1, 0)
     return int(np.count_nonzero(red - np.maximum(green, blue) > 60))
 
 
@@ -111,7 +111,7 @@ def _camera_axes() -> Array:
 
 
 @cache
-def _table(height_px: int, width_px: int) -> Picture:
+def _table(height_px: int, width_px: int) -> Image:
     """Draw the empty table with a grid of GRID_M."""
     canvas = np.full((height_px, width_px, 3), TABLE, np.uint8)
     (x_from, x_to), (y_from, y_to) = (-1.2, 0.4), (-0.8, 0.8)
@@ -123,16 +123,16 @@ def _table(height_px: int, width_px: int) -> Picture:
     return canvas
 
 
-def _draw_target(canvas: Picture, target_xy_m: Array) -> None:
+def _draw_target(canvas: Image, target_xy_m: Array) -> None:
     angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     circle = np.stack([np.cos(angle), np.sin(angle), np.zeros_like(angle)], axis=-1)
-    centre = np.append(target_xy_m, 0.0)
-    for radius_m, colour in ((TARGET_RADIUS_M, TARGET), (TARGET_RADIUS_M / 3, TARGET_CENTRE)):
-        outline = project(centre + radius_m * circle, *canvas.shape[:2]).pixels
-        cv2.fillConvexPoly(canvas, _fixed(outline), colour, cv2.LINE_AA, SUBPIXEL_BITS)
+    center = np.append(target_xy_m, 0.0)
+    for radius_m, color in ((TARGET_RADIUS_M, TARGET), (TARGET_RADIUS_M / 3, TARGET_CENTER)):
+        outline = project(center + radius_m * circle, *canvas.shape[:2]).pixels
+        cv2.fillConvexPoly(canvas, _fixed(outline), color, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
-def _with_shadow(canvas: Picture, points_m: Array) -> Picture:
+def _with_shadow(canvas: Image, points_m: Array) -> Image:
     """Darken what lies straight below the arm: with the tip it shows the tool's place over the table and its height."""
     light = np.full_like(canvas, 255)
     seen = project(points_m * (1, 1, 0), *canvas.shape[:2])
@@ -142,10 +142,10 @@ def _with_shadow(canvas: Picture, points_m: Array) -> Picture:
     return np.asarray(cv2.multiply(canvas, light, scale=1 / 255), np.uint8)
 
 
-def _draw_arm(canvas: Picture, points_m: Array) -> None:
+def _draw_arm(canvas: Image, points_m: Array) -> None:
     """Draw the links from the farthest to the nearest, each as a dark capsule with brighter ones within.
 
-    The tip comes last, as a light that shines through the tool: what matters most must be seen in every picture.
+    The tip comes last, as a light that shines through the tool: what matters most must be seen in every image.
     """
     seen = project(points_m, *canvas.shape[:2])
     layers = [(_outlines(seen, share), brightness) for share, brightness in SHADING]
@@ -154,8 +154,8 @@ def _draw_arm(canvas: Picture, points_m: Array) -> None:
     for k in (*far_to_near, TIP_LINK):
         if in_front[k]:
             for outlines, brightness in layers:
-                colour = tuple(min(255, round(channel * brightness)) for channel in LINKS[k].colour)
-                cv2.fillConvexPoly(canvas, outlines[k], colour, cv2.LINE_AA, SUBPIXEL_BITS)
+                color = tuple(min(255, round(channel * brightness)) for channel in LINKS[k].color)
+                cv2.fillConvexPoly(canvas, outlines[k], color, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
 def _outlines(seen: Projected, share: float) -> npt.NDArray[np.int32]:

@@ -1,4 +1,4 @@
-"""`python -m osmo.task.launch`: the door to osmo/task/launch.py."""
+"""`python -m osmo.launch`: the door to osmo/task/launch.py."""
 
 from common.cli.command import run
 from osmo.task.launch import main

@@ -21,7 +21,7 @@ from stage1_convert.dataset.merge import merge
 from stage1_convert.inspect.dry_run import dry_run
 from stage1_convert.inspect.print import inspect
 from stage1_convert.pipeline.convert import Options, RefusedError, Summary, convert, select
-from stage1_convert.sources.source import open_supply
+from stage1_convert.sources.source import open_source
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dry_run:
         _require(args, "src")
         config = load(Config, args.config, args.override)
-        supply = open_supply(args.src, args.keep_downloads == "true")
+        supply = open_source(args.src, args.keep_downloads == "true")
         offers = select(supply.offers, config.data, _shard(args.shard))
         return dry_run(supply.look(offers), len(offers), config, args.out)
     start = time.monotonic()
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--workers {args.workers}: expected at least 1")
         try:
             config = load(Config, args.config, args.override)
-            summary = convert(open_supply(args.src, args.keep_downloads == "true"), args.out, config, options)
+            summary = convert(open_source(args.src, args.keep_downloads == "true"), args.out, config, options)
         except RefusedError as error:
             _print_notes("refused", error.refused)
             raise

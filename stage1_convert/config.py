@@ -44,20 +44,20 @@ class DataConfig:
         {"color": "/camera/color/image_raw"}, "camera name -> image topic, itself or its /compressed sibling"
     )
     depth_range_m: list[float] = option(
-        [0.0, 4.0], "nearest and farthest depth, stored as 0 and 255 (16UC1, mono16 in millimetres, 32FC1 in metres)", 0
+        [0.0, 4.0], "nearest and farthest depth, stored as 0 and 255 (16UC1, mono16 in millimeters, 32FC1 in meters)", 0
     )
     fps: int = option(30, "frames per second of the dataset", 1, 1000)
     grid_delay_ms: float = option(
         0.0,
         "the first frame lies this long after the moment at which every stream has spoken; half a period of the camera "
-        "(17 at 30 Hz) keeps its jitter from moving pictures across a tick, where hold would repeat one and drop one",
+        "(17 at 30 Hz) keeps its jitter from moving images across a tick, where hold would repeat one and drop one",
         0,
         1000,
     )
     resample: Resample = option(
         "hold",
         "hold: newest sample not after the frame, what a robot sees live; nearest: may look ahead; linear: numbers are "
-        "interpolated, angles the shorter way, and pictures nearest",
+        "interpolated, angles the shorter way, and images nearest",
     )
     resample_by_stream: dict[str, Resample] = option(
         {}, "the same for single streams: joints, command, a camera's or a state field's name -> hold, nearest, linear"
@@ -111,7 +111,7 @@ class DataConfig:
         "success", "the custom data in metadata.yaml that tells whether a demonstration succeeded, kept in the record"
     )
     storage: Literal["jpeg", "png", "video"] = option(
-        "jpeg", "pictures as JPEG (passed through where possible), PNG, or one H.264 video per episode and camera"
+        "jpeg", "images as JPEG (passed through where possible), PNG, or one H.264 video per episode and camera"
     )
     sync_columns: bool = option(False, "columns sync.<stream>_age_ms: how old each frame's samples are")
 
@@ -139,7 +139,7 @@ class DataConfig:
             raise ValueError(f"data.joint_fields={self.joint_fields}: expected position, and each field once")
         near, far = self.depth_range_m if len(self.depth_range_m) == 2 else (0.0, 0.0)
         if near >= far:
-            raise ValueError(f"data.depth_range_m={self.depth_range_m}: expected [nearest, farthest] in metres")
+            raise ValueError(f"data.depth_range_m={self.depth_range_m}: expected [nearest, farthest] in meters")
         if self.min_episode_s > self.max_episode_s:
             raise ValueError(f"data.min_episode_s={self.min_episode_s:g} is longer than data.max_episode_s")
         self._check_streams()
@@ -166,7 +166,7 @@ class DataConfig:
                 raise ValueError(f"data.max_age_ms_by_stream.{name}={limit_ms:g}: expected 0 to 60000")
         for name in self.cameras:
             if self.resample_by_stream.get(name) == "linear":
-                raise ValueError(f"data.resample_by_stream.{name}=linear: expected hold or nearest for pictures")
+                raise ValueError(f"data.resample_by_stream.{name}=linear: expected hold or nearest for images")
 
     def _check_episodes(self) -> None:
         for name, numbers in self.episodes.items():
@@ -191,7 +191,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ConventionsConfig:
-    """What the numbers and pictures in the dataset mean."""
+    """What the numbers and images in the dataset mean."""
 
     joint_order: list[str] = option(UR_JOINTS, "joints of the state and the action, picked by name in every message")
     apply_joint_sign: bool = option(False, "multiply the joint angles by joint_sign")
@@ -202,8 +202,8 @@ class ConventionsConfig:
         "action[t]: state[t+1] - state[t] the shorter way around, state[t+1], or what data.command_topic asked for",
     )
     action_fields: list[str] = option([], "names of data.state_fields that are part of the action, too")
-    image_resize: list[int] | None = option(None, "[height, width] of the stored pictures; null: as recorded", 8, 4096)
-    jpeg_quality: int = option(95, "quality of pictures that are not already JPEG", 1, 100)
+    image_resize: list[int] | None = option(None, "[height, width] of the stored images; null: as recorded", 8, 4096)
+    jpeg_quality: int = option(95, "quality of images that are not already JPEG", 1, 100)
 
     def __post_init__(self) -> None:
         """Refuse joints that are named twice and signs that do not fit them."""

@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser("python -m stage2_train", description=__doc__)
     add_config_flags(parser, "data, model, augment, training, wandb")
     parser.add_argument("--dry-run", action="store_true", help="show what a training would be; nothing is written")
-    parser.add_argument("--cache", choices=["list", "clear"], help="list or remove decoded pictures (data.cache_dir)")
+    parser.add_argument("--cache", choices=["list", "clear"], help="list or remove decoded images (data.cache_dir)")
     flags = parser.parse_args(argv)
     config = configuration.load(TrainConfig, flags.config, flags.override)
     if flags.cache:
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def cache(config: TrainConfig, what: str) -> int:
-    """List or remove the decoded pictures and copied columns in data.cache_dir."""
+    """List or remove the decoded images and copied columns in data.cache_dir."""
     from common.lerobot.frame_cache import clear_cache, default_cache_dir, list_cache
 
     folder = Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()

@@ -1,6 +1,6 @@
-"""Pictures and random numbers in, changed pictures out: colours and small shifts, on the device, each sample its own way.
+"""Images and random numbers in, changed images out: colors and small shifts, on the device, each sample its own way.
 
-Shapes: B samples, H W pixels, 3 colours, P chances in -1..1.
+Shapes: B samples, H W pixels, 3 colors, P chances in -1..1.
 """
 
 import math
@@ -11,30 +11,30 @@ from torch import Tensor
 from stage2_train.config import AugmentConfig
 
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601
-# RGB to YIQ and back: in IQ a change of hue is a rotation, and grey stays grey.
+# RGB to YIQ and back: in IQ a change of hue is a rotation, and gray stays gray.
 YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
-def augment(picture_BHWC: Tensor, chance_BP: Tensor, config: AugmentConfig) -> Tensor:
-    """Return the pictures (B, H, W, 3) uint8 changed: shifted, then brightness, contrast, saturation and hue at once.
+def augment(image_BHWC: Tensor, chance_BP: Tensor, config: AugmentConfig) -> Tensor:
+    """Return the images (B, H, W, 3) uint8 changed: shifted, then brightness, contrast, saturation and hue at once.
 
     `chance_BP` holds brightness, contrast, saturation, hue, shift down and shift right, in this order. All cameras of a
     sample are changed alike. Nothing waits for the device.
     """
     if config.shift_px:
-        picture_BHWC = _shift(picture_BHWC, chance_BP[:, 4:6], config.shift_px)
+        image_BHWC = _shift(image_BHWC, chance_BP[:, 4:6], config.shift_px)
     if not (config.brightness or config.contrast or config.saturation or config.hue):
-        return picture_BHWC
-    picture = picture_BHWC.float()
-    matrix_B33, contrast_B1 = _colour_matrix(chance_BP, config)
-    grey_B11 = (picture.mean(dim=(1, 2)) @ picture.new_tensor(LUMA))[:, None, None]
-    # contrast: c * x + (1 - c) * mean grey; the colour matrix keeps grey as it is but for the brightness
-    offset_B11 = (1 - contrast_B1[..., None]) * grey_B11 * matrix_B33.sum(dim=2)[:, :1, None]
-    flat_BNC = picture.flatten(1, 2) @ (matrix_B33 * contrast_B1[..., None]).transpose(1, 2)
-    return (flat_BNC + offset_B11).round_().clamp_(0, 255).to(torch.uint8).view(picture_BHWC.shape)
+        return image_BHWC
+    image = image_BHWC.float()
+    matrix_B33, contrast_B1 = _color_matrix(chance_BP, config)
+    gray_B11 = (image.mean(dim=(1, 2)) @ image.new_tensor(LUMA))[:, None, None]
+    # contrast: c * x + (1 - c) * mean gray; the color matrix keeps gray as it is but for the brightness
+    offset_B11 = (1 - contrast_B1[..., None]) * gray_B11 * matrix_B33.sum(dim=2)[:, :1, None]
+    flat_BNC = image.flatten(1, 2) @ (matrix_B33 * contrast_B1[..., None]).transpose(1, 2)
+    return (flat_BNC + offset_B11).round_().clamp_(0, 255).to(torch.uint8).view(image_BHWC.shape)
 
 
-def _colour_matrix(chance_BP: Tensor, config: AugmentConfig) -> tuple[Tensor, Tensor]:
+def _color_matrix(chance_BP: Tensor, config: AugmentConfig) -> tuple[Tensor, Tensor]:
     brightness, contrast, saturation = (
         1 + amount * chance_BP[:, i] for i, amount in enumerate((config.brightness, config.contrast, config.saturation))
     )
@@ -53,12 +53,12 @@ def _colour_matrix(chance_BP: Tensor, config: AugmentConfig) -> tuple[Tensor, Te
     return brightness[:, None, None] * (back @ turn_B33 @ to_yiq.to(chance_BP)), contrast[:, None]
 
 
-def _shift(picture_BHWC: Tensor, chance_B2: Tensor, most_px: int) -> Tensor:
-    _, height, width, _ = picture_BHWC.shape
+def _shift(image_BHWC: Tensor, chance_B2: Tensor, most_px: int) -> Tensor:
+    _, height, width, _ = image_BHWC.shape
     # floor(u * n), u in 0..1: every whole number of pixels is equally likely
     moved_B2 = ((chance_B2 + 1) / 2 * (2 * most_px + 1)).floor().long().clamp(max=2 * most_px) - most_px
-    device = picture_BHWC.device
+    device = image_BHWC.device
     row_BH = (torch.arange(height, device=device) - moved_B2[:, :1]).clamp(0, height - 1)
     column_BW = (torch.arange(width, device=device) - moved_B2[:, 1:]).clamp(0, width - 1)
-    sample_B11 = torch.arange(len(picture_BHWC), device=device)[:, None, None]
-    return picture_BHWC[sample_B11, row_BH[:, :, None], column_BW[:, None, :]]
+    sample_B11 = torch.arange(len(image_BHWC), device=device)[:, None, None]
+    return image_BHWC[sample_B11, row_BH[:, :, None], column_BW[:, None, :]]

@@ -1,4 +1,4 @@
-"""A dataset in, training batches out: the order is a function of (seed, epoch), the pictures come from a memory map.
+"""A dataset in, training batches out: the order is a function of (seed, epoch), the images come from a memory map.
 
 Shapes: B samples of this rank, C steps of a chunk, S state, E environment and A action dimensions, L latent dimensions,
 P chances that an augmentation takes, N frames of the dataset.
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 
     state_BS: Tensor
     environment_BE: Tensor | None
-    pictures: list[Tensor]  # one (B, H, W, 3) uint8 a camera
+    images: list[Tensor]  # one (B, H, W, 3) uint8 a camera
     action_BCA: Tensor
     is_pad_BC: Tensor  # True after the end of the episode, where the last action is repeated
     noise_BL: Tensor  # the VAE's
@@ -46,7 +46,7 @@ class Batch(NamedTuple):
         return self._replace(
             state_BS=change(self.state_BS),
             environment_BE=None if self.environment_BE is None else change(self.environment_BE),
-            pictures=[change(picture) for picture in self.pictures],
+            images=[change(image) for image in self.images],
             action_BCA=change(self.action_BCA),
             is_pad_BC=change(self.is_pad_BC),
             noise_BL=change(self.noise_BL),
@@ -55,7 +55,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchOrder:
     """Which rows make up each batch: nothing but a function of these numbers and the step."""
 
     seed: int
@@ -72,7 +72,7 @@ class Plan:
         return self.batch_size * self.world_size * self.accumulation
 
 
-def global_positions(plan: Plan, n_samples: int, step: int) -> Rows:
+def global_positions(plan: BatchOrder, n_samples: int, step: int) -> Rows:
     """Return which samples (0 .. n_samples-1) form the global batch of `step`, (global_batch,).
 
     Epochs follow each other without a seam, each a permutation of its own, so every sample is seen once before any is seen
@@ -97,7 +97,7 @@ def step_seed(*parts: int) -> int:
 
 
 class Recordings:
-    """What a dataset holds of every frame, opened once: columns in memory, pictures where `open_frames` has them."""
+    """What a dataset holds of every frame, opened once: columns in memory, images where `open_frames` has them."""
 
     def __init__(self, dataset: Dataset, frames: dict[str, Frames], cache_dir: Path) -> None:
         """Read the columns; raises UserError where a value is not finite, naming episode and frame."""
@@ -115,24 +115,24 @@ class Recordings:
         self.frames = list(frames.values())
 
     def buffers(self, batch_size: int, pin: bool = False) -> list[Tensor]:
-        """Return room for the pictures of a batch, one (B, H, W, 3) uint8 tensor a camera."""
+        """Return room for the images of a batch, one (B, H, W, 3) uint8 tensor a camera."""
         return [torch.empty(batch_size, *frames.shape, dtype=torch.uint8, pin_memory=pin) for frames in self.frames]
 
     def chunks(
-        self, rows: Rows, stops: Rows, chunk_size: int, noise_BL: Tensor, valid_count: int, pictures: list[Tensor]
+        self, rows: Rows, stops: Rows, chunk_size: int, noise_BL: Tensor, valid_count: int, images: list[Tensor]
     ) -> Batch:
         """Gather the frames `rows` and the action chunks that start there; `stops` is where their episodes end.
 
-        The pictures are written into `pictures`.
+        The images are written into `images`.
         """
         steps_BC = rows[:, None] + np.arange(chunk_size)
-        for frames, buffer in zip(self.frames, pictures, strict=True):
+        for frames, buffer in zip(self.frames, images, strict=True):
             frames.take(rows, buffer.numpy())
         environment_NE = self.environment_NE
         return Batch(
             state_BS=torch.from_numpy(self.state_NS[rows]),
             environment_BE=torch.from_numpy(environment_NE[rows]) if environment_NE is not None else None,
-            pictures=pictures,
+            images=images,
             action_BCA=torch.from_numpy(self.action_NA[np.minimum(steps_BC, stops[:, None] - 1)]),
             is_pad_BC=torch.from_numpy(steps_BC >= stops[:, None]),
             noise_BL=noise_BL,
@@ -153,10 +153,10 @@ class Samples:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batch(self, plan: Plan, step: int, part: int = 0, pictures: list[Tensor] | None = None) -> Batch:
+    def batch(self, plan: BatchOrder, step: int, part: int = 0, images: list[Tensor] | None = None) -> Batch:
         """Gather this rank's part of the global batch of `step`, or one of the parts whose gradients are summed.
 
-        The pictures are written into `pictures` where given.
+        The images are written into `images` where given.
         """
         positions = global_positions(plan, len(self), step)
         rows, stops = self.rows[positions], self.stops[positions]
@@ -171,18 +171,20 @@ class Samples:
             self.chunk_size,
             noise[mine],
             valid_count,
-            self.recordings.buffers(plan.batch_size) if pictures is None else pictures,
+            self.recordings.buffers(plan.batch_size) if images is None else images,
         )
         if not plan.augment:
             return batch
         return batch._replace(chance_BP=torch.rand(plan.global_batch, CHANCES, generator=generator)[mine] * 2 - 1)
 
 
-def batches(samples: Samples, plan: Plan, first_step: int, steps: int, num_workers: int, pin: bool) -> Generator[Batch]:
+def batches(
+    samples: Samples, plan: BatchOrder, first_step: int, steps: int, num_workers: int, pin: bool
+) -> Generator[Batch]:
     """Yield the batches of steps first_step .. steps-1, gathered ahead by `num_workers` threads.
 
     Threads, not processes: copying and decoding leave Python's lock, and a container's /dev/shm may hold only 64 MB.
-    A batch's pictures are overwritten once the next batch is asked for: num_workers + 1 buffers serve the whole run.
+    A batch's images are overwritten once the next batch is asked for: num_workers + 1 buffers serve the whole run.
     """
     buffers = [samples.recordings.buffers(plan.batch_size, pin) for _ in range(num_workers + 1)]
     copied: list[torch.cuda.Event | None] = [None] * len(buffers)
@@ -194,7 +196,7 @@ def batches(samples: Samples, plan: Plan, first_step: int, steps: int, num_worke
         return samples.batch(plan, *divmod(number, plan.accumulation), buffers[slot])
 
     first, last = first_step * plan.accumulation, steps * plan.accumulation
-    with ThreadPoolExecutor(max(num_workers, 1), initializer=give_way) as pool:
+    with ThreadPoolExecutor(max(num_workers, 1), initializer=use_batch_scheduling) as pool:
         ahead: deque[Future[Batch]] = deque()
         try:
             for number in range(first, last):
@@ -209,7 +211,7 @@ def batches(samples: Samples, plan: Plan, first_step: int, steps: int, num_worke
                 future.cancel()
 
 
-def give_way() -> None:
+def use_batch_scheduling() -> None:
     """Have the calling thread take its turn when woken, instead of taking the processor from the one that trains."""
     with contextlib.suppress(OSError):  # a sandbox may forbid it
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # on Linux 0 is the thread, not the process

@@ -16,17 +16,17 @@ class DataConfig:
     episodes: list[int] | None = option(None, "train on these episodes only; null: all", low=0)
     val_fraction: float = option(0.0, "share of the episodes held out, evenly spaced over the dataset", low=0, high=0.9)
     image_stats: Literal["imagenet", "dataset"] = option(
-        "imagenet", "what pictures are normalised by: imagenet or dataset"
+        "imagenet", "what images are normalized by: imagenet or dataset"
     )
     image_size: list[int] | None = option(
         None, "[height, width] the network sees, resized once; null: as stored", low=32, high=4096
     )
     frame_cache: Literal["auto", "mmap", "none"] = option(
         "auto",
-        "mmap: decode every picture once into a memory map; none: decode again at every use; "
+        "mmap: decode every image once into a memory map; none: decode again at every use; "
         "auto: mmap where the disk has room",
     )
-    cache_dir: str | None = option(None, "where decoded pictures are kept; null: ~/.cache/bag2act")
+    cache_dir: str | None = option(None, "where decoded images are kept; null: ~/.cache/bag2act")
 
     def __post_init__(self) -> None:
         """Refuse a size that is not one."""
@@ -35,7 +35,7 @@ class DataConfig:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Height and width of the pictures, None as they are stored."""
+        """Height and width of the images, None as they are stored."""
         return (self.image_size[0], self.image_size[1]) if self.image_size else None
 
 
@@ -61,12 +61,12 @@ class ModelConfig(ActConfig):
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Random changes of the pictures, on the device, another one for every sample; 0 everywhere is off."""
+    """Random changes of the images, on the device, another one for every sample; 0 everywhere is off."""
 
     brightness: float = option(0.0, "times 1 +- this", low=0, high=1)
-    contrast: float = option(0.0, "distance from the picture's mean grey, times 1 +- this", low=0, high=1)
-    saturation: float = option(0.0, "distance from grey, times 1 +- this", low=0, high=1)
-    hue: float = option(0.0, "turned by up to this share of the colour circle", low=0, high=0.5)
+    contrast: float = option(0.0, "distance from the image's mean gray, times 1 +- this", low=0, high=1)
+    saturation: float = option(0.0, "distance from gray, times 1 +- this", low=0, high=1)
+    hue: float = option(0.0, "turned by up to this share of the color circle", low=0, high=0.5)
     shift_px: int = option(0, "moved by up to so many pixels in both directions, the edge repeated", low=0)
 
     @property

@@ -16,12 +16,12 @@ from common.act.network import Act
 from common.cli.command import TransientError, UserError
 from common.lerobot.dataset import Dataset, Episode
 from common.lerobot.frame_cache import DecodedFrames
-from stage2_train.batches import Batch, Plan, Recordings, Samples, batches, step_seed
+from stage2_train.batches import Batch, BatchOrder, Recordings, Samples, batches, step_seed
 from stage2_train.checkpoints.contents import trainable
-from stage2_train.checkpoints.resume import Start
+from stage2_train.checkpoints.resume import ResumePoint
 from stage2_train.checkpoints.saving import Numbered, Saver
 from stage2_train.config import TrainConfig
-from stage2_train.loss_module import Learner
+from stage2_train.loss_module import LossModule
 from stage2_train.optimizer import NEVER, Optimizer
 from stage2_train.ranks import Poll, Ranks
 from stage2_train.track import Metrics, Tracker, Window, tracker
@@ -45,7 +45,7 @@ class Run:
     ) -> None:
         training, model = config.training, config.model
         self.config, self.ranks, self.dataset = config, ranks, dataset
-        self.plan = Plan(
+        self.plan = BatchOrder(
             *(training.seed, training.batch_size, ranks.rank, ranks.world_size, model.latent_dim),
             *(training.grad_accumulation, config.augment.enabled),
         )
@@ -66,7 +66,7 @@ class Run:
             *(training.batch_size, ranks.world_size, training.grad_accumulation, self.plan.global_batch, ranks.device),
         )
 
-    def go_on_from(self, start: Start | None, first_step: int) -> None:
+    def go_on_from(self, start: ResumePoint | None, first_step: int) -> None:
         """Take over the state of a checkpoint, which the first rank reads and shares, or leave things as they are."""
         self.first_step = first_step
         if start is not None:
@@ -78,10 +78,10 @@ class Run:
         if self.config.training.compile:
             self.network.compile()
         model = self.ranks.wrap(self.network, self.config.training.ddp_bucket_mb)  # shares the weights
-        self.learner = Learner(
+        self.learner = LossModule(
             self.network,
             model,
-            self.checkpoint.normaliser.to(self.ranks.device),
+            self.checkpoint.normalizer.to(self.ranks.device),
             self.cameras,
             self.config.training,
             self.config.augment,

@@ -1,4 +1,4 @@
-"""A batch in robot units in, the loss out: normalised and augmented on the device, predicted, compared."""
+"""A batch in robot units in, the loss out: normalized and augmented on the device, predicted, compared."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from common.act.checkpoint import ENVIRONMENT
 from common.act.network import Act
-from common.act.normalization import Normaliser
-from common.lerobot.dataset import ACTION, STATE, picture_key
+from common.act.normalization import Normalizer
+from common.lerobot.dataset import ACTION, STATE, image_key
 from stage2_train.augment import augment
 from stage2_train.batches import Batch
 from stage2_train.config import AugmentConfig, TrainingConfig
@@ -18,39 +18,39 @@ from stage2_train.loss import Loss, act_loss
 PRECISIONS = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Learner:
+class LossModule:
     """The network as the training sees it; `model` is the network or what averages its gradients over the ranks."""
 
     def __init__(
         self,
         network: Act,
         model: nn.Module,
-        normaliser: Normaliser,
+        normalizer: Normalizer,
         cameras: Sequence[str],
         training: TrainingConfig,
         augmentation: AugmentConfig,
     ) -> None:
         self.network, self.model = network, model
-        self._normaliser, self._training, self._augmentation = normaliser, training, augmentation
-        self._keys = [picture_key(camera) for camera in cameras]
+        self._normalizer, self._training, self._augmentation = normalizer, training, augmentation
+        self._keys = [image_key(camera) for camera in cameras]
         self._precision = PRECISIONS[training.amp]
 
     def loss(self, batch: Batch, shares: int) -> Loss:
         """Return this batch's loss; the mean over `shares` of them, on all ranks, is the loss of the global batch."""
-        action_BCA = self._normaliser.apply(ACTION, batch.action_BCA)
-        state_BS, pictures, environment_BE = self._inputs(batch)
+        action_BCA = self._normalizer.apply(ACTION, batch.action_BCA)
+        state_BS, images, environment_BE = self._inputs(batch)
         with self._autocast(state_BS):
-            output = self.model(state_BS, pictures, action_BCA, batch.is_pad_BC, batch.noise_BL, environment_BE)
+            output = self.model(state_BS, images, action_BCA, batch.is_pad_BC, batch.noise_BL, environment_BE)
         training = self._training
         weight, rule = training.kl_weight, training.l1_rule
         return act_loss(output, action_BCA, batch.is_pad_BC, weight, batch.valid_count, shares, rule)
 
     def error(self, batch: Batch) -> Tensor:
         """Return (sum, count) of |error| over the valid steps, predicted as on the robot, in float64."""
-        action_BCA = self._normaliser.apply(ACTION, batch.action_BCA)
-        state_BS, pictures, environment_BE = self._inputs(batch)
+        action_BCA = self._normalizer.apply(ACTION, batch.action_BCA)
+        state_BS, images, environment_BE = self._inputs(batch)
         with self._autocast(state_BS):
-            chunk_BCA = self.network(state_BS, pictures, environment_BE=environment_BE).actions_BCA
+            chunk_BCA = self.network(state_BS, images, environment_BE=environment_BE).actions_BCA
         error_BCA = (chunk_BCA - action_BCA).abs().double().masked_fill(batch.is_pad_BC[..., None], 0)
         return torch.stack([error_BCA.sum(), (~batch.is_pad_BC).sum() * float(action_BCA.shape[-1])])
 
@@ -64,14 +64,14 @@ class Learner:
             self.network.train()
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, list[Tensor], Tensor | None]:
-        pictures = batch.pictures
+        images = batch.images
         if batch.chance_BP is not None:
-            pictures = [augment(picture, batch.chance_BP, self._augmentation) for picture in pictures]
-        images = [self._normaliser.picture(key, picture) for key, picture in zip(self._keys, pictures, strict=True)]
+            images = [augment(image, batch.chance_BP, self._augmentation) for image in images]
+        images = [self._normalizer.image(key, image) for key, image in zip(self._keys, images, strict=True)]
         environment_BE = batch.environment_BE
         if environment_BE is not None:
-            environment_BE = self._normaliser.apply(ENVIRONMENT, environment_BE)
-        return self._normaliser.apply(STATE, batch.state_BS), images, environment_BE
+            environment_BE = self._normalizer.apply(ENVIRONMENT, environment_BE)
+        return self._normalizer.apply(STATE, batch.state_BS), images, environment_BE
 
     def _autocast(self, like: Tensor) -> torch.autocast:
         return torch.autocast(like.device.type, self._precision, enabled=self._precision is not None)

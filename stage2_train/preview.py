@@ -22,15 +22,15 @@ from stage2_train.train import check, set_up_device
 
 
 class FirstFrames:
-    """A few pictures of one camera, given for any row: enough to time a step without decoding the dataset."""
+    """A few images of one camera, given for any row: enough to time a step without decoding the dataset."""
 
     def __init__(self, dataset: Dataset, camera: str, count: int) -> None:
         self.shape = dataset.cameras[camera]
-        self._pictures = np.stack(list(islice(dataset.pictures(dataset.episodes[0], camera), count)))
+        self._images = np.stack(list(islice(dataset.images(dataset.episodes[0], camera), count)))
 
     def take(self, rows: Rows, out: npt.NDArray[np.uint8]) -> None:
-        """Put some picture for each of `rows` into `out`."""
-        np.take(self._pictures, rows % len(self._pictures), axis=0, out=out, mode="clip")
+        """Put some image for each of `rows` into `out`."""
+        np.take(self._images, rows % len(self._images), axis=0, out=out, mode="clip")
 
 
 def preview(config: TrainConfig) -> None:
@@ -59,7 +59,7 @@ def preview(config: TrainConfig) -> None:
         f"batch       {run.plan.global_batch} samples a step, {len(run.samples) / run.plan.global_batch:.1f} steps an epoch, "
         f"{training.steps * run.plan.global_batch / len(run.samples):.1f} epochs\n"
         f"memory      {4 * weights_gb:.2f} GB for weights, gradients and optimizer, and as much as the activations take\n"
-        f"cache       {cache_bytes(dataset) / 1e9:.2f} GB of decoded pictures in {cache_dir}, "
+        f"cache       {cache_bytes(dataset) / 1e9:.2f} GB of decoded images in {cache_dir}, "
         f"where {free_bytes(cache_dir) / 1e9:.2f} GB are free\n"
         f"checkpoint  {3 * weights_gb:.2f} GB each\n"
         f"time        {step_s:.3f} s a step on {ranks.device}, {training.steps * step_s / 3600:.2f} h for all of them"

@@ -19,7 +19,7 @@ from common.cli.command import EXIT_TRANSIENT, EXIT_USER, TransientError, UserEr
 
 ONE_BUCKET_MB = 1 << 20  # larger than any model here: one all-reduce for all gradients
 # A process that dies is noticed at once, by its closed connections. These bound the waiting for one that hangs: in a step,
-# longer than any read or save should take, and where one process prepares what the others wait for, such as pictures.
+# longer than any read or save should take, and where one process prepares what the others wait for, such as images.
 STEP_TIMEOUT = timedelta(minutes=5)
 SETUP_TIMEOUT = timedelta(hours=12)
 

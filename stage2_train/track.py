@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from common.cli.command import LOG_PERIOD_S, one_line
 from common.cli.config import to_dict
-from common.storage.files import replacing, write_file
+from common.storage.files import atomic_path, write_file
 from stage2_train.config import TrainConfig
 from stage2_train.loss import Loss
 from stage2_train.ranks import Ranks
@@ -121,7 +121,7 @@ class Tracker(Protocol):
         """Refresh what is derived from the metrics."""
 
 
-class Silent:
+class NullLogger:
     """The tracker of every rank but the first."""
 
     def log(self, metrics: Metrics) -> None:
@@ -134,7 +134,7 @@ class Silent:
         """Do nothing."""
 
 
-class Journal:
+class JsonlLogger:
     """Appends to metrics.jsonl, which is the truth; console, curves.png, wandb and TensorBoard are views of it."""
 
     def __init__(self, folder: Path, first_step: int, steps: int, services: Sequence[Service]) -> None:
@@ -210,13 +210,13 @@ def draw_curves(rows: list[Metrics], path: Path) -> None:
             axes = lower if key == "lr" else upper
             axes.plot([row["step"] for row in of], [row[key] for row in of], label=label)
     upper.set_yscale("log")
-    upper.set_ylabel("normalised units")
+    upper.set_ylabel("normalized units")
     upper.grid(alpha=0.3)
     upper.legend()
     lower.set_ylabel("learning rate")
     lower.set_xlabel("step")
     lower.grid(alpha=0.3)
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
 
 
@@ -224,7 +224,7 @@ def draw_curves(rows: list[Metrics], path: Path) -> None:
 def tracker(folder: Path, first_step: int, config: TrainConfig, is_first: bool) -> Iterator[Tracker]:
     """Yield the tracker of this rank; wandb and TensorBoard are imported only when enabled, and may fail without harm."""
     if not is_first:
-        yield Silent()
+        yield NullLogger()
         return
     keep_until(folder, first_step)
     services = []
@@ -232,7 +232,7 @@ def tracker(folder: Path, first_step: int, config: TrainConfig, is_first: bool) 
         services.append(Service("wandb", lambda: _wandb(folder, config)))
     if config.training.tensorboard:
         services.append(Service("TensorBoard", lambda: _tensorboard(folder)))
-    journal = Journal(folder, first_step, config.training.steps, services)
+    journal = JsonlLogger(folder, first_step, config.training.steps, services)
     try:
         yield journal
     finally:

@@ -75,7 +75,7 @@ def check(config: TrainConfig, dataset: Dataset, episodes: list[Episode]) -> Non
         log.warning("model.chunk_size=%d is longer than %d of %d episodes", chunk_size, shorter, len(lengths))
     for camera, (_, _, channels) in dataset.cameras.items():
         if channels != 3:
-            raise UserError(f"camera {camera} of {dataset.root} has {channels} channels; pictures must have 3")
+            raise UserError(f"camera {camera} of {dataset.root} has {channels} channels; images must have 3")
 
 
 def set_up_device(training: TrainingConfig, ranks: Ranks) -> None:
@@ -101,7 +101,7 @@ def keep_freed_memory() -> None:
 
 
 def _open_recordings(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> Recordings:
-    """Open the pictures and columns: one process of each machine prepares them, the others wait for it."""
+    """Open the images and columns: one process of each machine prepares them, the others wait for it."""
     cache_dir = Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()
     require_writable(cache_dir)
 
@@ -125,7 +125,7 @@ def require_writable(cache_dir: Path) -> None:
     if problem or not os.access(cache_dir, os.W_OK):
         raise UserError(
             f"data.cache_dir={cache_dir} cannot be written to: {problem or 'not permitted'}; "
-            "set data.cache_dir to a folder where decoded pictures may lie"
+            "set data.cache_dir to a folder where decoded images may lie"
         )
 
 

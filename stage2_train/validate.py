@@ -10,7 +10,7 @@ import torch
 
 from common.lerobot.dataset import Episode
 from stage2_train.batches import Recordings
-from stage2_train.loss_module import Learner
+from stage2_train.loss_module import LossModule
 from stage2_train.ranks import Ranks
 
 
@@ -29,14 +29,14 @@ class Validation:
         self._noise = torch.zeros(batch_size, latent_dim)
 
     @torch.no_grad()
-    def loss(self, learner: Learner, ranks: Ranks) -> float:
+    def loss(self, learner: LossModule, ranks: Ranks) -> float:
         """Return the mean over all ranks' batches, the same on every rank; nothing random is drawn."""
         sums_2 = torch.zeros(2, dtype=torch.float64, device=ranks.device)
         with learner.evaluating():
             for rows, stops in self._batches[ranks.rank :: ranks.world_size]:
-                pictures = [buffer[: len(rows)] for buffer in self._buffers]
+                images = [buffer[: len(rows)] for buffer in self._buffers]
                 noise = self._noise[: len(rows)]
-                batch = self._recordings.chunks(rows, stops, self._chunk_size, noise, 0, pictures)
+                batch = self._recordings.chunks(rows, stops, self._chunk_size, noise, 0, images)
                 sums_2 += learner.error(batch.each(lambda tensor: tensor.to(ranks.device)))
         total, count = ranks.sum(sums_2).tolist()
         return float(total / count)

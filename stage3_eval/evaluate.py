@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from common.act.checkpoint import ENVIRONMENT
 from common.cli.command import UserError
 from common.lerobot.dataset import ACTION, STATE, Episode
-from common.storage.files import replacing, require_free, write_json
+from common.storage.files import atomic_path, require_free, write_json
 from stage3_eval.inputs import Inputs
 from stage3_eval.metrics.scores import EpisodeScores, Rules, score_episode
 from stage3_eval.metrics.summary import Totals
@@ -48,14 +48,14 @@ class Settings(NamedTuple):
     batch_size: int = 32
     latency_steps: int | None = None
     max_joint_speed: Sequence[float] | None = None  # radians per second: one for all joints, or one each
-    attention: int = 0  # worst moments whose pictures show what the prediction hung on
+    attention: int = 0  # worst moments whose images show what the prediction hung on
 
 
 def evaluate(inputs: Inputs, out: Path, settings: Settings) -> dict[str, Any]:
     """Evaluate every episode into `out` and return the summary; of an evaluation that is done already, only the latter.
 
-    Two batches of pictures are in memory, and running totals, however many episodes there are. Raises UserError when a
-    picture or a number of the dataset is damaged, or `out` holds something else.
+    Two batches of images are in memory, and running totals, however many episodes there are. Raises UserError when a
+    image or a number of the dataset is damaged, or `out` holds something else.
     """
     facts = _facts(inputs, settings)
     summary = finished(out, facts["evaluation"])
@@ -73,7 +73,7 @@ def evaluate(inputs: Inputs, out: Path, settings: Settings) -> dict[str, Any]:
         summary = totals.summary(facts, first_call_s, inputs.policy.device.type)
         paths = [_episode_path(folder, out, episode) for episode in inputs.episodes]
         if len(paths) > 1:
-            with replacing(folder / ALL_EPISODES) as temporary:
+            with atomic_path(folder / ALL_EPISODES) as temporary:
                 _join_tables(temporary, paths)
         scores = _Stored(folder, inputs.episodes)
         _draw_first(folder / CURVES, inputs, scores, facts)
@@ -178,7 +178,7 @@ def _evaluate_episode(
     # The parquet file comes last: with it the episode is done.
     table = episode_table(rows, prediction.executed_TA, prediction.latency_T_s, states, dataset.joint_names, facts)
     scores.save(_scores_file(folder, episode))
-    with replacing(folder / episode_file(episode)) as temporary:
+    with atomic_path(folder / episode_file(episode)) as temporary:
         pq.write_table(table, temporary)
 
 
@@ -210,7 +210,7 @@ def _draw_first(path: Path, inputs: Inputs, stored: _Stored, facts: dict[str, An
     episode = inputs.episodes[0]
     scores, rows = stored.of(episode), _read(inputs, episode)
     fans = list(zip(scores.fan_F.tolist(), scores.fan_FCA, strict=True))
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         draw_curves(
             temporary,
             rows[ACTION],

@@ -1,4 +1,4 @@
-"""An evaluated policy in; policy.onnx, with normalisation inside, and policy.json out: a robot then needs no torch.
+"""An evaluated policy in; policy.onnx, with normalization inside, and policy.json out: a robot then needs no torch.
 
 What is written is run by onnxruntime on the evaluated episodes first, and kept only when it says what the policy says.
 """
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from common.act.checkpoint import ENVIRONMENT
 from common.cli.command import UserError
-from common.lerobot.dataset import ACTION, STATE, picture_key
+from common.lerobot.dataset import ACTION, STATE, image_key
 from common.policy import Policy
 from common.storage.files import new_folder, read_json, write_json
 from stage3_eval.inputs import Inputs
@@ -47,7 +47,7 @@ observation = {{key: np.zeros((1, *of["shape"]), of["dtype"]) for key, of in abo
 (chunk,) = session.run(["action"], observation)  # (1, chunk_size, joints) float32
 ```
 
-Pictures are RGB, height x width x 3. Execute the first `n_action_steps` actions of a chunk, one per 1/fps s, then predict
+Images are RGB, height x width x 3. Execute the first `n_action_steps` actions of a chunk, one per 1/fps s, then predict
 again.
 """
 
@@ -60,16 +60,16 @@ class Graph(nn.Module):
         self._policy = policy
         self.network = policy.network
         environment = [ENVIRONMENT] if policy.checkpoint.shape.environment_dim else []
-        self.keys = [STATE, *environment, *(picture_key(camera) for camera in policy.cameras)]
+        self.keys = [STATE, *environment, *(image_key(camera) for camera in policy.cameras)]
 
     def forward(self, *values: Tensor) -> Tensor:
-        """Normalise, predict, restore: (B, chunk, A)."""
+        """Normalize, predict, restore: (B, chunk, A)."""
         of = dict(zip(self.keys, values, strict=True))
-        normaliser = self._policy.normaliser
-        environment = normaliser.apply(ENVIRONMENT, of[ENVIRONMENT]) if ENVIRONMENT in of else None
-        pictures = [normaliser.picture(key, of[key]) for key in map(picture_key, self._policy.cameras)]
-        output = self.network(normaliser.apply(STATE, of[STATE]), pictures, environment_BE=environment)
-        return normaliser.restore(ACTION, output.actions_BCA)
+        normalizer = self._policy.normalizer
+        environment = normalizer.apply(ENVIRONMENT, of[ENVIRONMENT]) if ENVIRONMENT in of else None
+        images = [normalizer.image(key, of[key]) for key in map(image_key, self._policy.cameras)]
+        output = self.network(normalizer.apply(STATE, of[STATE]), images, environment_BE=environment)
+        return normalizer.restore(ACTION, output.actions_BCA)
 
 
 def require_exportable(folder: Path) -> None:
@@ -95,7 +95,7 @@ def export(inputs: Inputs, folder: Path, batch_size: int) -> str:
     with new_folder(folder, manifest=False) as temporary:
         _write_graph(graph, temporary / ONNX)
         verified = _verify(inputs, graph, temporary / ONNX, batch_size)
-        difference = max(verified["largest_difference"], verified["largest_difference_normalised"])
+        difference = max(verified["largest_difference"], verified["largest_difference_normalized"])
         if not difference <= TOLERANCE:
             raise UserError(
                 f"--export {folder}: onnxruntime's actions differ by {difference:.2g} from the policy's (at most "
@@ -138,7 +138,7 @@ def _verify(inputs: Inputs, graph: Graph, path: Path, batch_size: int) -> dict[s
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     policy, frames = graph._policy, 0
-    worst = np.zeros(2)  # in robot units, normalised
+    worst = np.zeros(2)  # in robot units, normalized
     renamed = policy.checkpoint.rename_map
     vectors = [key for key in graph.keys if key in (STATE, ENVIRONMENT)]
     for episode in inputs.episodes:
@@ -153,9 +153,9 @@ def _verify(inputs: Inputs, graph: Graph, path: Path, batch_size: int) -> dict[s
             feed = {renamed.get(key, key): value for key, value in some.items()}
             (theirs,) = session.run([ACTION], feed)
             ours, theirs = policy.predict_chunk(some), torch.from_numpy(theirs)
-            apart = [theirs - ours, policy.normaliser.apply(ACTION, theirs) - policy.normaliser.apply(ACTION, ours)]
+            apart = [theirs - ours, policy.normalizer.apply(ACTION, theirs) - policy.normalizer.apply(ACTION, ours)]
             frames, worst = frames + len(due), np.maximum(worst, [float(of.abs().max()) for of in apart])
-    return {"frames": frames, "largest_difference": worst[0], "largest_difference_normalised": worst[1]}
+    return {"frames": frames, "largest_difference": worst[0], "largest_difference_normalized": worst[1]}
 
 
 def _about(inputs: Inputs, graph: Graph) -> dict[str, Any]:
@@ -181,10 +181,8 @@ def _inputs(policy: Policy, keys: list[str]) -> dict[str, dict[str, Any]]:
     """Return key -> dtype and shape without the batch, in the graph's order."""
     shape = policy.checkpoint.shape
     vectors = {STATE: [shape.state_dim], ENVIRONMENT: [shape.environment_dim]}
-    pictures = {picture_key(camera): list(size) for camera, size in policy.cameras.items()}
+    images = {image_key(camera): list(size) for camera, size in policy.cameras.items()}
     return {
-        key: {"dtype": "float32", "shape": vectors[key]}
-        if key in vectors
-        else {"dtype": "uint8", "shape": pictures[key]}
+        key: {"dtype": "float32", "shape": vectors[key]} if key in vectors else {"dtype": "uint8", "shape": images[key]}
         for key in keys
     }

@@ -13,7 +13,7 @@ import torch
 from common.act.checkpoint import ENVIRONMENT
 from common.act.runs import WEIGHTS, pretrained_folder
 from common.cli.command import UserError
-from common.lerobot.dataset import ACTION, STATE, Dataset, Episode, picture_key
+from common.lerobot.dataset import ACTION, STATE, Dataset, Episode, image_key
 from common.policy import Policy
 from common.storage.files import describe_folder
 
@@ -120,8 +120,8 @@ def require_match(policy: Policy, dataset: Dataset) -> None:
         there = features[ENVIRONMENT].shape if ENVIRONMENT in features else None
         _require_equal(f"{ENVIRONMENT} has shape", (shape.environment_dim,), there)
     renamed = policy.checkpoint.rename_map
-    cameras = {renamed.get(picture_key(name), picture_key(name)): size for name, size in dataset.cameras.items()}
-    wanted = {picture_key(name): size for name, size in policy.cameras.items()}
+    cameras = {renamed.get(image_key(name), image_key(name)): size for name, size in dataset.cameras.items()}
+    wanted = {image_key(name): size for name, size in policy.cameras.items()}
     if wanted.keys() - cameras.keys():
         _require_equal("the cameras are", ", ".join(wanted) or "none", ", ".join(cameras) or "none")
     for key, size in wanted.items():

@@ -15,7 +15,7 @@ import torch
 
 from common.act.checkpoint import ENVIRONMENT
 from common.cli.command import progress
-from common.lerobot.dataset import STATE, Dataset, Episode, picture_key
+from common.lerobot.dataset import STATE, Dataset, Episode, image_key
 from common.policy import Policy
 from stage3_eval.metrics.errors import Floats, Frames
 
@@ -39,8 +39,8 @@ def predict_open_loop(
     """Predict a fresh chunk from every recorded frame, in batches; what is executed is each chunk's first step.
 
     `n_timed` evenly spread frames are predicted once more, one by one, and timed. `rows` holds the episode's columns by
-    their names in the dataset. The next batch's pictures are decoded while the present one is predicted, never while a
-    frame is timed. Raises UserError when a picture is damaged.
+    their names in the dataset. The next batch's images are decoded while the present one is predicted, never while a
+    frame is timed. Raises UserError when an image is damaged.
     """
     timed = spread(episode.length, n_timed)
     latency_T_s = np.full(episode.length, np.nan)
@@ -91,12 +91,12 @@ def observations(
     policy: Policy, dataset: Dataset, episode: Episode, rows: Mapping[str, Floats], batch_size: int
 ) -> Iterator[Batch]:
     """Yield the episode's observations in batches, as the policy takes them; only its own cameras are decoded."""
-    wanted = {picture_key(camera) for camera in policy.cameras}
+    wanted = {image_key(camera) for camera in policy.cameras}
     renamed = policy.checkpoint.rename_map
     streams = {
-        picture_key(camera): dataset.pictures(episode, camera)
+        image_key(camera): dataset.images(episode, camera)
         for camera in dataset.cameras
-        if renamed.get(picture_key(camera), picture_key(camera)) in wanted
+        if renamed.get(image_key(camera), image_key(camera)) in wanted
     }
     keys = [key for key in (STATE, ENVIRONMENT) if key in rows]
     for start in range(0, episode.length, batch_size):

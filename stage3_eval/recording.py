@@ -1,4 +1,4 @@
-"""A dataset's episode in; its rows, the positions of its action's joints, and single pictures out."""
+"""A dataset's episode in; its rows, the positions of its action's joints, and single images out."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from common.cli.command import UserError, one_line
 from common.lerobot.columns import as_array
 from common.lerobot.dataset import ACTION, STATE, Dataset, Episode
-from common.lerobot.images import Picture
+from common.lerobot.images import Image
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -50,13 +50,13 @@ def positions(dataset: Dataset, state_TS: npt.NDArray[Any]) -> npt.NDArray[Any] 
     return state_TS if state_TS.shape[1] == dataset.features[ACTION].shape[0] else None
 
 
-def pictures_at(dataset: Dataset, episode: Episode, camera: str, frames: Iterable[int]) -> dict[int, Picture]:
-    """Return frame -> picture for a few frames, decoding no further than the last of them."""
+def images_at(dataset: Dataset, episode: Episode, camera: str, frames: Iterable[int]) -> dict[int, Image]:
+    """Return frame -> image for a few frames, decoding no further than the last of them."""
     wanted = set(frames)
-    found: dict[int, Picture] = {}
-    for frame, picture in enumerate(dataset.pictures(episode, camera)):
+    found: dict[int, Image] = {}
+    for frame, image in enumerate(dataset.images(episode, camera)):
         if frame in wanted:
-            found[frame] = picture
+            found[frame] = image
         if len(found) == len(wanted):
             break
     return found

@@ -51,7 +51,7 @@ def act_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def image_dataset(tmp_path: Path) -> Path:
-    """A writable copy of a dataset with PNG pictures that LeRobot 0.6.1 wrote: 2 episodes, 20 + 22 frames."""
+    """A writable copy of a dataset with PNG images that LeRobot 0.6.1 wrote: 2 episodes, 20 + 22 frames."""
     return Path(shutil.copytree(GOLDEN / "dataset_image", tmp_path / "dataset_image"))
 
 

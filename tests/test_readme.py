@@ -85,7 +85,7 @@ def test_the_drivers_lines_run_as_written(taste: Path, monkeypatch: pytest.Monke
     import numpy as np
 
     monkeypatch.chdir(taste)
-    names: dict[str, Any] = {"state": np.zeros((1, 6)), "picture": np.zeros((1, 64, 96, 3), np.uint8)}
+    names: dict[str, Any] = {"state": np.zeros((1, 6)), "image": np.zeros((1, 64, 96, 3), np.uint8)}
     exec(block("python"), names)
     action = names["action"]
     assert tuple(action.shape) == (1, 6)

@@ -1,4 +1,4 @@
-"""A `pretrained_model/` folder in, network and normalisation out; and back to the folder: the contract with LeRobot.
+"""A `pretrained_model/` folder in, network and normalization out; and back to the folder: the contract with LeRobot.
 
 LeRobot 0.4.0 to 0.6.1 load what `write` writes, and `read` takes what they and LeRobot 0.3 write. What LeRobot's strict
 config.json has no room for, the joint names, the frame rate and what an action means, stands in train_config.json, which
@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from common.act.network import Act, ActConfig
-from common.act.normalization import Normaliser, split_buffers
+from common.act.normalization import Normalizer, split_buffers
 from common.act.processors import PREPROCESSOR, read_processors, read_tensors, write_processors
 from common.act.runs import CONFIG, WEIGHTS
 from common.cli.command import UserError, one_line
 from common.cli.config import from_json
-from common.lerobot.dataset import ACTION, IMAGES, STATE, picture_key
+from common.lerobot.dataset import ACTION, IMAGES, STATE, image_key
 from common.storage.files import MANIFEST, find_damage, read_json, write_json
 
 ENVIRONMENT = "observation.environment_state"
@@ -51,8 +51,8 @@ class PolicyShape:
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape that the statistics of each used feature must have."""
         vectors = {STATE: (self.state_dim,), ACTION: (self.action_dim,), ENVIRONMENT: (self.environment_dim,)}
-        pictures = {picture_key(name): (size[2], 1, 1) for name, size in self.cameras.items()}
-        return {key: size for key, size in {**vectors, **pictures}.items() if size != (0,)}
+        images = {image_key(name): (size[2], 1, 1) for name, size in self.cameras.items()}
+        return {key: size for key, size in {**vectors, **images}.items() if size != (0,)}
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Checkpoint:
     network: Act
     act: ActConfig
     shape: PolicyShape
-    normaliser: Normaliser
+    normalizer: Normalizer
     robot: Robot
     settings: dict[str, Any] = field(default_factory=dict)
     train_config: dict[str, Any] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Checkpoint:
     def read(cls, folder: Path) -> "Checkpoint":
         """Read a folder of ours or of LeRobot 0.3 and later.
 
-        Raises UserError in one line when weights or normalisation are missing, damaged or do not fit config.json.
+        Raises UserError in one line when weights or normalization are missing, damaged or do not fit config.json.
         """
         settings, act, shape = read_settings(folder)
         _require_as_written(folder)
@@ -83,14 +83,14 @@ class Checkpoint:
         try:
             if buffers and not (folder / f"{PREPROCESSOR}.json").exists():
                 rename: dict[str, str] = {}
-                normaliser = Normaliser(buffers, settings["normalization_mapping"], shape.sizes(), where=str(folder))
+                normalizer = Normalizer(buffers, settings["normalization_mapping"], shape.sizes(), where=str(folder))
             else:
-                normaliser, rename = read_processors(folder, settings["normalization_mapping"], shape.sizes())
+                normalizer, rename = read_processors(folder, settings["normalization_mapping"], shape.sizes())
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{folder}: its normalisation is damaged: {one_line(error)}") from error
+            raise UserError(f"{folder}: its normalization is damaged: {one_line(error)}") from error
         record = _read_record(folder / TRAIN_CONFIG)
         robot = _robot(record.get("robot"), folder)
-        return cls(network, act, shape, normaliser, robot, settings, record, rename)
+        return cls(network, act, shape, normalizer, robot, settings, record, rename)
 
     def write(self, folder: Path) -> None:
         """Write the seven files into an existing folder."""
@@ -99,14 +99,14 @@ class Checkpoint:
         weights = {f"model.{k}": v.detach().cpu().float().contiguous() for k, v in self.network.state_dict().items()}
         save_file(weights, folder / WEIGHTS)
         features = settings["input_features"] | settings["output_features"]
-        write_processors(folder, features, self.normaliser, self.rename_map)
+        write_processors(folder, features, self.normalizer, self.rename_map)
         robot = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self.robot).items()}
         write_json(folder / TRAIN_CONFIG, {**self.train_config, "robot": robot})
 
     def _config_json(self) -> dict[str, Any]:
         inputs: dict[str, Any] = {STATE: {"type": "STATE", "shape": [self.shape.state_dim]}}
         for name, (height, width, channels) in self.shape.cameras.items():
-            inputs[picture_key(name)] = {"type": "VISUAL", "shape": [channels, height, width]}
+            inputs[image_key(name)] = {"type": "VISUAL", "shape": [channels, height, width]}
         if self.shape.environment_dim:
             inputs[ENVIRONMENT] = {"type": "ENV", "shape": [self.shape.environment_dim]}
         written = {
@@ -116,7 +116,7 @@ class Checkpoint:
             "input_features": self.settings.get("input_features", inputs),
             "output_features": {ACTION: {"type": "ACTION", "shape": [self.shape.action_dim]}},
             "n_action_steps": self.act.n_action_steps or self.act.chunk_size,
-            "normalization_mapping": self.normaliser.mapping,
+            "normalization_mapping": self.normalizer.mapping,
             "pretrained_backbone_weights": None,  # anything else makes LeRobot download them before it loads ours
         }
         return {key: value for key, value in written.items() if key not in LATE_KEYS}

@@ -1,4 +1,4 @@
-"""The ACT network: state, pictures and, in training, the action chunk in; the predicted chunk and the posterior out.
+"""The ACT network: state, images and, in training, the action chunk in; the predicted chunk and the posterior out.
 
 Zhao et al. 2023, "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware", with LeRobot's parameter names.
 Tensor names end in their axes: B batch, C chunk step, A action, S state, E environment state, T token, D dim_model,
@@ -34,7 +34,7 @@ class ActConfig:
     pretrained_backbone_weights: str | None = option(
         None, "torchvision weights name or a local file to start the backbone from; null: random"
     )
-    pre_norm: bool = option(False, "normalise before each block instead of after it")
+    pre_norm: bool = option(False, "normalize before each block instead of after it")
     dim_model: int = option(512, "transformer width", low=4)
     n_heads: int = option(8, "attention heads; must divide dim_model", low=1)
     dim_feedforward: int = option(3200, "width of the feed-forward blocks", low=1)
@@ -61,7 +61,7 @@ class ActConfig:
 
 
 class ActOutput(NamedTuple):
-    """The predicted chunk, normalised, and the VAE's posterior when actions were given."""
+    """The predicted chunk, normalized, and the VAE's posterior when actions were given."""
 
     actions_BCA: Tensor
     mu_BL: Tensor | None
@@ -119,9 +119,9 @@ class Act(nn.Module):
         noise_BL: Tensor | None = None,
         environment_BE: Tensor | None = None,
     ) -> ActOutput:
-        """Predict the chunk of normalised actions (B, chunk_size, A).
+        """Predict the chunk of normalized actions (B, chunk_size, A).
 
-        `images` holds one (B, 3, H, W) tensor per camera; every input is normalised. With `use_vae` and an action
+        `images` holds one (B, 3, H, W) tensor per camera; every input is normalized. With `use_vae` and an action
         the latent is mu + exp(log_variance / 2) * `noise_BL`; otherwise it is zero and there is no posterior. Where
         `action_is_pad_BC` is True the VAE encoder does not look.
         """
@@ -139,7 +139,7 @@ class Act(nn.Module):
         return ActOutput(self.action_head(y_BCD), mu_BL, log_variance_BL)
 
     def backbone_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the picture backbone, which have a learning rate of their own; none without cameras."""
+        """Parameters of the image backbone, which have a learning rate of their own; none without cameras."""
         return list(self.backbone.parameters()) if self.n_cameras else []
 
     def freeze(self) -> "Act":
@@ -282,12 +282,12 @@ class Layer(nn.Module):
     ) -> Tensor:
         """Return the first `n_out` tokens; positions are added to queries and keys, never to values."""
 
-        def look_around(x_BTD: Tensor) -> Tensor:
+        def self_attention(x_BTD: Tensor) -> Tensor:
             key_BTD = x_BTD + place_TD
             out_BTD: Tensor = self.self_attn(key_BTD[:, :n_out], key_BTD, x_BTD, mask)
             return out_BTD
 
-        x_BTD = self._residual(x_BTD, self.norm1, look_around)
+        x_BTD = self._residual(x_BTD, self.norm1, self_attention)
         if memory is None:
             return self._residual(x_BTD, self.norm2, self._feed_forward)
         x_BTD = self._residual(x_BTD, self.norm2, lambda x_BTD: self.multihead_attn(x_BTD + place_TD, *memory))

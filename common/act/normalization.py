@@ -1,4 +1,4 @@
-"""Robot units and 0..255 pictures in, the network's units out, and back; by the statistics a checkpoint carries."""
+"""Robot units and 0..255 images in, the network's units out, and back; by the statistics a checkpoint carries."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -16,12 +16,12 @@ RANGES = {"MIN_MAX": ("min", "max"), "QUANTILES": ("q01", "q99"), "QUANTILE10": 
 _BUFFER = re.compile(r"(?:normalize_inputs|normalize_targets|unnormalize_outputs)\.buffer_(\w+)\.(\w+)")
 
 
-class Normaliser:
+class Normalizer:
     """One affine map per feature.
 
     `statistics` maps "<feature>.<stat>" to a tensor, as LeRobot's processor files do; `mapping` says how STATE, ACTION, ENV
-    and VISUAL features are normalised; `sizes` gives the shape each used feature's statistics must have. A statistic that is
-    missing, has another shape or is not finite is refused: LeRobot passes such a feature through un-normalised in silence.
+    and VISUAL features are normalized; `sizes` gives the shape each used feature's statistics must have. A statistic that is
+    missing, has another shape or is not finite is refused: LeRobot passes such a feature through un-normalized in silence.
     """
 
     def __init__(
@@ -46,15 +46,15 @@ class Normaliser:
         shift, _, scale = self._affine[key]
         return value * scale + shift
 
-    def picture(self, key: str, picture_BHWC: Tensor) -> Tensor:
-        """Map (B, H, W, 3) uint8 pictures to (B, 3, H, W) floats; the memory stays channels-last."""
-        return self.apply(key, picture_BHWC.permute(0, 3, 1, 2).float() / 255)
+    def image(self, key: str, image_BHWC: Tensor) -> Tensor:
+        """Map (B, H, W, 3) uint8 images to (B, 3, H, W) floats; the memory stays channels-last."""
+        return self.apply(key, image_BHWC.permute(0, 3, 1, 2).float() / 255)
 
     def statistics(self) -> dict[str, Tensor]:
         """Return all statistics, used or not, as they are saved."""
         return {key: value.contiguous() for key, value in self._statistics.items()}
 
-    def to(self, device: torch.device) -> "Normaliser":
+    def to(self, device: torch.device) -> "Normalizer":
         """Move the maps to a device."""
         self._affine = {
             key: (shift.to(device), scale.to(device), back.to(device))
@@ -69,7 +69,7 @@ class Normaliser:
             mean, std = self._get(key, "mean", shape), self._get(key, "std", shape)
             return mean, std + EPS, std
         if mode not in RANGES:
-            raise UserError(f"{self._where}: normalisation {mode!r} of {key} is not supported")
+            raise UserError(f"{self._where}: normalization {mode!r} of {key} is not supported")
         low, high = (self._get(key, name, shape) for name in RANGES[mode])
         half = torch.where(high == low, torch.full_like(low, EPS), high - low) / 2
         return low + half, half, half
@@ -78,7 +78,7 @@ class Normaliser:
         value = self._statistics.get(f"{key}.{name}")
         if value is None:
             raise UserError(
-                f"{self._where}: the normalisation lacks {key}.{name}; without it the policy answers nonsense"
+                f"{self._where}: the normalization lacks {key}.{name}; without it the policy answers nonsense"
             )
         if tuple(value.shape) != shape:
             raise UserError(f"{self._where}: {key}.{name} has shape {tuple(value.shape)}, the policy needs {shape}")

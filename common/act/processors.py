@@ -1,4 +1,4 @@
-"""The two processor files of a `pretrained_model/` folder in; normalisation and renamed features out; and back to the files."""
+"""The two processor files of a `pretrained_model/` folder in; normalization and renamed features out; and back to the files."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from common.act.normalization import Normaliser
+from common.act.normalization import Normalizer
 from common.cli.command import UserError, one_line
 from common.lerobot.dataset import ACTION
 from common.storage.files import read_json, write_json
@@ -24,8 +24,8 @@ Processor = dict[str, dict[str, Any]]  # registry name of a step -> the step
 
 def read_processors(
     folder: Path, mapping: dict[str, str], sizes: dict[str, tuple[int, ...]]
-) -> tuple[Normaliser, dict[str, str]]:
-    """Return the normalisation, by `mapping` where the files name none, and what the observations are renamed to.
+) -> tuple[Normalizer, dict[str, str]]:
+    """Return the normalization, by `mapping` where the files name none, and what the observations are renamed to.
 
     `sizes` are the features'. Raises UserError when files are missing, damaged or disagree, and what a wrong structure gives:
     AttributeError, KeyError, TypeError or ValueError.
@@ -38,16 +38,16 @@ def read_processors(
             raise UserError(f"{folder}: the pre- and post-processor disagree on {key}; they come from two trainings")
     mapping = before["normalizer_processor"]["config"].get("norm_map", mapping)
     renamed = before.get("rename_observations_processor", {}).get("config", {}).get("rename_map") or {}
-    return Normaliser(statistics | output, mapping, sizes, where=str(folder)), dict(renamed)
+    return Normalizer(statistics | output, mapping, sizes, where=str(folder)), dict(renamed)
 
 
 def write_processors(
-    folder: Path, features: dict[str, Any], normaliser: Normaliser, rename_map: dict[str, str]
+    folder: Path, features: dict[str, Any], normalizer: Normalizer, rename_map: dict[str, str]
 ) -> None:
     """Write both processors and the statistics of each."""
-    for name, processor in _processors(features, normaliser.mapping, rename_map).items():
+    for name, processor in _processors(features, normalizer.mapping, rename_map).items():
         write_json(folder / f"{name}.json", processor)
-        save_file(normaliser.statistics(), folder / STATE_FILES[name])
+        save_file(normalizer.statistics(), folder / STATE_FILES[name])
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -62,7 +62,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _read_processor(folder: Path, name: str) -> Processor:
     if not (folder / f"{name}.json").is_file():
-        raise UserError(f"{folder / name}.json is missing: without its normalisation the policy would answer nonsense")
+        raise UserError(f"{folder / name}.json is missing: without its normalization the policy would answer nonsense")
     processor = read_json(folder / f"{name}.json")
     try:
         return {step["registry_name"]: step for step in processor["steps"]}
@@ -78,7 +78,7 @@ def _read_statistics(folder: Path, name: str, processor: Processor, step: str) -
 
 
 def _processors(features: dict[str, Any], mapping: dict[str, str], rename_map: dict[str, str]) -> dict[str, Any]:
-    def normaliser(name: str, of: dict[str, Any]) -> dict[str, Any]:
+    def normalizer(name: str, of: dict[str, Any]) -> dict[str, Any]:
         return {"registry_name": name, "config": {"eps": 1e-08, "features": of, "norm_map": mapping}}
 
     # Always "cpu": LeRobot moves the step to the device it runs on, and a file from a GPU then loads anywhere.
@@ -87,11 +87,11 @@ def _processors(features: dict[str, Any], mapping: dict[str, str], rename_map: d
         {"registry_name": "rename_observations_processor", "config": {"rename_map": rename_map}},
         {"registry_name": "to_batch_processor", "config": {}},
         device,
-        {**normaliser("normalizer_processor", features), "state_file": STATE_FILES[PREPROCESSOR]},
+        {**normalizer("normalizer_processor", features), "state_file": STATE_FILES[PREPROCESSOR]},
     ]
     action = {ACTION: features[ACTION]}
     after = [
-        {**normaliser("unnormalizer_processor", action), "state_file": STATE_FILES[POSTPROCESSOR]},
+        {**normalizer("unnormalizer_processor", action), "state_file": STATE_FILES[POSTPROCESSOR]},
         device,
     ]
     return {

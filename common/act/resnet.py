@@ -1,4 +1,4 @@
-"""ResNet-18, 34 and 50 without pooling and classifier: normalised pictures in, the last feature map out.
+"""ResNet-18, 34 and 50 without pooling and classifier: normalized images in, the last feature map out.
 
 Tensor names end in their axes: B batch, C channels, H W pixels or cells.
 """
@@ -110,7 +110,7 @@ class ResNet(nn.Module):
             self.add_module(f"layer{stage}", nn.Sequential(*blocks))
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Normalised pictures (B, 3, H, W) -> features (B, channels, about H/32, about W/32), channels_last."""
+        """Normalized images (B, 3, H, W) -> features (B, channels, about H/32, about W/32), channels_last."""
         x = image_BCHW.contiguous(memory_format=torch.channels_last)
         x = _convolve(x, self.conv1, self.bn1).relu_()
         x = F.max_pool2d(x, 3, stride=2, padding=1)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from common.cli.command import UserError, one_line
-from common.storage.files import in_turn
+from common.storage.files import exclusive_lock
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def mapped(data: Path, names: Sequence[str], folder: Path) -> Any:
     # `datasets` makes a file name of its folder's whole path, which gets too long: it is given another path there.
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with in_turn(folder.with_suffix(".lock"), "copies the same columns"):
+        with exclusive_lock(folder.with_suffix(".lock"), "copies the same columns"):
             return datasets.Dataset.from_parquet(paths, columns=names, cache_dir=f"/proc/self/fd/{handle}").data
     except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError, ValueError) as error:
         cause = error.__cause__ or error

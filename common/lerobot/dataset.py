@@ -1,4 +1,4 @@
-"""A LeRobot v3.0 dataset on disk in; its features, episodes, statistics, memory-mapped columns and pictures out.
+"""A LeRobot v3.0 dataset on disk in; its features, episodes, statistics, memory-mapped columns and images out.
 
 This is the contract between the stages. The layout is LeRobot's (`codebase_version` v3.0); what LeRobot has no place
 for stands in `meta/conversion.json` (how the bags became rows) and in the action feature's `info` (what actions mean).
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from common.cli.command import UserError, one_line
 from common.lerobot.columns import anew_if_damaged, as_array, mapped
-from common.lerobot.images import Picture, decode_picture, decode_video, resize
+from common.lerobot.images import Image, decode_image, decode_video, resize
 from common.storage.files import read_json
 
 VERSION = "v3.0"
@@ -36,12 +36,12 @@ INDEX_COLUMNS = {
     "index": "int64",
     "task_index": "int64",
 }
-PICTURE_DTYPES = ("image", "video")
+IMAGE_DTYPES = ("image", "video")
 NUMBERS = ("float16", "float32", "float64", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
 
 
 class Feature(NamedTuple):
-    """One column of the dataset as meta/info.json declares it; pictures have shape (height, width, channels)."""
+    """One column of the dataset as meta/info.json declares it; images have shape (height, width, channels)."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -69,8 +69,8 @@ def data_file(index: int) -> tuple[int, int]:
     return divmod(index, FILES_PER_CHUNK)
 
 
-def picture_key(camera: str) -> str:
-    """Return the feature key of a camera's pictures; a key outside observation.images. is its own camera name."""
+def image_key(camera: str) -> str:
+    """Return the feature key of a camera's images; a key outside observation.images. is its own camera name."""
     return camera if camera.startswith("observation.") else IMAGES + camera
 
 
@@ -84,14 +84,14 @@ def arrow_type(feature: Feature) -> pa.DataType:
 
 @dataclass(frozen=True)
 class Dataset:
-    """An opened dataset. Nothing is read beyond meta/ until columns or pictures are asked for."""
+    """An opened dataset. Nothing is read beyond meta/ until columns or images are asked for."""
 
     root: Path
     fps: int
     features: dict[str, Feature]
     episodes: tuple[Episode, ...]
     info: dict[str, Any]
-    size: tuple[int, int] | None = None  # height and width that every picture is given in; None: as it is stored
+    size: tuple[int, int] | None = None  # height and width that every image is given in; None: as it is stored
 
     @classmethod
     def open(cls, root: Path) -> "Dataset":
@@ -119,12 +119,12 @@ class Dataset:
 
     @property
     def cameras(self) -> dict[str, tuple[int, int, int]]:
-        """Camera name -> shape (height, width, channels) of the pictures as they are given, in the dataset's order."""
-        stored = {key: _three(feature) for key, feature in self.features.items() if feature.dtype in PICTURE_DTYPES}
+        """Camera name -> shape (height, width, channels) of the images as they are given, in the dataset's order."""
+        stored = {key: _three(feature) for key, feature in self.features.items() if feature.dtype in IMAGE_DTYPES}
         return {key.removeprefix(IMAGES): (*(self.size or shape[:2]), shape[2]) for key, shape in stored.items()}
 
     def in_size(self, size: tuple[int, int] | None) -> "Dataset":
-        """Return the same dataset with its pictures in another (height, width), for a network that sees them so."""
+        """Return the same dataset with its images in another (height, width), for a network that sees them so."""
         return replace(self, size=size)
 
     @property
@@ -192,7 +192,7 @@ class Dataset:
     def columns(self, names: Sequence[str], cache_dir: Path) -> dict[str, npt.NDArray[Any]]:
         """Return whole columns, (rows, dimensions) or (rows,), read through `datasets`' memory-mapped Arrow table.
 
-        Only the named columns are copied into the Arrow cache, never the pictures. Raises UserError when rows are
+        Only the named columns are copied into the Arrow cache, never the images. Raises UserError when rows are
         missing.
         """
         wanted = list(dict.fromkeys([*names, "index"]))
@@ -210,8 +210,8 @@ class Dataset:
         return anew_if_damaged(self._copies(cache_dir), read)
 
     def encoded_column(self, camera: str, cache_dir: Path) -> Any:
-        """Return the column of a camera's encoded pictures, copied once, as they are, and memory-mapped."""
-        key = picture_key(camera)
+        """Return the column of a camera's encoded images, copied once, as they are, and memory-mapped."""
+        key = image_key(camera)
         return anew_if_damaged(self._copies(cache_dir), lambda: self._mapped([key], cache_dir).column(key))
 
     def _mapped(self, names: Sequence[str], cache_dir: Path) -> Any:
@@ -222,31 +222,31 @@ class Dataset:
 
     def video(self, episode: Episode, camera: str) -> tuple[Path, float]:
         """Return the file that holds an episode's video of a camera, and at which second it begins there."""
-        key = picture_key(camera)
+        key = image_key(camera)
         chunk, file, start_s, _ = episode.videos[key]
         return self.root / VIDEO_PATH.format(video_key=key, chunk_index=chunk, file_index=file), start_s
 
-    def as_wanted(self, picture: Picture, camera: str) -> Picture:
-        """Return a stored picture in `size`; raises UserError when it is not of the shape that is declared."""
-        declared = self.features[picture_key(camera)].shape
-        if picture.shape != declared:
-            raise UserError(f"the picture has shape {picture.shape}, the dataset declares {declared}")
-        return resize(picture, self.size)
+    def as_wanted(self, image: Image, camera: str) -> Image:
+        """Return a stored image in `size`; raises UserError when it is not of the shape that is declared."""
+        declared = self.features[image_key(camera)].shape
+        if image.shape != declared:
+            raise UserError(f"the image has shape {image.shape}, the dataset declares {declared}")
+        return resize(image, self.size)
 
-    def pictures(self, episode: Episode, camera: str) -> Iterator[Picture]:
-        """Yield the episode's pictures of one camera in order, decoded, RGB (height, width, 3) uint8 in `size`.
+    def images(self, episode: Episode, camera: str) -> Iterator[Image]:
+        """Yield the episode's images of one camera in order, decoded, RGB (height, width, 3) uint8 in `size`.
 
-        Raises UserError naming the episode and the frame when a picture is damaged or has another size.
+        Raises UserError naming the episode and the frame when an image is damaged or has another size.
         """
-        if self.features[picture_key(camera)].dtype == "video":
+        if self.features[image_key(camera)].dtype == "video":
             path, start_s = self.video(episode, camera)
-            pictures = decode_video(path, start_s, episode.length, self.fps)
+            images = decode_video(path, start_s, episode.length, self.fps)
         else:
-            pictures = (decode_picture(data) for data in self.encoded_pictures(episode, camera))
+            images = (decode_image(data) for data in self.encoded_images(episode, camera))
         count = 0
         try:
-            for picture in pictures:
-                yield self.as_wanted(picture, camera)
+            for image in images:
+                yield self.as_wanted(image, camera)
                 count += 1
         except UserError as error:
             raise UserError(
@@ -254,12 +254,12 @@ class Dataset:
             ) from error
         if count != episode.length:
             raise UserError(
-                f"{self.root}: camera {camera}, episode {episode.number}: {count} pictures, {episode.length} rows"
+                f"{self.root}: camera {camera}, episode {episode.number}: {count} images, {episode.length} rows"
             )
 
-    def encoded_pictures(self, episode: Episode, camera: str) -> Iterator[bytes]:
+    def encoded_images(self, episode: Episode, camera: str) -> Iterator[bytes]:
         """Yield the stored JPEG or PNG files of one camera of an episode, in order."""
-        key = picture_key(camera)
+        key = image_key(camera)
         try:
             for batch in self.rows(episode, [f"{key}.bytes"], 64):
                 yield from batch.column(key).field("bytes").to_pylist()
@@ -290,8 +290,8 @@ class Dataset:
         for key, feature in self.features.items():
             if key in (STATE, ACTION, *INDEX_COLUMNS) and feature.dtype not in NUMBERS:
                 raise UserError(f"{self.root}/meta is damaged: {key} has dtype {feature.dtype!r}")
-            if feature.dtype in PICTURE_DTYPES and not key.startswith("observation."):
-                raise UserError(f"{self.root}: {key} holds pictures; expected a name that begins with {IMAGES}")
+            if feature.dtype in IMAGE_DTYPES and not key.startswith("observation."):
+                raise UserError(f"{self.root}: {key} holds images; expected a name that begins with {IMAGES}")
         if not self.episodes:
             raise UserError(f"{self.root} holds no episodes")
         expected = 0
@@ -312,9 +312,9 @@ def _feature(raw: dict[str, Any]) -> Feature:
     if isinstance(names, dict):  # LeRobot also writes {"motors": [...]}
         names = next(iter(names.values()), None)
     shape = tuple(raw["shape"])
-    if raw["dtype"] in PICTURE_DTYPES and names and names[0] in ("channel", "channels"):
+    if raw["dtype"] in IMAGE_DTYPES and names and names[0] in ("channel", "channels"):
         shape = (*shape[1:], shape[0])  # some datasets declare (channels, height, width)
-    wrong = len(shape) != 3 if raw["dtype"] in PICTURE_DTYPES else not shape
+    wrong = len(shape) != 3 if raw["dtype"] in IMAGE_DTYPES else not shape
     if wrong or not all(type(size) is int and size > 0 for size in shape):
         raise ValueError(f"a feature has shape {raw['shape']}")
     if len(shape) == 1 and names and not (len(names) == shape[0] and all(isinstance(name, str) for name in names)):

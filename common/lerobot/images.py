@@ -1,4 +1,4 @@
-"""JPEG, PNG or video bytes in, RGB pictures (height, width, 3) uint8 out."""
+"""JPEG, PNG or video bytes in, RGB images (height, width, 3) uint8 out."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,30 +9,30 @@ import numpy.typing as npt
 
 from common.cli.command import UserError, one_line
 
-Picture = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.uint8]
 
 MAX_PIXELS = 1 << 24  # a small file can claim any size: it is compared with this before memory is taken
 
 
-def decode_picture(data: bytes) -> Picture:
+def decode_image(data: bytes) -> Image:
     """Decode a JPEG or PNG file to RGB (height, width, 3) uint8; raises UserError when it is damaged."""
     way = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # rows as they are stored, like every other reader
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), way) if data else None
-    if picture is None:
-        raise UserError(f"the picture ({len(data)} bytes) does not decode")
-    return picture  # type: ignore[return-value]
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), way) if data else None
+    if image is None:
+        raise UserError(f"the image ({len(data)} bytes) does not decode")
+    return image  # type: ignore[return-value]
 
 
-def resize(picture: Picture, size: tuple[int, int] | None) -> Picture:
-    """Return the picture in (height, width) `size`, by areas where it shrinks; None leaves it as it is."""
-    if size is None or picture.shape[:2] == size:
-        return picture
-    shrinks = size[0] <= picture.shape[0] and size[1] <= picture.shape[1]
+def resize(image: Image, size: tuple[int, int] | None) -> Image:
+    """Return the image in (height, width) `size`, by areas where it shrinks; None leaves it as it is."""
+    if size is None or image.shape[:2] == size:
+        return image
+    shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
     way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(picture, (size[1], size[0]), interpolation=way)  # type: ignore[return-value]
+    return cv2.resize(image, (size[1], size[0]), interpolation=way)  # type: ignore[return-value]
 
 
-def decode_video(path: Path, start_s: float, count: int, fps: int) -> Iterator[Picture]:
+def decode_video(path: Path, start_s: float, count: int, fps: int) -> Iterator[Image]:
     """Yield `count` frames of a video from time `start_s` on, in order, RGB (height, width, 3) uint8.
 
     Frame i is the one shown at start_s + i / fps; a frame further off than 1e-4 s (LeRobot's tolerance) is an error.

@@ -36,12 +36,12 @@ class DiskFullError(UserError):
 
 def write_file(path: Path, data: bytes) -> None:
     """Write `data` under `path` at once: readers see the old file or the new one, never a part."""
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what was written there takes the name when the block ends well."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -160,7 +160,7 @@ def locked(folder: Path, refusal: str | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def in_turn(lock: Path, what: str) -> Iterator[None]:
+def exclusive_lock(lock: Path, what: str) -> Iterator[None]:
     """Hold the file `lock`, made if need be, for this process alone; while another has it, which does `what`, wait."""
     with lock.open("a") as file:
         if not _lock(file):
@@ -201,14 +201,14 @@ def remove_stale(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def existing(path: Path) -> Path:
+def nearest_existing(path: Path) -> Path:
     """Return `path`, or the nearest of its parents that exists."""
     return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
 def free_bytes(path: Path) -> int:
     """Return how much room is left on the disk that holds `path`, or would."""
-    return shutil.disk_usage(existing(path)).free
+    return shutil.disk_usage(nearest_existing(path)).free
 
 
 def require_free(folder: Path, needed_bytes: int, what: str) -> None:
@@ -216,7 +216,7 @@ def require_free(folder: Path, needed_bytes: int, what: str) -> None:
     left_bytes = free_bytes(folder)
     if left_bytes < needed_bytes:
         raise UserError(
-            f"disk too full for {what}: {existing(folder)} has {left_bytes:,} bytes free, {needed_bytes:,} are needed; "
+            f"disk too full for {what}: {nearest_existing(folder)} has {left_bytes:,} bytes free, {needed_bytes:,} are needed; "
             "free some space or choose another folder"
         )
 

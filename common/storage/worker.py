@@ -32,7 +32,7 @@ class Limits(NamedTuple):
     time_s: float
 
 
-def each(
+def map_isolated(
     function: Callable[[A], R], items: Iterable[A], workers: int, limits: Callable[[A], Limits]
 ) -> Generator[R | UserError, None, None]:
     """Yield function(item) for every item, in order; a UserError takes the place of a result that could not be had.

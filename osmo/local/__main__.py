@@ -28,7 +28,7 @@ from osmo.check.spec import RELEASES, Finding, check_releases
 from osmo.check.template import TemplateError, all_tasks, parse_set, read, submitted
 from osmo.local.plan import make_plan
 from osmo.local.runner import SPEC, STATE, Options, Result, Runner, credentials, tail
-from osmo.local.status_table import COMPLETED, FAILED, STOPPED, TIMED_OUT, Board, Row
+from osmo.local.status_table import COMPLETED, FAILED, STOPPED, TIMED_OUT, Row, StatusTable
 from osmo.local.storage import Storage
 
 RUNS = Path("osmo-runs")
@@ -107,7 +107,7 @@ def _run(work: Path, origin: Mapping[str, Any], done: Mapping[str, Row], jobs: i
     busy = f"{work} is being run by another process; wait for it or stop it"
     with locked(work, busy), _sigterm_as_interrupt():
         kept = {name: row for name, row in done.items() if name in whole}
-        return Runner(plan, work, storage, options, Board(kept)).run(kept)
+        return Runner(plan, work, storage, options, StatusTable(kept)).run(kept)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

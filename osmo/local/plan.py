@@ -65,7 +65,7 @@ class Group:
         return next(task for task in self.tasks if task.lead)
 
 
-class Plan(NamedTuple):
+class TaskGraph(NamedTuple):
     """A workflow that can be run; `written_urls` are those its own tasks write below."""
 
     name: str
@@ -87,7 +87,7 @@ class Plan(NamedTuple):
         return max(sum(len(g.tasks) for g in self.groups if depth[g.name] == level) for level in set(depth.values()))
 
 
-def make_plan(document: Mapping[str, Any]) -> Plan:
+def make_plan(document: Mapping[str, Any]) -> TaskGraph:
     """Read the workflow that `template.submitted` gave; it has passed the checks."""
     workflow = document["workflow"]
     described = workflow.get("groups") or [
@@ -104,7 +104,7 @@ def make_plan(document: Mapping[str, Any]) -> Plan:
     urls = [entry["url"] for task in everything for entry in task.outputs if "url" in entry]
     urls += [checkpoint.url for task in everything for checkpoint in task.checkpoints]
     timeout = workflow.get("timeout", {}).get("exec_timeout", "60d")
-    return Plan(workflow["name"], groups, seconds(timeout), urls)
+    return TaskGraph(workflow["name"], groups, seconds(timeout), urls)
 
 
 def seconds(text: str | float) -> float:

@@ -17,11 +17,22 @@ from typing import Any, NamedTuple
 
 from common.cli.command import UserError, one_line
 from common.storage.files import write_json
-from osmo.local.plan import Group, Plan, Task, fill
+from osmo.local.plan import Group, Task, TaskGraph, fill
 from osmo.local.processes import GRACE_S, Process, current_environment, stop
-from osmo.local.status_table import AGAIN, COMPLETED, FAILED, RUNNING, STOPPED, TIMED_OUT, UPSTREAM, WAITING, Board, Row
+from osmo.local.status_table import (
+    AGAIN,
+    COMPLETED,
+    FAILED,
+    RUNNING,
+    STOPPED,
+    TIMED_OUT,
+    UPSTREAM,
+    WAITING,
+    Row,
+    StatusTable,
+)
 from osmo.local.storage import Storage, transfer
-from osmo.task.container_paths import PLACES, moved
+from osmo.task.container_paths import CONTAINER_PATHS, moved
 
 STATE, SPEC, LOG = "run.json", "workflow.yaml", "log.txt"
 PACKAGES = Path(__file__).parents[2]
@@ -62,7 +73,7 @@ class Options:
 class Runner:
     """Runs the groups of a plan; those that `done` names are completed already."""
 
-    def __init__(self, plan: Plan, work: Path, storage: Storage, options: Options, board: Board) -> None:
+    def __init__(self, plan: TaskGraph, work: Path, storage: Storage, options: Options, board: StatusTable) -> None:
         self._plan, self._work, self._storage, self._options, self._board = plan, work, storage, options, board
         self._rows = {task.name: Row(WAITING, None, 0.0, 0, "") for task in plan.tasks}
         self._running: dict[str, dict[str, Process]] = {}  # group -> task -> process
@@ -139,21 +150,21 @@ class Runner:
         tokens = {"output": str(output), "workflow_id": self._options.workflow_id}
         tokens |= {f"host:{name}": "127.0.0.1" for name in self._rows}
         for number, entry in enumerate(task.inputs):
-            place = inputs / str(number)
-            tokens[f"input:{number}"] = str(place)
+            container_path = inputs / str(number)
+            tokens[f"input:{number}"] = str(container_path)
             if "task" in entry:
-                tokens[f"input:{entry['task']}"] = str(place)
-                place.mkdir()
-                transfer(self._work / entry["task"] / "output", place, entry.get("regex"))
+                tokens[f"input:{entry['task']}"] = str(container_path)
+                container_path.mkdir()
+                transfer(self._work / entry["task"] / "output", container_path, entry.get("regex"))
             else:
-                self._storage.bring(fill(entry, tokens), place)
+                self._storage.bring(fill(entry, tokens), container_path)
         placed = {file["path"]: _write(file, root, tokens) for file in task.files}
         words = [placed.get(word, word) for word in fill(task.words, tokens)]
         secrets = credentials(task)
         environment = {
             **current_environment(PACKAGES),
             **self._threads,
-            **{variable: moved(path, root) for variable, path in PLACES.items()},
+            **{variable: moved(path, root) for variable, path in CONTAINER_PATHS.items()},
             **self._options.environment,
             **{key: moved(value, root) for key, value in fill(task.environment, tokens).items()},
             **secrets,

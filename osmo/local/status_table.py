@@ -23,7 +23,7 @@ class Row(NamedTuple):
     note: str  # the last line of its log, or its folder at the end
 
 
-class Board:
+class StatusTable:
     """Shows rows as they change."""
 
     def __init__(self, known: Mapping[str, Row]) -> None:

@@ -6,7 +6,7 @@ On a machine of one's own the runner sets these variables, so that nothing needs
 import os
 from pathlib import Path
 
-PLACES = {
+CONTAINER_PATHS = {
     "BAGS_DIR": "/data/rosbags",
     "BLOB_DEST_DIR": "/data/rosbags",
     "CONVERT_CONFIG_FILE": "/workspace/convert.yaml",
@@ -16,9 +16,9 @@ PLACES = {
 ROOTS = ("/data", "/workspace", "/output")
 
 
-def place(variable: str) -> Path:
+def container_path(variable: str) -> Path:
     """Where a thing lies: what the environment says, else the container's place."""
-    return Path(os.environ.get(variable) or PLACES[variable])
+    return Path(os.environ.get(variable) or CONTAINER_PATHS[variable])
 
 
 def moved(path: str, root: Path) -> str:

@@ -1,4 +1,4 @@
-"""What runs inside a task: `python -m osmo.task.launch convert|train|eval`, folders of the task in, {{output}} filled.
+"""What runs inside a task: `python -m osmo.launch convert|train|eval`, folders of the task in, {{output}} filled.
 
 It finds bags, dataset and checkpoint in what OSMO brought, starts the stage (training on several processes by torchrun),
 passes SIGTERM on and waits, and ends with the stage's own exit code: 75 lets OSMO start the task again.
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from common.cli.command import EXIT_TRANSIENT, Parser, TransientError, UserError, run
-from osmo.task.container_paths import place
+from osmo.task.container_paths import container_path
 from osmo.task.rank import CODE, PID
 
 DEPTH = 3  # how many folders deep a dataset or run may lie in an input: OSMO puts a dataset's name in between
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one stage of a task; flags that are not the launcher's own go to the stage."""
-    parser = Parser("python -m osmo.task.launch", description=__doc__)
+    parser = Parser("python -m osmo.launch", description=__doc__)
     stages = parser.add_subparsers(dest="stage", required=True)
     convert = stages.add_parser("convert", help="bags in, TO/dataset out")
     convert.add_argument("--bags", required=True, help="a folder, or azure://ACCOUNT/CONTAINER/PREFIX")
@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _convert(flags: argparse.Namespace, rest: list[str]) -> int:
-    src = flags.bags if "://" in flags.bags else str(_shown(Path(flags.bags), place("BAGS_DIR")))
-    config = place("CONVERT_CONFIG_FILE")
+    src = flags.bags if "://" in flags.bags else str(_shown(Path(flags.bags), container_path("BAGS_DIR")))
+    config = container_path("CONVERT_CONFIG_FILE")
     given = ["--config", str(config)] if config.exists() else []
     cores = len(os.sched_getaffinity(0))
     workers = min(_count("WORKERS", cores), cores)  # a container sees all cores of its machine, not only its share
@@ -56,13 +56,13 @@ def _convert(flags: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _train(flags: argparse.Namespace, rest: list[str]) -> int:
-    run_folder = place("OUTPUT_DIR")
+    run_folder = container_path("OUTPUT_DIR")
     dataset = find(flags.dataset, "meta/info.json", "a LeRobot dataset")
     if flags.restore:
         restore(flags.restore, run_folder)
     settings = [f"data.dataset={dataset}", f"training.output_dir={run_folder}"]
     # Repeating --override adds to the list, and what comes later wins: the task's own settings stand last.
-    arguments = ["--config", str(place("CONFIG_FILE")), "--override", *settings, *rest]
+    arguments = ["--config", str(container_path("CONFIG_FILE")), "--override", *settings, *rest]
     nodes, rank, processes = _count("NNODES", 1), _count("NODE_RANK", 0), _count("GPUS", 1)
     if nodes * processes == 1:
         code = _supervise(_python("stage2_train", arguments))
@@ -86,8 +86,8 @@ def find(folder: Path, pattern: str, what: str) -> Path:
     Raises UserError when there is none or more than one.
     """
     for depth in range(DEPTH + 1):
-        places = (place for place in (folder.glob("/".join("*" * depth)) if depth else [folder]) if place.is_dir())
-        found = sorted(place for place in places if any(place.glob(pattern)))
+        folders = (place for place in (folder.glob("/".join("*" * depth)) if depth else [folder]) if place.is_dir())
+        found = sorted(place for place in folders if any(place.glob(pattern)))
         if len(found) > 1:
             raise UserError(f"{folder} holds {what} more than once: {', '.join(map(str, found))}; give one as input")
         if found:

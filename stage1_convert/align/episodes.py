@@ -1,6 +1,6 @@
 """The clocks of a bag's streams in; what every frame shows, and which frames make the episodes, out.
 
-Only stamps, joint angles and settings decide: the pictures are not needed.
+Only stamps, joint angles and settings decide: the images are not needed.
 """
 
 import math
@@ -31,7 +31,7 @@ class Span(NamedTuple):
         return self.stop - self.start
 
 
-class Plan(NamedTuple):
+class EpisodePlan(NamedTuple):
     """The grid, the sample each stream gives to each tick, the episodes, the frames of no episode, and the gaps.
 
     Episodes begin because of: start, gap, marker, pause, max_episode_s. Frames are left out because of: shorter_piece
@@ -76,7 +76,9 @@ def rule_of(stream: str, data: DataConfig) -> tuple[str, int]:
     return rule, round(limit_ms * 1e6)
 
 
-def make_plan(clocks: Mapping[str, sync.Clock], angles: sync.Float64, markers_ns: sync.Int64, config: Config) -> Plan:
+def make_plan(
+    clocks: Mapping[str, sync.Clock], angles: sync.Float64, markers_ns: sync.Int64, config: Config
+) -> EpisodePlan:
     """Lay the grid from the first moment at which every stream has spoken, plus data.grid_delay_ms, to the last at
     which every one still does, and divide it into episodes.
 
@@ -104,10 +106,10 @@ def make_plan(clocks: Mapping[str, sync.Clock], angles: sync.Float64, markers_ns
     episodes, left_out = _divide(pieces, ticks_ns.first_from(markers_ns), still, data)
     if not episodes:
         raise UserError(_too_short(pieces, left_out, data))
-    return Plan(ticks_ns, picks, episodes, sorted(left_out), gaps)
+    return EpisodePlan(ticks_ns, picks, episodes, sorted(left_out), gaps)
 
 
-def choose(plan: Plan, numbers: Collection[int]) -> Plan:
+def choose(plan: EpisodePlan, numbers: Collection[int]) -> EpisodePlan:
     """Leave out all episodes but these, counted from 0; raises UserError when one of them does not exist."""
     if max(numbers) >= len(plan.episodes):
         raise UserError(f"data.episodes asks for its episode {max(numbers)}; it has 0 to {len(plan.episodes) - 1}")

@@ -8,23 +8,23 @@ import numpy as np
 from common.cli.command import UserError
 from stage1_convert.align import conventions
 from stage1_convert.align import resample as sync
-from stage1_convert.align.episodes import Plan, Span, rule_of
+from stage1_convert.align.episodes import EpisodePlan, Span, rule_of
 from stage1_convert.align.spool import take
-from stage1_convert.align.streams import Stream, Tape
+from stage1_convert.align.streams import BagStreams, Stream
 from stage1_convert.config import COMMAND, JOINTS, Config
 
 MAX_NUMBER = 1e9  # what is beyond any force, angle or distance of a robot is a damaged number
 MAX_ANGLE_RAD = 1e4  # a thousand turns and more, too
 
 
-class Numbers(NamedTuple):
+class StatesActions(NamedTuple):
     """The states and the actions of one episode, (frames, dimensions) each."""
 
     states: sync.Float64
     actions: sync.Float64
 
 
-def check_numbers(tape: Tape, plan: Plan, config: Config) -> None:
+def check_numbers(tape: BagStreams, plan: EpisodePlan, config: Config) -> None:
     """Refuse messages that a frame needs and that do not give all their numbers: no value is ever made up."""
     for name, stream in tape.streams.items():
         if name in config.data.cameras:
@@ -56,7 +56,7 @@ def angular(stream: str, config: Config) -> sync.Bool:
     return np.full(len(dimensions(stream, config)), stream == COMMAND)
 
 
-def numbers_of(tape: Tape, plan: Plan, span: Span, config: Config) -> Numbers:
+def numbers_of(tape: BagStreams, plan: EpisodePlan, span: Span, config: Config) -> StatesActions:
     """Return the states and actions of an episode.
 
     States are data.joint_fields of the joints, with their signs, then data.state_fields. Actions follow
@@ -80,10 +80,10 @@ def numbers_of(tape: Tape, plan: Plan, span: Span, config: Config) -> Numbers:
         conventions.to_field_actions(taken[name], rules.action) for name in rules.action_fields
     ]
     fields = [taken[name] for name in data.state_fields]
-    return Numbers(np.concatenate([*states.values(), *fields], axis=1), np.concatenate(actions, axis=1))
+    return StatesActions(np.concatenate([*states.values(), *fields], axis=1), np.concatenate(actions, axis=1))
 
 
-def sources_of(tape: Tape, plan: Plan, span: Span) -> dict[str, sync.Int64]:
+def sources_of(tape: BagStreams, plan: EpisodePlan, span: Span) -> dict[str, sync.Int64]:
     """Return the columns that trace an episode's frames: their moments, and the stamp and number of every message."""
     ticks_ns = plan.ticks_ns[span.start : span.stop]
     columns = {"frame_index": np.arange(span.frames), "tick_ns": ticks_ns}
@@ -103,7 +103,7 @@ def describe_ages(sources: dict[str, sync.Int64], cameras: Sequence[str], stream
     """Return what conversion.json tells of an episode's samples.
 
     age_ms: mean, 95th percentile and maximum of the distance between a frame and its sample; held: frames that show
-    the sample of the frame before; dropped: a camera's messages that no frame shows though its neighbours are shown.
+    the sample of the frame before; dropped: a camera's messages that no frame shows though its neighbors are shown.
     """
     report: dict[str, Any] = {"age_ms": {}, "held": {}, "dropped": {}}
     for stream, signed in ages_ms(sources, streams).items():
@@ -116,7 +116,7 @@ def describe_ages(sources: dict[str, sync.Int64], cameras: Sequence[str], stream
     return report
 
 
-def _sampled(name: str, stream: Stream, plan: Plan, span: Span, config: Config) -> sync.Float64:
+def _sampled(name: str, stream: Stream, plan: EpisodePlan, span: Span, config: Config) -> sync.Float64:
     index = plan.picks[name][span.start : span.stop]
     if name not in config.data.cameras and rule_of(name, config.data)[0] == "linear":
         ticks_ns = plan.ticks_ns[span.start : span.stop]

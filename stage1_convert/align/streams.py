@@ -1,9 +1,9 @@
-"""An open bag in; all it says apart from its pictures, the stamps and the numbers of every stream, out.
+"""An open bag in; all it says apart from its images, the stamps and the numbers of every stream, out.
 
 A stream is `joints`, a camera, a state field, or `command`, by the names of the config. Its samples are those messages
 of its topic that are meant for it: `numbers` gives each sample's place among all messages of the topic, and whoever
 reads the topic again must go by it (camera.py does): another publisher may share the topic of the joints, and a video
-stream may begin with packets that carry no picture.
+stream may begin with packets that carry no image.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from stage1_convert.bags.storage import Bytes
 from stage1_convert.config import COMMAND, FIELD_PATH, JOINTS, Config, DataConfig
 from stage1_convert.images.video_topic import VIDEO_TYPES, starts_video
 
-PICTURE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", *VIDEO_TYPES)
+IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", *VIDEO_TYPES)
 SIBLINGS = ("compressed", "compressedDepth", "ffmpeg")
 
 
@@ -39,7 +39,7 @@ class Stream(NamedTuple):
     faults: dict[int, str]
 
 
-class Tape(NamedTuple):
+class BagStreams(NamedTuple):
     """The streams of a bag by name, and the times at which data.split_topic asks for a new episode."""
 
     streams: dict[str, Stream]
@@ -81,7 +81,7 @@ class Tape(NamedTuple):
         return self.streams[JOINTS].faults
 
 
-def read_tape(bag: Bag, config: Config) -> Tape:
+def read_streams(bag: Bag, config: Config) -> BagStreams:
     """Read every message of the wanted topics once; raises UserError when a topic is missing, empty or has no clock."""
     topics = find_topics(bag, config)
     tracks = {JOINTS: _joints(bag, topics[JOINTS], config)}
@@ -95,7 +95,7 @@ def read_tape(bag: Bag, config: Config) -> Tape:
     _play(bag, [*tracks.values(), *([marks] if marks else [])])
     streams = {name: track.finish(name, config) for name, track in tracks.items()}
     markers_ns = marks.finish("", config).clock.stamps_ns if marks and marks.read else np.zeros(0, np.int64)
-    return Tape(streams, markers_ns)
+    return BagStreams(streams, markers_ns)
 
 
 def find_topics(bag: Bag, config: Config) -> dict[str, str]:
@@ -107,7 +107,7 @@ def find_topics(bag: Bag, config: Config) -> dict[str, str]:
     for camera, topic in data.cameras.items():
         # image_transport publishes siblings beside a raw topic
         siblings = [] if topic.endswith(SIBLINGS) else [f"{topic}/{kind}" for kind in SIBLINGS]
-        topics[camera] = _find_topic(bag, [*siblings[:1], topic, *siblings[1:]], PICTURE_TYPES)
+        topics[camera] = _find_topic(bag, [*siblings[:1], topic, *siblings[1:]], IMAGE_TYPES)
     for name, path in data.state_fields.items():
         matched = FIELD_PATH.fullmatch(path)
         assert matched
@@ -117,7 +117,7 @@ def find_topics(bag: Bag, config: Config) -> dict[str, str]:
     return topics
 
 
-class _Track:
+class _StreamReader:
     """A stream while it is read."""
 
     def __init__(self, bag: Bag, topic: str, reader: fields.Fields | None, whose: str = "") -> None:
@@ -157,13 +157,13 @@ class _Track:
             raise UserError(f"topic {self.topic} holds no message{ours}; {declared} are declared")
         if self._leading:
             self._bag.warnings.append(
-                f"topic {self.topic}: {self._leading} packets before the first key frame carry no picture"
+                f"topic {self.topic}: {self._leading} packets before the first key frame carry no image"
             )
         clock = self._clock(name, self._header_ns.array(), self._receive_ns.array(), config.data)
         return Stream(self.topic, self.read, clock, self._numbers.array(), self._values.array(), self._faults)
 
     def _starts(self, data: Bytes) -> bool:
-        return starts_video(self._type, self._bag.deserialise(self.topic, data))
+        return starts_video(self._type, self._bag.deserialize(self.topic, data))
 
     def _clock(self, name: str, header_ns: sync.Int64, receive_ns: sync.Int64, data: DataConfig) -> sync.Clock:
         wanted = data.time_source_by_stream.get(name, data.time_source)
@@ -179,8 +179,8 @@ class _Track:
         return clock._replace(stamps_ns=header_ns if clock.source == "header" else receive_ns)
 
 
-def _play(bag: Bag, tracks: Sequence[_Track]) -> None:
-    tracks_of: dict[str, list[_Track]] = {}
+def _play(bag: Bag, tracks: Sequence[_StreamReader]) -> None:
+    tracks_of: dict[str, list[_StreamReader]] = {}
     for track in tracks:
         tracks_of.setdefault(track.topic, []).append(track)
     for batch in bag.batches(tracks_of):
@@ -190,40 +190,40 @@ def _play(bag: Bag, tracks: Sequence[_Track]) -> None:
                 track.add(messages)
 
 
-def _joints(bag: Bag, topic: str, config: Config) -> _Track:
+def _joints(bag: Bag, topic: str, config: Config) -> _StreamReader:
     joints, wanted = tuple(config.conventions.joint_order), config.data.joint_fields
     reader = fields.joint_state(bag.types(topic), joints, wanted)
-    return _Track(bag, topic, reader, f" that names any of {', '.join(joints)}")
+    return _StreamReader(bag, topic, reader, f" that names any of {', '.join(joints)}")
 
 
-def _command(bag: Bag, topic: str, config: Config) -> _Track:
+def _command(bag: Bag, topic: str, config: Config) -> _StreamReader:
     joints = tuple(config.conventions.joint_order)
     reader = fields.command(bag.types(topic), bag.topics[topic].type, joints)
-    return _Track(bag, topic, reader, f" that names any of {', '.join(joints)}")
+    return _StreamReader(bag, topic, reader, f" that names any of {', '.join(joints)}")
 
 
-def _state_field(bag: Bag, topic: str, path: str) -> _Track:
+def _state_field(bag: Bag, topic: str, path: str) -> _StreamReader:
     matched = FIELD_PATH.fullmatch(path)
     assert matched
     try:
         reader = fields.single(bag.types(topic), bag.topics[topic].type, matched["path"])
     except UserError as error:
         raise UserError(f"topic {topic}: {error}") from error
-    return _Track(bag, topic, reader)
+    return _StreamReader(bag, topic, reader)
 
 
-def _camera(bag: Bag, topic: str) -> _Track:
-    return _Track(bag, topic, fields.stamps(bag.types(topic), bag.topics[topic].type))
+def _camera(bag: Bag, topic: str) -> _StreamReader:
+    return _StreamReader(bag, topic, fields.stamps(bag.types(topic), bag.topics[topic].type))
 
 
-def _marks(bag: Bag, topic: str) -> _Track | None:
+def _marks(bag: Bag, topic: str) -> _StreamReader | None:
     if topic not in bag.topics:
         bag.warnings.append(f"has no topic {topic} (data.split_topic): it is not split by it")
         return None
     try:
-        return _Track(bag, topic, fields.stamps(bag.types(topic), bag.topics[topic].type))
+        return _StreamReader(bag, topic, fields.stamps(bag.types(topic), bag.topics[topic].type))
     except UserError:
-        return _Track(bag, topic, None)  # of any type: also of one that nobody can take apart
+        return _StreamReader(bag, topic, None)  # of any type: also of one that nobody can take apart
 
 
 def _find_topic(bag: Bag, candidates: Sequence[str], types: Sequence[str]) -> str:

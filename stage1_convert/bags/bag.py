@@ -1,4 +1,4 @@
-"""One bag in; its topics and its stamped messages in the order in which they were received, serialised or taken apart, out.
+"""One bag in; its topics and its stamped messages in the order in which they were received, serialized or taken apart, out.
 
 `records` gives messages as CDR bytes, for those who read many of them at once (fields.py); `messages` takes each one
 apart. Each storage file is opened by itself: a metadata.yaml that is missing, damaged or at odds with the storage costs
@@ -124,12 +124,12 @@ class Bag:
         Raises UserError when the storage or a message is damaged.
         """
         for topic, receive_ns, data in self.records(topics):
-            content = self.deserialise(topic, data)
+            content = self.deserialize(topic, data)
             stamp: Any = getattr(getattr(content, "header", None), "stamp", getattr(content, "timestamp", None))
             header_ns = stamp.sec * 1_000_000_000 + stamp.nanosec if hasattr(stamp, "nanosec") else 0
             yield Message(topic, receive_ns, header_ns, content)
 
-    def deserialise(self, topic: str, data: Bytes) -> Any:
+    def deserialize(self, topic: str, data: Bytes) -> Any:
         """Take one message of a topic apart; raises UserError when it is damaged."""
         with as_user_error():
             return self.types(topic).deserialize_cdr(data, self.topics[topic].type)
@@ -149,7 +149,7 @@ class Bag:
             raise UserError(f"topic {topic} has two types: {types[0]} and {types[1]}")
         strange = next((c.serialization for c in channels if c.serialization not in ("cdr", "")), None)
         if strange:
-            raise UserError(f"topic {topic} is serialised as {strange!r}, and only cdr can be read")
+            raise UserError(f"topic {topic} is serialized as {strange!r}, and only cdr can be read")
 
     def _merged(self, topics: Collection[str]) -> Iterator[tuple[str, int, Bytes]]:
         streams = [_of_topics(storage, topics) for storage in self._storages]

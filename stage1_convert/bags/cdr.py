@@ -1,4 +1,4 @@
-"""Serialised messages of one topic in, many at a time; their stamps and wanted numbers as arrays, out.
+"""Serialized messages of one topic in, many at a time; their stamps and wanted numbers as arrays, out.
 
 What to pick is found once for each layout (layout.py) and then read from all messages of that layout in one go.
 """
@@ -28,7 +28,7 @@ KEPT_LAYOUTS = 8
 Pick = Callable[[Layout], list[Place] | None]
 
 
-class Numbers(NamedTuple):
+class FieldBatch(NamedTuple):
     """What a batch of messages says; a row of `values` (messages, numbers) is NaN where `faults` says why.
 
     `header_ns` is 0 where the type has no stamp. Rows that are not `ours` speak of something else.
@@ -40,7 +40,7 @@ class Numbers(NamedTuple):
     faults: dict[int, str]
 
 
-class _Plan(NamedTuple):
+class _FieldLayout(NamedTuple):
     """How messages of one layout are read: the bytes they must share, and what to take from where."""
 
     guards: npt.NDArray[np.intp]
@@ -59,14 +59,14 @@ class Fields:
         self._width, self._pick = width, pick
         self._stamp = stamp_field(types, msgtype)
         self._tops = frozenset(tops)
-        self._plans: list[_Plan] = []
+        self._plans: list[_FieldLayout] = []
 
     @property
     def has_stamp(self) -> bool:
         """Tell whether messages of this type carry a stamp of their own."""
         return self._stamp is not None
 
-    def read(self, batch: Sequence[Bytes]) -> Numbers:
+    def read(self, batch: Sequence[Bytes]) -> FieldBatch:
         """Read a batch of CDR messages; what is wrong with one of them stands in the faults."""
         out = nothing(len(batch), self._width)
         todo = np.arange(len(batch))
@@ -83,7 +83,7 @@ class Fields:
             todo = _apply(plan, batch, todo, out)
         return out
 
-    def _plan(self, data: bytes) -> _Plan:
+    def _plan(self, data: bytes) -> _FieldLayout:
         layout = find_layout(self._types, self._msgtype, data, self._tops, self._stamp)
         picked, fault = None, None
         try:
@@ -102,10 +102,12 @@ class Fields:
             [0, *(int(at) + 1 for at in places[-1:]), *(place.offset + int(place.dtype[-1]) for place in needed)]
         )
         expected = np.frombuffer(b"".join(text for _, text in guards), np.uint8)
-        return _Plan(places, expected, size, stamp, picked, fault)
+        return _FieldLayout(places, expected, size, stamp, picked, fault)
 
 
-def _apply(plan: _Plan, batch: Sequence[Bytes], todo: npt.NDArray[np.intp], out: Numbers) -> npt.NDArray[np.intp]:
+def _apply(
+    plan: _FieldLayout, batch: Sequence[Bytes], todo: npt.NDArray[np.intp], out: FieldBatch
+) -> npt.NDArray[np.intp]:
     """Read those messages of `todo` that the plan fits into `out`; return the others."""
     rows = [batch[index][: plan.size] for index in todo]
     joined = b"".join(rows)
@@ -134,9 +136,9 @@ def _column(block: npt.NDArray[np.uint8], place: Place) -> npt.NDArray[Any]:
     return column[:, 0]
 
 
-def nothing(count: int, width: int = 0) -> Numbers:
+def nothing(count: int, width: int = 0) -> FieldBatch:
     """Return what `count` messages say that are not looked into."""
-    return Numbers(np.zeros(count, np.int64), np.full((count, width), np.nan), np.ones(count, np.bool_), {})
+    return FieldBatch(np.zeros(count, np.int64), np.full((count, width), np.nan), np.ones(count, np.bool_), {})
 
 
 def stamp_field(types: Typestore, msgtype: str) -> str | None:

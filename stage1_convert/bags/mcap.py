@@ -72,7 +72,7 @@ class Mcap:
         self.end_ns = max([*times[1], max(self._loose[0], default=0)])
 
     def read(self, wanted: Collection[int]) -> Iterator[tuple[int, int, Bytes]]:
-        """Return an iterator of (channel, receive time in ns, serialised message), in the order of the receive times."""
+        """Return an iterator of (channel, receive time in ns, serialized message), in the order of the receive times."""
         chosen = frozenset(wanted)
         chunked = self._read_chunks(chosen)
         if not self._loose[0]:

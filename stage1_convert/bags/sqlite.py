@@ -33,7 +33,7 @@ class Database:
             raise
 
     def read(self, wanted: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
-        """Yield (channel, receive time in ns, serialised message) in the order of the receive times."""
+        """Yield (channel, receive time in ns, serialized message) in the order of the receive times."""
         marks = ", ".join("?" * len(wanted))
         query = f"SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({marks}) ORDER BY timestamp, id"  # noqa: S608
         for channel, receive_ns, data in self._connection.execute(query, tuple(wanted)):

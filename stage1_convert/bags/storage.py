@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 
-Bytes = bytes | memoryview  # a message may be a piece of a chunk: a picture is not copied to be handed on
+Bytes = bytes | memoryview  # a message may be a piece of a chunk: an image is not copied to be handed on
 NO_DEFINITION = MessageDefinition(MessageDefinitionFormat.NONE, "")
 FORMATS = {"ros2msg": MessageDefinitionFormat.MSG, "ros2idl": MessageDefinitionFormat.IDL}
 
@@ -28,7 +28,7 @@ class Storage(Protocol):
     end_ns: int
 
     def read(self, wanted: Collection[int]) -> Iterator[tuple[int, int, Bytes]]:
-        """Yield (channel, receive time in ns, serialised message)."""
+        """Yield (channel, receive time in ns, serialized message)."""
         ...
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Faults in, as they are found; an ordered list of them, each with its file, its row and what was expected, out."""
+"""Findings in, as they are found; an ordered list of them, each with its file, its row and what was expected, out."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from common.cli.command import one_line
 
 
-class Fault(NamedTuple):
+class Finding(NamedTuple):
     """What is wrong: in which file (relative to the dataset), at which of its rows (None: no row in particular)."""
 
     file: str
@@ -25,18 +25,18 @@ class Fault(NamedTuple):
         return f"{place}: {self.text}"
 
 
-class Faults:
+class Findings:
     """Collects what is wrong with the dataset at `root`, and which files were looked into."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.found: list[Fault] = []
+        self.found: list[Finding] = []
         self.files: set[Path] = set()
 
     def add(self, path: Path, text: str, row: int | None = None) -> None:
         """Note a fault of the file or folder `path`."""
         name = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
-        self.found.append(Fault(name, row, text))
+        self.found.append(Finding(name, row, text))
 
     def expect(self, path: Path, what: str, found: Any, expected: Any) -> None:
         """Note a fault unless `found` equals `expected`."""

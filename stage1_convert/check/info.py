@@ -10,14 +10,14 @@ from common.cli.command import UserError
 from common.lerobot.dataset import (
     DATA_PATH,
     FILES_PER_CHUNK,
+    IMAGE_DTYPES,
     INDEX_COLUMNS,
-    PICTURE_DTYPES,
     VERSION,
     VIDEO_PATH,
     Feature,
 )
 from common.storage.files import read_json
-from stage1_convert.check.faults import Faults
+from stage1_convert.check.faults import Findings
 
 SIGNED, UNSIGNED = ("int8", "int16", "int32", "int64"), ("uint8", "uint16", "uint32", "uint64")
 DTYPES = ("bool", *SIGNED, *UNSIGNED, "float16", "float32", "float64", "string")
@@ -46,7 +46,7 @@ class Declared(NamedTuple):
         return {key: feature for key, feature in self.features.items() if feature.dtype in dtypes}
 
 
-def check_info(path: Path, faults: Faults) -> Declared | None:
+def check_info(path: Path, faults: Findings) -> Declared | None:
     """Check info.json; None when so little of it holds that nothing else can be held against it."""
     faults.files.add(path)
     try:
@@ -81,7 +81,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _check_counts(path: Path, info: Mapping[str, Any], faults: Faults) -> None:
+def _check_counts(path: Path, info: Mapping[str, Any], faults: Findings) -> None:
     for key in (*COUNTS, *(key for key in SIZES if key in info)):
         if not _is_count(info.get(key)):
             faults.add(path, f"{key}: found {info.get(key)!r}, expected a whole number above 0")
@@ -95,7 +95,7 @@ def _check_counts(path: Path, info: Mapping[str, Any], faults: Faults) -> None:
         faults.add(path, f"robot_type: found {info['robot_type']!r}, expected text or null")
 
 
-def _check_index_columns(path: Path, features: Mapping[str, Any], faults: Faults) -> None:
+def _check_index_columns(path: Path, features: Mapping[str, Any], faults: Findings) -> None:
     for key, dtype in INDEX_COLUMNS.items():
         raw = features.get(key)
         if not isinstance(raw, dict):
@@ -107,13 +107,13 @@ def _check_index_columns(path: Path, features: Mapping[str, Any], faults: Faults
         faults.expect(path, "the last features", list(features)[-len(INDEX_COLUMNS) :], list(INDEX_COLUMNS))
 
 
-def _check_paths(path: Path, info: Mapping[str, Any], has_video: bool, faults: Faults) -> None:
+def _check_paths(path: Path, info: Mapping[str, Any], has_video: bool, faults: Findings) -> None:
     faults.expect(path, "data_path", info.get("data_path"), DATA_PATH)
     if has_video or info.get("video_path") is not None:
         faults.expect(path, "video_path", info.get("video_path"), VIDEO_PATH)
 
 
-def _check_splits(path: Path, splits: Any, episodes: Any, faults: Faults) -> None:
+def _check_splits(path: Path, splits: Any, episodes: Any, faults: Findings) -> None:
     """Splits may be left out; what is there must be ranges of episodes that follow each other and cover all."""
     if splits is None or not _is_count(episodes):
         return
@@ -130,7 +130,7 @@ def _check_splits(path: Path, splits: Any, episodes: Any, faults: Faults) -> Non
         faults.add(path, f"splits: found {splits}, expected to cover the episodes 0:{episodes}")
 
 
-def _feature(path: Path, key: str, raw: Any, fps: float, faults: Faults) -> Feature | None:
+def _feature(path: Path, key: str, raw: Any, fps: float, faults: Findings) -> Feature | None:
     """Return a feature, or None after noting what is wrong with it."""
     if "/" in key:
         faults.add(path, f"features.{key}: a feature's name may not contain '/'")
@@ -138,9 +138,9 @@ def _feature(path: Path, key: str, raw: Any, fps: float, faults: Faults) -> Feat
         faults.add(path, f"features.{key}: found {raw!r}, expected an object")
         return None
     dtype, shape, info = raw.get("dtype"), raw.get("shape"), raw.get("info") or {}
-    if dtype not in (*DTYPES, *PICTURE_DTYPES):
+    if dtype not in (*DTYPES, *IMAGE_DTYPES):
         faults.add(
-            path, f"features.{key}.dtype: found {dtype!r}, expected one of {', '.join((*DTYPES, *PICTURE_DTYPES))}"
+            path, f"features.{key}.dtype: found {dtype!r}, expected one of {', '.join((*DTYPES, *IMAGE_DTYPES))}"
         )
         return None
     if not isinstance(shape, list) or not shape or not all(_is_count(size) for size in shape):
@@ -151,10 +151,10 @@ def _feature(path: Path, key: str, raw: Any, fps: float, faults: Faults) -> Feat
         info = {}
     names = _names(path, key, raw.get("names"), shape, faults)
     feature = Feature(dtype, tuple(shape), names, info)
-    return _picture(path, key, feature, fps, faults) if dtype in PICTURE_DTYPES else feature
+    return _image(path, key, feature, fps, faults) if dtype in IMAGE_DTYPES else feature
 
 
-def _names(path: Path, key: str, names: Any, shape: list[int], faults: Faults) -> tuple[str, ...] | None:
+def _names(path: Path, key: str, names: Any, shape: list[int], faults: Findings) -> tuple[str, ...] | None:
     if isinstance(names, dict) and len(names) == 1:  # LeRobot also writes {"motors": [...]}
         names = next(iter(names.values()))
     if names is None:
@@ -170,7 +170,7 @@ def _names(path: Path, key: str, names: Any, shape: list[int], faults: Faults) -
     return tuple(names)
 
 
-def _picture(path: Path, key: str, feature: Feature, fps: float, faults: Faults) -> Feature | None:
+def _image(path: Path, key: str, feature: Feature, fps: float, faults: Findings) -> Feature | None:
     names = feature.names or ()
     if len(feature.shape) != 3 or names[:2] != ("height", "width") or names[2:] not in {(n,) for n in CHANNEL_NAMES}:
         faults.add(

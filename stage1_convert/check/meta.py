@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from common.lerobot.dataset import DATA_PATH, EPISODES_PATH
-from stage1_convert.check.faults import Faults
+from stage1_convert.check.faults import Findings
 from stage1_convert.check.info import Declared
 
 BOUNDS = ("episode_index", "length", "dataset_from_index", "dataset_to_index", "data/chunk_index", "data/file_index")
@@ -34,7 +34,7 @@ class Episodes(NamedTuple):
         return list(zip(self.columns["dataset_from_index"], self.columns["dataset_to_index"], strict=True))
 
 
-def check_tasks(root: Path, declared: Declared, faults: Faults) -> list[str] | None:
+def check_tasks(root: Path, declared: Declared, faults: Findings) -> list[str] | None:
     """Check tasks.parquet and return the texts in the order in which LeRobot counts them."""
     path = root / "meta" / "tasks.parquet"
     table = faults.read(path)
@@ -67,7 +67,7 @@ def _pandas_index(table: pa.Table) -> str | None:
     return columns[0] if len(columns) == 1 and columns[0] in ("task", UNNAMED_INDEX) else None
 
 
-def check_episodes(root: Path, declared: Declared, tasks: list[str] | None, faults: Faults) -> Episodes | None:
+def check_episodes(root: Path, declared: Declared, tasks: list[str] | None, faults: Findings) -> Episodes | None:
     """Check the files of meta/episodes; None when they do not tell where the episodes are."""
     folder = root / "meta" / "episodes"
     paths = sorted(folder.glob("*/*.parquet"))
@@ -91,7 +91,7 @@ def check_episodes(root: Path, declared: Declared, tasks: list[str] | None, faul
     return episodes
 
 
-def _check_columns(path: Path, table: pa.Table, declared: Declared, faults: Faults) -> bool:
+def _check_columns(path: Path, table: pa.Table, declared: Declared, faults: Findings) -> bool:
     wanted = dict.fromkeys(BOUNDS, pa.int64())
     for key in declared.of("video"):
         wanted |= {f"videos/{key}/{name}": kind for name, kind in VIDEO_COLUMNS.items()}
@@ -110,7 +110,7 @@ def _check_columns(path: Path, table: pa.Table, declared: Declared, faults: Faul
     return True
 
 
-def _check_own_place(root: Path, path: Path, table: pa.Table, faults: Faults) -> None:
+def _check_own_place(root: Path, path: Path, table: pa.Table, faults: Findings) -> None:
     keys = ("meta/episodes/chunk_index", "meta/episodes/file_index")
     if all(key in table.column_names for key in keys):
         for row, (chunk, file) in enumerate(zip(*(table.column(key).to_pylist() for key in keys), strict=True)):
@@ -119,7 +119,7 @@ def _check_own_place(root: Path, path: Path, table: pa.Table, faults: Faults) ->
                 faults.add(path, f"meta/episodes/chunk_index and file_index name {named.relative_to(root)}", row)
 
 
-def _check_bounds(root: Path, episodes: Episodes, declared: Declared, faults: Faults) -> None:
+def _check_bounds(root: Path, episodes: Episodes, declared: Declared, faults: Findings) -> None:
     """Hold number, length and bounds of every episode against the one before it, and the sums against info.json."""
     columns, expected = episodes.columns, 0
     for place, (path, row) in enumerate(episodes.places):
@@ -143,7 +143,7 @@ def _check_bounds(root: Path, episodes: Episodes, declared: Declared, faults: Fa
         faults.expect(last, "end of the last episode (total_frames in info.json)", expected, declared.frames)
 
 
-def _check_task_texts(episodes: Episodes, tasks: list[str], faults: Faults) -> None:
+def _check_task_texts(episodes: Episodes, tasks: list[str], faults: Findings) -> None:
     for place, texts in enumerate(episodes.columns.get("tasks", [])):
         unknown = [text for text in texts or [] if text not in tasks]
         if texts is not None and (unknown or not texts):

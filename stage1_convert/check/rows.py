@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from common.cli.command import one_line
 from common.lerobot.dataset import DATA_PATH, Feature
-from stage1_convert.check.faults import Faults
+from stage1_convert.check.faults import Findings
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes, episode_of_rows
 
@@ -35,7 +35,7 @@ class Rows(NamedTuple):
     parts: list[Part]
 
 
-def check_file_names(folder: Path, suffix: str, per_chunk: int, faults: Faults) -> None:
+def check_file_names(folder: Path, suffix: str, per_chunk: int, faults: Findings) -> None:
     """Files count up from chunk-000/file-000; readers take them in the order of their names."""
     places = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -52,8 +52,8 @@ def check_file_names(folder: Path, suffix: str, per_chunk: int, faults: Faults) 
             return
 
 
-def check_rows(root: Path, declared: Declared, episodes: Episodes | None, faults: Faults) -> Rows | None:
-    """Check every column of the data files but the pictures; None when they cannot be laid together."""
+def check_rows(root: Path, declared: Declared, episodes: Episodes | None, faults: Findings) -> Rows | None:
+    """Check every column of the data files but the images; None when they cannot be laid together."""
     paths = sorted((root / "data").glob("*/*.parquet"))
     if not paths:
         faults.add(root / "data", "holds no data file: chunk-000/file-000.parquet is missing")
@@ -87,8 +87,8 @@ def _numeric(declared: Declared) -> dict[str, Feature]:
     return {key: f for key, f in declared.columns.items() if f.dtype not in ("image", "string")}
 
 
-def _table(path: Path, declared: Declared, faults: Faults) -> pa.Table | None:
-    """Check a file's columns and row groups, and return the columns that hold no pictures."""
+def _table(path: Path, declared: Declared, faults: Findings) -> pa.Table | None:
+    """Check a file's columns and row groups, and return the columns that hold no images."""
     faults.files.add(path)
     try:
         with pq.ParquetFile(path) as file:
@@ -112,7 +112,7 @@ def _largest_chunk(group: Any) -> int:
     return max((group.column(place).total_uncompressed_size for place in range(group.num_columns)), default=0)
 
 
-def _check_schema(path: Path, schema: pa.Schema, declared: Declared, faults: Faults) -> bool:
+def _check_schema(path: Path, schema: pa.Schema, declared: Declared, faults: Findings) -> bool:
     """Hold the columns against the declared features; false when columns are missing or of another type."""
     expected, found = list(declared.columns), list(schema.names)
     missing, extra = [k for k in expected if k not in found], [k for k in found if k not in expected]
@@ -154,7 +154,9 @@ def _type_text(feature: Feature) -> str:
     return f"lists of {'x'.join(map(str, feature.shape))} {feature.dtype}"
 
 
-def _values(path: Path, key: str, column: pa.ChunkedArray, feature: Feature, faults: Faults) -> npt.NDArray[Any] | None:
+def _values(
+    path: Path, key: str, column: pa.ChunkedArray, feature: Feature, faults: Findings
+) -> npt.NDArray[Any] | None:
     """Return a column as an array; None after noting nulls, or lists of another length than declared."""
     flat = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     rows = len(column)
@@ -179,7 +181,7 @@ def _values(path: Path, key: str, column: pa.ChunkedArray, feature: Feature, fau
     return values
 
 
-def _check_index_columns(rows: Rows, declared: Declared, episodes: Episodes | None, faults: Faults) -> None:
+def _check_index_columns(rows: Rows, declared: Declared, episodes: Episodes | None, faults: Findings) -> None:
     """Recompute index, frame_index, episode_index and timestamp from the bounds, and hold the columns against them."""
     count = rows.parts[-1].stop
     expected: dict[str, npt.NDArray[Any]] = {"index": np.arange(count)}
@@ -205,13 +207,13 @@ def _saying(key: str, found: npt.NDArray[Any], right: npt.NDArray[Any], unit: st
     return lambda row: f"{key}: found {found[row]:.9g}{unit}, expected {right[row]:.9g}"
 
 
-def _compare(rows: Rows, bad: npt.NDArray[np.bool_], faults: Faults, say: Callable[[int], str]) -> None:
+def _compare(rows: Rows, bad: npt.NDArray[np.bool_], faults: Findings, say: Callable[[int], str]) -> None:
     """Note faults of rows of the whole dataset under the file, and its own row number, where they stand."""
     for part in rows.parts:
         faults.rows(part.path, bad[part.start : part.stop], lambda row, at=part.start: say(at + row))  # type: ignore[misc]
 
 
-def _check_places(root: Path, rows: Rows, episodes: Episodes, faults: Faults) -> None:
+def _check_places(root: Path, rows: Rows, episodes: Episodes, faults: Findings) -> None:
     """An episode's rows lie where data/chunk_index and data/file_index say."""
     part_of = {part.path: part for part in rows.parts}
     columns = episodes.columns
@@ -226,7 +228,7 @@ def _check_places(root: Path, rows: Rows, episodes: Episodes, faults: Faults) ->
             )
 
 
-def check_task_use(rows: Rows, episodes: Episodes, tasks: list[str], faults: Faults) -> None:
+def check_task_use(rows: Rows, episodes: Episodes, tasks: list[str], faults: Findings) -> None:
     """The tasks an episode is said to show are those of its rows."""
     numbers = rows.columns.get("task_index")
     for number, texts in enumerate(episodes.columns.get("tasks", [])):
@@ -238,7 +240,7 @@ def check_task_use(rows: Rows, episodes: Episodes, tasks: list[str], faults: Fau
             faults.add(path, f"tasks: found {texts}, expected {shown}, the tasks of its rows", row)
 
 
-def check_actions(rows: Rows, declared: Declared, episodes: Episodes, faults: Faults) -> None:
+def check_actions(rows: Rows, declared: Declared, episodes: Episodes, faults: Findings) -> None:
     """Where the dataset says that actions follow from the states, they do: delta or next_position, by joint name."""
     state, action = declared.features.get("observation.state"), declared.features.get("action")
     meaning = action.info.get("action_meaning") if action else None

@@ -1,10 +1,10 @@
-"""Recomputed columns and pictures in; the faults of meta/stats.json and of the episodes' statistics out.
+"""Recomputed columns and images in; the faults of meta/stats.json and of the episodes' statistics out.
 
 What is exact and what is not: minimum, maximum, mean, standard deviation and count of a column of numbers are compared
 as far as float32 goes. LeRobot estimates quantiles from histograms and pools them as means over the episodes, so a
 dataset's quantile must lie in the span of its episodes' quantiles, and an episode's must have its rank, give or take two
-rows. Of pictures LeRobot looks at a sample (and of videos before they are compressed): where fewer pictures are counted
-than there are, where large ones may have been thinned out, for videos, and for pictures that our converter compressed after
+rows. Of images LeRobot looks at a sample (and of videos before they are compressed): where fewer images are counted
+than there are, where large ones may have been thinned out, for videos, and for images that our converter compressed after
 counting them, mean and deviation may be off by 0.05 of the range of values and the extremes by 0.2. Where every stored pixel
 counts, all are held to 0.001.
 """
@@ -19,19 +19,19 @@ import numpy.typing as npt
 from common.cli.command import UserError
 from common.lerobot.dataset import IMAGES, Feature
 from common.storage.files import read_json
-from stage1_convert.check.faults import Faults
+from stage1_convert.check.faults import Findings
+from stage1_convert.check.images import Images, Tally
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes
-from stage1_convert.check.pictures import Pictures, Tally
 from stage1_convert.check.rows import Rows
-from stage1_convert.dataset.stats import QUANTILES, picture_stats
+from stage1_convert.dataset.stats import QUANTILES, image_stats
 from stage1_convert.pipeline.cache import REPORT
 
 Float64 = npt.NDArray[np.float64]
 EXACT = ("min", "max", "mean", "std")
-# How far mean and deviation, and the extremes, of pictures may be off; values go from 0 to 1.
+# How far mean and deviation, and the extremes, of images may be off; values go from 0 to 1.
 WHOLE, SAMPLED = (1e-3, 1e-3), (0.05, 0.2)
-THINNED_PX = 300  # LeRobot leaves out rows and columns of pictures from this size on
+THINNED_PX = 300  # LeRobot leaves out rows and columns of images from this size on
 
 
 class Place(NamedTuple):
@@ -43,10 +43,10 @@ class Place(NamedTuple):
 
 
 def check_statistics(
-    root: Path, declared: Declared, rows: Rows, pictures: Pictures, episodes: Episodes, faults: Faults
+    root: Path, declared: Declared, rows: Rows, images: Images, episodes: Episodes, faults: Findings
 ) -> None:
     """Recompute all statistics of the dataset and of every episode and hold the stored ones against them."""
-    checker = _Checker(root, declared, rows, pictures, episodes, faults)
+    checker = _Checker(root, declared, rows, images, episodes, faults)
     checker.check_dataset(root / "meta" / "stats.json")
     if episodes.stats:
         checker.check_episodes()
@@ -54,9 +54,9 @@ def check_statistics(
 
 class _Checker:
     def __init__(
-        self, root: Path, declared: Declared, rows: Rows, pictures: Pictures, episodes: Episodes, faults: Faults
+        self, root: Path, declared: Declared, rows: Rows, images: Images, episodes: Episodes, faults: Findings
     ) -> None:
-        self._rows, self._pictures, self._episodes, self._faults = rows, pictures, episodes, faults
+        self._rows, self._images, self._episodes, self._faults = rows, images, episodes, faults
         self._features = {key: f for key, f in declared.features.items() if f.dtype != "string"}
         record = root / REPORT
         self._ours = record.is_file()  # our own converter leaves no pixel out
@@ -104,10 +104,10 @@ class _Checker:
             return
         start, stop = bounds
         if feature.dtype in ("image", "video"):
-            every = self._pictures.tallies[key]
+            every = self._images.tallies[key]
             counts = every.sum(axis=0) if episode is None else every[episode]
             if counts.any():
-                self._check_pictures(place, key, arrays, counts, stop - start)
+                self._check_images(place, key, arrays, counts, stop - start)
             return
         values = self._rows.columns[key][start:stop].reshape(stop - start, -1).astype(np.float64)
         self._check_numbers(place, arrays, values)
@@ -152,11 +152,9 @@ class _Checker:
             low, high = np.min([low for low, _ in limits], axis=0), np.max([high for _, high in limits], axis=0)
             self._within(place, name, stored[name].ravel(), low, high)
 
-    def _check_pictures(
-        self, place: Place, key: str, stored: Mapping[str, Float64], counts: Tally, frames: int
-    ) -> None:
+    def _check_images(self, place: Place, key: str, stored: Mapping[str, Float64], counts: Tally, frames: int) -> None:
         feature = self._features[key]
-        right = {name: np.asarray(value).ravel() for name, value in picture_stats(counts, frames).items()}
+        right = {name: np.asarray(value).ravel() for name, value in image_stats(counts, frames).items()}
         found = {name: array.ravel() for name, array in stored.items()}
         counted = int(found["count"][0])
         if not 1 <= counted <= frames:
@@ -191,7 +189,7 @@ class _Checker:
 
 
 def _compressed(record: Path) -> set[str]:
-    """Return the features whose pictures were compressed after they had been counted."""
+    """Return the features whose images were compressed after they had been counted."""
     try:
         return {IMAGES + camera for bag in read_json(record)["bags"] for camera in bag.get("compressed", [])}
     except (UserError, KeyError, TypeError, AttributeError):

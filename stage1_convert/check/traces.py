@@ -10,14 +10,14 @@ import pyarrow as pa
 from common.cli.command import UserError
 from common.lerobot.dataset import ACTION, IMAGES, data_file
 from common.storage.files import read_json
-from stage1_convert.check.faults import Faults
+from stage1_convert.check.faults import Findings
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes
 
 SYNC_PATH = "meta/sync/chunk-{:03d}/file-{:03d}.parquet"
 
 
-def check_traces(root: Path, declared: Declared, episodes: Episodes, faults: Faults) -> None:
+def check_traces(root: Path, declared: Declared, episodes: Episodes, faults: Findings) -> None:
     """Check conversion.json and every episode's file in meta/sync; other tools' datasets have neither."""
     record, folder = root / "meta" / "conversion.json", root / "meta" / "sync"
     if not record.exists() and not folder.exists():
@@ -38,7 +38,7 @@ def check_traces(root: Path, declared: Declared, episodes: Episodes, faults: Fau
 
 
 def _check_record(
-    path: Path, declared: Declared, lengths: list[int], faults: Faults
+    path: Path, declared: Declared, lengths: list[int], faults: Findings
 ) -> tuple[dict[int, dict[str, Any]], bool]:
     """Hold conversion.json against info.json; returns what it tells of each episode, and whether datasets were merged:
     then it may tell nothing of some.
@@ -68,7 +68,7 @@ def _check_record(
     return told, merged
 
 
-def _check_sync(path: Path, table: pa.Table, length: int, fps: float, faults: Faults) -> None:
+def _check_sync(path: Path, table: pa.Table, length: int, fps: float, faults: Findings) -> None:
     """Ticks lie on the grid; every stream's samples are used in order."""
     faults.expect(path, "rows (frames of the episode)", table.num_rows, length)
     streams = [name.removesuffix(".stamp_ns") for name in table.column_names if name.endswith(".stamp_ns")]
@@ -96,7 +96,7 @@ def _going_back(name: str, values: npt.NDArray[Any]) -> Any:
     return lambda row: f"{name}: found {values[row]} after {values[row - 1]}, expected no earlier one"
 
 
-def _check_told(record: Path, number: int, told: dict[str, Any], table: pa.Table, faults: Faults) -> None:
+def _check_told(record: Path, number: int, told: dict[str, Any], table: pa.Table, faults: Findings) -> None:
     """What conversion.json counts for an episode is what meta/sync shows."""
     faults.expect(record, f"episode {number}: frames", told.get("frames"), table.num_rows)
     if table.num_rows and "tick_ns" in table.column_names and "start_ns" in told:

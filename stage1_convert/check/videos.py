@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from common.cli.command import one_line, progress
 from common.lerobot.dataset import VIDEO_PATH, Feature
-from common.lerobot.images import Picture
-from stage1_convert.check.faults import Faults
+from common.lerobot.images import Image
+from stage1_convert.check.faults import Findings
 from stage1_convert.check.meta import Episodes
 from stage1_convert.dataset.stats import tally
 
@@ -30,7 +30,7 @@ class Clip(NamedTuple):
 
 
 def check_videos(
-    root: Path, key: str, feature: Feature, fps: float, episodes: Episodes, add: Add, faults: Faults
+    root: Path, key: str, feature: Feature, fps: float, episodes: Episodes, add: Add, faults: Findings
 ) -> None:
     """Decode every video of one feature and hold its frames against the episodes' rows and times."""
     clips: dict[Path, list[Clip]] = {}
@@ -52,7 +52,7 @@ def check_videos(
         _check_frames(path, key, feature, mine, fps, add, faults)
 
 
-def _check_times(key: str, clips: list[Clip], fps: float, faults: Faults) -> None:
+def _check_times(key: str, clips: list[Clip], fps: float, faults: Findings) -> None:
     """Clips of a file follow each other from 0 on, each as long as its rows."""
     expected_s = 0.0
     for clip in clips:
@@ -70,21 +70,21 @@ def _check_times(key: str, clips: list[Clip], fps: float, faults: Faults) -> Non
 
 
 def _check_frames(
-    path: Path, key: str, feature: Feature, clips: list[Clip], fps: float, add: Add, faults: Faults
+    path: Path, key: str, feature: Feature, clips: list[Clip], fps: float, add: Add, faults: Findings
 ) -> None:
     import av
 
     owners = [clip.episode for clip in clips for _ in range(clip.length)]
     count, late = 0, False
     try:
-        for seconds, picture in _frames(path):
-            if picture.shape != feature.shape:
-                faults.add(path, f"found frames of shape {picture.shape}, expected {feature.shape}", count)
+        for seconds, image in _frames(path):
+            if image.shape != feature.shape:
+                faults.add(path, f"found frames of shape {image.shape}, expected {feature.shape}", count)
                 return
             if abs(seconds - count / fps) > TOLERANCE_S and not late:
                 faults.add(path, f"found a frame at {seconds:.6f} s, expected it at {count / fps:.6f} s", count)
                 late = True
-            add(key, owners[count] if count < len(owners) else -1, tally(picture))
+            add(key, owners[count] if count < len(owners) else -1, tally(image))
             count += 1
     except (av.FFmpegError, OSError, IndexError) as error:
         faults.add(path, f"cannot be decoded: {one_line(error)}", count)
@@ -92,8 +92,8 @@ def _check_frames(
     faults.expect(path, "number of frames (the rows of its episodes)", count, len(owners))
 
 
-def _frames(path: Path) -> Iterator[tuple[float, Picture]]:
-    """Yield the time in seconds and the RGB picture of every frame of a video, in the order in which they are shown."""
+def _frames(path: Path) -> Iterator[tuple[float, Image]]:
+    """Yield the time in seconds and the RGB image of every frame of a video, in the order in which they are shown."""
     import av
 
     with av.open(str(path)) as container:

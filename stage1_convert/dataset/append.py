@@ -1,8 +1,8 @@
 """LeRobot v3.0 datasets with the same features, from anybody, in; their episodes one after the other out.
 
 Rows are copied and numbered anew, one file for each episode; video files are copied as they are. Statistics of numbers
-are computed again. Those of pictures come from the tallies that our own datasets keep, or else are pooled: mean and
-deviation exactly, quantiles weighted by the number of pictures, as LeRobot does it.
+are computed again. Those of images come from the tallies that our own datasets keep, or else are pooled: mean and
+deviation exactly, quantiles weighted by the number of images, as LeRobot does it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +18,8 @@ from common.lerobot.dataset import (
     ACTION,
     DATA_PATH,
     EPISODES_PATH,
+    IMAGE_DTYPES,
     IMAGES,
-    PICTURE_DTYPES,
     VIDEO_PATH,
     Dataset,
     Episode,
@@ -27,14 +27,14 @@ from common.lerobot.dataset import (
 )
 from common.storage.files import read_json, write_json
 from stage1_convert.dataset import stats
-from stage1_convert.dataset.episode_file import PLACE, Numbers, RowFile, schema_of
+from stage1_convert.dataset.episode_file import PLACE, EpisodeOffset, RowFile, schema_of
 from stage1_convert.dataset.writer import (
     PICTURES_PATH,
     SOURCES_PATH,
     Rows,
     describe_info,
+    image_counts,
     link,
-    picture_counts,
     read_columns,
     task_table,
 )
@@ -96,8 +96,8 @@ class _Joined:
     def __init__(self, root: Path, model: Dataset) -> None:
         self._root, self._model = root, model
         self._schema = schema_of(model.features)
-        self._keys = [key for key, feature in model.features.items() if feature.dtype not in PICTURE_DTYPES]
-        self._pictures = [key for key in model.features if key not in self._keys]
+        self._keys = [key for key, feature in model.features.items() if feature.dtype not in IMAGE_DTYPES]
+        self._images = [key for key in model.features if key not in self._keys]
         self._columns = stats.Columns(root)
         self._episodes = Rows(root / EPISODES_PATH.format(chunk_index=0, file_index=0))
         self._tasks: dict[str, int] = {}
@@ -119,14 +119,14 @@ class _Joined:
         info = describe_info(self._model.features, self._model.fps, self._model.info.get("robot_type"), totals)
         write_json(meta / "info.json", info)
         found = {key: self._columns.stats(key) for key in self._keys}
-        found |= {key: self._picture_stats(key, datasets) for key in self._pictures}
+        found |= {key: self._image_stats(key, datasets) for key in self._images}
         write_json(meta / "stats.json", {key: found[key] for key in self._model.features})
         pq.write_table(task_table(self._tasks), meta / "tasks.parquet")
         self._episodes.close()
         self._write_counts(datasets)
 
     def _add(self, dataset: Dataset, episode: Episode, row: Mapping[str, Any]) -> None:
-        numbers = Numbers(self.n_episodes, self.n_frames, OWN_TASK)
+        numbers = EpisodeOffset(self.n_episodes, self.n_frames, OWN_TASK)
         chunk, file = data_file(self.n_episodes)
         path = self._root / DATA_PATH.format(chunk_index=chunk, file_index=file)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,17 +181,17 @@ class _Joined:
             columns |= {f"videos/{key}/{name}": value for name, value in {**place, **times}.items()}
         return columns
 
-    def _picture_stats(self, key: str, datasets: Sequence[Dataset]) -> dict[str, list[Any]]:
+    def _image_stats(self, key: str, datasets: Sequence[Dataset]) -> dict[str, list[Any]]:
         paths = [dataset.root / PICTURES_PATH for dataset in datasets]
         if not all(path.is_file() for path in paths):
             raw = [read_json(dataset.root / "meta" / "stats.json") for dataset in datasets]
             return stats.pooled([of[key] for of in raw])
-        counted = [counts for path in paths for (_, c), counts in picture_counts(path).items() if IMAGES + c == key]
+        counted = [counts for path in paths for (_, c), counts in image_counts(path).items() if IMAGES + c == key]
         tally: Any = sum(tally for tally, _ in counted)
-        return stats.picture_stats(tally, sum(count for _, count in counted))
+        return stats.image_stats(tally, sum(count for _, count in counted))
 
     def _write_counts(self, datasets: Sequence[Dataset]) -> None:
-        """Join the pictures' tallies when all datasets have them."""
+        """Join the images' tallies when all datasets have them."""
         paths = [dataset.root / PICTURES_PATH for dataset in datasets]
         if all(path.is_file() for path in paths):
             shifts = np.cumsum([0, *(len(dataset.episodes) for dataset in datasets)])

@@ -1,6 +1,6 @@
 """One episode's rows in, one parquet file of a LeRobot dataset out; the numbers that place it can be changed later.
 
-Equal rows give equal bytes, whether they are written at once or renumbered. Pictures are compressed already, so they
+Equal rows give equal bytes, whether they are written at once or renumbered. Images are compressed already, so they
 are written without compression, dictionary or statistics.
 """
 
@@ -18,10 +18,10 @@ from common.lerobot.dataset import Feature, arrow_type
 # A reader holds a row group in memory, and so does the writer: small ones stay in memory that was touched before, and
 # memory that a process touches for the first time can cost more than all the copying.
 GROUP_BYTES = 2 << 20
-PLACE = ("episode_index", "index", "task_index")  # the columns that Numbers decides
+PLACE = ("episode_index", "index", "task_index")  # the columns that EpisodeOffset decides
 
 
-class Numbers(NamedTuple):
+class EpisodeOffset(NamedTuple):
     """The place of an episode in its dataset: its number, the number of its first row, and its task (-1: the rows have
     task indices of their own).
     """
@@ -32,7 +32,7 @@ class Numbers(NamedTuple):
 
 
 def schema_of(features: Mapping[str, Feature]) -> pa.Schema:
-    """Return the data files' schema with the note by which `datasets` (version 4 on) knows the pictures."""
+    """Return the data files' schema with the note by which `datasets` (version 4 on) knows the images."""
     noted: dict[str, Any] = {}
     for key, feature in features.items():
         value = {"dtype": feature.dtype, "_type": "Value"}
@@ -58,7 +58,7 @@ def _stored_type(feature: Feature) -> pa.DataType:
 class RowFile:
     """Writes batches of rows, which hold every column but those of PLACE, as row groups of about GROUP_BYTES."""
 
-    def __init__(self, path: Path, schema: pa.Schema, numbers: Numbers) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, numbers: EpisodeOffset) -> None:
         self._schema, self._numbers, self._done = schema, numbers, 0
         self._waiting: list[pa.RecordBatch] = []
         self._writer = _open(path, schema)
@@ -82,15 +82,15 @@ class RowFile:
         self._done += rows.num_rows
 
 
-def numbers_in(path: Path) -> Numbers:
+def numbers_in(path: Path) -> EpisodeOffset:
     """Return the numbers under which an episode's file was written, from its footer."""
     group = pq.read_metadata(path).row_group(0)
     columns = (group.column(at) for at in range(group.num_columns))
     least = {column.path_in_schema: column.statistics for column in columns}
-    return Numbers(*(int(least[key].min) for key in PLACE))
+    return EpisodeOffset(*(int(least[key].min) for key in PLACE))
 
 
-def renumber(source: Path, target: Path, numbers: Numbers) -> None:
+def renumber(source: Path, target: Path, numbers: EpisodeOffset) -> None:
     """Write the rows of the episode's file `source` as `target`, under other numbers."""
     with pq.ParquetFile(source) as file:
         schema, done = file.schema_arrow, 0
@@ -102,7 +102,7 @@ def renumber(source: Path, target: Path, numbers: Numbers) -> None:
         writer.close()
 
 
-def write_rows(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], numbers: Numbers) -> None:
+def write_rows(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], numbers: EpisodeOffset) -> None:
     """Write a whole episode from its batches."""
     file = RowFile(path, schema, numbers)
     for batch in batches:
@@ -111,10 +111,10 @@ def write_rows(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch],
 
 
 def _open(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    pictures = {f"{field.name}.bytes" for field in schema if pa.types.is_struct(field.type)}
+    images = {f"{field.name}.bytes" for field in schema if pa.types.is_struct(field.type)}
     paths = [name for field in schema for name in _leaves(field)]
-    others = [name for name in paths if name not in pictures]
-    compression = {name: "none" if name in pictures else "snappy" for name in paths}
+    others = [name for name in paths if name not in images]
+    compression = {name: "none" if name in images else "snappy" for name in paths}
     return pq.ParquetWriter(path, schema, compression=compression, use_dictionary=others, write_statistics=others)
 
 
@@ -124,7 +124,9 @@ def _leaves(field: pa.Field) -> list[str]:
     return [f"{field.name}.list.element" if pa.types.is_fixed_size_list(field.type) else field.name]
 
 
-def _write_group(writer: pq.ParquetWriter, rows: pa.Table, schema: pa.Schema, numbers: Numbers, done: int) -> None:
+def _write_group(
+    writer: pq.ParquetWriter, rows: pa.Table, schema: pa.Schema, numbers: EpisodeOffset, done: int
+) -> None:
     count = rows.num_rows
     placed = {
         "episode_index": np.full(count, numbers.episode_index, np.int64),

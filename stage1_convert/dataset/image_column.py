@@ -1,4 +1,4 @@
-"""One camera's shots over one episode in; its column of the rows, or its video, and what its pictures are like out."""
+"""One camera's shots over one episode in; its column of the rows, or its video, and what its images are like out."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from stage1_convert.config import DataConfig
 from stage1_convert.dataset import stats
 from stage1_convert.dataset.video_file import VideoFile
 from stage1_convert.dataset.writer import Tally
-from stage1_convert.pipeline.frames import Shot
+from stage1_convert.pipeline.frames import StoredImage
 
 SUFFIX = {"jpeg": "jpg", "png": "png"}
 
 
-class Reel:
-    """Takes the frames' shots in order; `repeated` counts those that show another message with the same picture, and
+class ImageColumnWriter:
+    """Takes the frames' shots in order; `repeated` counts those that show another message with the same image, and
     `waiting_bytes` is what the next column will hold.
     """
 
@@ -26,10 +26,10 @@ class Reel:
         self._waiting: list[bytes] = []
         self._taken = self._decoded = self.repeated = self.waiting_bytes = 0
         self._sum = np.zeros(stats.TALLY, np.int64)
-        self._last: Shot | None = None
+        self._last: StoredImage | None = None
 
-    def add(self, shot: Shot) -> None:
-        """Take the next frame's picture."""
+    def add(self, shot: StoredImage) -> None:
+        """Take the next frame's image."""
         if shot.tally is not None:
             self._decoded += 1
             self._sum += shot.tally
@@ -38,19 +38,19 @@ class Reel:
         self._last = shot
         self._waiting.append(shot.data)
         self.waiting_bytes += len(shot.data)
-        if shot.picture is not None:
-            height, width, _ = shot.picture.shape
+        if shot.image is not None:
+            height, width, _ = shot.image.shape
             self._video = self._video or VideoFile(self._path, (height, width), self._data.fps)
-            self._video.add(shot.picture)
+            self._video.add(shot.image)
 
     def column(self, count: int) -> pa.StructArray | None:
-        """Return the pictures of the last `count` frames as the rows hold them, None when they are in a video.
+        """Return the images of the last `count` frames as the rows hold them, None when they are in a video.
 
         Raises UserError when there are fewer: the bag changed between its two readings.
         """
         files, first = self._waiting, self._taken
         if len(files) < count:
-            raise UserError("the second reading gave fewer pictures than the first: it is damaged or being written to")
+            raise UserError("the second reading gave fewer images than the first: it is damaged or being written to")
         self._waiting, self._taken, self.waiting_bytes = [], first + count, 0
         if self._video is not None:
             return None
@@ -58,7 +58,7 @@ class Reel:
         return pa.StructArray.from_arrays([_binary(files), paths], ["bytes", "path"])
 
     def close(self) -> Tally:
-        """Finish the video, if there is one, and return the sum of the stored pictures' tallies and their number."""
+        """Finish the video, if there is one, and return the sum of the stored images' tallies and their number."""
         return self._video.close() if self._video is not None else (self._sum, self._decoded)
 
 

@@ -17,7 +17,7 @@ from stage1_convert.config import Config
 from stage1_convert.dataset.append import append
 from stage1_convert.pipeline.assemble import SIZE_FAULT, Assembly
 from stage1_convert.pipeline.cache import REPORT, adopt, parts_folder, record_of
-from stage1_convert.pipeline.convert import Summary, check_out, require_episodes, summarise
+from stage1_convert.pipeline.convert import Summary, check_out, require_episodes, summarize
 
 
 def merge(datasets: Sequence[Path], out: Path) -> Summary:
@@ -66,7 +66,7 @@ def _join(roots: Sequence[Path], records: Sequence[dict[str, Any]], out: Path) -
                     assembly.refuse(
                         bag["bag"], {k: v for k, v in bag.items() if k not in ("bag", "status", "episodes")}
                     )
-            summary = summarise(assembly, 0)
+            summary = summarize(assembly, 0)
             require_episodes(summary)
             assembly.finish(records[0])  # whoever joins the shards, those versions made their rows
     return summary

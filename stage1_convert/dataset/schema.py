@@ -1,4 +1,4 @@
-"""The configuration and the cameras' picture sizes in; the columns of the dataset and what their values mean out."""
+"""The configuration and the cameras' image sizes in; the columns of the dataset and what their values mean out."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,22 +11,22 @@ RESIZE_METHOD = "pixel area where both sides shrink, else bilinear"
 
 
 def describe_features(config: Config, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Feature]:
-    """Return the columns of a dataset, in order; `sizes` maps a camera to its pictures' (height, width)."""
+    """Return the columns of a dataset, in order; `sizes` maps a camera to its images' (height, width)."""
     axes = ("height", "width", "channels")
     dtype = "video" if config.data.storage == "video" else "image"
     vectors = {
         STATE: Feature("float32", (len(config.state_names),), config.state_names, {}),
         ACTION: Feature("float32", (len(config.action_names),), config.action_names, action_info(config)),
     }
-    pictures = {
-        IMAGES + camera: Feature(dtype, (*sizes[camera], 3), axes, picture_info(config, sizes[camera]))
+    images = {
+        IMAGES + camera: Feature(dtype, (*sizes[camera], 3), axes, image_info(config, sizes[camera]))
         for camera in config.data.cameras
     }
     ages = {}
     if config.data.sync_columns:
         ages = {f"sync.{stream}_age_ms": Feature("float32", (1,), None, {}) for stream in config.streams}
     scalars = {key: Feature(dtype, (1,), None, {}) for key, dtype in INDEX_COLUMNS.items()}
-    return {**vectors, **pictures, **ages, **scalars}
+    return {**vectors, **images, **ages, **scalars}
 
 
 def action_info(config: Config) -> dict[str, Any]:
@@ -36,8 +36,8 @@ def action_info(config: Config) -> dict[str, Any]:
     return info | ({"topic": config.data.command_topic} if rules.action == "command" else {})
 
 
-def picture_info(config: Config, size: tuple[int, int]) -> dict[str, Any]:
-    """Return how the pictures of a camera, stored with this (height, width), came about."""
+def image_info(config: Config, size: tuple[int, int]) -> dict[str, Any]:
+    """Return how the images of a camera, stored with this (height, width), came about."""
     rules, storage = config.conventions, config.data.storage
     info: dict[str, Any] = {"storage": storage}
     if storage == "jpeg":

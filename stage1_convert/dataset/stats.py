@@ -1,7 +1,7 @@
-"""Columns and pictures in; the exact statistics a LeRobot dataset carries out.
+"""Columns and images in; the exact statistics a LeRobot dataset carries out.
 
-Quantiles are those of numpy's default method (linear between neighbours). LeRobot 0.6 estimates them from histograms
-and samples the pictures, so its figures differ a little.
+Quantiles are those of numpy's default method (linear between neighbors). LeRobot 0.6 estimates them from histograms
+and samples the images, so its figures differ a little.
 """
 
 import math
@@ -19,8 +19,8 @@ from stage1_convert.align.spool import Spool, forget, thin
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 SUM_ROWS = 1 << 16  # are added up in one go
 SORTED_ROWS, MARKS = 1 << 18, 1 << 12  # a longer column is cut by so many of its values to find its quantiles
-WHOLE_ROWS, QUANTILE_ROWS = 120, 16  # pictures of more rows than that give about so many of them to the quantiles
-# Of each channel: how often each value occurs in the rows that are counted, how often it is a picture's least or largest
+WHOLE_ROWS, QUANTILE_ROWS = 120, 16  # images of more rows than that give about so many of them to the quantiles
+# Of each channel: how often each value occurs in the rows that are counted, how often it is an image's least or largest
 # value, and the number, the sum and the sum of squares of all pixels.
 TALLY = (3, 256 + 256 + 3)
 NAMES = ("min", "max", "mean", "std", "count", *QUANTILES)
@@ -116,19 +116,19 @@ def _sum(values: npt.NDArray[Any], less: float, power: int) -> float:
     return _sum(values[:half], less, power) + _sum(values[half:], less, power)
 
 
-def tally(picture: npt.NDArray[np.uint8], turn: int = 0) -> npt.NDArray[np.int64]:
-    """Return what picture_stats needs of a picture (height, width, 3), as TALLY: those of many pictures may be added.
+def tally(image: npt.NDArray[np.uint8], turn: int = 0) -> npt.NDArray[np.int64]:
+    """Return what image_stats needs of an image (height, width, 3), as TALLY: those of many images may be added.
 
-    A histogram of every pixel would take half the time of decoding a large picture: of those it has every n-th row only,
+    A histogram of every pixel would take half the time of decoding a large image: of those it has every n-th row only,
     others for every `turn`.
     """
     found = np.zeros(TALLY, np.int64)
-    rows = len(picture) // QUANTILE_ROWS if len(picture) > WHOLE_ROWS else 1
-    for of, plane in zip(found, _planes(picture), strict=True):
+    rows = len(image) // QUANTILE_ROWS if len(image) > WHOLE_ROWS else 1
+    for of, plane in zip(found, _planes(image), strict=True):
         counted = plane[turn % rows :: rows]
         counts = cv2.calcHist([counted], [0], None, [256], [0, 256]).ravel()  # exact below 2**24 pixels
         of[:256] = counts
-        # Most pictures have black and white in the rows that are counted, and there is nothing beyond.
+        # Most images have black and white in the rows that are counted, and there is nothing beyond.
         least, most = (0, 255) if counts[0] and counts[255] else map(int, cv2.minMaxLoc(plane)[:2])
         of[256 + least] += 1
         of[256 + most] += 1
@@ -139,19 +139,19 @@ def tally(picture: npt.NDArray[np.uint8], turn: int = 0) -> npt.NDArray[np.int64
 _kept = threading.local()
 
 
-def _planes(picture: npt.NDArray[np.uint8]) -> Sequence[npt.NDArray[np.uint8]]:
-    """Split a picture into its channels, in memory that is taken again for the next one of this thread."""
+def _planes(image: npt.NDArray[np.uint8]) -> Sequence[npt.NDArray[np.uint8]]:
+    """Split an image into its channels, in memory that is taken again for the next one of this thread."""
     kept = getattr(_kept, "planes", None)
-    if kept is None or kept[0].shape != picture.shape[:2]:
-        kept = _kept.planes = [np.empty(picture.shape[:2], np.uint8) for _ in range(3)]
-    return cv2.split(picture, kept)  # type: ignore[return-value]
+    if kept is None or kept[0].shape != image.shape[:2]:
+        kept = _kept.planes = [np.empty(image.shape[:2], np.uint8) for _ in range(3)]
+    return cv2.split(image, kept)  # type: ignore[return-value]
 
 
-def picture_stats(tallies: npt.NDArray[np.int64], frames: int) -> dict[str, list[Any]]:
-    """Return the statistics, in 0..1, of `frames` pictures from the sum of their tallies: exact over every pixel, but
-    for the quantiles of pictures of more than WHOLE_ROWS rows, which are those of about QUANTILE_ROWS rows of each.
+def image_stats(tallies: npt.NDArray[np.int64], frames: int) -> dict[str, list[Any]]:
+    """Return the statistics, in 0..1, of `frames` images from the sum of their tallies: exact over every pixel, but
+    for the quantiles of images of more than WHOLE_ROWS rows, which are those of about QUANTILE_ROWS rows of each.
 
-    Every value is nested as [[[r]], [[g]], [[b]]], which is how LeRobot shapes them; count is the number of pictures.
+    Every value is nested as [[[r]], [[g]], [[b]]], which is how LeRobot shapes them; count is the number of images.
     """
     per_channel = [_channel_stats(channel) for channel in tallies]
     stats: dict[str, list[Any]] = {name: [[[of[name] / 255]] for of in per_channel] for name in per_channel[0]}

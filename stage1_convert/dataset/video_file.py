@@ -1,4 +1,4 @@
-"""RGB pictures in, an H.264 video whose frames lie exactly 1/fps apart out, and its frames counted and read again."""
+"""RGB images in, an H.264 video whose frames lie exactly 1/fps apart out, and its frames counted and read again."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from common.cli.command import UserError
-from common.lerobot.images import Picture, decode_video
+from common.lerobot.images import Image, decode_video
 from stage1_convert.dataset import stats
 
 # Every second frame is a key frame, so that any frame is two decodings away, and there are no B frames, so that
-# frames are stored in the order in which they are shown. One thread: more of them cut the picture differently.
+# frames are stored in the order in which they are shown. One thread: more of them cut the image differently.
 OPTIONS = {"crf": "23", "preset": "veryfast", "g": "2", "bf": "0", "threads": "1"}
 CODEC, PIXELS = "libx264", "yuv420p"
 
@@ -35,7 +35,7 @@ def video_info(fps: int) -> dict[str, Any]:
 
 
 class VideoFile:
-    """Writes pictures, all of one even size, as the frames of a video."""
+    """Writes images, all of one even size, as the frames of a video."""
 
     def __init__(self, path: Path, size: tuple[int, int], fps: int) -> None:
         height, width = size
@@ -47,9 +47,9 @@ class VideoFile:
         self._stream.height, self._stream.width, self._stream.pix_fmt = height, width, PIXELS
         self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, fps)
 
-    def add(self, picture: Picture) -> None:
+    def add(self, image: Image) -> None:
         """Take the next frame."""
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
         frame.pts, frame.time_base = self.frames, Fraction(1, self._fps)
         self._file.mux(self._stream.encode(frame))
         self.frames += 1
@@ -62,8 +62,8 @@ class VideoFile:
         self._file.mux(self._stream.encode(None))
         self._file.close()
         count, tally = 0, np.zeros(stats.TALLY, np.int64)
-        for picture in decode_video(self._path, 0.0, self.frames + 1, self._fps):
-            tally += stats.tally(picture)
+        for image in decode_video(self._path, 0.0, self.frames + 1, self._fps):
+            tally += stats.tally(image)
             count += 1
         if count != self.frames:
             raise UserError(f"the video holds {count} frames and {self.frames} were written")

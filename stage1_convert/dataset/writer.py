@@ -16,8 +16,8 @@ from common.lerobot.dataset import (
     DATA_PATH,
     EPISODES_PATH,
     FILES_PER_CHUNK,
+    IMAGE_DTYPES,
     IMAGES,
-    PICTURE_DTYPES,
     VERSION,
     VIDEO_PATH,
     Feature,
@@ -25,45 +25,45 @@ from common.lerobot.dataset import (
 )
 from common.storage.files import write_json
 from stage1_convert.dataset import stats
-from stage1_convert.dataset.episode_file import PLACE, Numbers, numbers_in, renumber
+from stage1_convert.dataset.episode_file import PLACE, EpisodeOffset, numbers_in, renumber
 
 PICTURES_PATH = "meta/pictures.parquet"
 SOURCES_PATH = "meta/sync/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 FLUSH_EPISODES = 1000  # so that memory does not grow with the number of episodes
 
-Tally = tuple[npt.NDArray[np.int64], int]  # the sum of stats.tally over so many pictures
+Tally = tuple[npt.NDArray[np.int64], int]  # the sum of stats.tally over so many images
 
 
-class Piece(NamedTuple):
-    """An episode on disk: its rows under any numbers, the sources of its frames, its videos, its pictures' values."""
+class EpisodeFiles(NamedTuple):
+    """An episode on disk: its rows under any numbers, the sources of its frames, its videos, its images' values."""
 
     rows: Path
     sources: Path
     videos: dict[str, Path]
-    pictures: dict[str, Tally]
+    images: dict[str, Tally]
     report: dict[str, Any]
 
 
 class DatasetWriter:
-    """Numbers the episodes it is given, in order, and writes them and the metadata below `root`."""
+    """EpisodeOffset the episodes it is given, in order, and writes them and the metadata below `root`."""
 
     def __init__(self, root: Path, features: dict[str, Feature], fps: int, robot_type: str) -> None:
         self._root, self._features, self._fps, self._robot_type = root, features, fps, robot_type
         self._tasks: dict[str, int] = {}
-        self._keys = [key for key, feature in features.items() if feature.dtype not in PICTURE_DTYPES]
+        self._keys = [key for key, feature in features.items() if feature.dtype not in IMAGE_DTYPES]
         self._columns = stats.Columns(root)
-        self._pictures: dict[str, Tally] = {
-            key: (np.zeros(stats.TALLY, np.int64), 0) for key, f in features.items() if f.dtype in PICTURE_DTYPES
+        self._images: dict[str, Tally] = {
+            key: (np.zeros(stats.TALLY, np.int64), 0) for key, f in features.items() if f.dtype in IMAGE_DTYPES
         }
         self._episodes = Rows(root / EPISODES_PATH.format(chunk_index=0, file_index=0))
         self._counts = Rows(root / PICTURES_PATH)
         self.n_episodes = self.n_frames = 0
 
-    def numbers(self, task: str) -> Numbers:
+    def numbers(self, task: str) -> EpisodeOffset:
         """Return the place that the next episode will have."""
-        return Numbers(self.n_episodes, self.n_frames, self._tasks.get(task, len(self._tasks)))
+        return EpisodeOffset(self.n_episodes, self.n_frames, self._tasks.get(task, len(self._tasks)))
 
-    def add(self, piece: Piece, task: str) -> int:
+    def add(self, piece: EpisodeFiles, task: str) -> int:
         """Take an episode in and return its number."""
         numbers, count = self.numbers(task), int(piece.report["frames"])
         self._tasks.setdefault(task, numbers.task_index)
@@ -73,9 +73,9 @@ class DatasetWriter:
         arrays = read_columns(piece.rows, self._keys, numbers)
         for key, array in arrays.items():
             self._columns.add(key, array)
-        pictures = {IMAGES + camera: counted for camera, counted in piece.pictures.items()}
-        for key, (tally, taken) in pictures.items():
-            self._pictures[key] = (self._pictures[key][0] + tally, self._pictures[key][1] + taken)
+        images = {IMAGES + camera: counted for camera, counted in piece.images.items()}
+        for key, (tally, taken) in images.items():
+            self._images[key] = (self._images[key][0] + tally, self._images[key][1] + taken)
             row = {"episode_index": number, "camera": key.removeprefix(IMAGES), "count": taken}
             self._counts.add({**row, "tally": tally.ravel()})
         place = {"chunk_index": chunk, "file_index": file}
@@ -87,7 +87,7 @@ class DatasetWriter:
                 times = {"from_timestamp": 0.0, "to_timestamp": count / self._fps}
                 row |= {f"videos/{key}/{name}": value for name, value in {**place, **times}.items()}
         for key in self._features:
-            found = stats.picture_stats(*pictures[key]) if key in pictures else stats.vector_stats(arrays[key])
+            found = stats.image_stats(*images[key]) if key in images else stats.vector_stats(arrays[key])
             row |= {f"stats/{key}/{name}": value for name, value in found.items()}
         self._episodes.add({**row, "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0})
         self.n_episodes, self.n_frames = number + 1, self.n_frames + count
@@ -98,7 +98,7 @@ class DatasetWriter:
         meta = self._root / "meta"
         write_json(meta / "info.json", self._info())
         found = {
-            key: stats.picture_stats(*self._pictures[key]) if key in self._pictures else self._columns.stats(key)
+            key: stats.image_stats(*self._images[key]) if key in self._images else self._columns.stats(key)
             for key in self._features
         }
         write_json(meta / "stats.json", found)
@@ -106,7 +106,7 @@ class DatasetWriter:
         self._episodes.close()
         self._counts.close()
 
-    def _place(self, piece: Piece, numbers: Numbers) -> None:
+    def _place(self, piece: EpisodeFiles, numbers: EpisodeOffset) -> None:
         """Give an episode's files their names: links where the numbers are right, which cost neither time nor disk."""
         chunk, file = data_file(numbers.episode_index)
         rows = self._root / DATA_PATH.format(chunk_index=chunk, file_index=file)
@@ -155,7 +155,7 @@ class Rows:
         self._waiting = []
 
 
-def picture_counts(path: Path) -> dict[tuple[int, str], Tally]:
+def image_counts(path: Path) -> dict[tuple[int, str], Tally]:
     """Return what a dataset's meta/pictures.parquet tells of every episode and camera."""
     table = pq.read_table(path)
     tallies = table.column("tally").combine_chunks().flatten().to_numpy().reshape(-1, *stats.TALLY)
@@ -199,13 +199,13 @@ def link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def read_columns(path: Path, keys: Iterable[str], numbers: Numbers) -> dict[str, npt.NDArray[Any]]:
+def read_columns(path: Path, keys: Iterable[str], numbers: EpisodeOffset) -> dict[str, npt.NDArray[Any]]:
     """Return columns of an episode's file, (rows,) or (rows, dimensions), as they are under these numbers."""
     table = pq.read_table(path, columns=[key for key in keys if key not in PLACE or numbers.task_index < 0])
     return {key: _column(table, key, numbers) for key in keys}
 
 
-def _column(table: pa.Table, key: str, numbers: Numbers) -> npt.NDArray[Any]:
+def _column(table: pa.Table, key: str, numbers: EpisodeOffset) -> npt.NDArray[Any]:
     if key == "index":
         return np.arange(numbers.first_index, numbers.first_index + table.num_rows)
     if key in PLACE and getattr(numbers, key) >= 0:

@@ -1,6 +1,6 @@
 """A sensor_msgs Image or CompressedImage in; its RGB pixels, and the file to store when it can stay as it is, out.
 
-Depth becomes grey by one fixed range: nearest 0, farthest 255, so that equal distances look equal in every frame; what
+Depth becomes gray by one fixed range: nearest 0, farthest 255, so that equal distances look equal in every frame; what
 was not measured (0, NaN) becomes 0, too.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.cli.command import UserError, one_line
-from common.lerobot.images import MAX_PIXELS, Picture, decode_picture
+from common.lerobot.images import MAX_PIXELS, Image, decode_image
 
 Pixels = npt.NDArray[Any]
 
@@ -46,23 +46,23 @@ MM_PER_M = 1000.0
 FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PNG_MAGIC, JPEG_MAGIC, JPEG_END = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"\xff\xd9"
 DEPTH_HEADER = struct.Struct("<iff")  # of compressed_depth_image_transport: format, then depth_quant_a and _b
-# libjpeg and libpng conceal damage and only print a line about it; a padded colour profile is no damage.
+# libjpeg and libpng conceal damage and only print a line about it; a padded color profile is no damage.
 DAMAGE = re.compile(rb"Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|Invalid SOS|libpng error")
 
 
 class Still(NamedTuple):
-    """A picture: its size, its RGB pixels (height, width, 3) uint8, and its file when every reader decodes it to them.
+    """An image: its size, its RGB pixels (height, width, 3) uint8, and its file when every reader decodes it to them.
 
     `form` is jpeg or png, the file's. `pixels` is None where a file was trusted unseen.
     """
 
     height: int
     width: int
-    pixels: Picture | None
+    pixels: Image | None
     file: bytes | None = None
     form: str = ""
 
-    def decoded(self) -> Picture:
+    def decoded(self) -> Image:
         """Return the pixels, of a file that was trusted unseen by decoding it now."""
         return self.pixels if self.pixels is not None else decode_sound(self.file or b"")
 
@@ -76,10 +76,10 @@ class _Header(NamedTuple):
 
 
 def read_still(message: Any, depth_range_m: Sequence[float] = (0.0, 4.0), trust: bool = False) -> Still:
-    """Return the picture of an image message.
+    """Return the image of an image message.
 
-    With `trust` a colour JPEG is not decoded: only its header and its end marker are looked at. Raises UserError when
-    the picture is damaged, larger than MAX_PIXELS or of a kind that is not supported.
+    With `trust` a color JPEG is not decoded: only its header and its end marker are looked at. Raises UserError when
+    the image is damaged, larger than MAX_PIXELS or of a kind that is not supported.
     """
     if hasattr(message, "encoding"):
         pixels = _raw(message, depth_range_m)
@@ -89,38 +89,38 @@ def read_still(message: Any, depth_range_m: Sequence[float] = (0.0, 4.0), trust:
         return still_of(_compressed_depth(data, message.format, depth_range_m))
     head = _header(data, message.format)
     if head.bits == 16:
-        return still_of(_grey_of_mm(_read_depth_png(data, head), depth_range_m))
+        return still_of(_gray_of_mm(_read_depth_png(data, head), depth_range_m))
     file = data if head.channels == 3 else None
     if trust and file and head.form == "jpeg":
         return Still(head.height, head.width, None, file, head.form)
     pixels = decode_sound(data)
     if pixels.shape != (head.height, head.width, 3):
-        raise UserError(f"the picture claims {head.height}x{head.width} and decodes to {pixels.shape}")
+        raise UserError(f"the image claims {head.height}x{head.width} and decodes to {pixels.shape}")
     return Still(head.height, head.width, pixels, file, head.form)
 
 
-def still_of(pixels: Picture) -> Still:
-    """Return a picture that has no file of its own."""
+def still_of(pixels: Image) -> Still:
+    """Return an image that has no file of its own."""
     height, width, _ = pixels.shape
     return Still(height, width, pixels)
 
 
-def encode(picture: Picture, form: str, quality: int = 95) -> bytes:
-    """Return an RGB picture as a file: jpeg with 4:2:0 chroma at `quality`, or png."""
-    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+def encode(image: Image, form: str, quality: int = 95) -> bytes:
+    """Return an RGB image as a file: jpeg with 4:2:0 chroma at `quality`, or png."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     if form == "png":
         return cv2.imencode(".png", bgr)[1].tobytes()
     sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality, *sampling])[1].tobytes()
 
 
-def decode_sound(data: bytes) -> Picture:
+def decode_sound(data: bytes) -> Image:
     """Decode a JPEG or PNG file to RGB; raises UserError also for damage that the decoder conceals."""
-    picture: Picture = _listening(lambda: decode_picture(data))
-    return picture
+    image: Image = _listening(lambda: decode_image(data))
+    return image
 
 
-def _raw(message: Any, depth_range_m: Sequence[float]) -> Picture:
+def _raw(message: Any, depth_range_m: Sequence[float]) -> Image:
     encoding = ENCODINGS.get(message.encoding)
     if encoding is None:
         raise UserError(f"encoding {message.encoding!r} is not supported; supported: {', '.join(ENCODINGS)}")
@@ -133,19 +133,19 @@ def _raw(message: Any, depth_range_m: Sequence[float]) -> Picture:
     rows = np.ascontiguousarray(message.data.reshape(height, step)[:, :row_bytes])
     pixels = rows.view((">" if message.is_bigendian else "<") + dtype).reshape(height, width, channels)
     if way == "depth":
-        return _grey_of_mm(pixels[..., 0], depth_range_m) if dtype == "u2" else _grey(pixels[..., 0], depth_range_m)
+        return _gray_of_mm(pixels[..., 0], depth_range_m) if dtype == "u2" else _gray(pixels[..., 0], depth_range_m)
     if message.encoding.startswith("bayer") and (height < 2 or width < 2):
-        raise UserError(f"a bayer mosaic of {height}x{width} pixels has no colours")
+        raise UserError(f"a bayer mosaic of {height}x{width} pixels has no colors")
     if channels == 2 and width % 2:
         raise UserError(f"{message.encoding} with an odd width of {width} pixels")
     return pixels if way is None else cv2.cvtColor(pixels, way)  # type: ignore[return-value, arg-type]
 
 
-def _grey(depth_m: Pixels, depth_range_m: Sequence[float]) -> Picture:
+def _gray(depth_m: Pixels, depth_range_m: Sequence[float]) -> Image:
     return cv2.cvtColor(_shade(depth_m, *depth_range_m), cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
 
 
-def _grey_of_mm(depth_mm: npt.NDArray[np.uint16], depth_range_m: Sequence[float]) -> Picture:
+def _gray_of_mm(depth_mm: npt.NDArray[np.uint16], depth_range_m: Sequence[float]) -> Image:
     shades = _shade_of_every_mm(*depth_range_m)
     return cv2.cvtColor(shades[depth_mm], cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
 
@@ -161,28 +161,28 @@ def _shade_of_every_mm(near_m: float, far_m: float) -> npt.NDArray[np.uint8]:
     return _shade(np.arange(1 << 16) / MM_PER_M, near_m, far_m)
 
 
-def _compressed_depth(data: bytes, declared: str, depth_range_m: Sequence[float]) -> Picture:
-    """Return depth as grey: millimetres, or for 32FC1 the inverse a / (value - b) in metres; 0 was not measured."""
+def _compressed_depth(data: bytes, declared: str, depth_range_m: Sequence[float]) -> Image:
+    """Return depth as gray: millimeters, or for 32FC1 the inverse a / (value - b) in meters; 0 was not measured."""
     if len(data) < DEPTH_HEADER.size:
-        raise UserError(f"the depth picture ({len(data)} bytes) ends in its header")
+        raise UserError(f"the depth image ({len(data)} bytes) ends in its header")
     _, a, b = DEPTH_HEADER.unpack_from(data)
     png = data[DEPTH_HEADER.size :]
     if not png.startswith(PNG_MAGIC):
-        raise UserError(f"a depth picture of format {declared!r} is not supported, only PNG")
+        raise UserError(f"a depth image of format {declared!r} is not supported, only PNG")
     depth = _read_depth_png(png, _header(png, declared))
     if not declared.startswith("32FC1"):
-        return _grey_of_mm(depth, depth_range_m)
+        return _gray_of_mm(depth, depth_range_m)
     known = (depth > 0) & (depth != b)
     depth_m = np.where(known, a / np.where(known, depth - np.float32(b), 1.0), np.nan)
-    return _grey(depth_m, depth_range_m)
+    return _gray(depth_m, depth_range_m)
 
 
 def _read_depth_png(data: bytes, head: _Header) -> npt.NDArray[np.uint16]:
     if head.form != "png" or head.bits != 16 or head.channels != 1:
-        raise UserError(f"{head.bits} bits in {head.channels} channels are no depth picture: expected 16 bits in one")
+        raise UserError(f"{head.bits} bits in {head.channels} channels are no depth image: expected 16 bits in one")
     depth = _listening(lambda: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
     if depth is None or depth.shape != (head.height, head.width):
-        raise UserError(f"the picture ({len(data)} bytes) does not decode")
+        raise UserError(f"the image ({len(data)} bytes) does not decode")
     return np.asarray(depth, np.uint16)
 
 
@@ -196,14 +196,14 @@ def _header(data: bytes, declared: str) -> _Header:
             _check_size(height, width)
             return _Header(height, width, "jpeg", 8, channels)
         if data.startswith(PNG_MAGIC):
-            width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
-            if bits != 8 and (bits, colour) != (16, 0):
-                raise UserError(f"a PNG with {bits} bits per channel and colour type {colour} is not supported")
+            width, height, bits, color = struct.unpack_from(">IIBB", data, 16)
+            if bits != 8 and (bits, color) != (16, 0):
+                raise UserError(f"a PNG with {bits} bits per channel and color type {color} is not supported")
             _check_size(height, width)
-            return _Header(height, width, "png", bits, {2: 3, 6: 4}.get(colour, 1))
+            return _Header(height, width, "png", bits, {2: 3, 6: 4}.get(color, 1))
     except struct.error:
-        raise UserError(f"the picture ({len(data)} bytes) ends in its header") from None
-    raise UserError(f"the picture is neither JPEG nor PNG; its format says {declared!r}")
+        raise UserError(f"the image ({len(data)} bytes) ends in its header") from None
+    raise UserError(f"the image is neither JPEG nor PNG; its format says {declared!r}")
 
 
 def _jpeg_shape(data: bytes) -> tuple[int, int, int]:
@@ -221,7 +221,7 @@ def _jpeg_shape(data: bytes) -> tuple[int, int, int]:
 
 def _check_size(height: int, width: int) -> None:
     if not 0 < height * width < MAX_PIXELS:
-        raise UserError(f"a picture of {height}x{width} pixels is refused; the limit is {MAX_PIXELS} pixels")
+        raise UserError(f"an image of {height}x{width} pixels is refused; the limit is {MAX_PIXELS} pixels")
 
 
 def _listening(decode: Callable[[], Any]) -> Any:
@@ -230,9 +230,9 @@ def _listening(decode: Callable[[], Any]) -> Any:
     stderr = os.dup(2)
     os.dup2(told, 2)
     try:
-        picture = decode()
+        image = decode()
     except cv2.error as error:
-        raise UserError(f"the picture does not decode: {one_line(error)}") from error
+        raise UserError(f"the image does not decode: {one_line(error)}") from error
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
@@ -243,11 +243,11 @@ def _listening(decode: Callable[[], Any]) -> Any:
             os.lseek(told, 0, os.SEEK_SET)
     damage = next((line for line in text.splitlines() if DAMAGE.search(line)), None)
     if damage:
-        raise UserError(f"the picture is damaged: {damage.decode(errors='replace').strip()}")
-    return picture
+        raise UserError(f"the image is damaged: {damage.decode(errors='replace').strip()}")
+    return image
 
 
-_told_fds: dict[int, int] = {}  # one file in memory per process: opening one for every picture would cost as much time
+_told_fds: dict[int, int] = {}  # one file in memory per process: opening one for every image would cost as much time
 
 
 def _told() -> int:

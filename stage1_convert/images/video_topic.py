@@ -1,7 +1,7 @@
-"""Packets of a compressed video topic in, in order; the picture of every packet, out.
+"""Packets of a compressed video topic in, in order; the image of every packet, out.
 
 Packets are ffmpeg_image_transport's FFMPEGPacket and foxglove's CompressedVideo. Most carry only what changed, so they
-are decoded one after the other; those before the first key frame carry no picture.
+are decoded one after the other; those before the first key frame carry no image.
 """
 
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.cli.command import UserError, one_line
-from common.lerobot.images import MAX_PIXELS, Picture
+from common.lerobot.images import MAX_PIXELS, Image
 
 FFMPEG, FOXGLOVE = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket", "foxglove_msgs/msg/CompressedVideo"
 VIDEO_TYPES = (FFMPEG, FOXGLOVE)
 KEY_FLAG = 1  # AV_PKT_FLAG_KEY
-MAX_REORDERED = 32  # packets that B-frames may hold a picture back for; H.264 and H.265 allow 16
+MAX_REORDERED = 32  # packets that B-frames may hold an image back for; H.264 and H.265 allow 16
 
 
 class Codec(NamedTuple):
-    """A decoder, how a NAL unit's first byte gives its type, and the types of units that need no other picture."""
+    """A decoder, how a NAL unit's first byte gives its type, and the types of units that need no other image."""
 
     name: str
     shift: int
@@ -48,14 +48,14 @@ class VideoDecoder:
 
     def __init__(self) -> None:
         self._context: Any = None
-        self._decoded: dict[int, Picture] = {}
+        self._decoded: dict[int, Image] = {}
         self._next = 0
         self._last = -1
 
-    def add(self, number: int, packet: Any) -> Iterator[tuple[int, Picture]]:
-        """Take packet `number`, one more than the last; yield the pictures that are ready, by packet, in order.
+    def add(self, number: int, packet: Any) -> Iterator[tuple[int, Image]]:
+        """Take packet `number`, one more than the last; yield the images that are ready, by packet, in order.
 
-        Raises UserError when a packet is damaged or gives no picture.
+        Raises UserError when a packet is damaged or gives no image.
         """
         import av
 
@@ -68,20 +68,20 @@ class VideoDecoder:
         unit.pts = unit.dts = self._last = number
         yield from self._decode(unit)
 
-    def end(self) -> Iterator[tuple[int, Picture]]:
-        """Yield the pictures that were still held back."""
+    def end(self) -> Iterator[tuple[int, Image]]:
+        """Yield the images that were still held back."""
         if self._context is not None:
             yield from self._decode(None)
             if self._next <= self._last:
-                raise UserError(f"packet {self._next} gave no picture")
+                raise UserError(f"packet {self._next} gave no image")
 
-    def _decode(self, unit: Any) -> Iterator[tuple[int, Picture]]:
+    def _decode(self, unit: Any) -> Iterator[tuple[int, Image]]:
         import av
 
         try:
             for frame in self._context.decode(unit):
                 if frame.is_corrupt:
-                    raise UserError("the packet decodes to a damaged picture")
+                    raise UserError("the packet decodes to a damaged image")
                 self._decoded[frame.pts] = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
         except av.FFmpegError as error:
             raise UserError(f"the packet does not decode: {one_line(error)}") from error
@@ -89,7 +89,7 @@ class VideoDecoder:
             yield self._next, self._decoded.pop(self._next)
             self._next += 1
         if len(self._decoded) > MAX_REORDERED:
-            raise UserError(f"packet {self._next} gave no picture")
+            raise UserError(f"packet {self._next} gave no image")
 
 
 def _codec(packet: Any) -> Codec:

@@ -14,7 +14,7 @@ import numpy as np
 
 from common.cli.command import UserError, one_line, progress
 from common.storage.files import free_bytes
-from common.storage.worker import Limits, each
+from common.storage.worker import Limits, map_isolated
 from stage1_convert.align.episodes import Span
 from stage1_convert.align.streams import find_topics
 from stage1_convert.bags.bag import Bag, declared, open_bag
@@ -32,7 +32,7 @@ VIDEO_FRAMES = 60  # a video's size shows only over frames that follow each othe
 SHOWN_GAPS = 5
 
 
-class Forecast(NamedTuple):
+class BagEstimate(NamedTuple):
     """What a conversion would make of one bag; `refused` is the reason why it would make nothing."""
 
     bag: str
@@ -60,14 +60,14 @@ def dry_run(bags: Iterable[Source | Absent], count: int, config: Config, out: Pa
     Free space is that of the disk that would hold `out`, or the current folder.
     """
     names: list[str] = []
-    with contextlib.closing(each(_foretell, _asked(bags, count, config, names), 1, _limits)) as answers:
+    with contextlib.closing(map_isolated(_foretell, _asked(bags, count, config, names), 1, _limits)) as answers:
         found = [
-            Forecast(names[at], one_line(one), [], [], 0, 0, []) if isinstance(one, UserError) else one
+            BagEstimate(names[at], one_line(one), [], [], 0, 0, []) if isinstance(one, UserError) else one
             for at, one in enumerate(answers)
         ]
     for line in (line for one in found for line in _describe(one, config.data.fps)):
         print(line)
-    here = [one for one in found if isinstance(one, Forecast)]
+    here = [one for one in found if isinstance(one, BagEstimate)]
     away = [one for one in found if isinstance(one, Outlook) and one.refused is None]
     episodes, size_bytes = [n for one in here for n in one.frames], sum(one.size_bytes for one in here)
     refused = sum(one.refused is not None for one in found)
@@ -94,7 +94,7 @@ def _asked(bags: Iterable[Source | Absent], count: int, config: Config, names: l
         yield bag, config
 
 
-def _foretell(asked: Asked) -> Forecast | Outlook:
+def _foretell(asked: Asked) -> BagEstimate | Outlook:
     bag, config = asked
     return forecast(bag, config) if isinstance(bag, Source) else foresee(bag, config)
 
@@ -137,15 +137,15 @@ def _opened(bag: Absent, scratch: Path, config: Config) -> Iterator[Bag | None]:
         yield None
 
 
-def forecast(source: Source, config: Config) -> Forecast:
-    """Read a bag's stamps and numbers, and a few of its pictures."""
+def forecast(source: Source, config: Config) -> BagEstimate:
+    """Read a bag's stamps and numbers, and a few of its images."""
     try:
         with tempfile.TemporaryDirectory() as scratch:
             plan = plan_bag(source, config, Path(scratch))
         with tempfile.TemporaryDirectory() as scratch:
-            picture_bytes = _picture_bytes(source, plan, config, Path(scratch))
+            image_bytes = _image_bytes(source, plan, config, Path(scratch))
     except UserError as error:
-        return Forecast(source.name, one_line(error), [], [], 0, 0, [])
+        return BagEstimate(source.name, one_line(error), [], [], 0, 0, [])
     frames = [span.frames for span in plan.plan.episodes]
     numbers = len(config.state_names) + len(config.action_names)
     row_bytes = 4 * numbers + 36 + 16 * (1 + len(config.streams))  # and the traces of meta/sync
@@ -155,12 +155,12 @@ def forecast(source: Source, config: Config) -> Forecast:
         for gap in plan.plan.gaps
     ]
     left_out = sum(span.frames for span in plan.plan.left_out)
-    size_bytes = sum(frames) * (row_bytes + picture_bytes)
-    return Forecast(source.name, None, frames, gaps, left_out, size_bytes, plan.report["warnings"])
+    size_bytes = sum(frames) * (row_bytes + image_bytes)
+    return BagEstimate(source.name, None, frames, gaps, left_out, size_bytes, plan.report["warnings"])
 
 
-def _picture_bytes(source: Source, plan: BagPlan, config: Config, scratch: Path) -> float:
-    """Return the bytes that a frame's pictures take, of all cameras, from the beginning of the first episode."""
+def _image_bytes(source: Source, plan: BagPlan, config: Config, scratch: Path) -> float:
+    """Return the bytes that a frame's images take, of all cameras, from the beginning of the first episode."""
     first, video = plan.plan.episodes[0], config.data.storage == "video"
     stop = min(first.stop, first.start + SAMPLED_S * config.data.fps)
     ticks = np.unique(np.linspace(first.start, stop - 1, SAMPLED_FRAMES).astype(int)).tolist()
@@ -176,15 +176,15 @@ def _picture_bytes(source: Source, plan: BagPlan, config: Config, scratch: Path)
     for camera, size in shots.sizes.items():
         file = VideoFile(scratch / f"{camera}.mp4", size, config.data.fps)
         for frame in frames:
-            picture = frame[camera].picture
-            assert picture is not None
-            file.add(picture)
+            image = frame[camera].image
+            assert image is not None
+            file.add(image)
         file.close()
         size_bytes += (scratch / f"{camera}.mp4").stat().st_size
     return size_bytes / len(frames)
 
 
-def _describe(one: Forecast | Outlook, fps: int) -> list[str]:
+def _describe(one: BagEstimate | Outlook, fps: int) -> list[str]:
     if one.refused is not None:
         return [f"bag {one.bag}: refused: {one.refused}"]
     if isinstance(one, Outlook):

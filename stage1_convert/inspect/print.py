@@ -11,13 +11,13 @@ import numpy as np
 from common.cli.command import UserError, one_line
 from common.lerobot.images import resize
 from common.storage.files import write_file
-from common.storage.worker import Limits, each
-from stage1_convert.align.streams import PICTURE_TYPES
+from common.storage.worker import Limits, map_isolated
+from stage1_convert.align.streams import IMAGE_TYPES
 from stage1_convert.bags import cdr as fields
 from stage1_convert.bags.limits import limits_for
 from stage1_convert.images.decode import encode
 from stage1_convert.inspect.proposal import propose
-from stage1_convert.inspect.survey import Camera, Facts, Survey, changes, survey
+from stage1_convert.inspect.survey import Camera, Survey, TopicStats, changes, survey
 from stage1_convert.sources.folder import Source, find_bags, size_bytes
 
 THUMBNAIL_PX = 320
@@ -33,7 +33,7 @@ def inspect(path: Path, out: Path | None = None, distro: str = "humble") -> int:
     folder = out or Path(tempfile.mkdtemp(prefix="inspect-"))
     folder.mkdir(parents=True, exist_ok=True)
     surveys, refused = [], 0
-    with contextlib.closing(each(_survey, [(source, distro) for source in sources], 1, _limits)) as answers:
+    with contextlib.closing(map_isolated(_survey, [(source, distro) for source in sources], 1, _limits)) as answers:
         for source, found in zip(sources, answers, strict=True):
             if isinstance(found, UserError):
                 print(f"bag {source.name}: {one_line(found)}\n")
@@ -43,7 +43,7 @@ def inspect(path: Path, out: Path | None = None, distro: str = "humble") -> int:
             print("\n".join(describe(found, _thumbnails(found, folder))), end="\n\n")
     text = propose(surveys)
     if text is None:
-        print("no configuration is proposed: no bag holds joint states and pictures that decode")
+        print("no configuration is proposed: no bag holds joint states and images that decode")
     else:
         write_file(folder / CONFIG_NAME, text.encode())
         print(f"proposed configuration, saved as {folder / CONFIG_NAME}:\n\n{text}")
@@ -83,7 +83,7 @@ def describe(found: Survey, thumbnails: dict[str, Path]) -> list[str]:
 HEAD = ("topic", "type", "messages", "rate Hz", "jitter ms", "worst gap ms", "clock", "latency ms")
 
 
-def _row(facts: Facts) -> tuple[str, ...]:
+def _row(facts: TopicStats) -> tuple[str, ...]:
     messages = f"{facts.read:,}" if facts.read == facts.declared else f"{facts.read:,} of {facts.declared:,}"
     rate, intervals_ms = facts.rate_hz, facts.intervals_ms
     kind = facts.type.replace("/msg/", "/")
@@ -111,9 +111,9 @@ def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
         yield ("  " + "  ".join(cells)).rstrip()
 
 
-def _details(facts: Facts, thumbnail: Path | None) -> Iterator[str]:
-    """Yield what the table has no room for: a clock that was not trusted, joints, pictures."""
-    ours = facts.type in (*fields.COMMANDS, *PICTURE_TYPES)
+def _details(facts: TopicStats, thumbnail: Path | None) -> Iterator[str]:
+    """Yield what the table has no room for: a clock that was not trusted, joints, images."""
+    ours = facts.type in (*fields.COMMANDS, *IMAGE_TYPES)
     if ours and facts.clock is not None and facts.clock.source == "receive":
         yield f"  {facts.name}: receive times are taken: {facts.clock.reason}"
     if facts.fault:
@@ -123,23 +123,23 @@ def _details(facts: Facts, thumbnail: Path | None) -> Iterator[str]:
         for change in changes(facts.orders):
             yield f"  {facts.name}: THE ORDER CHANGES {change}"
     if facts.camera:
-        yield f"  {facts.name}: {_picture_text(facts.camera)}" + (f"; thumbnail: {thumbnail}" if thumbnail else "")
+        yield f"  {facts.name}: {_image_text(facts.camera)}" + (f"; thumbnail: {thumbnail}" if thumbnail else "")
 
 
-def _picture_text(camera: Camera) -> str:
-    size = "{}x{} ".format(*camera.picture.shape[:2]) if camera.picture is not None else ""
+def _image_text(camera: Camera) -> str:
+    size = "{}x{} ".format(*camera.image.shape[:2]) if camera.image is not None else ""
     fault = f", which does not decode: {camera.fault}" if camera.fault else ""
-    return f"{size}pictures, {camera.encoding}, {_size(camera.mean_bytes)} each{fault}"
+    return f"{size}images, {camera.encoding}, {_size(camera.mean_bytes)} each{fault}"
 
 
 def _thumbnails(found: Survey, folder: Path) -> dict[str, Path]:
-    """Write a small picture of every camera; returns the files by topic."""
+    """Write a small image of every camera; returns the files by topic."""
     written = {}
     for facts in found.topics:
-        if facts.camera and facts.camera.picture is not None:
-            height, width, _ = facts.camera.picture.shape
+        if facts.camera and facts.camera.image is not None:
+            height, width, _ = facts.camera.image.shape
             scale = min(1.0, THUMBNAIL_PX / max(height, width))
-            small = resize(facts.camera.picture, (max(1, round(height * scale)), max(1, round(width * scale))))
+            small = resize(facts.camera.image, (max(1, round(height * scale)), max(1, round(width * scale))))
             name = re.sub(r"[^\w.-]+", "_", f"{found.name}{facts.name}").strip("_")
             written[facts.name] = folder / f"{name}.jpg"
             write_file(written[facts.name], encode(small, "jpeg", 90))

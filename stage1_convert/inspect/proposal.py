@@ -9,11 +9,11 @@ import yaml
 
 from stage1_convert.bags.cdr import ARRAY, JOINT_STATE, TRAJECTORY
 from stage1_convert.config import UR_JOINTS
-from stage1_convert.inspect.survey import Facts, Survey
+from stage1_convert.inspect.survey import Survey, TopicStats
 
 FPS = 30
 AGE_MS = 100.0  # the default of data.max_age_ms
-# Parts of a topic's name that say what kind of picture it is, not which camera took it.
+# Parts of a topic's name that say what kind of image it is, not which camera took it.
 KIND_WORDS = re.compile(
     r"(image|video)(_?(raw|rect|color|mono|compressed|transport))*|compressed(depth)?|ffmpeg|rgb|raw"
 )
@@ -32,7 +32,7 @@ def propose(surveys: Sequence[Survey]) -> str | None:
     return None
 
 
-def _yaml(survey: Survey, joints: Facts, cameras: dict[str, Facts]) -> str:
+def _yaml(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) -> str:
     order = _joint_order(joints)
     is_ur = _ur_joints(joints) is not None
     slowest_hz = min((facts.pace_hz or FPS for facts in cameras.values()), default=FPS)
@@ -44,14 +44,14 @@ def _yaml(survey: Survey, joints: Facts, cameras: dict[str, Facts]) -> str:
         "robot_type": "ur10e" if is_ur else "robot",
         "task": survey.custom.get("task") or "Move the arm as demonstrated.",
     }
-    if 2500 / slowest_hz > AGE_MS:  # one lost picture shall not end an episode
+    if 2500 / slowest_hz > AGE_MS:  # one lost image shall not end an episode
         data["max_age_ms"] = float(math.ceil(2500 / slowest_hz))
     tree = {"data": data, "conventions": {"joint_order": order, "action": "delta"}}
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
     return "".join(f"# {line}\n" for line in _remarks(survey, joints, cameras)) + text
 
 
-def _remarks(survey: Survey, joints: Facts, cameras: dict[str, Facts]) -> list[str]:
+def _remarks(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) -> list[str]:
     rates = [f"{name} {facts.pace_hz or 0:.1f} Hz" for name, facts in {"joints": joints, **cameras}.items()]
     lines = [f"proposed from bag {survey.name}: {', '.join(rates)}"]
     commands = [f.name for f in survey.topics if f.type in (TRAJECTORY, ARRAY) and f.read]
@@ -64,30 +64,30 @@ def _remarks(survey: Survey, joints: Facts, cameras: dict[str, Facts]) -> list[s
         lines.append(f"numbers for the state (data.state_fields: {{name: 'TOPIC:data'}}): {', '.join(numbers)}")
     left = [f.name for f in survey.topics if f.camera and f.read and _plain(f.name) not in map(_plain, _names(cameras))]
     if left:
-        lines.append(f"pictures that cannot be converted: {', '.join(left)}")
+        lines.append(f"images that cannot be converted: {', '.join(left)}")
     return lines
 
 
-def _names(cameras: dict[str, Facts]) -> list[str]:
+def _names(cameras: dict[str, TopicStats]) -> list[str]:
     return [facts.name for facts in cameras.values()]
 
 
-def _joint_topic(survey: Survey) -> Facts | None:
+def _joint_topic(survey: Survey) -> TopicStats | None:
     """The JointState topic that names a UR arm's joints, or else the most joints, or else has the most messages."""
     found = [f for f in survey.topics if f.type == JOINT_STATE and f.orders and any(o.names for o in f.orders)]
     return max(found, key=lambda f: (_ur_joints(f) is not None, len(_fullest(f)), f.read), default=None)
 
 
-def _joint_order(facts: Facts) -> list[str]:
+def _joint_order(facts: TopicStats) -> list[str]:
     """The joints of the arm: a UR's in the order of its chain, any other's as most messages have them."""
     return _ur_joints(facts) or list(_fullest(facts))
 
 
-def _fullest(facts: Facts) -> tuple[str, ...]:
+def _fullest(facts: TopicStats) -> tuple[str, ...]:
     return max(facts.orders, key=lambda order: (len(order.names), order.messages)).names
 
 
-def _ur_joints(facts: Facts) -> list[str] | None:
+def _ur_joints(facts: TopicStats) -> list[str] | None:
     """The six joints of a UR arm by their names, whatever prefix they share; other joints beside them are left out."""
     for order in facts.orders:
         for first in order.names:
@@ -98,14 +98,14 @@ def _ur_joints(facts: Facts) -> list[str] | None:
     return None
 
 
-def _cameras(survey: Survey) -> dict[str, Facts]:
-    """Every topic whose pictures decode, once for a raw topic and its siblings, by a name made from its topic's."""
-    chosen: dict[str, Facts] = {}
+def _cameras(survey: Survey) -> dict[str, TopicStats]:
+    """Every topic whose images decode, once for a raw topic and its siblings, by a name made from its topic's."""
+    chosen: dict[str, TopicStats] = {}
     for facts in sorted(survey.topics, key=lambda f: (not f.name.endswith("/compressed"), f.name)):
-        if facts.camera and facts.camera.picture is not None and facts.read:
+        if facts.camera and facts.camera.image is not None and facts.read:
             chosen.setdefault(_plain(facts.name), facts)
     parts = {topic: _words(topic) for topic in chosen}
-    names: dict[str, Facts] = {}
+    names: dict[str, TopicStats] = {}
     for topic in sorted(chosen):
         alike = [other for other in parts if other != topic and parts[other][-1] == parts[topic][-1]]
         name = "_".join(parts[topic][-2:] if alike else parts[topic][-1:])

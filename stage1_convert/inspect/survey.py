@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.cli.command import UserError, one_line
-from common.lerobot.images import Picture
+from common.lerobot.images import Image
 from stage1_convert.align.resample import Clock, Int64, StampOrder, choose_clock, sampled_step
-from stage1_convert.align.streams import PICTURE_TYPES
+from stage1_convert.align.streams import IMAGE_TYPES
 from stage1_convert.bags import cdr as fields
 from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.bags.storage import Bytes
@@ -33,15 +33,15 @@ class Order(NamedTuple):
 
 
 class Camera(NamedTuple):
-    """A topic's pictures: their kind, size and mean bytes, and one from the middle; or why it cannot be shown."""
+    """A topic's images: their kind, size and mean bytes, and one from the middle; or why it cannot be shown."""
 
     encoding: str
     mean_bytes: float
-    picture: Picture | None
+    image: Image | None
     fault: str | None
 
 
-class Facts(NamedTuple):
+class TopicStats(NamedTuple):
     """What one topic holds; times are by its clock, `clock` None where it has no message."""
 
     name: str
@@ -80,7 +80,7 @@ class Survey(NamedTuple):
     files: int
     size_bytes: int
     seconds: float
-    topics: list[Facts]
+    topics: list[TopicStats]
     custom: dict[str, str]
     warnings: list[str]
     fault: str | None
@@ -92,7 +92,7 @@ def survey(source: Source, distro: str) -> Survey:
     with tempfile.TemporaryDirectory() as scratch, open_bag(source.path, Path(scratch), distro) as bag:
         watched, fault = {}, None
         for name in sorted(bag.topics):
-            watched[name] = _Watch(bag, name)
+            watched[name] = _TopicReader(bag, name)
         first_ns = last_ns = 0
         try:
             for topic, receive_ns, data in bag.records([n for n, w in watched.items() if w.fault is None]):
@@ -105,7 +105,7 @@ def survey(source: Source, distro: str) -> Survey:
         return Survey(source.name, len(files), size_bytes, seconds, topics, bag.custom, list(bag.warnings), fault)
 
 
-class _Watch:
+class _TopicReader:
     """One topic while it is read."""
 
     def __init__(self, bag: Bag, name: str) -> None:
@@ -122,9 +122,9 @@ class _Watch:
         self._heads: list[bytes] = []
         self._orders: dict[tuple[str, ...], Order] = {}
         self._prefixes: dict[bytes, tuple[str, ...]] = {}
-        self._picture_bytes, self._shown = 0, b""
+        self._image_bytes, self._shown = 0, b""
         self._video = VideoDecoder() if self._topic.type in VIDEO_TYPES else None
-        self._frame: Picture | None = None
+        self._frame: Image | None = None
 
     def add(self, receive_ns: int, data: Bytes) -> None:
         """Take the next message."""
@@ -135,24 +135,24 @@ class _Watch:
             self._flush()
         if self._topic.type == fields.JOINT_STATE:
             self._note_names(number, bytes(data))
-        elif self._topic.type in PICTURE_TYPES:
-            self._picture_bytes += len(data)
+        elif self._topic.type in IMAGE_TYPES:
+            self._image_bytes += len(data)
             if self._video is not None:
                 self._watch_video(number, data)
             elif number in (0, self._topic.declared // 2):
                 self._shown = bytes(data)
 
-    def finish(self) -> Facts:
+    def finish(self) -> TopicStats:
         """Return what was seen."""
         self._flush()
         receive_ns = np.array(self._receive_ns, np.int64)
         has_header = self._reader is not None
         header_ns = np.array(self._header_ns, np.int64) if has_header else np.zeros(len(receive_ns), np.int64)
         clock = _clock(header_ns, receive_ns, has_header) if len(receive_ns) else None
-        camera = self._camera() if self._topic.type in PICTURE_TYPES and len(receive_ns) else None
+        camera = self._camera() if self._topic.type in IMAGE_TYPES and len(receive_ns) else None
         orders = sorted(self._orders.values(), key=lambda order: order.first)
         topic = self._topic
-        return Facts(
+        return TopicStats(
             self._name, topic.type, topic.declared, len(receive_ns), clock, has_header, orders, camera, self.fault
         )
 
@@ -167,7 +167,7 @@ class _Watch:
         names = self._prefixes.get(data[NAMES_AT : NAMES_AT + length])
         if names is None:
             try:
-                message = self._bag.deserialise(self._name, data)
+                message = self._bag.deserialize(self._name, data)
             except UserError:
                 return  # damaged: the conversion will name it
             names = tuple(message.name)
@@ -177,23 +177,23 @@ class _Watch:
         self._orders[names] = known._replace(messages=known.messages + 1)
 
     def _watch_video(self, number: int, data: Bytes) -> None:
-        """Decode until the first picture is there."""
+        """Decode until the first image is there."""
         if self._frame is not None or self.fault or self._video is None:
             return
         try:
-            packet: Any = self._bag.deserialise(self._name, data)
+            packet: Any = self._bag.deserialize(self._name, data)
             if self._shown or starts_video(self._topic.type, packet):
                 self._shown = self._shown or bytes(data)
-                self._frame = next((picture for _, picture in self._video.add(number, packet)), None)
+                self._frame = next((image for _, image in self._video.add(number, packet)), None)
         except UserError as error:
             self.fault = one_line(error)
 
     def _camera(self) -> Camera:
-        mean_bytes = self._picture_bytes / len(self._receive_ns)
+        mean_bytes = self._image_bytes / len(self._receive_ns)
         try:
             if self._video is not None:
                 return Camera("video", mean_bytes, self._frame, None if self._frame is not None else "no key frame")
-            message: Any = self._bag.deserialise(self._name, self._shown)
+            message: Any = self._bag.deserialize(self._name, self._shown)
             encoding = getattr(message, "encoding", None) or str(message.format)
             return Camera(encoding, mean_bytes, read_still(message).pixels, None)
         except UserError as error:

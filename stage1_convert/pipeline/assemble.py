@@ -28,7 +28,7 @@ TRUTH = {
 
 
 class Assembly:
-    """Numbers the episodes in the order of the bags; the first good bag sets the pictures' size."""
+    """EpisodeOffset the episodes in the order of the bags; the first good bag sets the images' size."""
 
     def __init__(self, root: Path, parts: Path, config: Config) -> None:
         self._root, self._parts, self._config = root, parts, config
@@ -43,7 +43,7 @@ class Assembly:
         self.reports.append({**_entry(bag, "refused"), **report, "episodes": []})
 
     def add(self, bag: str, key: str) -> bool:
-        """Take in the part of a bag; false when its pictures do not fit the others' and it is refused."""
+        """Take in the part of a bag; false when its images do not fit the others' and it is refused."""
         part, config = read_part(self._parts / key), self._config
         sizes = {camera: part.sizes[camera] for camera in config.data.cameras}
         if self.writer is None:
@@ -122,4 +122,4 @@ def _entry(bag: str, status: str) -> dict[str, Any]:
 def _size_fault(found: dict[str, tuple[int, int]], sizes: dict[str, tuple[int, int]], model: str) -> str:
     camera = next(camera for camera in sizes if found[camera] != sizes[camera])
     here, there = ("{}x{}".format(*of[camera]) for of in (found, sizes))
-    return f"camera {camera} gives {here} pictures, in bag {model} {there}; {SIZE_FAULT}"
+    return f"camera {camera} gives {here} images, in bag {model} {there}; {SIZE_FAULT}"

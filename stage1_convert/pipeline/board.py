@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from stage1_convert.dataset.episode_file import Numbers
+from stage1_convert.dataset.episode_file import EpisodeOffset
 
 UNKNOWN = -1
 
 
-class Board:
+class Progress:
     """For each bag by its position: episodes and frames as planned (UNKNOWN before that), frames written, bytes."""
 
     def __init__(self, path: Path, sizes_bytes: list[int] | None = None) -> None:
@@ -28,16 +28,16 @@ class Board:
         """Note that so many more frames of a bag are written."""
         self._cells[2, bag] += frames
 
-    def guess(self, bag: int, task_index: int) -> Numbers:
+    def guess(self, bag: int, task_index: int) -> EpisodeOffset:
         """Return the place of a bag's first episode, as far as it is known which bags before it give how many.
 
         A wrong guess costs the time to renumber the rows, and nothing else.
         """
         before = self._cells[:2, :bag]
         if (before == UNKNOWN).any():
-            return Numbers(0, 0, task_index)
+            return EpisodeOffset(0, 0, task_index)
         episodes, frames = before.sum(axis=1)
-        return Numbers(int(episodes), int(frames), task_index)
+        return EpisodeOffset(int(episodes), int(frames), task_index)
 
     def progress(self) -> tuple[int, int, float]:
         """Return the bags that are planned, the frames written, and how many there will be if all bags are alike."""

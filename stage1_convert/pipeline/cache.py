@@ -28,7 +28,7 @@ from common.cli.config import to_dict
 from common.lerobot.dataset import DATA_PATH, IMAGES, VIDEO_PATH, data_file
 from common.storage.files import DiskFullError, full_disk_named, locked, read_json, remove_stale, sync, write_json
 from stage1_convert.config import Config
-from stage1_convert.dataset.writer import PICTURES_PATH, SOURCES_PATH, Piece, Tally, link, picture_counts
+from stage1_convert.dataset.writer import PICTURES_PATH, SOURCES_PATH, EpisodeFiles, Tally, image_counts, link
 
 FORMAT = 3  # of meta/conversion.json and of what a part holds: README.md describes both
 REPORT = "meta/conversion.json"
@@ -38,12 +38,12 @@ SHAPING = ("columns.py", "dataset.py", "images.py")  # of common; the rest of it
 PLACELESS = ("task", "task_from", "task_pattern", "success_key", "robot_type", "include", "exclude", "episodes")
 
 
-class Part(NamedTuple):
+class ConvertedBag(NamedTuple):
     """A converted bag: what conversion.json tells of it, its cameras' (height, width), and its episodes."""
 
     report: dict[str, Any]
     sizes: dict[str, tuple[int, int]]
-    pieces: list[Piece]
+    pieces: list[EpisodeFiles]
 
 
 @functools.cache
@@ -128,39 +128,39 @@ def new_part(parts: Path, key: str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_record(folder: Path, part: Part) -> None:
+def write_record(folder: Path, part: ConvertedBag) -> None:
     """Write the record of a part whose episodes' files lie in `folder` already."""
     pieces = [
         {
             "report": piece.report,
-            "pictures": {c: {"count": n, "tally": h.tolist()} for c, (h, n) in piece.pictures.items()},
+            "images": {c: {"count": n, "tally": h.tolist()} for c, (h, n) in piece.images.items()},
         }
         for piece in part.pieces
     ]
     write_json(folder / RECORD, {"report": part.report, "sizes": part.sizes, "pieces": pieces})
 
 
-def read_part(folder: Path) -> Part:
+def read_part(folder: Path) -> ConvertedBag:
     """Return the part in `folder`."""
     record = read_json(folder / RECORD)
     sizes = {camera: (height, width) for camera, (height, width) in record["sizes"].items()}
     pieces = []
     for number, piece in enumerate(record["pieces"]):
-        pictures = {c: (np.array(p["tally"], np.int64), p["count"]) for c, p in piece["pictures"].items()}
-        pieces.append(piece_in(folder, number, sizes, pictures, piece["report"]))
-    return Part(record["report"], sizes, pieces)
+        images = {c: (np.array(p["tally"], np.int64), p["count"]) for c, p in piece["images"].items()}
+        pieces.append(piece_in(folder, number, sizes, images, piece["report"]))
+    return ConvertedBag(record["report"], sizes, pieces)
 
 
 def piece_in(
-    folder: Path, number: int, cameras: Iterable[str], pictures: dict[str, Tally], report: dict[str, Any]
-) -> Piece:
+    folder: Path, number: int, cameras: Iterable[str], images: dict[str, Tally], report: dict[str, Any]
+) -> EpisodeFiles:
     """Return the `number`-th episode of the part in `folder`."""
     videos = {camera: folder / f"{number:03d}.{camera}.mp4" for camera in cameras}
-    return Piece(
+    return EpisodeFiles(
         folder / f"{number:03d}.parquet",
         folder / f"{number:03d}.sync.parquet",
         {camera: path for camera, path in videos.items() if path.exists()},
-        pictures,
+        images,
         report,
     )
 
@@ -171,7 +171,7 @@ def adopt(dataset: Path, parts: Path) -> list[dict[str, Any]]:
     An episode whose files are not as the record says is left alone: its bag is converted again.
     """
     bags = recorded_bags(dataset)
-    counts = picture_counts(dataset / PICTURES_PATH) if (dataset / PICTURES_PATH).is_file() else {}
+    counts = image_counts(dataset / PICTURES_PATH) if (dataset / PICTURES_PATH).is_file() else {}
     for bag in bags:
         if bag["status"] == "converted" and not (parts / bag["key"]).exists():
             with contextlib.suppress(OSError, KeyError, pa.ArrowException), new_part(parts, bag["key"]) as folder:
@@ -210,4 +210,4 @@ def _take_back(dataset: Path, folder: Path, bag: dict[str, Any], counts: Mapping
     placed = ("bag", "status", "reason", "task", "success", "episodes", "sizes")
     report = {name: value for name, value in bag.items() if name not in placed}
     report["warnings"] = [text for text in report["warnings"] if not text.startswith(TWIN)]
-    write_record(folder, Part(report, cameras, pieces))
+    write_record(folder, ConvertedBag(report, cameras, pieces))

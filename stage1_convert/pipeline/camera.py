@@ -1,4 +1,4 @@
-"""An open bag and its tape in; the pictures of those samples that frames show, in the order of the recording, out.
+"""An open bag and its tape in; the images of those samples that frames show, in the order of the recording, out.
 
 Samples are numbered as in the tape: sample i of a camera is the one with clock.stamps_ns[i].
 """
@@ -10,26 +10,26 @@ import numpy as np
 import numpy.typing as npt
 
 from common.cli.command import UserError
-from stage1_convert.align.streams import Stream, Tape
+from stage1_convert.align.streams import BagStreams, Stream
 from stage1_convert.bags.bag import Bag
 from stage1_convert.bags.storage import Bytes
 from stage1_convert.images.decode import Still, read_still, still_of
 from stage1_convert.images.video_topic import VIDEO_TYPES, VideoDecoder
 
-SEEN_OF_TRUSTED = 16  # of pictures that are trusted, one in so many is decoded: for statistics
+SEEN_OF_TRUSTED = 16  # of images that are trusted, one in so many is decoded: for statistics
 
 
-def read_pictures(
+def read_images(
     bag: Bag,
-    tape: Tape,
+    tape: BagStreams,
     needed: Mapping[str, npt.NDArray[np.bool_ | np.int32]],
     depth_range_m: Sequence[float],
     trust: bool = False,
 ) -> Iterator[tuple[str, int, Still]]:
-    """Yield (camera, sample, picture) for the samples that are needed, each camera's in order.
+    """Yield (camera, sample, image) for the samples that are needed, each camera's in order.
 
     `needed` has an array (samples,) for each camera that is read, 0 for those that are not. With `trust` most JPEGs are
-    not decoded (their pixels are None). Raises UserError, naming camera, message and stamp, when a picture is damaged.
+    not decoded (their pixels are None). Raises UserError, naming camera, message and stamp, when an image is damaged.
     """
     cameras = {camera: _Camera(camera, bag, tape.streams[camera], marks) for camera, marks in needed.items()}
     camera_of = {camera.stream.topic: camera for camera in cameras.values()}
@@ -62,7 +62,7 @@ class _Camera:
         if self._video is None and not self._needed[sample]:
             return
         try:
-            content: Any = self._bag.deserialise(self.stream.topic, data)
+            content: Any = self._bag.deserialize(self.stream.topic, data)
             if self._video is None:
                 yield sample, read_still(content, depth_range_m, trust and sample % SEEN_OF_TRUSTED != 0)
                 return
@@ -78,8 +78,8 @@ class _Camera:
             except UserError as error:
                 raise self._named(self._sample - 1, error) from error
 
-    def _shown(self, pictures: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Still]]:
-        for sample, pixels in pictures:
+    def _shown(self, images: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Still]]:
+        for sample, pixels in images:
             if self._needed[sample]:
                 yield sample, still_of(pixels)
 

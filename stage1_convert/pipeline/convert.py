@@ -13,18 +13,18 @@ import cv2
 import pyarrow as pa
 
 from common.cli.command import UserError, one_line
-from common.storage.files import existing, new_folder
-from common.storage.worker import Limits, each
+from common.storage.files import nearest_existing, new_folder
+from common.storage.worker import Limits, map_isolated
 from stage1_convert.bags.limits import limits_for
 from stage1_convert.config import Config, DataConfig
 from stage1_convert.pipeline.assemble import SIZE_FAULT, Assembly, head, task_of
-from stage1_convert.pipeline.board import Board
+from stage1_convert.pipeline.board import Progress
 from stage1_convert.pipeline.cache import REPORT, adopt, key_of, parts_folder, parts_path
 from stage1_convert.pipeline.convert_bag import Job, Outcome, convert_bag
 from stage1_convert.pipeline.progress import shown_progress
 from stage1_convert.pipeline.space import check_space
 from stage1_convert.sources.folder import size_bytes
-from stage1_convert.sources.source import Delivery, Offer, Supply
+from stage1_convert.sources.source import BagInfo, BagSource, FetchedBag
 
 
 class Options(NamedTuple):
@@ -59,7 +59,7 @@ class RefusedError(UserError):
         self.refused = refused
 
 
-def convert(supply: Supply, out: Path, config: Config, options: Options) -> Summary:
+def convert(supply: BagSource, out: Path, config: Config, options: Options) -> Summary:
     """Convert the bags of `supply` into a dataset that takes the name `out` when it is complete.
 
     A bag that cannot be converted is left out and reported; one that was converted before, alike, is not converted
@@ -75,19 +75,19 @@ def convert(supply: Supply, out: Path, config: Config, options: Options) -> Summ
         refused = _refusals(adopt(out, parts))
         before = {path.name for path in parts.iterdir()}
         job = Job(parts, parts / "board", config, options.trust_images)
-        board = Board(job.board, [offer.size_bytes for offer in offers])
+        board = Progress(job.board, [offer.size_bytes for offer in offers])
         with new_folder(out, manifest=False) as root:
             assembly = Assembly(root, parts, config)
             outcomes = _outcomes(supply, offers, job, options.workers, refused)
             with shown_progress(board, len(offers)), contextlib.closing(outcomes):
                 reused = sum(_take(assembly, board, at, outcome) in before for at, outcome in enumerate(outcomes))
-            summary = summarise(assembly, reused)
+            summary = summarize(assembly, reused)
             _require_enough(summary, out, options)
             assembly.finish(head(config, options.trust_images))
     return summary
 
 
-def select(offers: Sequence[Offer], data: DataConfig, shard: tuple[int, int] = (1, 1)) -> list[Offer]:
+def select(offers: Sequence[BagInfo], data: DataConfig, shard: tuple[int, int] = (1, 1)) -> list[BagInfo]:
     """Return the bags that data.include and data.exclude leave, and of these those of a shard: none where there are more
     shards than bags.
 
@@ -121,12 +121,12 @@ def check_out(out: Path) -> None:
     """Raise UserError when `out` holds anything but a dataset of ours, or cannot be written."""
     if out.exists() and not (out / REPORT).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} holds something else than a converted dataset; choose another --out or remove it")
-    parent = existing(out.parent)
+    parent = nearest_existing(out.parent)
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         raise UserError(f"--out {out} cannot be made: {parent} is not a folder that may be written to")
 
 
-def summarise(assembly: Assembly, reused: int) -> Summary:
+def summarize(assembly: Assembly, reused: int) -> Summary:
     """Return what an assembly holds so far."""
     reports, writer = assembly.reports, assembly.writer
     refused = [(report["bag"], report["reason"]) for report in reports if report["status"] == "refused"]
@@ -152,7 +152,7 @@ def _require_enough(summary: Summary, out: Path, options: Options) -> None:
         raise RefusedError(text, refused)
 
 
-def _take(assembly: Assembly, board: Board, at: int, outcome: Outcome) -> str | None:
+def _take(assembly: Assembly, board: Progress, at: int, outcome: Outcome) -> str | None:
     """Take one bag's outcome into the dataset; returns the key of its part."""
     if outcome.key is None:
         assembly.refuse(outcome.bag, outcome.report)
@@ -178,7 +178,7 @@ def _refusals(bags: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 class _Todo(NamedTuple):
-    bag: Delivery
+    bag: FetchedBag
     number: int
     task_index: int
     job: Job
@@ -186,7 +186,7 @@ class _Todo(NamedTuple):
 
 
 def _outcomes(
-    supply: Supply, offers: Sequence[Offer], job: Job, workers: int, refused: Mapping[str, dict[str, Any]]
+    supply: BagSource, offers: Sequence[BagInfo], job: Job, workers: int, refused: Mapping[str, dict[str, Any]]
 ) -> Generator[Outcome, None, None]:
     """Yield what became of each bag, in the order of `offers`; a bag that is done goes back to its supply.
 
@@ -211,7 +211,7 @@ def _outcomes(
 
     with contextlib.closing(supply.fetch(offers, is_done)) as bags:
         here = workers < 1
-        results = map(_convert, todo()) if here else each(_convert, todo(), min(workers, len(offers)), _limits)
+        results = map(_convert, todo()) if here else map_isolated(_convert, todo(), min(workers, len(offers)), _limits)
         with contextlib.nullcontext() if here else contextlib.closing(results):  # type: ignore[type-var]
             for result in results:
                 done = taken.popleft()
@@ -221,7 +221,7 @@ def _outcomes(
 
 
 def _refusal(todo: _Todo, reason: UserError) -> Outcome:
-    Board(todo.job.board).plan(todo.number, 0, 0)
+    Progress(todo.job.board).plan(todo.number, 0, 0)
     return Outcome(todo.bag.source.name, None, {"reason": one_line(reason), "warnings": []})
 
 
@@ -229,7 +229,7 @@ def _convert(todo: _Todo) -> Outcome | UserError:
     if todo.bag.fault:
         return UserError(todo.bag.fault)
     if todo.refusal:
-        Board(todo.job.board).plan(todo.number, 0, 0)
+        Progress(todo.job.board).plan(todo.number, 0, 0)
         return Outcome(todo.bag.source.name, None, todo.refusal)
     cv2.setNumThreads(1)
     pa.set_cpu_count(1)

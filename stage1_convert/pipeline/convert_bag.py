@@ -1,6 +1,6 @@
 """One bag in; its part, episodes on disk that have no place in a dataset yet, or the reason why there is none, out.
 
-The bag is read twice: first the tape, which decides what each frame shows, then the pictures, one at a time.
+The bag is read twice: first the tape, which decides what each frame shows, then the images, one at a time.
 """
 
 import itertools
@@ -18,18 +18,18 @@ from common.cli.command import UserError, one_line
 from common.lerobot.dataset import ACTION, IMAGES, STATE
 from common.storage.files import DiskFullError, sha256
 from stage1_convert.align import state_action as rows
-from stage1_convert.align.episodes import Plan, choose, make_plan
-from stage1_convert.align.streams import Stream, Tape, read_tape
+from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
+from stage1_convert.align.streams import BagStreams, Stream, read_streams
 from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.bags.sqlite import SIDECARS
 from stage1_convert.config import JOINTS, Config
-from stage1_convert.dataset.episode_file import GROUP_BYTES, Numbers, RowFile, schema_of
-from stage1_convert.dataset.image_column import Reel
+from stage1_convert.dataset.episode_file import GROUP_BYTES, EpisodeOffset, RowFile, schema_of
+from stage1_convert.dataset.image_column import ImageColumnWriter
 from stage1_convert.dataset.schema import describe_features
-from stage1_convert.dataset.writer import Piece
-from stage1_convert.pipeline.board import Board
-from stage1_convert.pipeline.cache import Part, key_of, new_part, piece_in, read_part, write_record
-from stage1_convert.pipeline.frames import Shot, Shots
+from stage1_convert.dataset.writer import EpisodeFiles
+from stage1_convert.pipeline.board import Progress
+from stage1_convert.pipeline.cache import ConvertedBag, key_of, new_part, piece_in, read_part, write_record
+from stage1_convert.pipeline.frames import Shots, StoredImage
 from stage1_convert.sources.folder import Source, storage_files, storage_format
 
 BATCH_ROWS = 64
@@ -56,7 +56,7 @@ def convert_bag(
     source: Source, number: int, task_index: int, job: Job, sums: Mapping[str, str] | None = None
 ) -> Outcome:
     """Convert one bag, the `number`-th, unless its part is there already; one that is known by its `sums` is not read."""
-    board, report = Board(job.board), dict[str, Any](warnings=[])
+    board, report = Progress(job.board), dict[str, Any](warnings=[])
     try:
         sums = sums or _fingerprint(source.path)
         key = key_of(source.name, sums, job.config, job.trust_images)
@@ -90,14 +90,14 @@ class BagPlan(NamedTuple):
     """
 
     report: dict[str, Any]
-    tape: Tape
-    plan: Plan
+    tape: BagStreams
+    plan: EpisodePlan
 
 
 def plan_bag(source: Source, config: Config, scratch: Path) -> BagPlan:
-    """Return what a conversion would make of a bag, from one reading that leaves the pictures alone.
+    """Return what a conversion would make of a bag, from one reading that leaves the images alone.
 
-    Raises UserError as the conversion would, but for damaged pictures; `scratch` is an existing folder.
+    Raises UserError as the conversion would, but for damaged images; `scratch` is an existing folder.
     """
     report: dict[str, Any] = {"warnings": []}
     with open_bag(source.path, scratch, config.data.ros_distro) as bag:
@@ -119,10 +119,10 @@ def _fingerprint(path: Path) -> dict[str, str]:
         raise UserError(f"cannot be read: {one_line(error)}") from error
 
 
-def _read_and_plan(bag: Bag, called: str, config: Config, report: dict[str, Any]) -> tuple[Tape, Plan]:
+def _read_and_plan(bag: Bag, called: str, config: Config, report: dict[str, Any]) -> tuple[BagStreams, EpisodePlan]:
     """Read the tape, plan the episodes, and fill in what conversion.json tells of them."""
     report["custom_data"] = bag.custom
-    tape = read_tape(bag, config)
+    tape = read_streams(bag, config)
     messages = report["messages"] = dict[str, Any]()
     for stream in tape.streams.values():
         declared = bag.topics[stream.topic].declared
@@ -158,11 +158,11 @@ def _describe_clock(stream: Stream) -> dict[str, Any]:
 class _Conversion:
     """The conversion of one bag into the folder of its part."""
 
-    def __init__(self, folder: Path, job: Job, report: dict[str, Any], board: Board, number: int) -> None:
+    def __init__(self, folder: Path, job: Job, report: dict[str, Any], board: Progress, number: int) -> None:
         self._folder, self._config, self._trust = folder, job.config, job.trust_images
         self._report, self._board, self._number = report, board, number
 
-    def run(self, source: Source, start: Numbers) -> None:
+    def run(self, source: Source, start: EpisodeOffset) -> None:
         """Convert the bag; its first episode gets the numbers `start`, the others follow."""
         scratch = self._folder / "scratch"
         scratch.mkdir()
@@ -175,30 +175,39 @@ class _Conversion:
                 frames, pieces = shots.frames(), []
                 for at in range(len(lengths)):
                     first = start.first_index + sum(lengths[:at])
-                    numbers = Numbers(start.episode_index + at, first, start.task_index)
+                    numbers = EpisodeOffset(start.episode_index + at, first, start.task_index)
                     pieces.append(self._write(at, tape, plan, shots, frames, numbers))
                     tape.forget()
             finally:
                 self._report["warnings"] += bag.warnings
         shutil.rmtree(scratch)
         self._report["compressed"] = sorted(shots.compressed)
-        write_record(self._folder, Part(self._report, shots.sizes, pieces))
+        write_record(self._folder, ConvertedBag(self._report, shots.sizes, pieces))
 
     def _write(
-        self, at: int, tape: Tape, plan: Plan, shots: Shots, frames: Iterator[dict[str, Shot]], place: Numbers
-    ) -> Piece:
+        self,
+        at: int,
+        tape: BagStreams,
+        plan: EpisodePlan,
+        shots: Shots,
+        frames: Iterator[dict[str, StoredImage]],
+        place: EpisodeOffset,
+    ) -> EpisodeFiles:
         """Write the `at`-th episode: its rows, the sources of its frames and its videos."""
         config, span = self._config, plan.episodes[at]
         sources = rows.sources_of(tape, plan, span)
-        reels = {camera: Reel(self._folder / f"{at:03d}.{camera}.mp4", config.data) for camera in config.data.cameras}
+        reels = {
+            camera: ImageColumnWriter(self._folder / f"{at:03d}.{camera}.mp4", config.data)
+            for camera in config.data.cameras
+        }
         piece = piece_in(self._folder, at, (), {}, {})
         pq.write_table(pa.table(sources), piece.sources)
         values = _columns(rows.numbers_of(tape, plan, span, config), sources, config)
         file: RowFile | None = None
         for first, stop in _batches(frames, reels, span.frames):
             columns = {name: column[first:stop] for name, column in values.items()}
-            pictures = {IMAGES + camera: reel.column(stop - first) for camera, reel in reels.items()}
-            columns |= {key: column for key, column in pictures.items() if column is not None}
+            images = {IMAGES + camera: reel.column(stop - first) for camera, reel in reels.items()}
+            columns |= {key: column for key, column in images.items() if column is not None}
             file = file or RowFile(piece.rows, schema_of(describe_features(config, shots.sizes)), place)
             file.add(pa.record_batch(columns))
             self._board.wrote(self._number, stop - first)
@@ -207,10 +216,12 @@ class _Conversion:
         report = {"frames": span.frames, "start_ns": int(sources["tick_ns"][0]), "begins": span.reason}
         report |= rows.describe_ages(sources, list(reels), tape.streams)
         report["repeated"] = {camera: reel.repeated for camera, reel in reels.items()}
-        return piece._replace(pictures={camera: reel.close() for camera, reel in reels.items()}, report=report)
+        return piece._replace(images={camera: reel.close() for camera, reel in reels.items()}, report=report)
 
 
-def _batches(frames: Iterator[dict[str, Shot]], reels: Mapping[str, Reel], length: int) -> Iterator[tuple[int, int]]:
+def _batches(
+    frames: Iterator[dict[str, StoredImage]], reels: Mapping[str, ImageColumnWriter], length: int
+) -> Iterator[tuple[int, int]]:
     """Hand the next `length` frames to the reels; yield ranges of rows of at most BATCH_ROWS, or about a row group."""
     first = 0
     while first < length:
@@ -225,8 +236,8 @@ def _batches(frames: Iterator[dict[str, Shot]], reels: Mapping[str, Reel], lengt
         first = stop
 
 
-def _columns(numbers: rows.Numbers, sources: dict[str, Any], config: Config) -> dict[str, pa.Array]:
-    """Return an episode's columns but for its pictures and its place."""
+def _columns(numbers: rows.StatesActions, sources: dict[str, Any], config: Config) -> dict[str, pa.Array]:
+    """Return an episode's columns but for its images and its place."""
     frames = sources["frame_index"]
     columns = {STATE: _vectors(numbers.states), ACTION: _vectors(numbers.actions)}
     if config.data.sync_columns:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 from common.cli.command import LOG_PERIOD_S
-from stage1_convert.pipeline.board import Board
+from stage1_convert.pipeline.board import Progress
 
 BAR_PERIOD_S = 0.5
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def shown_progress(board: Board, bags: int) -> Iterator[None]:
+def shown_progress(board: Progress, bags: int) -> Iterator[None]:
     """Show frames per second and the time left while the block runs."""
     done = threading.Event()
     show = _bar if sys.stderr.isatty() else _lines
@@ -31,7 +31,7 @@ def shown_progress(board: Board, bags: int) -> Iterator[None]:
         thread.join()
 
 
-def _bar(board: Board, bags: int, done: threading.Event) -> None:
+def _bar(board: Progress, bags: int, done: threading.Event) -> None:
     with tqdm(desc="convert", unit=" frames", dynamic_ncols=True) as bar:
         while not done.wait(BAR_PERIOD_S):
             planned, frames, total = board.progress()
@@ -40,7 +40,7 @@ def _bar(board: Board, bags: int, done: threading.Event) -> None:
             bar.update(frames - bar.n)
 
 
-def _lines(board: Board, bags: int, done: threading.Event) -> None:
+def _lines(board: Progress, bags: int, done: threading.Event) -> None:
     start = time.monotonic()
     while not done.wait(LOG_PERIOD_S):
         planned, frames, total = board.progress()

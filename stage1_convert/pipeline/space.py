@@ -1,6 +1,6 @@
-"""Bags and settings in; a refusal before any work, where their pictures certainly find no room, out.
+"""Bags and settings in; a refusal before any work, where their images certainly find no room, out.
 
-A few messages of each bag tell how large its pictures become. How many of them are shown only a whole reading could tell
+A few messages of each bag tell how large its images become. How many of them are shown only a whole reading could tell
 (dry-run makes one), so that little is taken for sure: what would have fitted must not be refused.
 """
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from common.cli.command import UserError
 from common.lerobot.images import resize
 from common.storage.files import free_bytes
-from common.storage.worker import Limits, each
+from common.storage.worker import Limits, map_isolated
 from stage1_convert.align.streams import find_topics
 from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.config import Config
@@ -21,9 +21,9 @@ from stage1_convert.images.decode import Still, encode, read_still
 from stage1_convert.images.video_topic import VIDEO_TYPES
 from stage1_convert.pipeline.cache import RECORD, parts_path, recorded_bags
 from stage1_convert.sources.folder import Source
-from stage1_convert.sources.source import Offer
+from stage1_convert.sources.source import BagInfo
 
-SAMPLED = 8  # pictures, from the beginning of a bag
+SAMPLED = 8  # images, from the beginning of a bag
 SURE_SHARE = 0.25  # of a bag's frames: the others may lie in gaps
 LIMITS = Limits(2 << 30, 60)  # for looking into one bag
 UNPACKED = (".zstd", "-wal", "-journal")  # endings of files that are copied before they can be looked into
@@ -35,7 +35,7 @@ class _Bag(NamedTuple):
     config: Config
 
 
-def check_space(offers: Sequence[Offer], out: Path, config: Config, workers: int) -> None:
+def check_space(offers: Sequence[BagInfo], out: Path, config: Config, workers: int) -> None:
     """Raise UserError when the dataset `out` certainly does not fit on its disk.
 
     Nothing is certain of bags that are still to be downloaded or are converted already, or that become videos.
@@ -50,19 +50,19 @@ def check_space(offers: Sequence[Offer], out: Path, config: Config, workers: int
     if sum(bag.size_bytes for bag in bags) <= left_bytes:
         return
     bags.sort(key=lambda bag: -bag.size_bytes)
-    found = map(least_bytes, bags) if workers < 1 else each(least_bytes, bags, workers, lambda _: LIMITS)
+    found = map(least_bytes, bags) if workers < 1 else map_isolated(least_bytes, bags, workers, lambda _: LIMITS)
     needed_bytes = 0
     for least in found:
         needed_bytes += least if isinstance(least, int) else 0
         if needed_bytes > left_bytes:
             raise UserError(
                 f"disk too small: --out {out} needs at least {needed_bytes:,} bytes (a quarter of the bags' frames with "
-                f"their smallest pictures), and {left_bytes:,} are free; free some space or choose another --out"
+                f"their smallest images), and {left_bytes:,} are free; free some space or choose another --out"
             )
 
 
 def least_bytes(bag: _Bag) -> int:
-    """Return how many bytes the pictures of a bag take at least; 0 where that is not known."""
+    """Return how many bytes the images of a bag take at least; 0 where that is not known."""
     path, config = bag.source.path, bag.config
     if any(
         file.name.endswith(UNPACKED)
@@ -82,11 +82,11 @@ def _camera_bytes(bag: Bag, topic: str, config: Config) -> int:
     if bag.topics[topic].type in VIDEO_TYPES:
         return 0
     records = list(itertools.islice(bag.records([topic]), SAMPLED))
-    stills = [read_still(bag.deserialise(topic, data), config.data.depth_range_m) for _, _, data in records]
+    stills = [read_still(bag.deserialize(topic, data), config.data.depth_range_m) for _, _, data in records]
     span_s = (records[-1].receive_ns - records[0].receive_ns) / 1e9 if records else 0
     if not span_s:
         return 0
-    shown = min(1.0, config.data.fps * span_s / (len(records) - 1))  # of the pictures of a fast camera, only some
+    shown = min(1.0, config.data.fps * span_s / (len(records) - 1))  # of the images of a fast camera, only some
     least = min(_stored_bytes(still, config) for still in stills)
     return int(bag.topics[topic].declared * shown * SURE_SHARE) * least
 
@@ -95,5 +95,5 @@ def _stored_bytes(still: Still, config: Config) -> int:
     size = config.conventions.image_resize
     if still.file is not None and still.form == config.data.storage and size is None:
         return len(still.file)
-    picture = resize(still.decoded(), (size[0], size[1]) if size else (still.height, still.width))
-    return len(encode(picture, config.data.storage, config.conventions.jpeg_quality))
+    image = resize(still.decoded(), (size[0], size[1]) if size else (still.height, still.width))
+    return len(encode(image, config.data.storage, config.conventions.jpeg_quality))

@@ -1,4 +1,4 @@
-"""One episode in; its card out: what is odd about it, where it lies in its bag, pictures, curves, and ages."""
+"""One episode in; its card out: what is odd about it, where it lies in its bag, images, curves, and ages."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from common.lerobot.dataset import ACTION, STATE, Dataset, data_file
-from stage1_convert.dataset.episode_file import Numbers
+from stage1_convert.dataset.episode_file import EpisodeOffset
 from stage1_convert.dataset.writer import SOURCES_PATH, read_columns
 from stage1_convert.report.charts import Bar, Curve, figure, limited, timeline
-from stage1_convert.report.record import NS, Mark, Told
+from stage1_convert.report.record import NS, EpisodeRecord, Issue
 from stage1_convert.report.thumbnails import thumbnails
 
 UNRECORDED = "no record of the conversion: sources, gaps and the ages of samples are unknown"
@@ -19,7 +19,7 @@ BEGINS = {"start": "its bag's start", "gap": "the end of a gap", "marker": "a ma
 UNITS = {"velocity": "rad/s", "effort": "Nm"}
 
 
-def card(told: Told, marks: Sequence[Mark], dataset: Dataset) -> str:
+def card(told: EpisodeRecord, marks: Sequence[Issue], dataset: Dataset) -> str:
     """Return the card of an episode as an HTML article."""
     fps, number = dataset.fps, told.number
     items = "".join(f'<li class="{mark.level}">{escape(mark.text)}</li>' for mark in marks)
@@ -38,14 +38,14 @@ def card(told: Told, marks: Sequence[Mark], dataset: Dataset) -> str:
     return "".join(parts)
 
 
-def _source(told: Told) -> str:
+def _source(told: EpisodeRecord) -> str:
     if not told.bag:
         return "of unknown source"
     number, of = told.place()
     return f"{f'episode {number} of ' * (of > 1)}bag {escape(told.bag['bag'])}"
 
 
-def _origin(told: Told) -> str:
+def _origin(told: EpisodeRecord) -> str:
     """Return why an episode begins where it does, and whether it succeeded."""
     if not told.bag:
         return f" · {UNRECORDED}"
@@ -54,7 +54,7 @@ def _origin(told: Told) -> str:
     return f", from {BEGINS.get(reason, f'a cut ({reason})')}{outcome}"
 
 
-def _in_bag(told: Told, fps: float) -> str:
+def _in_bag(told: EpisodeRecord, fps: float) -> str:
     """Draw the whole bag: warm-up, every episode, gaps."""
     clocks = told.bag["clock"].values()
     first_ns, last_ns = min(c["first_ns"] for c in clocks), max(c["last_ns"] for c in clocks)
@@ -85,7 +85,7 @@ def _in_bag(told: Told, fps: float) -> str:
     )
 
 
-def _film(told: Told, dataset: Dataset, camera: str) -> str:
+def _film(told: EpisodeRecord, dataset: Dataset, camera: str) -> str:
     episode = dataset.episodes[told.number]
     cells = "".join(
         f'<li><img src="{uri}" width="{width}" height="{height}" '
@@ -96,10 +96,10 @@ def _film(told: Told, dataset: Dataset, camera: str) -> str:
     return f'<h4>Camera {escape(camera)}</h4><ul class="film">{cells}</ul>'
 
 
-def _curves(told: Told, dataset: Dataset) -> str:
+def _curves(told: EpisodeRecord, dataset: Dataset) -> str:
     """Draw each dimension of the state with the action of the same name below it, then actions that have no state."""
     episode = dataset.episodes[told.number]
-    columns = read_columns(dataset.rows_path(episode), (STATE, ACTION), Numbers(told.number, episode.start, 0))
+    columns = read_columns(dataset.rows_path(episode), (STATE, ACTION), EpisodeOffset(told.number, episode.start, 0))
     states, actions = (columns[key].reshape(episode.length, -1) for key in (STATE, ACTION))
     names = [
         dataset.features[key].names or tuple(f"dimension {at}" for at in range(values.shape[1]))
@@ -124,7 +124,7 @@ def _curves(told: Told, dataset: Dataset) -> str:
     )
 
 
-def _ages(told: Told, dataset: Dataset) -> str:
+def _ages(told: EpisodeRecord, dataset: Dataset) -> str:
     """Draw how far every frame's samples lie from it, against the limit."""
     chunk, file = data_file(told.number)
     path = dataset.root / SOURCES_PATH.format(chunk_index=chunk, file_index=file)

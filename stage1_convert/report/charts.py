@@ -45,7 +45,7 @@ def limited(title: str, curve: Curve, limit: float, height: int = 64) -> str:
 
 
 def timeline(bars: Sequence[Bar], label: str) -> str:
-    """Return a bag as a strip of coloured stretches."""
+    """Return a bag as a strip of colored stretches."""
     boxes = "".join(
         f'<rect class="f-{bar.kind}" x="{bar.start * WIDTH:.1f}" width="{max((bar.stop - bar.start) * WIDTH, 2):.1f}" '
         'y="0" height="14"/>'

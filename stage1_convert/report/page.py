@@ -1,6 +1,6 @@
 """A dataset in; meta/conversion.html out: one page that shows what a conversion or a merge did, episodes worst first.
 
-The page needs nothing but itself: pictures are data URIs, curves inline SVG, and there is no script. Equal datasets give
+The page needs nothing but itself: images are data URIs, curves inline SVG, and there is no script. Equal datasets give
 equal bytes.
 """
 
@@ -15,7 +15,16 @@ import yaml
 from common.lerobot.dataset import STATE, Dataset
 from common.storage.files import read_json, write_file
 from stage1_convert.report.card import UNRECORDED, card
-from stage1_convert.report.record import Mark, Part, Told, episodes_of, on_the_edge, parts_of, streams_of, worst_first
+from stage1_convert.report.record import (
+    EpisodeRecord,
+    Issue,
+    Part,
+    episodes_of,
+    on_the_edge,
+    parts_of,
+    streams_of,
+    worst_first,
+)
 from stage1_convert.report.style import STYLE
 
 PAGE, RECORD = "meta/conversion.html", "meta/conversion.json"
@@ -66,12 +75,12 @@ def _tasks(root: Path) -> list[str]:
     return ["; ".join(tasks) for table in tables for tasks in table.column("tasks").to_pylist()]
 
 
-def _header(parts: Sequence[Part], dataset: Dataset, told: Sequence[Told], title: str) -> str:
+def _header(parts: Sequence[Part], dataset: Dataset, told: Sequence[EpisodeRecord], title: str) -> str:
     tasks = sorted({one.task for one in told})
     some = "; ".join(f"“{task}”" for task in tasks[:3]) + (
         f" and {len(tasks) - 3} more tasks" if len(tasks) > 3 else ""
     )
-    pictures = ", ".join(f"{camera} {h} x {w}" for camera, (h, w, _) in dataset.cameras.items())
+    images = ", ".join(f"{camera} {h} x {w}" for camera, (h, w, _) in dataset.cameras.items())
     meaning = (dataset.action_meaning or "meaning unknown").replace("_", " ")
     states = _count(dataset.features[STATE].shape[0], "number") + " of state"
     joints = next((_count(len(part.head["joint_names"]), "joint") for part in parts if part.head), states)
@@ -79,11 +88,13 @@ def _header(parts: Sequence[Part], dataset: Dataset, told: Sequence[Told], title
         f"<header><h1>{escape(title)}</h1>"
         f'<p class="lead">{escape(some)}</p>'
         f'<p class="soft">{escape(str(dataset.info.get("robot_type")))} · {dataset.fps:g} frames per second · '
-        f"{joints} · {escape(pictures)} · actions: {escape(meaning)}</p></header>"
+        f"{joints} · {escape(images)} · actions: {escape(meaning)}</p></header>"
     )
 
 
-def _verdict(record: Mapping[str, Any], parts: Sequence[Part], ranked: Sequence[tuple[Told, list[Mark]]]) -> str:
+def _verdict(
+    record: Mapping[str, Any], parts: Sequence[Part], ranked: Sequence[tuple[EpisodeRecord, list[Issue]]]
+) -> str:
     refused = sum(bag["status"] == "refused" for bag in record["bags"])
     gaps = sum(len(bag.get("gaps", [])) for bag in record["bags"])
     odd = sum(bool(marks) for _, marks in ranked)
@@ -102,14 +113,14 @@ def _verdict(record: Mapping[str, Any], parts: Sequence[Part], ranked: Sequence[
     jittered = sum(on_the_edge(one) for one, _ in ranked)
     if jittered:
         lines.append(
-            f"In {_count(jittered, 'episode')} jitter moves pictures across the frames' ticks: one is shown twice, and another "
-            "never. data.grid_delay_ms, half the camera's period, lays the ticks between the pictures."
+            f"In {_count(jittered, 'episode')} jitter moves images across the frames' ticks: one is shown twice, and another "
+            "never. data.grid_delay_ms, half the camera's period, lays the ticks between the images."
         )
     unknown = sum(not one.bag for one, _ in ranked)
     if unknown:
         lines.append(f"Of {_count(unknown, 'episode')} there is {UNRECORDED}.")
     if not all(part.head.get("pictures_verified", True) for part in parts):
-        lines.append("Pictures were trusted: most of them were not decoded.")
+        lines.append("Images were trusted: most of them were not decoded.")
     level, done = "bad" if refused else "warn" if lines else "good", "joined" if "merged" in record else "converted"
     head = {"bad": "Not everything was converted", "warn": f"{done.capitalize()}, with something to look at"}.get(
         level, f"Everything was {done}, and nothing is odd"
@@ -121,7 +132,7 @@ def _verdict(record: Mapping[str, Any], parts: Sequence[Part], ranked: Sequence[
     )
 
 
-def _tiles(record: Mapping[str, Any], told: Sequence[Told], fps: float) -> str:
+def _tiles(record: Mapping[str, Any], told: Sequence[EpisodeRecord], fps: float) -> str:
     bags = record["bags"]
     refused = sum(bag["status"] == "refused" for bag in bags)
     frames = sum(one.frames for one in told)
@@ -136,9 +147,9 @@ def _tiles(record: Mapping[str, Any], told: Sequence[Told], fps: float) -> str:
     ]
     tiles += bool(known) * [
         ("Bags converted", f"{len(bags) - refused:,}", f"{refused:,} refused"),
-        ("Pictures held", f"{held:,}", f"{_percent(held, shown)} of all show the one before again"),
-        ("Pictures dropped", f"{dropped:,}", "recorded, and in no frame"),
-        ("Pictures repeated", f"{repeated:,}", "recorded twice, byte for byte"),
+        ("Images held", f"{held:,}", f"{_percent(held, shown)} of all show the one before again"),
+        ("Images dropped", f"{dropped:,}", "recorded, and in no frame"),
+        ("Images repeated", f"{repeated:,}", "recorded twice, byte for byte"),
         ("Gaps", f"{len(gaps):,}", f"{_seconds(sum(gap['frames'] for gap in gaps) / fps)} in no frame"),
         ("Left out", f"{left_out:,}", "frames too short, idle or cut off"),
         ("Warnings", f"{sum(len(bag['warnings']) for bag in bags):,}", "about bags"),
@@ -150,7 +161,7 @@ def _tiles(record: Mapping[str, Any], told: Sequence[Told], fps: float) -> str:
     )
 
 
-def _of_cameras(one: Told, name: str) -> int:
+def _of_cameras(one: EpisodeRecord, name: str) -> int:
     return sum(one.facts.get(name, {}).get(camera, 0) for camera in one.head.get("cameras", ()))
 
 
@@ -164,7 +175,7 @@ def _refused(record: Mapping[str, Any]) -> str:
     return f"<h2>Refused bags</h2>{_table('', head, rows)}" if rows else ""
 
 
-def _parts(parts: Sequence[Part], told: Sequence[Told]) -> str:
+def _parts(parts: Sequence[Part], told: Sequence[EpisodeRecord]) -> str:
     rows = []
     for part in parts:
         bags = len({one.bag["bag"] for one in told[part.start : part.stop] if one.bag})
@@ -178,7 +189,7 @@ def _span(part: Part) -> str:
     return f"{part.start} to {part.stop - 1}" if part.stop > part.start + 1 else f"{part.start}"
 
 
-def _streams(parts: Sequence[Part], told: Sequence[Told]) -> str:
+def _streams(parts: Sequence[Part], told: Sequence[EpisodeRecord]) -> str:
     recorded = [part for part in parts if part.head]
     found = [(part, one) for part in recorded for one in streams_of(part.head, told[part.start : part.stop])]
     if not found:
@@ -206,8 +217,8 @@ def _streams(parts: Sequence[Part], told: Sequence[Told]) -> str:
 
 
 def _all_episodes(
-    told: Sequence[Told],
-    ranked: Sequence[tuple[Told, list[Mark]]],
+    told: Sequence[EpisodeRecord],
+    ranked: Sequence[tuple[EpisodeRecord, list[Issue]]],
     shown: set[int],
     fps: float,
 ) -> str:
@@ -236,11 +247,11 @@ def _all_episodes(
     return f"<h2>All episodes</h2><details{opened}><summary>{summary}</summary>{table}</details>"
 
 
-def _cards(shown: Sequence[tuple[Told, list[Mark]]], count: int, dataset: Dataset) -> str:
+def _cards(shown: Sequence[tuple[EpisodeRecord, list[Issue]]], count: int, dataset: Dataset) -> str:
     left = count - len(shown)
     words = f"The worst {len(shown)} of {count}; {left} more are in the table only." if left else "Worst first."
     words += (
-        " What counts: frames that repeat a picture, pictures that are missing, samples near their limit, gaps beside the "
+        " What counts: frames that repeat an image, images that are missing, samples near their limit, gaps beside the "
         "episode, and warnings about its bag."
     )
     if not any(told.bag for told, _ in shown):

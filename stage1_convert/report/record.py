@@ -19,7 +19,7 @@ class Part(NamedTuple):
     head: Mapping[str, Any]
 
 
-class Told(NamedTuple):
+class EpisodeRecord(NamedTuple):
     """An episode as the record tells of it, the bag it comes from, and its part's head; these are empty where there is
     no record.
     """
@@ -47,7 +47,7 @@ class Told(NamedTuple):
         return self.start_ns + round(self.frames * NS / fps)
 
 
-class Mark(NamedTuple):
+class Issue(NamedTuple):
     """Something to know about an episode; `level` is warn or bad, `weight` how bad it is."""
 
     level: str
@@ -63,17 +63,17 @@ def parts_of(record: Mapping[str, Any], start: int, stop: int) -> list[Part]:
     return [part for one in inner for part in parts_of(*one)]
 
 
-def episodes_of(record: Mapping[str, Any], episodes: Sequence[tuple[int, str]]) -> list[Told]:
+def episodes_of(record: Mapping[str, Any], episodes: Sequence[tuple[int, str]]) -> list[EpisodeRecord]:
     """Return all episodes in the order of the dataset; `episodes` are their frames and tasks."""
     known = {facts["episode_index"]: (facts, bag) for bag in record["bags"] for facts in bag["episodes"]}
     return [
-        Told(number, *episodes[number], *known.get(number, ({}, {})), part.head)
+        EpisodeRecord(number, *episodes[number], *known.get(number, ({}, {})), part.head)
         for part in parts_of(record, 0, len(episodes))
         for number in range(part.start, part.stop)
     ]
 
 
-def marks_of(told: Told, fps: float) -> list[Mark]:
+def marks_of(told: EpisodeRecord, fps: float) -> list[Issue]:
     """Return what there is to say against an episode: nothing where nothing is known."""
     if not told.bag:
         return []
@@ -81,40 +81,40 @@ def marks_of(told: Told, fps: float) -> list[Mark]:
     for camera in told.head["cameras"]:
         unlucky, missing = _held(told, camera)
         if unlucky / told.frames > UNLUCKY_SHARE:
-            text = f"{camera}: {unlucky} frames repeat a picture while as many pictures are in no frame (jitter)"
-            marks.append(Mark("warn", text, unlucky / told.frames))
+            text = f"{camera}: {unlucky} frames repeat an image while as many images are in no frame (jitter)"
+            marks.append(Issue("warn", text, unlucky / told.frames))
         if missing / told.frames > MISSING_SHARE:
-            text = f"{camera}: {missing} of {told.frames} frames have no new picture: none was recorded"
-            marks.append(Mark("warn", text, 2 * missing / told.frames))
+            text = f"{camera}: {missing} of {told.frames} frames have no new image: none was recorded"
+            marks.append(Issue("warn", text, 2 * missing / told.frames))
         repeated = facts.get("repeated", {}).get(camera, 0)
         if repeated:
-            marks.append(Mark("warn", f"{camera}: {repeated} pictures equal the one before", repeated / told.frames))
+            marks.append(Issue("warn", f"{camera}: {repeated} images equal the one before", repeated / told.frames))
     for stream, age in facts.get("age_ms", {}).items():
         limit_ms = told.head["streams"].get(stream, {}).get("limit_ms", 0)
         if limit_ms and age["max"] > STALE_SHARE * limit_ms:
             text = f"{stream}: oldest sample {age['max']:.0f} ms, limit {limit_ms:.0f} ms"
-            marks.append(Mark("warn", text, age["max"] / limit_ms / 2))
+            marks.append(Issue("warn", text, age["max"] / limit_ms / 2))
     for gap in gaps_at(told, fps):
         text = f"gap of {gap['frames'] / fps:.2f} s beside it: nothing from {', '.join(gap['streams'])}"
-        marks.append(Mark("bad", text, 1.0))
-    marks += [Mark("warn", f"bag: {warning}", 0.5) for warning in told.bag["warnings"]]
+        marks.append(Issue("bad", text, 1.0))
+    marks += [Issue("warn", f"bag: {warning}", 0.5) for warning in told.bag["warnings"]]
     return sorted(marks, key=lambda mark: -mark.weight)
 
 
-def on_the_edge(told: Told) -> bool:
-    """Tell whether jitter costs an episode pictures because the grid lies where they arrive, and was not moved away."""
+def on_the_edge(told: EpisodeRecord) -> bool:
+    """Tell whether jitter costs an episode images because the grid lies where they arrive, and was not moved away."""
     if not told.bag or told.head["config"]["data"]["grid_delay_ms"]:
         return False
     return any(_held(told, camera)[0] / told.frames > UNLUCKY_SHARE for camera in told.head["cameras"])
 
 
-def _held(told: Told, camera: str) -> tuple[int, int]:
-    """Return how many frames repeat a picture while another one is in none, and how many had none to show."""
+def _held(told: EpisodeRecord, camera: str) -> tuple[int, int]:
+    """Return how many frames repeat an image while another one is in none, and how many had none to show."""
     held, dropped = (told.facts.get(name, {}).get(camera, 0) for name in ("held", "dropped"))
     return min(held, dropped), max(held - dropped, 0)
 
 
-def gaps_at(told: Told, fps: float) -> list[Mapping[str, Any]]:
+def gaps_at(told: EpisodeRecord, fps: float) -> list[Mapping[str, Any]]:
     """Return the bag's gaps that end or begin where the episode begins or ends."""
     tick_ns = NS / fps
     return [
@@ -125,7 +125,7 @@ def gaps_at(told: Told, fps: float) -> list[Mapping[str, Any]]:
     ]
 
 
-def worst_first(told: Sequence[Told], fps: float) -> list[tuple[Told, list[Mark]]]:
+def worst_first(told: Sequence[EpisodeRecord], fps: float) -> list[tuple[EpisodeRecord, list[Issue]]]:
     """Return the episodes by the weight of what there is to say against them; those of which nothing is known come before
     those that are known to be good.
     """
@@ -147,7 +147,7 @@ class StreamFacts(NamedTuple):
     max_ms: float
 
 
-def streams_of(head: Mapping[str, Any], told: Sequence[Told]) -> list[StreamFacts]:
+def streams_of(head: Mapping[str, Any], told: Sequence[EpisodeRecord]) -> list[StreamFacts]:
     """Return what happened to every stream of a part with these episodes; p95 is the worst episode's."""
     found = []
     bags = {one.bag["bag"]: one.bag for one in told}.values()

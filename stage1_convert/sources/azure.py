@@ -24,14 +24,14 @@ from stage1_convert.sources.azure_service import (
     BlobError,
     DeniedError,
     RemoteFile,
-    as_ours,
     describe,
-    patiently,
     read_range,
+    translate_errors,
+    with_retries,
 )
-from stage1_convert.sources.checksum_cache import Recall
+from stage1_convert.sources.checksum_cache import ChecksumCache
 from stage1_convert.sources.folder import Source, is_storage
-from stage1_convert.sources.source import Absent, Delivery, IsDone, Offer
+from stage1_convert.sources.source import Absent, BagInfo, FetchedBag, IsDone
 from stage1_convert.sources.threads import Crew
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ MOST_BYTES = 16 << 20  # of a metadata.yaml or of an index, to tell what is in a
 
 
 class AzureBags:
-    """The bags below a prefix, by name; `keep` leaves downloads where they are. It is a Supply."""
+    """The bags below a prefix, by name; `keep` leaves downloads where they are. It is a BagSource."""
 
     def __init__(self, src: str, keep: bool, environment: Mapping[str, str] = os.environ) -> None:
         self.address = parse(src, environment)
@@ -53,13 +53,13 @@ class AzureBags:
         self._client = sign_in(self.address, environment)
         self.offers = group(_named(_list(self._client, self.address), self.address))
         self._files = {offer.name: offer.bag for offer in self.offers}
-        self._recall = Recall(self.root, self.address)
+        self._recall = ChecksumCache(self.root, self.address)
         if not self.offers:
             raise UserError(
                 f"no bag in {self.address}: expected folders with metadata.yaml, or .mcap, .db3, .bag blobs"
             )
 
-    def fetch(self, offers: Sequence[Offer], is_done: IsDone = lambda *_: False) -> Generator[Delivery, None, None]:
+    def fetch(self, offers: Sequence[BagInfo], is_done: IsDone = lambda *_: False) -> Generator[FetchedBag, None, None]:
         """Yield these bags in this order, each whole and verified on disk, or with the reason why it cannot be had.
 
         One that would have to come, though it is the same as before, stays away when `is_done` says so. Raises UserError
@@ -83,7 +83,7 @@ class AzureBags:
                 for bag in coming:
                     bag.stop.set()
 
-    def look(self, offers: Sequence[Offer]) -> Iterator[Source | Absent]:
+    def look(self, offers: Sequence[BagInfo]) -> Iterator[Source | Absent]:
         """Yield bags that lie here, whole, and of others the files and ends of files that tell what is in them."""
         asked = deque[Future[Source | Absent]]()
         with Crew(PARALLEL) as crew:
@@ -111,7 +111,7 @@ class AzureBags:
             folder.rmdir()
             folder = folder.parent
 
-    def _ask(self, offer: Offer, is_done: IsDone) -> "_Coming":
+    def _ask(self, offer: BagInfo, is_done: IsDone) -> "_Coming":
         missing = sum(missing_bytes(file, self.root) for file in offer.bag)
         sums = self._recall.sums(offer.bag) if missing else None
         return _Coming(offer, sums if sums and is_done(offer.name, sums) else None, [], threading.Event())
@@ -127,7 +127,7 @@ class AzureBags:
             return False
         return True
 
-    def _deliver(self, bag: "_Coming") -> Delivery:
+    def _deliver(self, bag: "_Coming") -> FetchedBag:
         """Wait for a bag's files; raises what concerns not only this bag."""
         source = Source(bag.offer.name, self.root / bag.offer.name)
         try:
@@ -138,19 +138,19 @@ class AzureBags:
                 raise
             bag.stop.set()
             wait(bag.files)
-            return Delivery(source, fault=one_line(error))
-        return Delivery(source, bag.sums)
+            return FetchedBag(source, fault=one_line(error))
+        return FetchedBag(source, bag.sums)
 
-    def _reads_others(self, offer: Offer) -> bool:
+    def _reads_others(self, offer: BagInfo) -> bool:
         """Tell whether the credentials read any blob of some other bags: then they are good, and one blob is denied."""
         others = [other.bag[0] for other in self.offers if other is not offer]
         for file in {*others[:1], *others[len(others) // 2 :][:1], *others[-1:]}:
-            with contextlib.suppress(BlobError, DeniedError), as_ours(f"blob {file.blob}"):
+            with contextlib.suppress(BlobError, DeniedError), translate_errors(f"blob {file.blob}"):
                 self._client.get_blob_client(file.blob).get_blob_properties()
                 return True
         return False
 
-    def _look(self, offer: Offer) -> Source | Absent:
+    def _look(self, offer: BagInfo) -> Source | Absent:
         if not sum(missing_bytes(file, self.root) for file in offer.bag):
             return Source(offer.name, self.root / offer.name)
         found = Absent(offer.name, offer.size_bytes, {})
@@ -179,13 +179,13 @@ class AzureBags:
 class _Coming(NamedTuple):
     """A bag on its way, or known by `sums` to be the same as before; `stop` calls its files off."""
 
-    offer: Offer
+    offer: BagInfo
     sums: Mapping[str, str] | None
     files: list["Future[Path]"]
     stop: threading.Event
 
 
-def group(files: Iterable[RemoteFile]) -> list[Offer]:
+def group(files: Iterable[RemoteFile]) -> list[BagInfo]:
     """Return the bags among blobs, by the same rule as find_bags: folders with metadata.yaml, else storage files.
 
     Raises UserError when a bag's blob has a name that cannot be a file's.
@@ -196,7 +196,7 @@ def group(files: Iterable[RemoteFile]) -> list[Offer]:
         if not any(part.startswith(".") and part.strip(".") for part in file.place.split("/")):  # hidden
             by_folder.setdefault(folder, {})[name] = file
     whole = {folder for folder, names in by_folder.items() if "metadata.yaml" in names and any(map(is_storage, names))}
-    bags: list[Offer] = []
+    bags: list[BagInfo] = []
     for folder, names in by_folder.items():
         if any(folder.startswith(f"{other}/") for other in whole):
             continue
@@ -213,8 +213,8 @@ def group(files: Iterable[RemoteFile]) -> list[Offer]:
     return sorted(bags, key=lambda offer: offer.name)
 
 
-def _bag(name: str, files: list[RemoteFile]) -> Offer:
-    return Offer(name, sum(file.size for file in files), sorted(files))
+def _bag(name: str, files: list[RemoteFile]) -> BagInfo:
+    return BagInfo(name, sum(file.size for file in files), sorted(files))
 
 
 def _owner(name: str) -> str:
@@ -228,7 +228,7 @@ def _list(client: "ContainerClient", address: Address) -> list[RemoteFile]:
     folder = prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
 
     def ask() -> list[RemoteFile]:
-        with as_ours(str(address)):
+        with translate_errors(str(address)):
             return [
                 describe(blob, blob.name, blob.name[len(folder) :] or blob.name.rpartition("/")[2])
                 for blob in client.list_blobs(name_starts_with=prefix, include=["metadata"])
@@ -236,7 +236,7 @@ def _list(client: "ContainerClient", address: Address) -> list[RemoteFile]:
                 and (blob.name.startswith(folder) or blob.name == prefix)
             ]
 
-    return patiently(ask)
+    return with_retries(ask)
 
 
 def _named(files: list[RemoteFile], address: Address) -> list[RemoteFile]:

@@ -22,7 +22,14 @@ from common.cli.command import TransientError, UserError
 from common.storage.files import sync, write_file
 from stage1_convert.sources import azure_service as service
 from stage1_convert.sources.azure_client import CHUNK_BYTES
-from stage1_convert.sources.azure_service import BlobError, ChangedError, RemoteFile, ShortError, as_ours, describe
+from stage1_convert.sources.azure_service import (
+    BlobError,
+    ChangedError,
+    RemoteFile,
+    ShortError,
+    describe,
+    translate_errors,
+)
 
 if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
@@ -81,7 +88,7 @@ def download(client: "ContainerClient", file: RemoteFile, root: Path, stop: thre
         before = part.stat().st_size if part.exists() else 0
         try:
             with _disk_named(file, part, root):
-                with as_ours(f"blob {file.blob}"):
+                with translate_errors(f"blob {file.blob}"):
                     _fetch(client, file, part, max(CHUNK_BYTES >> losses, LEAST_BYTES), stop)
                 _verify(file, part)
                 _take_name(file, part, target)
@@ -91,7 +98,7 @@ def download(client: "ContainerClient", file: RemoteFile, root: Path, stop: thre
             changes += 1
             if changes > MAX_CHANGES:
                 raise BlobError(f"{error}, {changes} times in a row; convert it when it is complete") from None
-            with as_ours(f"blob {file.blob}"):
+            with translate_errors(f"blob {file.blob}"):
                 file = describe(client.get_blob_client(file.blob).get_blob_properties(), file.blob, file.place)
         except TransientError as error:
             losses += 1  # a line that breaks again and again gets smaller pieces through

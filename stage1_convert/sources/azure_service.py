@@ -51,15 +51,15 @@ def read_range(client: "ContainerClient", file: RemoteFile, start: int, length: 
     from azure.core import MatchConditions
 
     def ask() -> bytes:
-        with as_ours(f"blob {file.blob}"):
+        with translate_errors(f"blob {file.blob}"):
             match = MatchConditions.IfNotModified
             blob = client.get_blob_client(file.blob)
             return blob.download_blob(start, length, etag=file.etag, match_condition=match, max_concurrency=1).readall()
 
-    return patiently(ask) if length else b""
+    return with_retries(ask) if length else b""
 
 
-def patiently(ask: Callable[[], T]) -> T:
+def with_retries(ask: Callable[[], T]) -> T:
     """Return what `ask` does; what may pass is tried again a few times."""
     for attempt in range(ATTEMPTS - 1):
         try:
@@ -77,7 +77,7 @@ def describe(properties: Any, blob: str, place: str) -> RemoteFile:
 
 
 @contextlib.contextmanager
-def as_ours(what: str) -> Iterator[None]:
+def translate_errors(what: str) -> Iterator[None]:
     """Turn what the Azure SDK raises into our errors; its texts may hold a signature, so none of them is kept."""
     from azure.core import exceptions as azure
 

@@ -19,7 +19,7 @@ NAME = ".sums.jsonl"
 Known = tuple[str, dict[str, str]]  # a bag's version, and the sha256 of its files
 
 
-class Recall:
+class ChecksumCache:
     """What is known of bags below `root` that lie, or lay, at `address`."""
 
     def __init__(self, root: Path, address: Address) -> None:

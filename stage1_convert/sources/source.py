@@ -8,7 +8,7 @@ from stage1_convert.sources.azure_client import is_remote
 from stage1_convert.sources.folder import Source, find_bags, size_bytes
 
 
-class Offer(NamedTuple):
+class BagInfo(NamedTuple):
     """A bag that can be had: its name, its size, and what its supply knows about it."""
 
     name: str
@@ -16,7 +16,7 @@ class Offer(NamedTuple):
     bag: Any
 
 
-class Delivery(NamedTuple):
+class FetchedBag(NamedTuple):
     """A bag whose turn has come. It is on this disk, unless `sums`, the sha256 of its files, are known without it, or
     `fault` tells why it cannot be had.
     """
@@ -41,23 +41,23 @@ class Absent(NamedTuple):
 IsDone = Callable[[str, Mapping[str, str]], bool]
 
 
-class Supply(Protocol):
+class BagSource(Protocol):
     """A place that bags come from; `root` is the local folder that must not be converted into."""
 
     root: Path
-    offers: list[Offer]
+    offers: list[BagInfo]
 
-    def fetch(self, offers: Sequence[Offer], is_done: IsDone) -> Generator[Delivery, None, None]:
+    def fetch(self, offers: Sequence[BagInfo], is_done: IsDone) -> Generator[FetchedBag, None, None]:
         """Yield these bags in this order; one may stay away when `is_done` says so of its name and the sha256 of its files."""
 
-    def look(self, offers: Sequence[Offer]) -> Iterator[Source | Absent]:
+    def look(self, offers: Sequence[BagInfo]) -> Iterator[Source | Absent]:
         """Yield these bags in this order as they are, on this disk or not."""
 
     def release(self, source: Source, sums: Mapping[str, str] | None) -> None:
         """Take back a bag; `sums` are the sha256 of its files where they are known."""
 
 
-def open_supply(src: str, keep_downloads: bool) -> Supply:
+def open_source(src: str, keep_downloads: bool) -> BagSource:
     """Return where --src gets its bags from: a folder, one bag, or blobs (address.py says what their names mean).
 
     Raises UserError when there are none.
@@ -74,14 +74,14 @@ class LocalBags:
 
     def __init__(self, src: Path) -> None:
         self.root = src.resolve()
-        self.offers = [Offer(source.name, size_bytes(source.path), source) for source in find_bags(src)]
+        self.offers = [BagInfo(source.name, size_bytes(source.path), source) for source in find_bags(src)]
 
-    def fetch(self, offers: Sequence[Offer], _is_done: IsDone) -> Generator[Delivery, None, None]:
+    def fetch(self, offers: Sequence[BagInfo], _is_done: IsDone) -> Generator[FetchedBag, None, None]:
         """Yield the bags."""
         for offer in offers:
-            yield Delivery(offer.bag)
+            yield FetchedBag(offer.bag)
 
-    def look(self, offers: Sequence[Offer]) -> Iterator[Source | Absent]:
+    def look(self, offers: Sequence[BagInfo]) -> Iterator[Source | Absent]:
         """Yield the bags."""
         for offer in offers:
             yield offer.bag

@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from common.cli.command import UserError
-from common.storage.worker import each
+from common.storage.worker import map_isolated
 from stage1_convert.bags.compression import unpack_file
 from stage1_convert.bags.limits import limits_for
 from stage1_convert.bags.mcap import Mcap
@@ -38,7 +38,7 @@ def is_one_recording(files: Sequence[Path]) -> bool:
         return False
     paths = [file for _, file in parts]
     limits = limits_for(sum(file.stat().st_size for file in paths))
-    with contextlib.closing(each(_follow, [paths], 1, lambda _: limits)) as answers:
+    with contextlib.closing(map_isolated(_follow, [paths], 1, lambda _: limits)) as answers:
         return next(answers) is True  # else each is a bag by itself, and its conversion says what is wrong with it
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from common.act.checkpoint import ENVIRONMENT, Checkpoint, PolicyShape, Robot, new_network
 from common.act.network import Act
-from common.act.normalization import Normaliser
+from common.act.normalization import Normalizer
 from common.act.resnet import load_backbone_weights
 from common.cli import config as configuration
-from common.lerobot.dataset import ACTION, STATE, Dataset, Episode, picture_key
+from common.lerobot.dataset import ACTION, STATE, Dataset, Episode, image_key
 from stage2_train.checkpoints.finetune import read_base
 from stage2_train.config import TrainConfig
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def new_checkpoint(config: TrainConfig, dataset: Dataset, held_out: list[Episode]) -> Checkpoint:
-    """Build network, normalisation and everything else a checkpoint holds, before the first step.
+    """Build network, normalization and everything else a checkpoint holds, before the first step.
 
     The weights are a function of training.seed, or those of model.init_from. Raises UserError when the dataset lacks the
     statistics or does not fit them.
@@ -49,8 +49,8 @@ def new_checkpoint(config: TrainConfig, dataset: Dataset, held_out: list[Episode
     base = read_base(config, shape) if config.model.init_from else None
     if base:
         network.load_state_dict(base.network.state_dict())
-    mapping = base.normaliser.mapping if base else {**MEAN_STD, **({"ENV": "MEAN_STD"} if environment else {})}
-    stats = {**(base.normaliser.statistics() if base else {}), **statistics(dataset, config.data.image_stats)}
+    mapping = base.normalizer.mapping if base else {**MEAN_STD, **({"ENV": "MEAN_STD"} if environment else {})}
+    stats = {**(base.normalizer.statistics() if base else {}), **statistics(dataset, config.data.image_stats)}
     settings = {
         **(base.settings if base else {}),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
@@ -63,7 +63,7 @@ def new_checkpoint(config: TrainConfig, dataset: Dataset, held_out: list[Episode
         network,
         config.model.act,
         shape,
-        Normaliser(stats, mapping, shape.sizes(), str(dataset.root)),
+        Normalizer(stats, mapping, shape.sizes(), str(dataset.root)),
         Robot(dataset.joint_names, dataset.fps, dataset.action_meaning, dataset.action_wrapped),
         settings,
         _record(config, dataset, held_out),
@@ -88,7 +88,7 @@ def statistics(dataset: Dataset, image_stats: str) -> dict[str, Tensor]:
     if image_stats == "imagenet":
         for camera in dataset.cameras:
             for name, value in IMAGENET.items():
-                tensors[f"{picture_key(camera)}.{name}"] = torch.tensor(value).reshape(3, 1, 1)
+                tensors[f"{image_key(camera)}.{name}"] = torch.tensor(value).reshape(3, 1, 1)
     return tensors
 
 

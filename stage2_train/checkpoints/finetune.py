@@ -43,12 +43,12 @@ def read_base(config: TrainConfig, shape: PolicyShape) -> Checkpoint:
         "the size of observation.environment_state": (base.shape.environment_dim, shape.environment_dim),
         "the cameras' names": (sorted(base.shape.cameras), sorted(shape.cameras)),
     }
-    pictures = {
-        f"the size of {camera}'s pictures (data.image_size)": (size, shape.cameras[camera])
+    images = {
+        f"the size of {camera}'s images (data.image_size)": (size, shape.cameras[camera])
         for camera, size in base.shape.cameras.items()
         if camera in shape.cameras
     }
-    for what, (theirs, ours) in (pairs | sizes | pictures).items():
+    for what, (theirs, ours) in (pairs | sizes | images).items():
         if theirs != ours:
             raise UserError(f"model.init_from={config.model.init_from} has {what} {theirs}, this training {ours}")
     log.info("starting from the weights of %s", config.model.init_from)

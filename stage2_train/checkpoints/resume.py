@@ -37,7 +37,7 @@ OF_THE_SCHEDULE = {"training.steps", "training.warmup_steps", "training.min_lr"}
 log = logging.getLogger(__name__)
 
 
-class Start(NamedTuple):
+class ResumePoint(NamedTuple):
     """A checkpoint to go on from."""
 
     folder: Path
@@ -57,7 +57,7 @@ class Start(NamedTuple):
             raise UserError(f"{self.folder} does not fit this training: {one_line(error)}") from error
 
 
-def find_start(config: TrainConfig, identity: str, world_size: int) -> Start | None:
+def find_start(config: TrainConfig, identity: str, world_size: int) -> ResumePoint | None:
     """Return where to go on, None to begin; raises UserError when the configuration does not allow it.
 
     `identity` is the dataset's. A damaged checkpoint is passed over with a warning.
@@ -82,7 +82,7 @@ def find_start(config: TrainConfig, identity: str, world_size: int) -> Start | N
     return start
 
 
-def refuse_changes(start: Start, config: TrainConfig, identity: str, world_size: int) -> None:
+def refuse_changes(start: ResumePoint, config: TrainConfig, identity: str, world_size: int) -> None:
     """Raise UserError naming every setting, with its old and new value, that would have changed the steps done."""
     from common.cli.config import to_dict
 
@@ -112,7 +112,7 @@ def refuse_changes(start: Start, config: TrainConfig, identity: str, world_size:
         )
 
 
-def _newest_whole(output_dir: Path, newest_first: list[Path]) -> Start | None:
+def _newest_whole(output_dir: Path, newest_first: list[Path]) -> ResumePoint | None:
     for folder in newest_first:
         start = _open(folder)
         if start is not None:
@@ -125,12 +125,12 @@ def _newest_whole(output_dir: Path, newest_first: list[Path]) -> Start | None:
     return None
 
 
-def _open(folder: Path) -> Start | None:
+def _open(folder: Path) -> ResumePoint | None:
     damage = find_damage(folder) or (None if (folder / STATE / STEP).is_file() else f"it has no {STATE}/{STEP}")
     if damage:
         log.warning("%s is not whole and is passed over: %s", folder, damage)
         return None
-    return Start(folder, int(read_json(folder / STATE / STEP)["step"]))
+    return ResumePoint(folder, int(read_json(folder / STATE / STEP)["step"]))
 
 
 def _copy(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:

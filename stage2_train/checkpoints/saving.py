@@ -81,7 +81,7 @@ class Saver:
             writing.result()
 
     def save(self, step: int, numbered: Numbered | None, val_loss: float | None) -> None:
-        """Start writing what is due: `best/`, when no held-out loss before was as low, and the numbered checkpoint.
+        """ResumePoint writing what is due: `best/`, when no held-out loss before was as low, and the numbered checkpoint.
 
         Returns as soon as the state is copied.
         """

@@ -107,7 +107,7 @@ def _curves(ordered: "Sequence[Result]") -> str:
     ]
     if losses:
         chart = line_chart("Training loss by step", losses, "step", "L1 loss", 460, 220, True)
-        parts += f"<figure><figcaption>Training loss (L1, normalised units)</figcaption>{chart}</figure>"
+        parts += f"<figure><figcaption>Training loss (L1, normalized units)</figcaption>{chart}</figure>"
     missing = [result.label for result in ordered if not result.losses]
     note = f'<p class="soft">No metrics.jsonl found for {escape(", ".join(missing))}.</p>' if missing else ""
     return f'{legend(names)}<div class="charts wide">{parts}</div>{note}'

@@ -62,7 +62,7 @@ def together(episodes: Sequence[Errors]) -> Errors:
     return Errors(np.sum(absolute, axis=0), np.sum(square, axis=0), np.max(largest, axis=0), np.sum(pairs, axis=0))
 
 
-def summarise(errors: Errors, joints: Sequence[str]) -> dict[str, Any]:
+def summarize(errors: Errors, joints: Sequence[str]) -> dict[str, Any]:
     """Return mae, rmse and max, overall and per joint, of the first step and over the valid horizon, as plain numbers.
 
     The overall values are over all joints. `mae_by_step` ends with the last step that any episode is long enough for.
@@ -70,8 +70,8 @@ def summarise(errors: Errors, joints: Sequence[str]) -> dict[str, Any]:
     compared = errors.pairs_C > 0
     by_step_C = errors.absolute_CA[compared].mean(axis=1) / errors.pairs_C[compared]
     return {
-        FIRST_STEP: _summarise_steps(errors, joints, 1),
-        VALID_HORIZON: _summarise_steps(errors, joints, len(compared)),
+        FIRST_STEP: _summarize_steps(errors, joints, 1),
+        VALID_HORIZON: _summarize_steps(errors, joints, len(compared)),
         "mae_by_step": by_step_C.tolist(),
     }
 
@@ -83,7 +83,7 @@ def compare_to_best(policy: dict[str, Any], baselines: dict[str, Any], scope: st
     return name, policy[scope]["mae"] / best if best > 0 else None
 
 
-def _summarise_steps(errors: Errors, joints: Sequence[str], n_steps: int) -> dict[str, Any]:
+def _summarize_steps(errors: Errors, joints: Sequence[str], n_steps: int) -> dict[str, Any]:
     pairs = errors.pairs_C[:n_steps].sum()
     mae_A = errors.absolute_CA[:n_steps].sum(axis=0) / pairs
     mean_square_A = errors.square_CA[:n_steps].sum(axis=0) / pairs

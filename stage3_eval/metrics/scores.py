@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from common.storage.files import replacing
+from common.storage.files import atomic_path
 from stage3_eval.metrics.baselines import baseline_chunks
 from stage3_eval.metrics.errors import Errors, Floats, Frames, chunk_errors, frame_errors
 from stage3_eval.metrics.motion import Drift, Steps, drifts, steps
@@ -58,7 +58,7 @@ class EpisodeScores(NamedTuple):
                     arrays |= {f"{field}/{name}/{key}": array for key, array in of._asdict().items()}
             else:
                 arrays[field] = value
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
     @classmethod

@@ -98,7 +98,7 @@ def describe_latency(seconds: list[float], first_call_s: float, device: str) -> 
 
 
 def _score(errors: dict[str, Errors], joints: list[str]) -> dict[str, Any]:
-    baselines = {name: metrics.summarise(of, joints) for name, of in errors.items()}
+    baselines = {name: metrics.summarize(of, joints) for name, of in errors.items()}
     policy = baselines.pop(POLICY)
     best = {scope: metrics.compare_to_best(policy, baselines, scope) for scope in (FIRST_STEP, VALID_HORIZON)}
     return {

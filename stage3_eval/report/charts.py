@@ -1,4 +1,4 @@
-"""Numbers and pictures in, inline SVG and data URLs for a page out: no script, no library, nothing to load."""
+"""Numbers and images in, inline SVG and data URLs for a page out: no script, no library, nothing to load."""
 
 import base64
 import html
@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating[Any]]
-Picture = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.uint8]
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 30  # px around the plot
 JPEG_QUALITY = 82
 
 
 class Line(NamedTuple):
-    """One curve: `kind` is its CSS class (see page.css), which decides colour and dashes."""
+    """One curve: `kind` is its CSS class (see page.css), which decides color and dashes."""
 
     label: str
     x: Sequence[float]
@@ -26,7 +26,7 @@ class Line(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A labelled vertical line."""
+    """A labeled vertical line."""
 
     label: str
     x: float
@@ -57,7 +57,7 @@ def line_chart(
 
 
 def histogram(title: str, values: Sequence[float], x_label: str, marks: Sequence[Mark] = (), bins: int = 32) -> str:
-    """Draw how often values occur, with labelled vertical lines."""
+    """Draw how often values occur, with labeled vertical lines."""
     width, height = 460, 190
     top = max([*values, *(mark.x for mark in marks)], default=1.0)
     counts, edges = np.histogram(values, bins=bins, range=(min(values, default=0.0) * 0.95, top * 1.03))
@@ -85,12 +85,12 @@ def heat_map(values_AT: Floats, top: float) -> str:
     return _data_url(cv2.applyColorMap(scaled.astype(np.uint8), cv2.COLORMAP_INFERNO), ".png")
 
 
-def picture(picture_HWC: Picture, width: int) -> str:
-    """Return an RGB picture as a JPEG data URL, made smaller when it is wider than `width`."""
-    if picture_HWC.shape[1] > width:
-        height = max(1, round(picture_HWC.shape[0] * width / picture_HWC.shape[1]))
-        picture_HWC = cv2.resize(picture_HWC, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    return _data_url(picture_HWC[..., ::-1], ".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+def image(image_HWC: Image, width: int) -> str:
+    """Return an RGB image as a JPEG data URL, made smaller when it is wider than `width`."""
+    if image_HWC.shape[1] > width:
+        height = max(1, round(image_HWC.shape[0] * width / image_HWC.shape[1]))
+        image_HWC = cv2.resize(image_HWC, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    return _data_url(image_HWC[..., ::-1], ".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:

@@ -1,4 +1,4 @@
-"""One episode's recorded and predicted arrays in, a picture of its curves out.
+"""One episode's recorded and predicted arrays in, an image of its curves out.
 
 Letters in array names: T frames of the episode, C chunk steps, A action dimensions.
 """

@@ -1,4 +1,4 @@
-"""Scores of episodes in; the episodes that are drawn, frame by frame, and the worst moments with their pictures out.
+"""Scores of episodes in; the episodes that are drawn, frame by frame, and the worst moments with their images out.
 
 Letters in array names: T frames of the episode, C chunk steps, A action dimensions.
 """
@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.act.checkpoint import ENVIRONMENT
-from common.lerobot.dataset import ACTION, STATE, Dataset, Episode, picture_key
+from common.lerobot.dataset import ACTION, STATE, Dataset, Episode, image_key
 from stage3_eval.inputs import Inputs
 from stage3_eval.metrics.errors import VALID_HORIZON, Floats
 from stage3_eval.metrics.scores import EpisodeScores
-from stage3_eval.recording import Columns, pictures_at, positions, read_rows
-from stage3_eval.report.charts import Line, Picture, heat_map, line_chart, picture
+from stage3_eval.recording import Columns, images_at, positions, read_rows
+from stage3_eval.report.charts import Image, Line, heat_map, image, line_chart
 from stage3_eval.report.curves import chunk_positions
 from stage3_eval.report.formatting import amount, escape, legend, times
-from stage3_eval.report.saliency import over_picture, saliency
+from stage3_eval.report.saliency import over_image, saliency
 
 MAX_SHOWN, BEST_SHOWN = 12, 3
 STRIP, STRIP_PX, MOMENT_PX = 8, 160, 420
@@ -60,8 +60,8 @@ def show_moments(inputs: Inputs, summary: dict[str, Any], stored: Any, shown: li
     words = "<p>The frames whose chunks were furthest from the recording.</p>"
     if attention:
         words += (
-            '<p class="soft">Bright in the second picture: where a small change would have changed the predicted chunk most '
-            "(the gradient of the chunk with respect to the picture, smoothed).</p>"
+            '<p class="soft">Bright in the second image: where a small change would have changed the predicted chunk most '
+            "(the gradient of the chunk with respect to the image, smoothed).</p>"
         )
     parts = [_moment(inputs, summary, stored, moment, shown, place < attention) for place, moment in enumerate(moments)]
     return f'{words}{legend(CURVES)}<div class="moments">{"".join(parts)}</div>'
@@ -98,25 +98,25 @@ def _moment(
     name = f'<a href="#episode-{number_}">{where}</a>' if number_ in shown else where
     most = f"most in {escape(joints[worst])} ({amount(float(error_A[worst]), units)})"
     off = f"off by {amount(moment.error, units)} on average, {most}"
-    pictures = _moment_pictures(inputs, moment, rows, where, attention)
+    images = _moment_images(inputs, moment, rows, where, attention)
     return (
-        f'<div class="moment"><h3>{name}</h3><p class="soft">{off}</p><div class="pair">{pictures}</div>'
+        f'<div class="moment"><h3>{name}</h3><p class="soft">{off}</p><div class="pair">{images}</div>'
         f"{_chart(f'{joints[worst]}: recorded and predicted action', joints[worst], lines, units)}</div>"
     )
 
 
-def _moment_pictures(inputs: Inputs, moment: Moment, rows: Columns, where: str, attention: bool) -> str:
+def _moment_images(inputs: Inputs, moment: Moment, rows: Columns, where: str, attention: bool) -> str:
     seen = {
-        camera: pictures_at(inputs.dataset, moment.episode, camera, [moment.frame])[moment.frame]
+        camera: images_at(inputs.dataset, moment.episode, camera, [moment.frame])[moment.frame]
         for camera in _cameras(inputs)
     }
     parts = [_image(seen[camera], MOMENT_PX, f"Camera {camera}, {where}") for camera in seen]
     if attention and seen:
         state = {key: rows[key][moment.frame : moment.frame + 1] for key in rows if key.startswith("observation.")}
-        observation = state | {picture_key(camera): seen[camera][None] for camera in seen}
+        observation = state | {image_key(camera): seen[camera][None] for camera in seen}
         for camera, map_HW in saliency(inputs.policy, observation).items():
             what = f"What mattered in camera {camera}, {where}"
-            parts.append(_image(over_picture(seen[camera], map_HW), MOMENT_PX, what))
+            parts.append(_image(over_image(seen[camera], map_HW), MOMENT_PX, what))
     return "".join(parts)
 
 
@@ -140,7 +140,7 @@ def _strip(inputs: Inputs, episode: Episode, fps: int) -> str:
     frames = np.unique(np.linspace(0, episode.length - 1, STRIP).round().astype(int)).tolist()
     strips = ""
     for camera in _cameras(inputs):
-        found = pictures_at(inputs.dataset, episode, camera, frames)
+        found = images_at(inputs.dataset, episode, camera, frames)
         figures = "".join(
             f"<figure>{_image(found[frame], STRIP_PX, f'Camera {camera} at {frame / fps:.1f} s')}"
             f"<figcaption>{frame / fps:.1f} s</figcaption></figure>"
@@ -206,17 +206,17 @@ def _chart(title: str, caption: str, lines: list[Line], units: str) -> str:
     return f"<figure><figcaption>{escape(caption)}</figcaption>{chart}</figure>"
 
 
-def _image(pixels: Picture, width: int, alt: str) -> str:
+def _image(pixels: Image, width: int, alt: str) -> str:
     height, wide = pixels.shape[:2]
     about = f'width="{wide}" height="{height}" alt="{escape(alt, quote=True)}"'
-    return f'<img src="{picture(pixels, width)}" {about}>'
+    return f'<img src="{image(pixels, width)}" {about}>'
 
 
 def _cameras(inputs: Inputs) -> list[str]:
     """The dataset's cameras that the policy looks at."""
     dataset: Dataset = inputs.dataset
-    renamed, wanted = inputs.policy.checkpoint.rename_map, {picture_key(camera) for camera in inputs.policy.cameras}
-    return [camera for camera in dataset.cameras if renamed.get(picture_key(camera), picture_key(camera)) in wanted]
+    renamed, wanted = inputs.policy.checkpoint.rename_map, {image_key(camera) for camera in inputs.policy.cameras}
+    return [camera for camera in dataset.cameras if renamed.get(image_key(camera), image_key(camera)) in wanted]
 
 
 def _columns(inputs: Inputs) -> list[str]:

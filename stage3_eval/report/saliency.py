@@ -1,4 +1,4 @@
-"""A policy and an observation in, what of each picture its prediction hung on out.
+"""A policy and an observation in, what of each image its prediction hung on out.
 
 The gradient of the predicted chunk with respect to the pixels (Simonyan et al. 2013, https://arxiv.org/abs/1312.6034).
 """
@@ -13,7 +13,7 @@ import torch
 from common.policy import Observation, Policy
 
 Map = npt.NDArray[np.float32]
-SMOOTHING = 0.03  # of the picture's width: single pixels say nothing
+SMOOTHING = 0.03  # of the image's width: single pixels say nothing
 BRIGHT = 0.9  # how much of the overlay's brightest spot is the map
 
 
@@ -29,12 +29,12 @@ def saliency(policy: Policy, observation: Observation) -> dict[str, Map]:
     return {camera: map_HW / top for camera, map_HW in zip(policy.cameras, maps, strict=True)}
 
 
-def over_picture(picture_HWC: npt.NDArray[np.uint8], map_HW: Map) -> npt.NDArray[np.uint8]:
-    """Lay a map over the grey picture: dark where nothing mattered, glowing where most did."""
-    grey = cv2.cvtColor(cv2.cvtColor(picture_HWC, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.float32)
+def over_image(image_HWC: npt.NDArray[np.uint8], map_HW: Map) -> npt.NDArray[np.uint8]:
+    """Lay a map over the gray image: dark where nothing mattered, glowing where most did."""
+    gray = cv2.cvtColor(cv2.cvtColor(image_HWC, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.float32)
     glow = cv2.applyColorMap((map_HW * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1].astype(np.float32)
     weight = BRIGHT * map_HW[..., None]
-    mixed: Any = 0.7 * grey * (1 - weight) + glow * weight
+    mixed: Any = 0.7 * gray * (1 - weight) + glow * weight
     return np.asarray(mixed, np.uint8)
 
 

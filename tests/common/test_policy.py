@@ -119,9 +119,9 @@ def test_a_checkpoint_of_real_lerobot_training_reads() -> None:
     layout = GOLDEN / "checkpoint_layout" / "pretrained_model"
     settings = json.loads((layout / "config.json").read_text())
     act, shape = _parse_settings(settings)
-    normaliser, _ = read_processors(layout, settings["normalization_mapping"], shape.sizes())
+    normalizer, _ = read_processors(layout, settings["normalization_mapping"], shape.sizes())
     assert (act.chunk_size, act.dim_feedforward, shape.cameras) == (100, 3200, {"color": (64, 96, 3)})
-    statistics = normaliser.statistics()
+    statistics = normalizer.statistics()
     assert statistics["observation.images.color.mean"].flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
     assert "timestamp.q99" in statistics  # unused ones are kept for saving
 
@@ -163,7 +163,7 @@ def test_a_wrong_observation_is_refused(
         Policy.load(act_tiny).predict_chunk({**observation(inputs, slice(None)), **change})
 
 
-def test_a_missing_picture_is_refused_naming_it(act_tiny: Path, inputs: dict[str, Tensor]) -> None:
+def test_a_missing_image_is_refused_naming_it(act_tiny: Path, inputs: dict[str, Tensor]) -> None:
     with pytest.raises(UserError, match=r"lacks observation\.images\.color"):
         Policy.load(act_tiny).predict_chunk({"observation.state": inputs["state"]})
 
@@ -188,7 +188,7 @@ def test_a_truncated_file_is_refused_naming_it(broken: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["action.mean", "observation.state.std", "observation.images.color.mean"])
-def test_missing_normalisation_is_refused_naming_the_statistic(broken: Path, key: str) -> None:
+def test_missing_normalization_is_refused_naming_the_statistic(broken: Path, key: str) -> None:
     for name in STATE_FILES.values():
         tensors = load_file(broken / name)
         tensors.pop(key)
@@ -197,7 +197,7 @@ def test_missing_normalisation_is_refused_naming_the_statistic(broken: Path, key
         Policy.load(broken)
 
 
-def test_normalisation_of_another_size_is_refused(broken: Path) -> None:
+def test_normalization_of_another_size_is_refused(broken: Path) -> None:
     for name in STATE_FILES.values():
         save_file({**load_file(broken / name), "action.std": torch.ones(7)}, broken / name)
     with pytest.raises(UserError, match=r"action\.std has shape \(7,\), the policy needs \(6,\)"):

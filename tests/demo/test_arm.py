@@ -57,13 +57,13 @@ def test_the_inverse_keeps_the_elbow_above_the_line_from_shoulder_to_wrist(xyz: 
 
 
 @given(in_workspace, in_workspace)
-def test_neighbouring_points_have_neighbouring_joints(
+def test_neighboring_points_have_neighboring_joints(
     here: tuple[float, float, float], there: tuple[float, float, float]
 ) -> None:
     path = np.linspace(here, there, 200)
     step_m = np.linalg.norm(path[1] - path[0])
     turns = np.abs(np.diff(joints_pointing_down(path), axis=0))
-    assert turns.max() <= 8 * step_m + 1e-9  # rad per metre; a change of branch would be a jump
+    assert turns.max() <= 8 * step_m + 1e-9  # rad per meter; a change of branch would be a jump
 
 
 @given(in_workspace)

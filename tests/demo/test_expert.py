@@ -60,7 +60,7 @@ def test_the_tool_ends_pointing_straight_down(task: Task) -> None:
     np.testing.assert_allclose(frames(positions[0])[6, :3, 2], [0, 0, -1], atol=1e-9)
 
 
-def test_the_tool_never_dips_below_the_hover_height_by_more_than_a_centimetre() -> None:
+def test_the_tool_never_dips_below_the_hover_height_by_more_than_a_centimeter() -> None:
     lowest_m = min(tool_position(motion(task, np.linspace(0, MOVE_S, 50))[0])[:, 2].min() for task in tasks(100))
     assert lowest_m > HOVER_M - 0.01
 

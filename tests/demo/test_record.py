@@ -71,23 +71,23 @@ def stamp_ns(message: Any) -> int:
     return int(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
 
 
-def pictures(bag: Path) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yield (bag time, header stamp, RGB picture), decoded without the recorder's help."""
+def images(bag: Path) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield (bag time, header stamp, RGB image), decoded without the recorder's help."""
     for received, message in decoded(bag, RAW_TOPIC, JPEG_TOPIC):
         if message.__msgtype__ == "sensor_msgs/msg/CompressedImage":
             assert message.format == "jpeg"
-            picture = np.asarray(cv2.imdecode(message.data, cv2.IMREAD_COLOR))[..., ::-1]
+            image = np.asarray(cv2.imdecode(message.data, cv2.IMREAD_COLOR))[..., ::-1]
         else:
             assert (message.encoding, message.is_bigendian, message.step) == ("rgb8", 0, message.width * 3)
-            picture = message.data.reshape(message.height, message.width, 3)
-        yield received, stamp_ns(message), picture
+            image = message.data.reshape(message.height, message.width, 3)
+        yield received, stamp_ns(message), image
 
 
 def every_bag(count: int = COUNT) -> list[str]:
     return [f"episode_{index:04d}" for index in range(count)]
 
 
-def test_storage_and_picture_kinds_occur_in_all_four_combinations(bags: Path, truth: list[dict[str, Any]]) -> None:
+def test_storage_and_image_kinds_occur_in_all_four_combinations(bags: Path, truth: list[dict[str, Any]]) -> None:
     found = set()
     for name in every_bag():
         (storage,) = (path.suffix for path in (bags / name).iterdir() if path.suffix != ".yaml")
@@ -147,8 +147,8 @@ def test_joint_states_come_at_500_hz_a_millisecond_after_their_stamp(bags: Path)
 
 
 @pytest.mark.parametrize("name", every_bag(4))
-def test_pictures_come_near_30_hz_with_jitter_and_20_ms_late(bags: Path, name: str) -> None:
-    received, stamps = np.array([(received, stamp) for received, stamp, _ in pictures(bags / name)]).T
+def test_images_come_near_30_hz_with_jitter_and_20_ms_late(bags: Path, name: str) -> None:
+    received, stamps = np.array([(received, stamp) for received, stamp, _ in images(bags / name)]).T
     periods = np.diff(stamps)
     assert np.median(periods) == pytest.approx(1e9 / 30, abs=1e6)
     assert 1e6 < np.std(periods[periods < 50e6]) < 4e6
@@ -162,17 +162,17 @@ def test_each_episode_starts_ten_seconds_after_the_one_before(bags: Path) -> Non
         assert abs(stamp_ns(first) - (1_700_000_000 + 10 * index) * 10**9) < 1e6
 
 
-def test_joint_states_enclose_the_pictures_in_time(bags: Path) -> None:
+def test_joint_states_enclose_the_images_in_time(bags: Path) -> None:
     for name in every_bag():
         joints = [stamp_ns(message) for _, message in decoded(bags / name, JOINT_TOPIC)]
-        shown = [stamp for _, stamp, _ in pictures(bags / name)]
+        shown = [stamp for _, stamp, _ in images(bags / name)]
         assert joints[0] < shown[0] < shown[-1] < joints[-1]
 
 
 def test_the_gaps_in_the_bags_are_the_lost_frames_of_the_truth(bags: Path, truth: list[dict[str, Any]]) -> None:
     lost = 0
     for bag in truth:
-        stamps = np.array([stamp for _, stamp, _ in pictures(bags / bag["bag"])])
+        stamps = np.array([stamp for _, stamp, _ in images(bags / bag["bag"])])
         gaps = np.flatnonzero(np.diff(stamps) > 50e6)
         numbers = gaps + 1 + np.arange(len(gaps))  # each gap shifts the numbers of the frames behind it by one
         assert numbers.tolist() == bag["lost_frames"]
@@ -195,30 +195,30 @@ def test_no_two_frames_in_a_row_are_lost_nor_the_first_or_the_last(monkeypatch: 
 
 
 @pytest.mark.parametrize("name", every_bag())
-def test_the_target_can_be_seen_in_the_first_picture_of_every_bag(bags: Path, name: str) -> None:
-    _, _, picture = next(pictures(bags / name))
-    assert target_pixels(np.ascontiguousarray(picture)) >= 15
+def test_the_target_can_be_seen_in_the_first_image_of_every_bag(bags: Path, name: str) -> None:
+    _, _, image = next(images(bags / name))
+    assert target_pixels(np.ascontiguousarray(image)) >= 15
 
 
-def test_a_picture_shows_the_arm_when_it_was_taken_not_when_it_arrived(bags: Path) -> None:
+def test_a_image_shows_the_arm_when_it_was_taken_not_when_it_arrived(bags: Path) -> None:
     episode = plan_episode(SEED, 2)
     assert episode.camera_topic == RAW_TOPIC
-    received, stamp, picture = list(pictures(bags / "episode_0002"))[20]
+    received, stamp, image = list(images(bags / "episode_0002"))[20]
 
     def at(time_ns: int) -> np.ndarray:
         positions, _ = motion(episode.task, [(time_ns - episode.start_ns) / 1e9])
         return render(positions[0], episode.task.target_xy_m)
 
-    np.testing.assert_array_equal(picture, at(stamp))
-    assert np.any(picture != at(received))
+    np.testing.assert_array_equal(image, at(stamp))
+    assert np.any(image != at(received))
 
 
-def test_jpeg_pictures_differ_from_the_rendered_ones_only_by_compression(bags: Path) -> None:
+def test_jpeg_images_differ_from_the_rendered_ones_only_by_compression(bags: Path) -> None:
     episode = plan_episode(SEED, 0)
     assert episode.camera_topic == JPEG_TOPIC
-    _, stamp, picture = next(pictures(bags / "episode_0000"))
+    _, stamp, image = next(images(bags / "episode_0000"))
     positions, _ = motion(episode.task, [(stamp - episode.start_ns) / 1e9])
-    difference = np.abs(picture.astype(int) - render(positions[0], episode.task.target_xy_m))
+    difference = np.abs(image.astype(int) - render(positions[0], episode.task.target_xy_m))
     assert 0 < difference.mean() < 3
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.act.checkpoint import Checkpoint, PolicyShape, Robot, new_network
 from common.act.network import ActConfig
-from common.act.normalization import Normaliser
+from common.act.normalization import Normalizer
 from common.cli.command import UserError
 from common.policy import Policy
 from demo.arm import JOINT_NAMES, joints_pointing_down
@@ -85,7 +85,7 @@ def test_a_policy_that_does_not_move_reaches_nothing(tasks: list[Task]) -> None:
     np.testing.assert_allclose(rollouts.final_m, rollouts.distances_m[:, 0], atol=1e-6)
 
 
-def test_ending_two_centimetres_off_is_a_success_and_four_are_not(tasks: list[Task]) -> None:
+def test_ending_two_centimeters_off_is_a_success_and_four_are_not(tasks: list[Task]) -> None:
     for off_m, successes in ((0.02, 5), (0.04, 0)):
         goals_m = hover_point(np.stack([task.target_xy_m for task in tasks[:5]])) + np.array([0.0, 0.0, off_m])
         rollouts = rollout(Pilot(goals_m), tasks[:5])
@@ -137,7 +137,7 @@ def test_the_table_has_a_line_per_target_and_the_count(driven: Rollouts) -> None
     assert lines[-1] == "20 of 20 within 3 cm"
 
 
-def test_the_strip_shows_the_pictures_the_policy_saw_enlarged(tasks: list[Task], driven: Rollouts) -> None:
+def test_the_strip_shows_the_images_the_policy_saw_enlarged(tasks: list[Task], driven: Rollouts) -> None:
     strip = draw_strip(driven)
     first = render(tasks[0].start, tasks[0].target_xy_m)
     np.testing.assert_array_equal(strip[1:192:3, 1:288:3], first)
@@ -155,11 +155,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for key, size in shape.sizes().items()
         for name, value in (("mean", 0.0), ("std", 0.01))
     }
-    normaliser = Normaliser(statistics, dict.fromkeys(("VISUAL", "STATE", "ACTION"), "MEAN_STD"), shape.sizes(), "here")
+    normalizer = Normalizer(statistics, dict.fromkeys(("VISUAL", "STATE", "ACTION"), "MEAN_STD"), shape.sizes(), "here")
     robot = Robot(joint_names=tuple(SHUFFLED), fps=30, action_meaning="delta", action_wrapped=False)
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("checkpoint") / "pretrained_model"
-    Policy(Checkpoint(new_network(act, shape), act, shape, normaliser, robot)).save(folder)
+    Policy(Checkpoint(new_network(act, shape), act, shape, normalizer, robot)).save(folder)
     return folder
 
 

@@ -6,7 +6,7 @@ import pytest
 from demo import scene
 from demo.arm import joints_pointing_down, tool_position
 from demo.expert import hover_point
-from demo.scene import Picture, project, render, target_pixels
+from demo.scene import Image, project, render, target_pixels
 
 HOME = joints_pointing_down((-0.6, 0.25, 0.2))
 OUT_OF_SIGHT = (5.0, 5.0)
@@ -15,38 +15,38 @@ GRID = [
 ]
 
 
-def red_centre(picture: Picture) -> np.ndarray:
-    red = picture[..., 0].astype(float) - picture[..., 1:].max(axis=-1)
+def red_center(image: Image) -> np.ndarray:
+    red = image[..., 0].astype(float) - image[..., 1:].max(axis=-1)
     red = np.clip(red - 30, 0, None)
-    rows, columns = np.mgrid[: picture.shape[0], : picture.shape[1]] + 0.5
+    rows, columns = np.mgrid[: image.shape[0], : image.shape[1]] + 0.5
     return np.array([(columns * red).sum() / red.sum(), (rows * red).sum() / red.sum()])
 
 
 @pytest.mark.parametrize("size", [(64, 96), (48, 64), (240, 320)])
-def test_the_picture_has_the_size_asked_for(size: tuple[int, int]) -> None:
-    picture = render(HOME, (-0.8, 0.0), *size)
-    assert picture.shape == (*size, 3)
-    assert picture.dtype == np.uint8
+def test_the_image_has_the_size_asked_for(size: tuple[int, int]) -> None:
+    image = render(HOME, (-0.8, 0.0), *size)
+    assert image.shape == (*size, 3)
+    assert image.dtype == np.uint8
 
 
-def test_the_same_cell_gives_the_same_picture() -> None:
+def test_the_same_cell_gives_the_same_image() -> None:
     np.testing.assert_array_equal(render(HOME, (-0.8, 0.0)), render(HOME, (-0.8, 0.0)))
 
 
 def test_the_target_is_drawn_where_the_camera_model_says() -> None:
     target = (-0.85, -0.1)
     expected = project([(*target, 0.0)]).pixels[0]
-    np.testing.assert_allclose(red_centre(render(HOME, target)), expected, atol=0.3)
+    np.testing.assert_allclose(red_center(render(HOME, target)), expected, atol=0.3)
 
 
 @pytest.mark.parametrize("step", [(0.005, 0.0), (0.0, 0.005)])
-def test_half_a_centimetre_of_target_can_be_told_from_the_picture(step: tuple[float, float]) -> None:
+def test_half_a_centimeter_of_target_can_be_told_from_the_image(step: tuple[float, float]) -> None:
     here, there = np.array([-0.85, -0.1]), np.array([-0.85, -0.1]) + step
-    moved_px = np.linalg.norm(red_centre(render(HOME, there)) - red_centre(render(HOME, here)))
+    moved_px = np.linalg.norm(red_center(render(HOME, there)) - red_center(render(HOME, here)))
     assert 0.4 < moved_px < 0.8
 
 
-def test_a_pixel_is_about_a_centimetre_or_less_all_over_the_workspace() -> None:
+def test_a_pixel_is_about_a_centimeter_or_less_all_over_the_workspace() -> None:
     corners = [(x, y, 0.0) for x in scene.WORKSPACE_X_M for y in scene.WORKSPACE_Y_M]
     assert project(corners).px_per_m.min() > 99
 
@@ -59,7 +59,7 @@ def test_every_target_is_seen_whole_before_the_arm_and_still_seen_below_the_tool
 
 
 @pytest.mark.parametrize("target", GRID)
-def test_the_tip_is_green_in_the_picture_where_the_tool_is(target: tuple[float, float]) -> None:
+def test_the_tip_is_green_in_the_image_where_the_tool_is(target: tuple[float, float]) -> None:
     joints = joints_pointing_down(hover_point(target))
     column, row = np.floor(project([tool_position(joints)]).pixels[0]).astype(int)
     red, green, blue = render(joints, target)[row, column].astype(int)

@@ -23,7 +23,7 @@ EVAL: dict[str, Any] = {"eval_device": "cpu", "eval_episodes": "val"}
 
 @pytest.fixture(scope="module", autouse=True)
 def one_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """All runs share one cache of decoded pictures, and none of them the user's."""
+    """All runs share one cache of decoded images, and none of them the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("OMP_NUM_THREADS", "1")

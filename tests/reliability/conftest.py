@@ -66,7 +66,7 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of 31 frames in three episodes, without pictures."""
+    """A dataset of 31 frames in three episodes, without images."""
     return write_dataset(tmp_path_factory.mktemp("tiny") / "dataset")
 
 

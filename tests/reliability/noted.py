@@ -16,10 +16,10 @@ from common.cli.command import run
 from stage2_train.__main__ import main
 from stage2_train.batches import Batch
 from stage2_train.loss import Loss
-from stage2_train.loss_module import Learner
+from stage2_train.loss_module import LossModule
 
 Note = dict[str, Any]
-sound_drop, sound_loss = act.drop, Learner.loss
+sound_drop, sound_loss = act.drop, LossModule.loss
 masks: list[Tensor] = []
 
 
@@ -42,7 +42,7 @@ def drop(x: Tensor, dropout: float) -> Tensor:
 
 
 @wraps(sound_loss)
-def loss(self: Learner, batch: Batch, shares: int) -> Loss:
+def loss(self: LossModule, batch: Batch, shares: int) -> Loss:
     """Compute the loss, and note what was drawn for it."""
     masks.clear()
     found = sound_loss(self, batch, shares)
@@ -55,7 +55,7 @@ def loss(self: Learner, batch: Batch, shares: int) -> Loss:
 
 def noting() -> int:
     """Train."""
-    act.drop, Learner.loss = drop, loss  # type: ignore[method-assign]
+    act.drop, LossModule.loss = drop, loss  # type: ignore[method-assign]
     return main()
 
 

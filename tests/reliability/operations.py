@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from common.storage.files import locked, new_folder, replacing, write_file
+from common.storage.files import atomic_path, locked, new_folder, write_file
 
 
 def do(root: Path, kind: str, name: str, text: str) -> None:
@@ -12,7 +12,7 @@ def do(root: Path, kind: str, name: str, text: str) -> None:
     if kind == "file":
         write_file(root / name, text.encode())
     elif kind == "piecewise":
-        with replacing(root / name) as temporary, temporary.open("w") as file:
+        with atomic_path(root / name) as temporary, temporary.open("w") as file:
             for part in text.split(" ")[:-1]:
                 file.write(f"{part} ")
     else:

@@ -15,7 +15,7 @@ from common.act.checkpoint import Checkpoint, Robot
 from common.cli.command import UserError, one_line
 from common.lerobot.dataset import Dataset
 from common.storage.files import new_folder
-from common.storage.worker import Limits, each
+from common.storage.worker import Limits, map_isolated
 from stage1_convert.__main__ import main as convert_main
 from stage2_train.__main__ import main as train_main
 from stage3_eval.__main__ import main as evaluate_main
@@ -46,20 +46,20 @@ def read_dataset(folder: Path) -> str:
     dataset = Dataset.open(folder)
     columns = dataset.columns(["observation.state", "action", "timestamp"], folder / "cache")
     sums = [float(np.abs(values).sum()) for values in columns.values()]
-    pictures = [
-        int(picture.sum())
+    images = [
+        int(image.sum())
         for episode in dataset.episodes
         for camera in dataset.cameras
-        for picture in dataset.pictures(episode, camera)
+        for image in dataset.images(episode, camera)
     ]
     stats = {key: {name: value.tolist() for name, value in of.items()} for key, of in dataset.stats.items()}
-    return repr((dataset.fps, dataset.features, dataset.episodes, sums, pictures, stats, dataset.action_meaning))
+    return repr((dataset.fps, dataset.features, dataset.episodes, sums, images, stats, dataset.action_meaning))
 
 
 def read_checkpoint(folder: Path) -> str:
     checkpoint = Checkpoint.read(folder)
     weights = {key: float(value.double().abs().sum()) for key, value in checkpoint.network.state_dict().items()}
-    statistics = {key: value.tolist() for key, value in checkpoint.normaliser.statistics().items()}
+    statistics = {key: value.tolist() for key, value in checkpoint.normalizer.statistics().items()}
     return repr((weights, statistics, checkpoint.act, checkpoint.shape, checkpoint.robot, checkpoint.rename_map))
 
 
@@ -78,7 +78,7 @@ def attempt(one: Try) -> Outcome:
 
 def try_all(folder: Path, file: str, count: int) -> Counter[str]:
     """Damage a file in many ways; fail on whatever breaks the promise, and count the others."""
-    whole, *found = each(attempt, [Try(folder, file, seed) for seed in range(-1, count)], 2, lambda _: LIMITS)
+    whole, *found = map_isolated(attempt, [Try(folder, file, seed) for seed in range(-1, count)], 2, lambda _: LIMITS)
     assert isinstance(whole, Outcome)
     assert whole.kind == "read", whole
     figures: Counter[str] = Counter()
@@ -239,7 +239,7 @@ def test_a_command_on_what_is_damaged(
         for file in files
         for seed in (*FOUND.get((name, file), ()), *range(loops(short, 200)))
     ]
-    whole, *found = each(command, [tries[0]._replace(seed=-1), *tries], 2, lambda _: LIMITS)
+    whole, *found = map_isolated(command, [tries[0]._replace(seed=-1), *tries], 2, lambda _: LIMITS)
     assert isinstance(whole, Outcome)
     assert whole.kind == "read", whole
     kinds = ["STOPPED" if isinstance(one, UserError) else one.kind for one in found]

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from common.cli.command import UserError, one_line
-from common.storage.worker import Limits, each
+from common.storage.worker import Limits, map_isolated
 from osmo import submit
 from osmo.local import __main__ as local
 from tests.conftest import ROOT
@@ -182,7 +182,7 @@ def test_a_mutated_workflow(name: str, tmp_path: Path) -> None:
         file.write_text(SMALL)
     tries = [Try(file, seed) for seed in range(-1, loops(40 if name == "small.yaml" else 12, 1_500))]
     broken, figures = [], Counter[str]()
-    for one, outcome in zip(tries, each(attempt, tries, 2, lambda _: LIMITS), strict=True):
+    for one, outcome in zip(tries, map_isolated(attempt, tries, 2, lambda _: LIMITS), strict=True):
         kind = "STOPPED" if isinstance(outcome, UserError) else "SLOW" if outcome.cpu_s > MOST_CPU_S else outcome.kind
         figures[kind] += 1
         if kind.isupper():
@@ -196,7 +196,7 @@ def test_a_hostile_workflow(kind: str, tmp_path: Path, capsys: pytest.CaptureFix
     old, new, word = HOSTILE[kind]
     assert SMALL.count(old) == 1
     (tmp_path / "small.yaml").write_text(SMALL.replace(old, new))
-    (outcome,) = each(judge, [tmp_path / "small.yaml"], 1, lambda _: LIMITS)
+    (outcome,) = map_isolated(judge, [tmp_path / "small.yaml"], 1, lambda _: LIMITS)
     assert isinstance(outcome, Outcome), outcome
     assert not outcome.kind.isupper(), outcome
     logs = "".join(path.read_text() for path in tmp_path.glob("work/*/log.txt"))

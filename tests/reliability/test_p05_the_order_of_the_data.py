@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from common.lerobot.dataset import Dataset
 from common.lerobot.frame_cache import open_frames
-from stage2_train.batches import Plan, Recordings, Rows, Samples, batches, epoch_order, global_positions
+from stage2_train.batches import BatchOrder, Recordings, Rows, Samples, batches, epoch_order, global_positions
 from tests.conftest import GOLDEN
 from tests.reliability.conftest import Stopped
 
@@ -39,7 +39,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Samples:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_parts_of_a_step_go_on_in_their_order_too(samples: Samples, workers: int, rank: int) -> None:
-    whole = Plan(7, 2, rank, 2, 8, accumulation=2)
+    whole = BatchOrder(7, 2, rank, 2, 8, accumulation=2)
     rows = [batch.rows.tolist() for batch in batches(samples, whole, 0, 9, 0, pin=False)]
     first = [batch.rows.tolist() for batch in batches(samples, whole, 0, 4, workers, pin=False)]
     then = [batch.rows.tolist() for batch in batches(samples, whole, 4, 9, workers, pin=False)]
@@ -48,19 +48,19 @@ def test_parts_of_a_step_go_on_in_their_order_too(samples: Samples, workers: int
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> tuple[Plan, int, int]:
+def plans(draw: st.DrawFn) -> tuple[BatchOrder, int, int]:
     """A plan for one process, a number of samples, and a number of steps that reaches into a later epoch."""
-    plan = Plan(draw(st.integers(0, 2**32)), draw(st.integers(1, 25)), 0, 1, latent_dim=1)
+    plan = BatchOrder(draw(st.integers(0, 2**32)), draw(st.integers(1, 25)), 0, 1, latent_dim=1)
     n_samples = draw(st.integers(1, 60))
     return plan, n_samples, -(-2 * n_samples // plan.batch_size) + draw(st.integers(0, 3))
 
 
-def stream(plan: Plan, n_samples: int, steps: range) -> Rows:
+def stream(plan: BatchOrder, n_samples: int, steps: range) -> Rows:
     return np.concatenate([global_positions(plan, n_samples, step) for step in steps])
 
 
 @given(plans())
-def test_every_epoch_is_a_permutation_of_its_own_and_none_leaves_a_seam(case: tuple[Plan, int, int]) -> None:
+def test_every_epoch_is_a_permutation_of_its_own_and_none_leaves_a_seam(case: tuple[BatchOrder, int, int]) -> None:
     plan, n_samples, steps = case
     seen = stream(plan, n_samples, range(steps))
     assert len(seen) == steps * plan.global_batch
@@ -70,7 +70,9 @@ def test_every_epoch_is_a_permutation_of_its_own_and_none_leaves_a_seam(case: tu
 
 
 @given(plans(), st.data())
-def test_it_goes_on_from_any_step_as_if_it_had_never_stopped(case: tuple[Plan, int, int], data: st.DataObject) -> None:
+def test_it_goes_on_from_any_step_as_if_it_had_never_stopped(
+    case: tuple[BatchOrder, int, int], data: st.DataObject
+) -> None:
     plan, n_samples, steps = case
     whole, step = stream(plan, n_samples, range(steps)), data.draw(st.integers(0, steps - 1))
     epoch_order.cache_clear()  # a new process

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.lerobot.dataset import Dataset
 from common.lerobot.frame_cache import open_frames
-from stage2_train.batches import Plan, Recordings, Samples
+from stage2_train.batches import BatchOrder, Recordings, Samples
 from stage2_train.checkpoints.saving import numbered
 from tests.conftest import GOLDEN
 from tests.reliability.conftest import Stopped
@@ -52,8 +52,8 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Samples:
 def test_however_a_global_batch_is_shared_it_is_the_same(
     samples: Samples, world_size: int, accumulation: int, batch_size: int, step: int
 ) -> None:
-    alone = samples.batch(Plan(7, batch_size * accumulation * world_size, 0, 1, 8), step)
-    shares = (Plan(7, batch_size, rank, world_size, 8, accumulation) for rank in range(world_size))
+    alone = samples.batch(BatchOrder(7, batch_size * accumulation * world_size, 0, 1, 8), step)
+    shares = (BatchOrder(7, batch_size, rank, world_size, 8, accumulation) for rank in range(world_size))
     parts = [samples.batch(plan, step, part) for plan in shares for part in range(accumulation)]
     assert np.concatenate([part.rows for part in parts]).tolist() == alone.rows.tolist()
     assert np.array_equal(np.concatenate([part.noise_BL for part in parts]), alone.noise_BL)

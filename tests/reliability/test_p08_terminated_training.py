@@ -36,7 +36,7 @@ def test_sigterm_saves_and_exits_with_75(warm: Warm, tmp_path: Path, world_size:
         assert without_times(out) == [row for row in without_times(whole) if row["step"] % 5 == 0]
 
 
-def test_sigterm_while_pictures_are_decoded_ends_it_at_once(warm: Warm, tmp_path: Path) -> None:
+def test_sigterm_while_images_are_decoded_ends_it_at_once(warm: Warm, tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "dataset", lengths=[100] * 10, cameras={"front": (96, 96)})
     (command,) = start(warm, dataset, tmp_path / "out", "data.image_stats=imagenet")
     command.wait_for(lambda: any((tmp_path / "cache" / "frames").glob(".tmp-*")))

@@ -17,7 +17,7 @@ import pytest
 from mcap.writer import CompressionType, Writer
 
 from common.cli.command import UserError, one_line
-from common.storage.worker import Limits, each
+from common.storage.worker import Limits, map_isolated
 from stage1_convert.pipeline.convert import RefusedError
 from tests.reliability.damage import damage
 from tests.reliability.harness import loops
@@ -74,7 +74,7 @@ def with_checksums(recording: Recording) -> bytes:
     writer = Writer(file, chunk_size=2048, compression=CompressionType.ZSTD, enable_crcs=True)
     writer.start("ros2", "test")
     channels: dict[str, int] = {}
-    for said in sorted([*recording.joints, *recording.pictures], key=lambda said: said.receive_ns):
+    for said in sorted([*recording.joints, *recording.images], key=lambda said: said.receive_ns):
         if said.topic not in channels:
             text, _ = TYPES.generate_msgdef(said.type)
             schema = writer.register_schema(said.type, "ros2msg", text.encode())
@@ -137,7 +137,7 @@ def judge(truth: Outcome, found: Outcome | UserError) -> str:
 def test_no_damage_is_silent(bags: Path, name: str) -> None:
     seeds = [-1, *FOUND.get(name, ()), *range(loops(60, 600))]
     tries = [Try(bags / name, seed) for seed in seeds]
-    truth, *found = each(convert, tries, 2, lambda _: LIMITS)
+    truth, *found = map_isolated(convert, tries, 2, lambda _: LIMITS)
     assert isinstance(truth, Outcome)
     assert not truth.refused
     assert not truth.notes

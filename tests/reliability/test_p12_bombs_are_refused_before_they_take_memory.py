@@ -1,4 +1,4 @@
-"""Pictures, compressed data and messages that claim or unpack to far more than they are, are refused before they take memory.
+"""Images, compressed data and messages that claim or unpack to far more than they are, are refused before they take memory.
 
 No refusal lets the process grow by more than 100 MB, and the bags beside such a one are converted.
 """
@@ -55,16 +55,16 @@ def chunk(name: bytes, data: bytes) -> bytes:
 
 
 @functools.cache
-def flat_png(side: int, bits: int, colour: int, pixel_bytes: int) -> bytes:
+def flat_png(side: int, bits: int, color: int, pixel_bytes: int) -> bytes:
     """Return a true black PNG, a thousand times smaller than its pixels, made without holding them."""
     packer = zlib.compressobj(1)
     rows = b"".join(packer.compress(bytes(1 + side * pixel_bytes)) for _ in range(side)) + packer.flush()
-    head = struct.pack(">IIBBBBB", side, side, bits, colour, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", side, side, bits, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 def swollen_png(name: bytes, head: bytes) -> bytes:
-    """Return a small picture with a text or a colour profile that unpacks to 256 MB."""
+    """Return a small image with a text or a color profile that unpacks to 256 MB."""
     packer = zlib.compressobj(1)
     packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(1 << 8)) + packer.flush()
     data = cv2.imencode(".png", draw(0))[1].tobytes()
@@ -84,7 +84,7 @@ def raw(**claims: int) -> Any:
     return message
 
 
-PICTURES: dict[str, Callable[[], Any]] = {
+IMAGES: dict[str, Callable[[], Any]] = {
     "a PNG of 144 million pixels": lambda: compressed_image(START_NS, flat_png(12_000, 8, 2, 3), "png"),
     "a depth PNG of as many": lambda: compressed_image(
         START_NS, DEPTH_HEAD + flat_png(12_000, 16, 0, 2), "16UC1; compressedDepth png"
@@ -107,15 +107,15 @@ PICTURES: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", PICTURES)
-def test_a_picture_that_claims_to_be_huge(kind: str) -> None:
-    message = PICTURES[kind]()
+@pytest.mark.parametrize("kind", IMAGES)
+def test_a_image_that_claims_to_be_huge(kind: str) -> None:
+    message = IMAGES[kind]()
     with pytest.raises(UserError, match=r"is refused; the limit|does not fit"), at_most(MOST_BYTES):
         read_still(message)
 
 
 @pytest.mark.parametrize(("name", "head"), [(b"zTXt", b"note\0\0"), (b"iCCP", b"profile\0\0")])
-def test_what_a_picture_carries_along_is_not_unpacked(name: bytes, head: bytes) -> None:
+def test_what_a_image_carries_along_is_not_unpacked(name: bytes, head: bytes) -> None:
     message = compressed_image(START_NS, swollen_png(name, head), "png")
     with at_most(MOST_BYTES):
         try:
@@ -124,7 +124,7 @@ def test_what_a_picture_carries_along_is_not_unpacked(name: bytes, head: bytes) 
             assert "libpng error" in str(error)
 
 
-def test_a_video_whose_pictures_are_huge() -> None:
+def test_a_video_whose_images_are_huge() -> None:
     import av
 
     encoder: Any = av.CodecContext.create("libx264", "w")
@@ -239,22 +239,22 @@ def test_a_joint_state_that_claims_four_billion_names_angles_or_letters() -> Non
             assert "damaged" in read.read([data]).faults[0]
 
 
-def test_a_picture_that_claims_four_billion_bytes(tmp_path: Path) -> None:
+def test_a_image_that_claims_four_billion_bytes(tmp_path: Path) -> None:
     recording = cell(seconds=0.2, topic=RAW_TOPIC)
-    data = claiming(IMAGE, recording.pictures[0].message, 48 * 64 * 3)
+    data = claiming(IMAGE, recording.images[0].message, 48 * 64 * 3)
     with (
         open_bag(recording.write(tmp_path / "bag"), tmp_path, "humble") as bag,
         pytest.raises(UserError, match="cannot be read"),
         at_most(MOST_BYTES),
     ):
-        bag.deserialise(RAW_TOPIC, data)
+        bag.deserialize(RAW_TOPIC, data)
 
 
 def test_the_bags_beside_them_are_converted(tmp_path: Path) -> None:
     src = tmp_path / "src"
-    for name, message in (("png", PICTURES["a PNG of 144 million pixels"]()), ("raw", raw(height=MOST, step=MOST))):
+    for name, message in (("png", IMAGES["a PNG of 144 million pixels"]()), ("raw", raw(height=MOST, step=MOST))):
         recording = cell(seconds=1.0, topic=RAW_TOPIC if name == "raw" else JPEG_TOPIC)
-        recording.pictures[9] = recording.pictures[9]._replace(message=message)
+        recording.images[9] = recording.images[9]._replace(message=message)
         recording.write(src / name)
     packed = cell(seconds=1.0).write(src / "zstd", "sqlite3", "message")
     with sqlite3.connect(packed / "zstd.db3") as database:

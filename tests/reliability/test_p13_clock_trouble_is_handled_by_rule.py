@@ -105,7 +105,7 @@ def test_simulation_time_in_the_headers_falls_back_to_the_receive_time(tmp_path:
 
 def test_a_stream_that_starts_late_is_reported_as_warm_up(tmp_path: Path) -> None:
     recording = cell(seconds=2.0)
-    del recording.pictures[:15]
+    del recording.images[:15]
     recording.write(tmp_path / "src" / "bag")
     run(tmp_path / "src", tmp_path / "out")
     (bag,) = report(tmp_path / "out")["bags"]
@@ -129,7 +129,7 @@ def test_a_wrong_topic_is_refused_with_the_topics_there_are(tmp_path: Path) -> N
 
 def test_streams_that_never_speak_together_are_refused(tmp_path: Path) -> None:
     recording = cell(seconds=3.0)
-    recording.joints, recording.pictures = recording.joints[:50], recording.pictures[60:]
+    recording.joints, recording.images = recording.joints[:50], recording.images[60:]
     assert "color (header time) begins 1.512 s after joints (header time) has ended" in reason(tmp_path, recording)
 
 
@@ -153,13 +153,13 @@ def restamp(change: Callable[[int, int], int]) -> Callable[[Recording], None]:
     """Change the stamps of the camera's headers, each by its number and what it was."""
 
     def spoil(recording: Recording) -> None:
-        recording.pictures = [stamped(said, change(at, stamp_of(said))) for at, said in enumerate(recording.pictures)]
+        recording.images = [stamped(said, change(at, stamp_of(said))) for at, said in enumerate(recording.images)]
 
     return spoil
 
 
 def set_recorder_ahead(recording: Recording) -> None:
-    for stream in (recording.joints, recording.pictures):
+    for stream in (recording.joints, recording.images):
         half = len(stream) // 2
         stream[half:] = [shifted(said, MINUTE_NS) for said in stream[half:]]
 
@@ -198,9 +198,9 @@ TROUBLE = {
     "pairs": Trouble(
         restamp(lambda at, ns: START_NS + at // 2 * 10**9 // 15), reason="times; 45 repeat the one before"
     ),
-    "starts late": Trouble(lambda recording: recording.pictures.__delitem__(slice(0, 30)), warm_up_s=1.0),
-    "ends early": Trouble(lambda recording: recording.pictures.__delitem__(slice(60, 90)), tail_s=1.0),
-    "is silent": Trouble(lambda recording: recording.pictures.__delitem__(slice(40, 50)), gaps=1),
+    "starts late": Trouble(lambda recording: recording.images.__delitem__(slice(0, 30)), warm_up_s=1.0),
+    "ends early": Trouble(lambda recording: recording.images.__delitem__(slice(60, 90)), tail_s=1.0),
+    "is silent": Trouble(lambda recording: recording.images.__delitem__(slice(40, 50)), gaps=1),
     "the recorder's clock is set ahead": Trouble(set_recorder_ahead, gaps=1, silent=("joints", "color")),
 }
 
@@ -224,14 +224,14 @@ def test_each_trouble_has_its_rule_and_is_counted(trouble: str, tmp_path: Path) 
 
 
 def no_frame_shows_the_future(out: Path) -> None:
-    """Assert that every frame shows a sample not after it and at most 100 ms old, and that no picture comes back."""
+    """Assert that every frame shows a sample not after it and at most 100 ms old, and that no image comes back."""
     sources = pd.concat([pd.read_parquet(path) for path in sorted(out.glob("meta/sync/*/*.parquet"))])
     assert len(sources) > 40
     for stream in ("joints", "color"):
         ages_ns = sources["tick_ns"] - sources[f"{stream}.stamp_ns"]
         assert ages_ns.between(0, 100 * MS).all()
         assert (sources[f"{stream}.message"].diff().dropna() >= 0).all()
-    shown = [number_in(decode_jpeg(picture["bytes"])) for picture in rows(out)["observation.images.color"]]
+    shown = [number_in(decode_jpeg(image["bytes"])) for image in rows(out)["observation.images.color"]]
     assert shown == sorted(shown)
 
 
@@ -241,7 +241,7 @@ def test_a_topic_that_is_missing_is_named_and_the_other_bags_are_converted(tmp_p
     if topic == JOINT_TOPIC:
         recording.joints = []
     else:
-        recording.pictures = []
+        recording.images = []
     recording.write(tmp_path / "src" / "lacks")
     cell(size=(16, 64)).write(tmp_path / "src" / "whole")
     ((bag, text),) = run(tmp_path / "src", tmp_path / "out").refused

@@ -36,7 +36,7 @@ def recording(seed: int) -> Recording:
     """Return a short recording that says its joints on two topics; every second one has a gap."""
     made = cell(seed=seed, seconds=1.6 if seed % 2 else 0.8, joint_hz=30, size=(16, 64))
     if seed % 2:
-        del made.pictures[20:28]
+        del made.images[20:28]
     made.others = [said._replace(topic="/arm/joint_states") for said in made.joints]
     return made
 
@@ -105,7 +105,7 @@ def test_a_setting_that_names_things_converts_none(setting: str, bags: Path, who
     assert hashes(out) != hashes(whole)
 
 
-def test_trusted_pictures_are_other_pictures(warm: Warm, bags: Path, out: Path, tmp_path: Path) -> None:
+def test_trusted_images_are_other_images(warm: Warm, bags: Path, out: Path, tmp_path: Path) -> None:
     ended = warm.run(tmp_path / "log", "stage1_convert", "--src", bags, "--out", out, "--trust-images")
     assert "4 converted, 0 refused\n" in ended.output  # and none unchanged since it was converted before
 

@@ -13,7 +13,7 @@ from common.storage.files import read_json
 from stage3_eval.output import WORK
 from tests.reliability.harness import Command, Warm, kill_and_repeat, leftovers, loops
 
-Start = Callable[..., Command]
+ResumePoint = Callable[..., Command]
 
 
 def tables(out: Path) -> dict[str, pa.Table]:
@@ -28,7 +28,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def start(warm: Warm, ram: Path, image_dataset: Path, act_tiny: Path) -> Start:
+def start(warm: Warm, ram: Path, image_dataset: Path, act_tiny: Path) -> ResumePoint:
     """Starts the evaluation."""
 
     def evaluate(to: Path, die_at: int = 0, die_after: str = "") -> Command:
@@ -42,7 +42,7 @@ def start(warm: Warm, ram: Path, image_dataset: Path, act_tiny: Path) -> Start:
     return evaluate
 
 
-def test_a_killed_evaluation_gives_the_same_tables(start: Start, ram: Path) -> None:
+def test_a_killed_evaluation_gives_the_same_tables(start: ResumePoint, ram: Path) -> None:
     out = ram / "killed" / "out"
 
     def again() -> None:
@@ -63,7 +63,7 @@ def test_a_killed_evaluation_gives_the_same_tables(start: Start, ram: Path) -> N
 
 @pytest.mark.parametrize("after", ["scores_001.npz", "scores_000.npz", "episode_001.parquet"][: loops(1, 3)])
 def test_a_kill_in_the_midst_of_a_table_leaves_no_part_of_it_under_its_name(
-    start: Start, ram: Path, after: str
+    start: ResumePoint, ram: Path, after: str
 ) -> None:
     """Arrow writes without Python's knowledge, so that no kill between two changes to the file system shows it."""
     assert start(ram / "whole").join().code == 0

@@ -1,7 +1,7 @@
 """A dataset of 10,000 episodes is opened in seconds and in little memory; a bag of a day is converted in no more memory
 than one of minutes.
 
-The long form converts 24 h of 500 Hz joint states and 30 Hz pictures, the short one 20 minutes at 1 kHz: a
+The long form converts 24 h of 500 Hz joint states and 30 Hz images, the short one 20 minutes at 1 kHz: a
 thirtieth as many.
 """
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from common.lerobot.dataset import Dataset
 from common.storage.files import read_json, write_json
-from common.storage.worker import Limits, each
+from common.storage.worker import Limits, map_isolated
 from tests.reliability.harness import SOAK
 from tests.stage1_convert.conversion import report, run
 from tests.stage1_convert.longbag import write_long_bag
@@ -61,7 +61,7 @@ def test_ten_thousand_episodes_open_in_seconds(image_dataset: Path, tmp_path: Pa
     pq.write_table(table, path)
     total = {"total_episodes": EPISODES, "total_frames": EPISODES * FRAMES}
     write_json(root / "meta" / "info.json", read_json(root / "meta" / "info.json") | total)
-    (found,) = each(open_dataset, [root], 1, lambda _: Limits(256 << 20, 300))
+    (found,) = map_isolated(open_dataset, [root], 1, lambda _: Limits(256 << 20, 300))
     assert isinstance(found, tuple), found
     episodes, frames, cpu_s = found
     assert (episodes, frames) == (EPISODES, EPISODES * FRAMES)
@@ -84,7 +84,7 @@ def convert_long(bag: Long) -> tuple[int, int]:
 def test_memory_does_not_grow_with_a_bags_length(tmp_path: Path) -> None:
     peaks = []
     for minutes in MINUTES:
-        (found,) = each(convert_long, [Long(tmp_path, minutes)], 1, lambda _: Limits(512 << 20, 7200))
+        (found,) = map_isolated(convert_long, [Long(tmp_path, minutes)], 1, lambda _: Limits(512 << 20, 7200))
         assert isinstance(found, tuple), found
         episodes, grown = found
         assert episodes == minutes // EPISODE_MINUTES

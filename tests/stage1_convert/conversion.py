@@ -23,7 +23,7 @@ def rows(dataset: Path) -> Any:
 
 
 def jpegs(dataset: Path, camera: str = "color") -> list[bytes]:
-    """Return the stored pictures of a camera, in order."""
+    """Return the stored images of a camera, in order."""
     return [cell["bytes"] for cell in rows(dataset)[f"observation.images.{camera}"]]
 
 

@@ -1,4 +1,4 @@
-"""A length in, a bag of that length with tiny pictures out, a thousand times faster than it would be recorded.
+"""A length in, a bag of that length with tiny images out, a thousand times faster than it would be recorded.
 
 The messages of a chunk are laid out as arrays: a day of joint states at 500 Hz takes two minutes.
 """
@@ -33,7 +33,7 @@ Int64 = npt.NDArray[np.int64]
 MAGIC = b"\x89MCAP0\r\n"
 CHUNK_S = 4
 SIZE = (16, 16)
-DISTINCT = 4  # pictures that take turns
+DISTINCT = 4  # images that take turns
 JOINTS, CAMERA = 1, 2  # channels
 RECEIVED_NS = 2_000_000  # after they were stamped
 
@@ -41,16 +41,16 @@ RECEIVED_NS = 2_000_000  # after they were stamped
 def write_long_bag(path: Path, seconds: int, joint_hz: int = 500, camera_hz: int = 30) -> Path:
     """Write the .mcap file `path` and return it."""
     arm = _Kind(JOINTS, bytes(TYPES.serialize_cdr(joint_state(0, DRIVER_JOINTS, np.zeros(6)), JOINT_STATE)))
-    scenes = [_Kind(CAMERA, _picture(number)) for number in range(DISTINCT)]
+    scenes = [_Kind(CAMERA, _image(number)) for number in range(DISTINCT)]
     counts, indices = {JOINTS: 0, CAMERA: 0}, list[ChunkIndex]()
     with path.open("wb") as file:
         file.write(MAGIC + _packed(Header("ros2", ""), *_descriptions()))
         for start_s in range(0, seconds, CHUNK_S):
             span = np.array([start_s, min(start_s + CHUNK_S, seconds)])
-            joints, pictures = (np.arange(*(span * hz)) for hz in (joint_hz, camera_hz))
+            joints, images = (np.arange(*(span * hz)) for hz in (joint_hz, camera_hz))
             blocks = [arm.say(joints * 10**9 // joint_hz, _angles(joints / joint_hz))]
             for turn, scene in enumerate(scenes):
-                blocks.append(scene.say(pictures[pictures % DISTINCT == turn] * 10**9 // camera_hz))
+                blocks.append(scene.say(images[images % DISTINCT == turn] * 10**9 // camera_hz))
             data = b"".join(blocks)
             first_ns, last_ns = (START_NS + int(at) * 10**9 + RECEIVED_NS for at in span)
             packed = bytes(pa.compress(data, "lz4", asbytes=True))
@@ -61,7 +61,7 @@ def write_long_bag(path: Path, seconds: int, joint_hz: int = 500, camera_hz: int
             )
             file.write(chunk)
             counts[JOINTS] += len(joints)
-            counts[CAMERA] += len(pictures)
+            counts[CAMERA] += len(images)
         file.write(_packed(DataEnd(0)))
         start = file.tell()
         total = Statistics(0, 2, counts, len(indices), sum(counts.values()), last_ns, START_NS, 0, 2)
@@ -97,7 +97,7 @@ def _angles(times_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.round(np.sin(times_s[:, None] * np.linspace(0.5, 1.5, 6)) * 64) / 64
 
 
-def _picture(number: int) -> bytes:
+def _image(number: int) -> bytes:
     return bytes(TYPES.serialize_cdr(compressed_image(0, jpeg(draw(number, *SIZE))), COMPRESSED))
 
 

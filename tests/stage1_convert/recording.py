@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-Picture = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.uint8]
 Storage = Literal["mcap", "sqlite3"]
 Compression = Literal["none", "file", "message", "storage"]
 
@@ -41,7 +41,7 @@ class Recording:
     """The messages of a bag to be, by stream, so that tests can drop, change and add some."""
 
     joints: list[Said] = field(default_factory=list)
-    pictures: list[Said] = field(default_factory=list)
+    images: list[Said] = field(default_factory=list)
     others: list[Said] = field(default_factory=list)
 
     def write(
@@ -58,7 +58,7 @@ class Recording:
             writer.set_compression(CompressionMode[compression.upper()], CompressionFormat.ZSTD)
         with writer:
             connections: dict[str, Any] = {}
-            for said in sorted([*self.joints, *self.pictures, *self.others], key=lambda said: said.receive_ns):
+            for said in sorted([*self.joints, *self.images, *self.others], key=lambda said: said.receive_ns):
                 if said.topic not in connections:
                     connections[said.topic] = writer.add_connection(said.topic, said.type, typestore=TYPES)
                 data = TYPES.serialize_cdr(said.message, said.type)
@@ -78,12 +78,12 @@ def joint_state(stamp_ns: int, names: list[str], positions: npt.ArrayLike) -> An
     return TYPES.types[JOINT_STATE](header(stamp_ns), list(names), values, nothing, nothing)
 
 
-def raw_image(stamp_ns: int, picture: Picture, encoding: str = "rgb8", padding: int = 0) -> Any:
+def raw_image(stamp_ns: int, image: Image, encoding: str = "rgb8", padding: int = 0) -> Any:
     """Return a sensor_msgs/Image whose rows have `padding` bytes of noise behind them."""
-    rows = picture.reshape(len(picture), -1)
+    rows = image.reshape(len(image), -1)
     noise = np.full((len(rows), padding), 0xA5, np.uint8)
     data = np.concatenate([rows, noise], axis=1)
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     return TYPES.types[IMAGE](header(stamp_ns), height, width, encoding, 0, data.shape[1], data.ravel())
 
 
@@ -92,31 +92,31 @@ def compressed_image(stamp_ns: int, data: bytes, form: str = "jpeg") -> Any:
     return TYPES.types[COMPRESSED](header(stamp_ns), form, np.frombuffer(data, np.uint8))
 
 
-def draw(number: int, height: int = HEIGHT, width: int = WIDTH) -> Picture:
-    """Return an RGB picture that carries `number` in blocks along its top, on a coloured slope."""
+def draw(number: int, height: int = HEIGHT, width: int = WIDTH) -> Image:
+    """Return an RGB image that carries `number` in blocks along its top, on a colored slope."""
     rows, columns = np.mgrid[:height, :width]
     slope = [rows * 4 % 256, columns * 3 % 256, (rows + columns + number) * 2 % 256]
-    picture = np.stack(slope, axis=-1).astype(np.uint8)
+    image = np.stack(slope, axis=-1).astype(np.uint8)
     for bit in range(width // BLOCK):
-        picture[:BLOCK, bit * BLOCK : (bit + 1) * BLOCK] = 255 if number >> bit & 1 else 0
-    return picture
+        image[:BLOCK, bit * BLOCK : (bit + 1) * BLOCK] = 255 if number >> bit & 1 else 0
+    return image
 
 
-def number_in(picture: Picture) -> int:
-    """Return the number that `draw` put into a picture, also after JPEG."""
-    blocks = range(picture.shape[1] // BLOCK)
-    return sum(1 << bit for bit in blocks if picture[1:7, bit * BLOCK + 1 : bit * BLOCK + 7].mean() > 127)
+def number_in(image: Image) -> int:
+    """Return the number that `draw` put into an image, also after JPEG."""
+    blocks = range(image.shape[1] // BLOCK)
+    return sum(1 << bit for bit in blocks if image[1:7, bit * BLOCK + 1 : bit * BLOCK + 7].mean() > 127)
 
 
-def jpeg(picture: Picture, quality: int = 90) -> bytes:
-    """Return an RGB picture as a JPEG file."""
-    return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[
+def jpeg(image: Image, quality: int = 90) -> bytes:
+    """Return an RGB image as a JPEG file."""
+    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[
         1
     ].tobytes()
 
 
-def decode(data: bytes) -> Picture:
-    """Return the RGB picture of a JPEG file."""
+def decode(data: bytes) -> Image:
+    """Return the RGB image of a JPEG file."""
     return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB), np.uint8)
 
 
@@ -134,7 +134,7 @@ def cell(
     topic: str = JPEG_TOPIC,
     size: tuple[int, int] = (HEIGHT, WIDTH),
 ) -> Recording:
-    """Return what a robot cell says: joints in the driver's order and numbered pictures, both with jittery stamps."""
+    """Return what a robot cell says: joints in the driver's order and numbered images, both with jittery stamps."""
     rng = np.random.default_rng(seed)
     recording = Recording()
     joint_ns = np.arange(round(seconds * joint_hz)) * 10**9 // joint_hz + rng.integers(0, MS, round(seconds * joint_hz))
@@ -145,10 +145,10 @@ def cell(
         recording.joints.append(Said(stamp_ns + int(rng.integers(MS)), JOINT_TOPIC, JOINT_STATE, message))
     for number in range(round(seconds * camera_hz)):
         stamp_ns = START_NS + number * 10**9 // camera_hz + int(rng.integers(0, 3 * MS))
-        picture = draw(number, *size)
+        image = draw(number, *size)
         if topic.endswith("compressed"):
-            said = (COMPRESSED, compressed_image(stamp_ns, jpeg(picture)))
+            said = (COMPRESSED, compressed_image(stamp_ns, jpeg(image)))
         else:
-            said = (IMAGE, raw_image(stamp_ns, picture))
-        recording.pictures.append(Said(stamp_ns + int(rng.integers(10 * MS, 20 * MS)), topic, *said))
+            said = (IMAGE, raw_image(stamp_ns, image))
+        recording.images.append(Said(stamp_ns + int(rng.integers(10 * MS, 20 * MS)), topic, *said))
     return recording

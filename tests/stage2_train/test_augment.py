@@ -1,4 +1,4 @@
-"""Augmentation changes pictures within its bounds, alike on any number of processes, and not at all by default."""
+"""Augmentation changes images within its bounds, alike on any number of processes, and not at all by default."""
 
 import colorsys
 
@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from stage2_train.augment import augment
-from stage2_train.batches import CHANCES, Plan
+from stage2_train.batches import CHANCES, BatchOrder
 from stage2_train.config import AugmentConfig
 from tests.stage2_train.test_batches import samples
 
 __all__ = ["samples"]
 
 
-def picture(*rgb: int, height: int = 4, width: int = 6) -> torch.Tensor:
+def image(*rgb: int, height: int = 4, width: int = 6) -> torch.Tensor:
     return torch.tensor(rgb, dtype=torch.uint8).expand(1, height, width, 3).clone()
 
 
@@ -29,31 +29,31 @@ def test_nothing_is_changed_by_default() -> None:
 
 
 def test_brightness_multiplies() -> None:
-    assert augment(picture(100, 50, 20), chance(brightness=0.5), AugmentConfig(brightness=0.4))[0, 0, 0].tolist() == [
+    assert augment(image(100, 50, 20), chance(brightness=0.5), AugmentConfig(brightness=0.4))[0, 0, 0].tolist() == [
         120,
         60,
         24,
     ]
 
 
-def test_contrast_keeps_the_mean_grey_and_widens_the_rest() -> None:
-    halves = torch.cat([picture(100, 100, 100), picture(60, 60, 60)], dim=2)
+def test_contrast_keeps_the_mean_gray_and_widens_the_rest() -> None:
+    halves = torch.cat([image(100, 100, 100), image(60, 60, 60)], dim=2)
     changed = augment(halves, chance(contrast=1.0), AugmentConfig(contrast=0.5))
     assert changed[0, 0, 0].tolist() == [110, 110, 110]
     assert changed[0, 0, -1].tolist() == [50, 50, 50]
 
 
-def test_no_saturation_left_is_grey_of_the_same_luma() -> None:
-    grey = augment(picture(200, 100, 50), chance(saturation=-1.0), AugmentConfig(saturation=1.0))[0, 0, 0].tolist()
-    assert grey == [round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)] * 3
+def test_no_saturation_left_is_gray_of_the_same_luma() -> None:
+    gray = augment(image(200, 100, 50), chance(saturation=-1.0), AugmentConfig(saturation=1.0))[0, 0, 0].tolist()
+    assert gray == [round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)] * 3
 
 
-def test_hue_turns_the_colour_and_leaves_grey_alone() -> None:
+def test_hue_turns_the_color_and_leaves_gray_alone() -> None:
     third = AugmentConfig(hue=1 / 3)
-    assert augment(picture(128, 128, 128), chance(hue=1.0), third)[0, 0, 0].tolist() == [128, 128, 128]
+    assert augment(image(128, 128, 128), chance(hue=1.0), third)[0, 0, 0].tolist() == [128, 128, 128]
     before, after = (
         [v / 255 for v in p[0, 0, 0].tolist()]
-        for p in (picture(140, 90, 90), augment(picture(140, 90, 90), chance(hue=1.0), third))
+        for p in (image(140, 90, 90), augment(image(140, 90, 90), chance(hue=1.0), third))
     )
     turned = (colorsys.rgb_to_hsv(*after)[0] - colorsys.rgb_to_hsv(*before)[0]) % 1
     assert min(turned, 1 - turned) == pytest.approx(1 / 3, abs=0.05)
@@ -73,9 +73,9 @@ def test_two_processes_draw_what_one_draws(samples: object) -> None:
     from stage2_train.batches import Samples
 
     assert isinstance(samples, Samples)
-    whole = samples.batch(Plan(7, 4, 0, 1, 8, augment=True), 3).chance_BP
-    parts = [samples.batch(Plan(7, 2, rank, 2, 8, augment=True), 3).chance_BP for rank in (0, 1)]
+    whole = samples.batch(BatchOrder(7, 4, 0, 1, 8, augment=True), 3).chance_BP
+    parts = [samples.batch(BatchOrder(7, 2, rank, 2, 8, augment=True), 3).chance_BP for rank in (0, 1)]
     assert whole is not None
     assert torch.equal(torch.cat([part for part in parts if part is not None]), whole)
     assert whole.min() < -0.5 < 0.5 < whole.max()
-    assert samples.batch(Plan(7, 4, 0, 1, 8), 3).chance_BP is None
+    assert samples.batch(BatchOrder(7, 4, 0, 1, 8), 3).chance_BP is None

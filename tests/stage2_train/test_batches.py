@@ -12,7 +12,7 @@ from torch import Tensor
 from common.cli.command import UserError
 from common.lerobot.dataset import Dataset
 from common.lerobot.frame_cache import open_frames
-from stage2_train.batches import Batch, Plan, Recordings, Samples, batches, global_positions, split
+from stage2_train.batches import Batch, BatchOrder, Recordings, Samples, batches, global_positions, split
 from tests.conftest import GOLDEN
 
 
@@ -26,8 +26,8 @@ def recordings(dataset: Dataset, cache: Path) -> Recordings:
     return Recordings(dataset, open_frames(dataset, cache), cache)
 
 
-def plan(batch_size: int = 4, seed: int = 7) -> Plan:
-    return Plan(seed, batch_size, 0, 1, latent_dim=8)
+def plan(batch_size: int = 4, seed: int = 7) -> BatchOrder:
+    return BatchOrder(seed, batch_size, 0, 1, latent_dim=8)
 
 
 def test_another_seed_or_epoch_gives_another_order() -> None:
@@ -40,14 +40,14 @@ def test_samples_equal_what_lerobot_gives_its_trainer(samples: Samples) -> None:
     expected = load_file(GOLDEN / "dataset_image.expected.safetensors")
     by_row = {}
     for batch in batches(samples, plan(6), 0, 7, num_workers=1, pin=False):
-        kept = batch.each(Tensor.clone)  # its pictures are overwritten by and by
+        kept = batch.each(Tensor.clone)  # its images are overwritten by and by
         by_row.update({int(row): (kept, i) for i, row in enumerate(batch.rows)})
     for row in (0, 5, 12, 19, 20, 31, 41):
         batch, i = by_row[row]
         np.testing.assert_array_equal(batch.state_BS[i], expected[f"{row}/observation.state"])
         np.testing.assert_array_equal(batch.action_BCA[i], expected[f"{row}/action"])
         np.testing.assert_array_equal(batch.is_pad_BC[i], expected[f"{row}/action_is_pad"])
-        np.testing.assert_array_equal(batch.pictures[0][i].permute(2, 0, 1), expected[f"{row}/image_u8_chw"])
+        np.testing.assert_array_equal(batch.images[0][i].permute(2, 0, 1), expected[f"{row}/image_u8_chw"])
 
 
 def test_reader_threads_do_not_change_the_batches(samples: Samples) -> None:

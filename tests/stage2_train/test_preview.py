@@ -23,7 +23,7 @@ def test_it_prints_the_numbers_and_writes_nothing(tmp_path: Path, capsys: pytest
         "chunk_size: 5",
         "3 episodes to train on, 1 held out; 29 samples, 30 fps; cameras: front 32x40",
         "4 samples a step",
-        "0.00 GB of decoded pictures in",
+        "0.00 GB of decoded images in",
         "s a step on cpu",
     ):
         assert words in said, said

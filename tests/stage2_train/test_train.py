@@ -28,7 +28,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def golden_run(out: Path, cache: Path, *overrides: str) -> Path:
-    """Train in this process on pictures that LeRobot wrote, with dropout off so that runs can be compared."""
+    """Train in this process on images that LeRobot wrote, with dropout off so that runs can be compared."""
     places = [f"data.dataset={GOLDEN / 'dataset_image'}", f"data.cache_dir={cache}", f"training.output_dir={out}"]
     train(load(TrainConfig, None, [*TINY_TRAINING, *places, "model.dropout=0", *overrides]))
     return out
@@ -83,7 +83,7 @@ def test_the_manifest_lies_beside_pretrained_model_never_in_it(alone: Path) -> N
     assert not (alone / "checkpoint_000004" / "pretrained_model" / "manifest.json").exists()
 
 
-def test_the_normalisation_is_imagenets_for_pictures_and_the_datasets_for_joints(alone: Path) -> None:
+def test_the_normalization_is_imagenets_for_images_and_the_datasets_for_joints(alone: Path) -> None:
     folder = alone / "checkpoint_000004" / "pretrained_model"
     tensors = load_file(folder / "policy_preprocessor_step_3_normalizer_processor.safetensors")
     stats = json.loads((GOLDEN / "dataset_image" / "meta" / "stats.json").read_text())
@@ -101,9 +101,7 @@ def assert_same_weights(one: Path, two: Path) -> None:
             torch.testing.assert_close(two_weights[key], value, atol=1e-5, rtol=1e-5)
 
 
-def test_two_processes_with_pictures_give_the_losses_and_weights_of_one(
-    warm: Warm, alone: Path, tmp_path: Path
-) -> None:
+def test_two_processes_with_images_give_the_losses_and_weights_of_one(warm: Warm, alone: Path, tmp_path: Path) -> None:
     args = [*TINY_TRAINING, "model.dropout=0", "training.batch_size=2", "model.latent_dim=32"]
     out = tmp_path / "out"
     assert finish(start(warm, GOLDEN / "dataset_image", out, *args, world_size=2)) == [0, 0], stderr(out)
@@ -158,7 +156,7 @@ def test_several_cameras_environment_state_and_a_smaller_size_are_trained_and_sa
     policy = Policy.load(tmp_path / "out" / "checkpoint_000002")
     assert policy.cameras == {"front": (32, 40, 3), "wrist": (32, 40, 3)}
     assert policy.checkpoint.shape.environment_dim == 4
-    assert policy.checkpoint.normaliser.mapping["ENV"] == "MEAN_STD"
+    assert policy.checkpoint.normalizer.mapping["ENV"] == "MEAN_STD"
     assert metrics(tmp_path / "out")[-1]["kl_loss"] == 0
     assert policy.checkpoint.act.n_decoder_layers == 2
 
@@ -193,7 +191,7 @@ def test_scaled_learning_rates_follow_the_number_of_processes(warm: Warm, datase
 def test_a_mistake_is_refused_before_anything_is_written(
     dataset: Path, tmp_path: Path, overrides: list[str], words: str
 ) -> None:
-    cameras = write_dataset(tmp_path / "pictures", cameras={"front": (32, 32)}) if "nowhere.pth" in words else dataset
+    cameras = write_dataset(tmp_path / "images", cameras={"front": (32, 32)}) if "nowhere.pth" in words else dataset
     places = [f"data.dataset={cameras}", f"training.output_dir={tmp_path / 'out'}"]
     from tests.stage2_train.tiny import TINY
 
@@ -213,7 +211,7 @@ def test_missing_statistics_are_refused(tmp_path: Path) -> None:
     stats = json.loads((dataset / "meta/stats.json").read_text())
     del stats["action"]["std"]
     (dataset / "meta/stats.json").write_text(json.dumps(stats))
-    with pytest.raises(UserError, match=r"the normalisation lacks action\.std"):
+    with pytest.raises(UserError, match=r"the normalization lacks action\.std"):
         train(tiny_config(dataset, tmp_path / "out"))
 
 
@@ -244,7 +242,7 @@ def test_bfloat16_learns_like_float32_and_saves_float32(alone: Path, cache: Path
     assert {value.dtype for value in weights.values()} == {torch.float32}
 
 
-NO_PICTURES = (
+NO_IMAGES = (
     "training.steps=150",
     "training.save_freq=150",
     "training.log_freq=50",
@@ -256,7 +254,7 @@ NO_PICTURES = (
 def test_bfloat16_ends_as_near_to_float32_as_another_seed_does(dataset: Path, tmp_path: Path) -> None:
     def last_loss(*overrides: str) -> float:
         out = tmp_path / "".join(overrides)
-        train(tiny_config(dataset, out, *NO_PICTURES, *overrides))
+        train(tiny_config(dataset, out, *NO_IMAGES, *overrides))
         first, *_, last = [row["loss"] for row in metrics(out)]
         assert last < 0.8 * first
         return last

@@ -30,7 +30,7 @@ def val_losses(out: Path) -> dict[int, float]:
 def test_it_equals_the_policys_error_frame_by_frame(dataset: Path, out: Path, tmp_path: Path) -> None:
     policy, opened = Policy.load(out / "checkpoint_000012"), Dataset.open(dataset)
     columns = opened.columns(["observation.state", "action"], tmp_path)
-    std = policy.checkpoint.normaliser.statistics()["action.std"].numpy() + 1e-8
+    std = policy.checkpoint.normalizer.statistics()["action.std"].numpy() + 1e-8
     (episode,) = [opened.episodes[number] for number in policy.checkpoint.train_config["val_episodes"]]
     errors = []
     for row in range(episode.start, episode.stop):

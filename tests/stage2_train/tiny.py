@@ -39,7 +39,7 @@ VALIDATED = ("data.val_fraction=0.34", "training.val_freq=5")
 def write_dataset(
     root: Path, lengths: Sequence[int] = (9, 12, 10), cameras: Mapping[str, tuple[int, int]] = {}, environment: int = 0
 ) -> Path:
-    """A LeRobot v3.0 dataset with 3 joints, 2 actions and PNG pictures; one parquet file per episode."""
+    """A LeRobot v3.0 dataset with 3 joints, 2 actions and PNG images; one parquet file per episode."""
     rng = np.random.default_rng(0)
     vectors = {
         "observation.state": 3,
@@ -61,8 +61,8 @@ def write_dataset(
             values[key].append(array)
             columns[key] = pa.FixedSizeListArray.from_arrays(array.ravel(), n)
         for camera, size in cameras.items():
-            pictures = (rng.integers(0, 255, (*size, 3), np.uint8) for _ in range(length))
-            rows = [{"bytes": cv2.imencode(".png", picture)[1].tobytes(), "path": None} for picture in pictures]
+            images = (rng.integers(0, 255, (*size, 3), np.uint8) for _ in range(length))
+            rows = [{"bytes": cv2.imencode(".png", image)[1].tobytes(), "path": None} for image in images]
             columns[f"observation.images.{camera}"] = pa.array(
                 rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())])
             )

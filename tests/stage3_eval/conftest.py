@@ -13,8 +13,8 @@ import torch
 
 from common.act.checkpoint import Checkpoint, PolicyShape, Robot, new_network
 from common.act.network import ActConfig
-from common.act.normalization import Normaliser
-from common.lerobot.dataset import ACTION, STATE, Dataset, picture_key
+from common.act.normalization import Normalizer
+from common.lerobot.dataset import ACTION, STATE, Dataset, image_key
 from tests.conftest import GOLDEN, TINY_TRAINING
 
 MAPPING = {"STATE": "MEAN_STD", "ACTION": "MEAN_STD", "VISUAL": "MEAN_STD"}
@@ -36,14 +36,14 @@ def tiny_checkpoint(dataset: Dataset, action_meaning: str | None = "delta") -> C
     shape = PolicyShape(dataset.features[STATE].shape[0], dataset.features[ACTION].shape[0], dataset.cameras)
     statistics = {
         f"{key}.{name}": torch.as_tensor(dataset.stats[key][name]).float()
-        for key in (STATE, ACTION, *map(picture_key, dataset.cameras))
+        for key in (STATE, ACTION, *map(image_key, dataset.cameras))
         for name in ("mean", "std")
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = new_network(CONFIG, shape)
     robot = Robot(dataset.joint_names, dataset.fps, action_meaning, False)
-    return Checkpoint(network, CONFIG, shape, Normaliser(statistics, MAPPING, shape.sizes(), "test"), robot)
+    return Checkpoint(network, CONFIG, shape, Normalizer(statistics, MAPPING, shape.sizes(), "test"), robot)
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ def test_pandas_reads_a_row_per_frame_with_the_recording_as_it_was(out: Path) ->
     np.testing.assert_array_equal(frames["timestamp"], recorded["timestamp"])
 
 
-def test_errors_are_the_difference_of_their_neighbours(out: Path) -> None:
+def test_errors_are_the_difference_of_their_neighbors(out: Path) -> None:
     frames = pd.read_parquet(out / "all_episodes.parquet")
     for joint in JOINTS:
         difference = (frames[f"predicted_action_{joint}"] - frames[f"gt_action_{joint}"]).abs()
@@ -208,18 +208,18 @@ def test_lerobots_checkpoint_and_video_dataset_are_evaluated_as_they_are(act_tin
     assert names(out) == FILES
 
 
-def damage_picture(dataset: Path, row: int) -> None:
+def damage_image(dataset: Path, row: int) -> None:
     path = dataset / "data" / "chunk-000" / "file-000.parquet"
     table = pq.read_table(path)
     place = table.schema.get_field_index("observation.images.color")
-    pictures = table.column(place).to_pylist()
-    pictures[row]["bytes"] = pictures[row]["bytes"][:20]
+    images = table.column(place).to_pylist()
+    images[row]["bytes"] = images[row]["bytes"][:20]
     field = table.schema.field(place)
-    pq.write_table(table.set_column(place, field, pa.array(pictures, field.type)), path)
+    pq.write_table(table.set_column(place, field, pa.array(images, field.type)), path)
 
 
-def test_a_damaged_picture_midway_leaves_nothing(checkpoint: Path, image_dataset: Path, tmp_path: Path) -> None:
-    damage_picture(image_dataset, row=33)
+def test_a_damaged_image_midway_leaves_nothing(checkpoint: Path, image_dataset: Path, tmp_path: Path) -> None:
+    damage_image(image_dataset, row=33)
     with pytest.raises(UserError, match="camera color, episode 1, frame 13"):
         evaluate(checkpoint, image_dataset, tmp_path / "results" / "out")
     assert names(tmp_path / "results" / "out") == [WORK]  # what is whole is kept for the next try, under no final name

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from common.act.checkpoint import PolicyShape, new_network
-from common.act.normalization import Normaliser
+from common.act.normalization import Normalizer
 from common.cli.command import UserError
 from common.lerobot.dataset import Dataset
 from common.policy import Policy
@@ -66,7 +66,7 @@ def test_what_a_robot_must_know_stands_beside_it(exported: Path, inputs: Inputs)
     assert about["cameras"] == {"color": [64, 96, 3]}
     assert about["inputs"]["observation.images.color"] == {"dtype": "uint8", "shape": [64, 96, 3]}
     assert about["verified"]["frames"] == 42
-    assert 0 <= about["verified"]["largest_difference_normalised"] < 1e-5
+    assert 0 <= about["verified"]["largest_difference_normalized"] < 1e-5
 
 
 def test_the_lines_for_the_robot_run_as_written(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,12 +81,12 @@ def test_a_policy_with_two_cameras_and_an_environment_is_exported(inputs: Inputs
     dataset = Dataset.open(GOLDEN / "dataset_image")
     one = tiny_checkpoint(dataset)
     shape = PolicyShape(6, 6, {"color": (64, 96, 3), "wrist": (64, 96, 3)}, environment_dim=2)
-    statistics = one.normaliser.statistics()
+    statistics = one.normalizer.statistics()
     for name in ("mean", "std"):
         statistics[f"observation.images.wrist.{name}"] = statistics[f"observation.images.color.{name}"]
         statistics[f"observation.environment_state.{name}"] = torch.ones(2)
-    normaliser = Normaliser(statistics, MAPPING | {"ENV": "MEAN_STD"}, shape.sizes(), "test")
-    policy = Policy(replace(one, network=new_network(CONFIG, shape), shape=shape, normaliser=normaliser))
+    normalizer = Normalizer(statistics, MAPPING | {"ENV": "MEAN_STD"}, shape.sizes(), "test")
+    policy = Policy(replace(one, network=new_network(CONFIG, shape), shape=shape, normalizer=normalizer))
     graph = exporting.Graph(policy).eval()
     exporting._write_graph(graph, tmp_path / "policy.onnx")
     onnxruntime = importlib.import_module("onnxruntime")

@@ -56,7 +56,7 @@ def test_a_file_is_no_folder_for_results(tmp_path: Path) -> None:
         require_ours(tmp_path / "file")
 
 
-def test_the_same_evaluation_is_recognised_and_another_refused_naming_what_differs(tmp_path: Path) -> None:
+def test_the_same_evaluation_is_recognized_and_another_refused_naming_what_differs(tmp_path: Path) -> None:
     assert finished(tmp_path / "out", IDENTITY) is None
     fill(tmp_path / "out", 2)
     summary = finished(tmp_path / "out", IDENTITY)

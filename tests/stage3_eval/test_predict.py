@@ -27,8 +27,8 @@ def test_batches_predict_what_frames_one_at_a_time_do(kind: str, checkpoint: Pat
     assert np.array_equal(prediction.executed_TA, batched[:, 0])
     assert batched.shape == (22, 10, 6)
     assert batched.dtype == np.float32
-    for t, picture in enumerate(dataset.pictures(episode, "color")):
-        single = policy.predict_chunk({STATE: rows[STATE][t : t + 1], "observation.images.color": picture[None]})
+    for t, image in enumerate(dataset.images(episode, "color")):
+        single = policy.predict_chunk({STATE: rows[STATE][t : t + 1], "observation.images.color": image[None]})
         np.testing.assert_allclose(batched[t], single[0], atol=1e-5, rtol=0)
 
 
@@ -58,8 +58,8 @@ def test_the_queue_is_fed_and_asked_as_on_the_robot(
         of.n_action_steps, of.temporal_ensemble_coeff = n_action_steps, coeff
     rows, episode = rows_of(dataset, 1, tmp_path), dataset.episodes[1]
     prediction = predict_queue(policy, dataset, episode, rows, batch_size=8, n_timed=2)
-    for t, picture in enumerate(dataset.pictures(episode, "color")):
-        observation = {STATE: rows[STATE][t : t + 1], "observation.images.color": picture[None]}
+    for t, image in enumerate(dataset.images(episode, "color")):
+        observation = {STATE: rows[STATE][t : t + 1], "observation.images.color": image[None]}
         assert np.array_equal(prediction.executed_TA[t : t + 1], driver.select_action(observation).numpy())
     assert prediction.start_S.tolist() == list(range(0, 22, n_action_steps))
     assert prediction.chunk_SCA.shape == (len(prediction.start_S), n_action_steps, 6)

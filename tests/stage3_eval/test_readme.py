@@ -29,5 +29,5 @@ def test_every_key_of_the_summary_is_described_and_no_other(checkpoint: Path, tm
     assert sorted(first_cells("key")) == sorted(summary)
 
 
-def test_the_picture_is_there_and_small() -> None:
+def test_the_image_is_there_and_small() -> None:
     assert 20_000 < (ROOT / "stage3_eval" / "report.png").stat().st_size < 300_000

@@ -42,17 +42,17 @@ SMALL = ActConfig(
 )
 
 
-def normalised(x: Tensor, key: str) -> Tensor:
+def normalized(x: Tensor, key: str) -> Tensor:
     return (x - STATISTICS[f"{key}.mean"]) / (STATISTICS[f"{key}.std"] + 1e-8)
 
 
 def images(variant: str) -> list[Tensor]:
     names = ["image_u8_hwc", "image_wrist_u8_hwc"] if variant == "two_cam" else ["image_u8_hwc"]
-    return [normalised(INPUTS[name].permute(0, 3, 1, 2) / 255, "observation.images.color") for name in names]
+    return [normalized(INPUTS[name].permute(0, 3, 1, 2) / 255, "observation.images.color") for name in names]
 
 
-STATE = normalised(INPUTS["state"], "observation.state")
-ACTION = normalised(INPUTS["action"], "action")
+STATE = normalized(INPUTS["state"], "observation.state")
+ACTION = normalized(INPUTS["action"], "action")
 PAD = INPUTS["action_is_pad"]
 
 
@@ -409,7 +409,7 @@ def test_backbone_has_torchvisions_parameter_count_without_classifier(name: str,
 
 
 @pytest.mark.parametrize(("name", "channels"), [("resnet18", 512), ("resnet34", 512), ("resnet50", 2048)])
-def test_backbone_divides_the_picture_by_32(name: str, channels: int) -> None:
+def test_backbone_divides_the_image_by_32(name: str, channels: int) -> None:
     backbone = ResNet(name)
     with torch.inference_mode():
         features = backbone(torch.randn(1, 3, 70, 96))

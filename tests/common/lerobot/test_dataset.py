@@ -19,17 +19,17 @@ ITEMS = (0, 5, 12, 19, 20, 31, 41)
 
 
 @pytest.mark.parametrize("kind", ["image", "video"])
-def test_columns_and_pictures_equal_what_lerobot_reads(kind: str, tmp_path: Path) -> None:
+def test_columns_and_images_equal_what_lerobot_reads(kind: str, tmp_path: Path) -> None:
     dataset = Dataset.open(GOLDEN / f"dataset_{kind}")
     expected = load_file(GOLDEN / f"dataset_{kind}.expected.safetensors")
     columns = dataset.columns([STATE, "timestamp", "frame_index", "episode_index", "index", "task_index"], tmp_path)
     frames = open_frames(dataset, tmp_path)["color"]
-    picture = np.empty((1, *frames.shape), np.uint8)
+    image = np.empty((1, *frames.shape), np.uint8)
     for i in ITEMS:
         for key, values in columns.items():
             np.testing.assert_array_equal(values[i], expected[f"{i}/{key}"])
-        frames.take(np.array([i]), picture)
-        np.testing.assert_array_equal(picture[0].transpose(2, 0, 1), expected[f"{i}/image_u8_chw"])
+        frames.take(np.array([i]), image)
+        np.testing.assert_array_equal(image[0].transpose(2, 0, 1), expected[f"{i}/image_u8_chw"])
 
 
 def test_what_is_in_the_dataset_is_told() -> None:
@@ -53,17 +53,17 @@ def test_the_frame_cache_is_built_once_and_anew_when_the_dataset_changes(image_d
     assert len([p for p in (cache / "frames").iterdir() if p.is_dir()]) == 2
 
 
-def test_a_damaged_picture_is_named_by_camera_episode_and_frame(image_dataset: Path, tmp_path: Path) -> None:
+def test_a_damaged_image_is_named_by_camera_episode_and_frame(image_dataset: Path, tmp_path: Path) -> None:
     path = image_dataset / "data" / "chunk-000" / "file-000.parquet"
     table = pq.read_table(path)
-    pictures = table.column("observation.images.color").to_pylist()
-    pictures[23]["bytes"] = pictures[23]["bytes"][:20]
+    images = table.column("observation.images.color").to_pylist()
+    images[23]["bytes"] = images[23]["bytes"][:20]
     place = table.schema.get_field_index("observation.images.color")
     column = pq.read_table(path).schema.field(place)
     import pyarrow as pa
 
-    pq.write_table(table.set_column(place, column, pa.array(pictures, column.type)), path)
-    with pytest.raises(UserError, match="camera color, episode 1, frame 3: the picture"):
+    pq.write_table(table.set_column(place, column, pa.array(images, column.type)), path)
+    with pytest.raises(UserError, match="camera color, episode 1, frame 3: the image"):
         open_frames(Dataset.open(image_dataset), tmp_path / "cache")
     assert not [p for p in (tmp_path / "cache" / "frames").iterdir() if p.is_dir()]
 

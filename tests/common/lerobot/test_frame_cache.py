@@ -1,4 +1,4 @@
-"""Pictures come decoded from a map or at every use, the same ones; the map is built once, whole, and only where it fits."""
+"""Images come decoded from a map or at every use, the same ones; the map is built once, whole, and only where it fits."""
 
 import fcntl
 import logging
@@ -49,20 +49,20 @@ def test_decoding_at_every_use_gives_what_the_map_gives(kind: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("mode", ["mmap", "none"])
-def test_pictures_are_resized_once_and_for_all(mode: str, tmp_path: Path) -> None:
+def test_images_are_resized_once_and_for_all(mode: str, tmp_path: Path) -> None:
     dataset = Dataset.open(GOLDEN / "dataset_image")
     whole = open_frames(dataset, tmp_path)["color"]
     small = open_frames(dataset.in_size((32, 48)), tmp_path, mode)["color"]  # type: ignore[arg-type]
     assert small.shape == (32, 48, 3)
-    for picture, wanted in zip(taken(small), taken(whole), strict=True):
-        np.testing.assert_array_equal(picture, cv2.resize(wanted, (48, 32), interpolation=cv2.INTER_AREA))
+    for image, wanted in zip(taken(small), taken(whole), strict=True):
+        np.testing.assert_array_equal(image, cv2.resize(wanted, (48, 32), interpolation=cv2.INTER_AREA))
 
 
-def test_a_picture_of_the_size_asked_for_stays_as_it_is() -> None:
-    picture = np.zeros((4, 6, 3), np.uint8)
-    assert resize(picture, (4, 6)) is picture
-    assert resize(picture, None) is picture
-    assert resize(picture, (8, 12)).shape == (8, 12, 3)
+def test_a_image_of_the_size_asked_for_stays_as_it_is() -> None:
+    image = np.zeros((4, 6, 3), np.uint8)
+    assert resize(image, (4, 6)) is image
+    assert resize(image, None) is image
+    assert resize(image, (8, 12)).shape == (8, 12, 3)
 
 
 def test_the_map_has_the_size_that_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -72,7 +72,7 @@ def test_the_map_has_the_size_that_is_announced(tmp_path: Path, caplog: pytest.L
     (path,) = (tmp_path / "frames").glob("*/color.u8")
     assert path.stat().st_size == cache_bytes(dataset) == 42 * 64 * 96 * 3
     assert path.stat().st_blocks * 512 >= path.stat().st_size  # no holes that a full disk would answer with SIGBUS
-    assert "decoding 42 pictures once into" in caplog.text
+    assert "decoding 42 images once into" in caplog.text
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_without_room_auto_decodes_at_every_use_and_mmap_refuses(
     dataset = Dataset.open(GOLDEN / "dataset_image")
     with caplog.at_level(logging.WARNING):
         assert isinstance(open_frames(dataset, tmp_path)["color"], DecodedFrames)
-    assert "disk too full for the decoded pictures" in caplog.text
+    assert "disk too full for the decoded images" in caplog.text
     with pytest.raises(UserError, match="1,000 bytes free, 774,144 are needed"):
         open_frames(dataset, tmp_path, mode="mmap")
 
@@ -169,19 +169,19 @@ def built(dataset: Dataset, cache: Path) -> Path:
 
 
 @pytest.mark.parametrize("size", [None, (7, 9)])
-def test_a_flipped_bit_in_a_map_is_found_when_its_picture_is_first_used(
+def test_a_flipped_bit_in_a_map_is_found_when_its_image_is_first_used(
     size: tuple[int, int] | None, tmp_path: Path
 ) -> None:
     dataset = Dataset.open(GOLDEN / "dataset_image").in_size(size)
     folder = built(dataset, tmp_path)
     whole = (folder / "color.u8").read_bytes()
     flipped = bytearray(whole)
-    flipped[len(whole) * 20 // 42 - 1] ^= 4  # the last byte of picture 19
+    flipped[len(whole) * 20 // 42 - 1] ^= 4  # the last byte of image 19
     (folder / "color.u8").write_bytes(flipped)
     frames = open_frames(dataset, tmp_path)["color"]
     out = np.empty((19, *frames.shape), np.uint8)
     frames.take(np.arange(19), out)
-    with pytest.raises(TransientError, match=r"picture 19 in .*color\.u8 is damaged; the next start decodes all anew"):
+    with pytest.raises(TransientError, match=r"image 19 in .*color\.u8 is damaged; the next start decodes all anew"):
         taken(frames)
     assert taken(open_frames(dataset, tmp_path)["color"]).any()
     assert (folder / "color.u8").read_bytes() == whole

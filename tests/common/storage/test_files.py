@@ -10,10 +10,10 @@ import pytest
 from common.cli.command import UserError
 from common.storage.files import (
     MANIFEST,
+    atomic_path,
     new_folder,
     read_json,
     remove_stale,
-    replacing,
     require_free,
     sha256,
     write_json,
@@ -34,7 +34,7 @@ for number in range(10**6):
 def test_a_failed_write_leaves_the_old_content_and_no_temporary(tmp_path: Path) -> None:
     target = tmp_path / "a.json"
     write_json(target, {"old": 1})
-    with pytest.raises(RuntimeError), replacing(target) as temporary:
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert read_json(target) == {"old": 1}

@@ -1,4 +1,4 @@
-"""A network file system is recognised by the kernel's own table and said once; a local disk is not."""
+"""A network file system is recognized by the kernel's own table and said once; a local disk is not."""
 
 import logging
 from pathlib import Path

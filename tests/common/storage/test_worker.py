@@ -16,7 +16,7 @@ import pytest
 
 import stage1_convert.pipeline.convert  # noqa: F401 (all tests fork their workers from one process, which imports this module)
 from common.cli.command import UserError
-from common.storage.worker import Limits, each
+from common.storage.worker import Limits, map_isolated
 from tests.conftest import ROOT
 
 MEMORY_BYTES = 256 << 20
@@ -81,7 +81,7 @@ def misbehave(how: str) -> object:
 
 
 def results(*hows: str, workers: int = 2) -> list[object]:
-    return list(each(misbehave, hows, workers, lambda how: SHORT if how == "hang" else QUICK))
+    return list(map_isolated(misbehave, hows, workers, lambda how: SHORT if how == "hang" else QUICK))
 
 
 def test_results_come_in_the_order_of_the_items() -> None:
@@ -97,7 +97,7 @@ def test_items_are_taken_when_they_are_needed() -> None:
             taken.append(str(number))
             yield taken[-1]
 
-    running = each(misbehave, items(), 2, lambda how: QUICK)
+    running = map_isolated(misbehave, items(), 2, lambda how: QUICK)
     assert next(running) == "0"
     assert len(taken) <= 1 + 2 + 1
     running.close()
@@ -136,7 +136,7 @@ def test_a_bug_is_raised_with_its_traceback() -> None:
 
 
 def test_closing_the_results_ends_every_process() -> None:
-    running = each(misbehave, ["pid", "hang"], 2, lambda how: QUICK)
+    running = map_isolated(misbehave, ["pid", "hang"], 2, lambda how: QUICK)
     worker = next(running)
     running.close()
     assert not Path(f"/proc/{worker}").exists()

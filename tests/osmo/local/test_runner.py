@@ -14,7 +14,7 @@ import pytest
 
 from osmo.local.__main__ import Result, restart, run
 from osmo.local.plan import seconds
-from osmo.local.status_table import RUNNING, Board, Row
+from osmo.local.status_table import RUNNING, Row, StatusTable
 from osmo.local.storage import transfer
 from tests.conftest import ROOT
 
@@ -366,7 +366,7 @@ def test_a_log_shows_now_and_then_what_a_running_task_says(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("osmo.local.status_table.LOG_PERIOD_S", 0.0)
-    board = Board({})
+    board = StatusTable({})
     for note in ("step 50 of 100", "step 100 of 100"):
         board.show({"train-act": Row(RUNNING, None, 1.0, 1, note)})
     said = capsys.readouterr().err.splitlines()

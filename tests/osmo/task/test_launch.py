@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from common.cli.command import TransientError, UserError
-from osmo.task.container_paths import PLACES, place
+from osmo.task.container_paths import CONTAINER_PATHS, container_path
 from osmo.task.launch import copy_run, find, main, restore, verdict, wait_for_host
 from tests.conftest import GOLDEN, ROOT, TINY_TRAINING
 
@@ -82,13 +82,13 @@ def test_a_host_that_never_gets_a_name_is_a_transient_cause() -> None:
 
 
 def test_the_places_are_the_containers_unless_the_environment_moves_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in PLACES:
+    for variable in CONTAINER_PATHS:
         monkeypatch.delenv(variable, raising=False)
-    assert str(place("OUTPUT_DIR")) == "/output/train-rosbag-act"
-    assert str(place("BAGS_DIR")) == "/data/rosbags"
-    assert str(place("CONFIG_FILE")) == "/workspace/config.yaml"
+    assert str(container_path("OUTPUT_DIR")) == "/output/train-rosbag-act"
+    assert str(container_path("BAGS_DIR")) == "/data/rosbags"
+    assert str(container_path("CONFIG_FILE")) == "/workspace/config.yaml"
     monkeypatch.setenv("OUTPUT_DIR", "/elsewhere")
-    assert str(place("OUTPUT_DIR")) == "/elsewhere"
+    assert str(container_path("OUTPUT_DIR")) == "/elsewhere"
 
 
 def test_bags_that_are_no_folder_are_named(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_launcher_that_is_stopped_while_it_waits_for_the_lead_may_be_started_a
     environment = {**os.environ, "NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "no-such-host.invalid"}
     words = ["train", "--dataset", str(GOLDEN / "dataset_image"), "--to", str(tmp_path)]
     with subprocess.Popen(
-        [sys.executable, "-m", "osmo.task.launch", *words], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "osmo.launch", *words], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr
         first = process.stderr.readline()
@@ -130,7 +130,7 @@ def launched(tmp_path: Path, *overrides: str) -> Iterator["subprocess.Popen[str]
     settings = [f"data.cache_dir={tmp_path / 'cache'}", *TINY_TRAINING, *overrides]
     words = ["--dataset", GOLDEN / "dataset_image", "--to", tmp_path / "output", "--override", *settings]
     with (tmp_path / "log.txt").open("w") as log:
-        command = [sys.executable, "-m", "osmo.task.launch", "train", *map(str, words)]
+        command = [sys.executable, "-m", "osmo.launch", "train", *map(str, words)]
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log, stdout=log, text=True)
     try:
         yield process

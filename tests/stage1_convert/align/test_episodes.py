@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from common.cli.command import UserError
 from common.cli.config import load
 from stage1_convert.align import resample as sync
-from stage1_convert.align.episodes import Plan, choose, make_plan
+from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
 from stage1_convert.config import Config
 
 MS = 1_000_000
@@ -36,17 +36,17 @@ def moving(count: int, hz: int = 100) -> npt.NDArray[np.float64]:
 
 def planned(
     joints_ns: npt.NDArray[np.int64],
-    pictures_ns: npt.NDArray[np.int64],
+    images_ns: npt.NDArray[np.int64],
     *overrides: str,
     angles: npt.NDArray[np.float64] | None = None,
     markers_ns: npt.NDArray[np.int64] = NO_MARKERS,
-) -> Plan:
-    clocks = {"joints": clock(joints_ns), "color": clock(pictures_ns)}
+) -> EpisodePlan:
+    clocks = {"joints": clock(joints_ns), "color": clock(images_ns)}
     angles = moving(len(joints_ns)) if angles is None else angles
     return make_plan(clocks, angles, markers_ns, load(Config, None, overrides))
 
 
-def spans(plan: Plan) -> list[tuple[int, int, str]]:
+def spans(plan: EpisodePlan) -> list[tuple[int, int, str]]:
     return [(span.start, span.stop, span.reason) for span in plan.episodes]
 
 
@@ -69,14 +69,12 @@ choices = st.sampled_from(
 @settings(deadline=None)
 @given(gapped, gapped, choices, st.lists(st.integers(0, 20_000), max_size=3), st.randoms())
 def test_every_frame_is_in_one_episode_or_left_out_for_a_reason_or_in_a_gap(
-    joints_ns: Any, pictures_ns: Any, overrides: tuple[str, ...], markers_ms: list[int], random: Any
+    joints_ns: Any, images_ns: Any, overrides: tuple[str, ...], markers_ms: list[int], random: Any
 ) -> None:
     angles = np.cumsum([[random.choice([0.0, 0.0, 0.0, 0.2])] for _ in joints_ns], axis=0)
     markers_ns = T0 + np.array(sorted(markers_ms), np.int64) * MS
     try:
-        plan = planned(
-            joints_ns, pictures_ns, "data.min_episode_s=0.1", *overrides, angles=angles, markers_ns=markers_ns
-        )
+        plan = planned(joints_ns, images_ns, "data.min_episode_s=0.1", *overrides, angles=angles, markers_ns=markers_ns)
     except UserError as error:
         assert "too short" in str(error) or "no moment to show" in str(error)
         return
@@ -88,7 +86,7 @@ def test_every_frame_is_in_one_episode_or_left_out_for_a_reason_or_in_a_gap(
         start = plan.ticks_ns.first_from(np.array([gap["start_ns"]]))[0]
         taken[start : start + gap["frames"]] += 1
     assert (taken == 1).all()
-    for name, stamps_ns in (("joints", joints_ns), ("color", pictures_ns)):
+    for name, stamps_ns in (("joints", joints_ns), ("color", images_ns)):
         shown = np.concatenate([plan.picks[name][span.start : span.stop] for span in plan.episodes])
         np.testing.assert_array_equal(plan.uses(name, len(stamps_ns)), np.bincount(shown, minlength=len(stamps_ns)))
     limit_ms = 50 if "data.resample=nearest" in overrides else 100
@@ -98,7 +96,7 @@ def test_every_frame_is_in_one_episode_or_left_out_for_a_reason_or_in_a_gap(
             ticks_ns - ticks_ns[0],
             [((span.start + k) * 10**9 // 30) - (span.start * 10**9 // 30) for k in range(span.frames)],
         )
-        for name, stamps_ns in (("joints", joints_ns), ("color", pictures_ns)):
+        for name, stamps_ns in (("joints", joints_ns), ("color", images_ns)):
             ages_ns = ticks_ns - stamps_ns[plan.picks[name][span.start : span.stop]]
             assert (np.abs(ages_ns) <= limit_ms * MS).all()
             if limit_ms == 100:
@@ -106,8 +104,8 @@ def test_every_frame_is_in_one_episode_or_left_out_for_a_reason_or_in_a_gap(
 
 
 def test_a_gap_splits_and_the_frames_in_it_are_told() -> None:
-    pictures_ns = np.delete(steady(4, 30), np.s_[50:65])
-    plan = planned(steady(4), pictures_ns)
+    images_ns = np.delete(steady(4, 30), np.s_[50:65])
+    plan = planned(steady(4), images_ns)
     (first, second), (gap,) = plan.episodes, plan.gaps
     assert (first.reason, second.reason) == ("start", "gap")
     assert first.stop + gap["frames"] == second.start
@@ -115,8 +113,8 @@ def test_a_gap_splits_and_the_frames_in_it_are_told() -> None:
 
 
 def test_drop_keeps_only_the_longest_piece_between_gaps() -> None:
-    pictures_ns = np.delete(steady(4, 30), np.s_[50:65])
-    split, dropped = (planned(steady(4), pictures_ns, f"data.on_gap={rule}") for rule in ("split", "drop"))
+    images_ns = np.delete(steady(4, 30), np.s_[50:65])
+    split, dropped = (planned(steady(4), images_ns, f"data.on_gap={rule}") for rule in ("split", "drop"))
     assert spans(dropped) == [spans(split)[1]]
     assert [tuple(span) for span in dropped.left_out] == [(*spans(split)[0][:2], "shorter_piece")]
 
@@ -176,13 +174,13 @@ def test_an_arm_that_never_moves_leaves_nothing_to_learn() -> None:
 
 
 def test_each_stream_has_its_own_rule_and_limit() -> None:
-    pictures_ns = steady(4, 5)
+    images_ns = steady(4, 5)
     with pytest.raises(UserError, match="too short"):
-        planned(steady(4), pictures_ns)
-    plan = planned(steady(4), pictures_ns, "data.max_age_ms_by_stream={color: 200}")
+        planned(steady(4), images_ns)
+    plan = planned(steady(4), images_ns, "data.max_age_ms_by_stream={color: 200}")
     assert len(plan.episodes) == 1
     nearest = planned(
-        steady(4), pictures_ns, "data.max_age_ms_by_stream={color: 200}", "data.resample_by_stream={color: nearest}"
+        steady(4), images_ns, "data.max_age_ms_by_stream={color: 200}", "data.resample_by_stream={color: nearest}"
     )
     assert not np.array_equal(plan.picks["color"], nearest.picks["color"])
     np.testing.assert_array_equal(plan.picks["joints"][: len(nearest.ticks_ns)], nearest.picks["joints"])
@@ -192,7 +190,7 @@ def test_a_delayed_grid_begins_that_much_later_and_keeps_its_distance() -> None:
     camera_ns = steady(2.0, hz=30) + np.random.default_rng(1).integers(-4_000_000, 4_000_000, 60)
     plain, delayed = (planned(steady(2.0), camera_ns, f"data.grid_delay_ms={delay_ms}") for delay_ms in (0, 16))
     assert delayed.ticks_ns[0] - plain.ticks_ns[0] == 16_000_000
-    assert sum(map(len, plain.used("color"))) < len(plain.picks["color"])  # jitter repeats pictures
+    assert sum(map(len, plain.used("color"))) < len(plain.picks["color"])  # jitter repeats images
     assert sum(map(len, delayed.used("color"))) == len(delayed.picks["color"])
 
 

@@ -171,12 +171,12 @@ def test_only_the_bags_that_were_asked_for_are_converted(tmp_path: Path) -> None
         run(tmp_path / "src", tmp_path / "out", "data.include=[day3/*]")
 
 
-def test_a_picture_that_the_camera_sent_twice_is_counted(tmp_path: Path) -> None:
+def test_a_image_that_the_camera_sent_twice_is_counted(tmp_path: Path) -> None:
     recording = cell(size=(16, 64))
     for at in (20, 21, 30):
-        said = recording.pictures[at]
-        again = compressed_image(stamp_of(said), recording.pictures[at - 1].message.data.tobytes())
-        recording.pictures[at] = said._replace(message=again)
+        said = recording.images[at]
+        again = compressed_image(stamp_of(said), recording.images[at - 1].message.data.tobytes())
+        recording.images[at] = said._replace(message=again)
     recording.write(tmp_path / "src" / "bag")
     run(tmp_path / "src", tmp_path / "out")
     (episode,) = report(tmp_path / "out")["bags"][0]["episodes"]
@@ -190,8 +190,8 @@ def test_png_keeps_every_pixel_and_says_so(tmp_path: Path) -> None:
     run(tmp_path / "src", tmp_path / "out", "data.storage=png")
     first = rows(tmp_path / "out")["observation.images.color"][0]
     assert first["path"] == "frame-000000.png"
-    picture = np.asarray(cv2.imdecode(np.frombuffer(first["bytes"], np.uint8), cv2.IMREAD_COLOR_RGB), np.uint8)
-    np.testing.assert_array_equal(picture, draw(number_in(picture), 16, 64))
+    image = np.asarray(cv2.imdecode(np.frombuffer(first["bytes"], np.uint8), cv2.IMREAD_COLOR_RGB), np.uint8)
+    np.testing.assert_array_equal(image, draw(number_in(image), 16, 64))
     info = read_json(tmp_path / "out/meta/info.json")["features"]["observation.images.color"]["info"]
     assert info == {"storage": "png"}
 
@@ -204,12 +204,12 @@ def test_resizing_names_its_method(src: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of two bags, one with two episodes, whose pictures are videos."""
+    """A dataset of two bags, one with two episodes, whose images are videos."""
     folder = tmp_path_factory.mktemp("film")
     for seed in range(2):
         recording = cell(seed=seed, seconds=2.5, size=(16, 64))
         if seed:
-            del recording.pictures[30:40]
+            del recording.images[30:40]
         recording.write(folder / "src" / f"bag{seed}")
     run(folder / "src", folder / "out", "data.storage=video", workers=2)
     return folder / "out"
@@ -231,7 +231,7 @@ def test_a_video_holds_exactly_the_rows_at_exact_times(film: Path) -> None:
         assert episode[f"{key}/to_timestamp"] == episode["length"] / 30
 
 
-def test_a_video_dataset_declares_its_codec_and_has_no_picture_column(film: Path) -> None:
+def test_a_video_dataset_declares_its_codec_and_has_no_image_column(film: Path) -> None:
     info = read_json(film / "meta/info.json")
     feature = info["features"]["observation.images.color"]
     assert (feature["dtype"], feature["shape"]) == ("video", [16, 64, 3])
@@ -244,7 +244,7 @@ def test_a_video_dataset_declares_its_codec_and_has_no_picture_column(film: Path
 
 def test_a_videos_statistics_are_those_of_its_frames(film: Path) -> None:
     dataset = Dataset.open(film)
-    pixels = np.concatenate([np.stack(list(dataset.pictures(e, "color"))).reshape(-1, 3) for e in dataset.episodes])
+    pixels = np.concatenate([np.stack(list(dataset.images(e, "color"))).reshape(-1, 3) for e in dataset.episodes])
     np.testing.assert_allclose(dataset.stats["observation.images.color"]["mean"].ravel(), pixels.mean(0) / 255)
 
 
@@ -254,7 +254,7 @@ def test_a_video_of_odd_size_is_refused(tmp_path: Path) -> None:
         run(tmp_path / "src", tmp_path / "out", "data.storage=video")
 
 
-def test_trusted_pictures_give_the_same_rows_and_the_record_says_so(src: Path, tmp_path: Path) -> None:
+def test_trusted_images_give_the_same_rows_and_the_record_says_so(src: Path, tmp_path: Path) -> None:
     run(src, tmp_path / "out")
     convert(LocalBags(src), tmp_path / "trusted", load(Config, None), Options(trust_images=True))
     assert jpegs(tmp_path / "out") == jpegs(tmp_path / "trusted")
@@ -266,11 +266,11 @@ def test_trusted_pictures_give_the_same_rows_and_the_record_says_so(src: Path, t
     assert 0 < count[0] < len(jpegs(tmp_path / "out")) / 4
 
 
-def test_a_trusted_picture_is_still_refused_when_it_is_cut_off(tmp_path: Path) -> None:
+def test_a_trusted_image_is_still_refused_when_it_is_cut_off(tmp_path: Path) -> None:
     recording = cell(size=(16, 64))
     for at in range(20, 25):
-        said = recording.pictures[at]
-        recording.pictures[at] = said._replace(message=compressed_image(stamp_of(said), jpeg(draw(at, 16, 64))[:-20]))
+        said = recording.images[at]
+        recording.images[at] = said._replace(message=compressed_image(stamp_of(said), jpeg(draw(at, 16, 64))[:-20]))
     recording.write(tmp_path / "src" / "bag")
     with pytest.raises(RefusedError, match="end marker is missing"):
         convert(LocalBags(tmp_path / "src"), tmp_path / "out", load(Config, None), Options(trust_images=True))

@@ -54,20 +54,20 @@ def test_bags_are_found_at_any_depth_in_the_order_of_their_names(tmp_path: Path)
     bare = cell(seconds=0.1).write(tmp_path / "elsewhere") / "elsewhere.mcap"
     shutil.copy(bare, tmp_path / "a" / "bare.mcap")
     shutil.copy(bare, tmp_path / "a" / ".hidden.mcap")
-    (tmp_path / "b" / "metadata.yaml").write_text("title: holiday pictures")
+    (tmp_path / "b" / "metadata.yaml").write_text("title: holiday images")
     (tmp_path / "b" / "loop").symlink_to(tmp_path / "b")
     assert [source.name for source in find_bags(tmp_path)] == ["a-1", "a/bare.mcap", "a/two", "b/c/one", "elsewhere"]
 
 
 def parts_of(recording: Recording, folder: Path, storage: Storage, cuts: list[int], pause_ns: int = 0) -> Path:
-    """Write a recording as the parts take_0, take_1, ... of a recorder that was killed, cut at these pictures."""
-    for number, (first, last) in enumerate(itertools.pairwise([0, *cuts, len(recording.pictures)])):
+    """Write a recording as the parts take_0, take_1, ... of a recorder that was killed, cut at these images."""
+    for number, (first, last) in enumerate(itertools.pairwise([0, *cuts, len(recording.images)])):
         begin_ns, end_ns = (
-            recording.pictures[at].receive_ns if at else 0 for at in (first, last % len(recording.pictures))
+            recording.images[at].receive_ns if at else 0 for at in (first, last % len(recording.images))
         )
         joints = [s for s in recording.joints if begin_ns <= s.receive_ns < (end_ns or 1 << 62)]
-        part = Recording(joints, recording.pictures[first:last])
-        for said in (part.joints, part.pictures):
+        part = Recording(joints, recording.images[first:last])
+        for said in (part.joints, part.images):
             said[:] = [s._replace(receive_ns=s.receive_ns + number * pause_ns) for s in said]
         whole = part.write(folder.parent / f"part{number}", storage)
         (file,) = [path for path in whole.iterdir() if path.name != "metadata.yaml"]
@@ -126,11 +126,11 @@ def test_a_bare_storage_file_gives_the_same_messages_as_its_folder(tmp_path: Pat
     assert stamps(file, tmp_path) == stamps(bag, tmp_path)
 
 
-def split(recording: Recording, folder: Path, cut: int, pictures: int) -> Path:
+def split(recording: Recording, folder: Path, cut: int, images: int) -> Path:
     """Write a recording as two files of one bag, cut before these messages; the later file is listed first."""
     late, early = Recording(), Recording()
     late.joints, early.joints = recording.joints[cut:], recording.joints[:cut]
-    late.pictures, early.pictures = recording.pictures[pictures:], recording.pictures[:pictures]
+    late.images, early.images = recording.images[images:], recording.images[:images]
     first = late.write(folder / "late")
     second = early.write(folder / "early")
     shutil.move(second / "early.mcap", first / "part_1.mcap")
@@ -139,9 +139,9 @@ def split(recording: Recording, folder: Path, cut: int, pictures: int) -> Path:
     return first
 
 
-@pytest.mark.parametrize("pictures", [18, 45], ids=["one after the other", "overlapping"])
-def test_the_parts_of_a_split_bag_are_read_in_the_order_of_time(tmp_path: Path, pictures: int) -> None:
-    bag = split(cell(), tmp_path, 60, pictures)
+@pytest.mark.parametrize("images", [18, 45], ids=["one after the other", "overlapping"])
+def test_the_parts_of_a_split_bag_are_read_in_the_order_of_time(tmp_path: Path, images: int) -> None:
+    bag = split(cell(), tmp_path, 60, images)
     found = stamps(bag, tmp_path)
     assert len(found) == 195
     assert found == sorted(found)
@@ -290,7 +290,7 @@ def test_an_mcap_of_another_writer_is_read_like_its_own_library_reads_it(
         assert [(record.receive_ns, record.data) for record in bag.records([JOINT_TOPIC])] == expected
         assert bag.topics[JOINT_TOPIC] == (JOINT_STATE, 150)
         assert not bag.warnings
-        with pytest.raises(UserError, match="/odd is serialised as 'protobuf'"):
+        with pytest.raises(UserError, match="/odd is serialized as 'protobuf'"):
             list(bag.records(["/odd"]))
 
 
@@ -346,7 +346,7 @@ def test_a_ros_1_bag_converts_to_the_same_rows_as_its_ros_2_twin(tmp_path: Path)
     (tmp_path / "one").mkdir()
     with Rosbag1Writer(tmp_path / "one" / "bag.bag") as writer:
         connections = {}
-        for said in sorted([*recording.joints, *recording.pictures], key=lambda said: said.receive_ns):
+        for said in sorted([*recording.joints, *recording.images], key=lambda said: said.receive_ns):
             if said.topic not in connections:
                 connections[said.topic] = writer.add_connection(said.topic, said.type, typestore=types)
             writer.write(connections[said.topic], said.receive_ns, as_ros1(said, types))
@@ -360,7 +360,7 @@ def test_a_ros_1_bag_converts_to_the_same_rows_as_its_ros_2_twin(tmp_path: Path)
 
 
 def as_ros1(said: Said, types: Any) -> bytes:
-    """Serialise a message as ROS 1 does, whose header counts messages besides."""
+    """Serialize a message as ROS 1 does, whose header counts messages besides."""
     old, stamp = said.message, said.message.header.stamp
     time = types.types["builtin_interfaces/msg/Time"](stamp.sec, stamp.nanosec)
     head = types.types["std_msgs/msg/Header"](seq=7, stamp=time, frame_id="base")
@@ -415,10 +415,10 @@ class TestPublicBags:
         with pytest.raises(UserError, match="malformed"), open_bag(SHARED / "damaged/db3_pageflip", tmp_path, "humble"):
             pass
 
-    def test_a_foreign_serialisation_is_refused(self, tmp_path: Path) -> None:
+    def test_a_foreign_serialization_is_refused(self, tmp_path: Path) -> None:
         with open_bag(SHARED / "rb2_wrong_rmw_mcap", tmp_path, "humble") as bag:
             assert bag.topics["/test_topic"].declared
-            with pytest.raises(UserError, match="/test_topic is serialised as 'wrong_format'"):
+            with pytest.raises(UserError, match="/test_topic is serialized as 'wrong_format'"):
                 list(bag.records(["/test_topic"]))
 
     @pytest.mark.parametrize("name", ["ritsrs_all_types_mcap", "ait_images_bag", "ros1_example-bz2/example-bz2.bag"])

@@ -1,4 +1,4 @@
-"""Numbers read in batches are those that rosbags reads one by one, and nothing is made up where one is missing."""
+"""FieldBatch read in batches are those that rosbags reads one by one, and nothing is made up where one is missing."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from rosbags.interfaces import Nodetype
 
 from common.cli.command import UserError
 from common.cli.config import load
-from stage1_convert.align.streams import Tape, read_tape
+from stage1_convert.align.streams import BagStreams, read_streams
 from stage1_convert.bags import cdr as fields
 from stage1_convert.bags.bag import open_bag
 from stage1_convert.bags.cdr_layout import NUMBERS, check_path, find_layout
@@ -75,8 +75,8 @@ def test_joint_states_are_read_in_batches_as_rosbags_reads_each(messages: list[A
     joints, wanted = ("gripper", "a"), ["position", "effort"]
     data = [bytes(TYPES.serialize_cdr(message, JOINT_STATE, little_endian=little)) for message in messages]
     found = fields.joint_state(TYPES, joints, wanted).read(data)
-    for at, serialised in enumerate(data):
-        message: Any = TYPES.deserialize_cdr(serialised, JOINT_STATE)
+    for at, serialized in enumerate(data):
+        message: Any = TYPES.deserialize_cdr(serialized, JOINT_STATE)
         assert found.ours[at] == bool(set(joints) & set(message.name))
         assert found.header_ns[at] == message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
         row = expected(message, joints, wanted)
@@ -110,7 +110,7 @@ def test_every_number_of_every_type_is_found_where_rosbags_finds_it(name: str, t
             types, msgtype = bag.types(record.topic), bag.topics[record.topic].type
             tops = frozenset(name for name, _ in types.fielddefs[msgtype][1])
             layout = find_layout(types, msgtype, bytes(record.data), tops, None)
-            truth = leaves(bag.deserialise(record.topic, record.data), msgtype, types)
+            truth = leaves(bag.deserialize(record.topic, record.data), msgtype, types)
             assert layout.places.keys() == truth.keys()
             for path, place in layout.places.items():
                 values = np.frombuffer(record.data, place.dtype, place.length, place.offset)
@@ -121,7 +121,7 @@ def test_every_number_of_every_type_is_found_where_rosbags_finds_it(name: str, t
     assert compared > 100
 
 
-def read(path: str, msgtype: str, *messages: Any) -> fields.Numbers:
+def read(path: str, msgtype: str, *messages: Any) -> fields.FieldBatch:
     data = [bytes(TYPES.serialize_cdr(message, msgtype)) for message in messages]
     return fields.single(TYPES, msgtype, path).read(data)
 
@@ -220,10 +220,10 @@ def test_an_array_of_commands_has_one_number_for_each_joint() -> None:
     assert found.faults == {1: "holds 3 numbers, expected one for each of a, b"}
 
 
-def tape_of(tmp_path: Path, recording: Recording, *overrides: str) -> Tape:
+def tape_of(tmp_path: Path, recording: Recording, *overrides: str) -> BagStreams:
     bag = recording.write(tmp_path / "bag")
     with open_bag(bag, tmp_path, "humble") as opened:
-        return read_tape(opened, load(Config, None, overrides))
+        return read_streams(opened, load(Config, None, overrides))
 
 
 def test_all_streams_stand_on_the_tape(tmp_path: Path) -> None:

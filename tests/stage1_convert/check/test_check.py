@@ -19,7 +19,7 @@ from stage1_convert.check import check, print_report
 from stage1_convert.config import Config
 from stage1_convert.dataset.merge import merge
 from stage1_convert.pipeline.convert import Options, convert
-from stage1_convert.sources.source import open_supply
+from stage1_convert.sources.source import open_source
 from tests.conftest import GOLDEN, run_module
 from tests.stage1_convert.conversion import run
 from tests.stage1_convert.recording import RAW_TOPIC, cell
@@ -57,7 +57,7 @@ def test_a_whole_dataset_has_no_fault(kind: str, files: int, sources: dict[str, 
     report = check(sources[kind])
     assert not report.faults
     assert report.files == files
-    assert report.frames == report.pictures == (90 if kind == "ours" else 42)
+    assert report.frames == report.images == (90 if kind == "ours" else 42)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_whole_dataset_has_no_fault(kind: str, files: int, sources: dict[str, 
 def test_whatever_is_converted_and_merged_has_no_fault(settings: list[str], tmp_path: Path) -> None:
     for seed, part in enumerate(("one", "two")):
         recording = cell(seed=seed, seconds=2.5, topic=RAW_TOPIC)
-        del recording.pictures[30:40]
+        del recording.images[30:40]
         recording.write(tmp_path / part / "bag")
         run(tmp_path / part, tmp_path / f"{part}.out", *settings)
         assert not check(tmp_path / f"{part}.out").faults
@@ -83,10 +83,10 @@ def test_whatever_is_converted_and_merged_has_no_fault(settings: list[str], tmp_
     assert report.frames == sum(check(tmp_path / f"{part}.out").frames for part in ("one", "two"))
 
 
-def test_pictures_that_were_trusted_are_allowed_to_be_counted_in_part(tmp_path: Path) -> None:
+def test_images_that_were_trusted_are_allowed_to_be_counted_in_part(tmp_path: Path) -> None:
     cell(seconds=4).write(tmp_path / "src" / "bag")
     config = load(Config, None, [])
-    convert(open_supply(str(tmp_path / "src"), True), tmp_path / "out", config, Options(trust_images=True))
+    convert(open_source(str(tmp_path / "src"), True), tmp_path / "out", config, Options(trust_images=True))
     counted = json.loads((tmp_path / "out" / STATS).read_text())[COLOR]["count"][0]
     report = check(tmp_path / "out")
     assert not report.faults
@@ -156,12 +156,12 @@ def reorder(table: pa.Table) -> pa.Table:
     return table.select([*table.column_names[1:], table.column_names[0]])
 
 
-def picture(height: int, width: int) -> dict[str, Any]:
+def image(height: int, width: int) -> dict[str, Any]:
     return {"bytes": cv2.imencode(".png", np.zeros((height, width, 3), np.uint8))[1].tobytes(), "path": None}
 
 
 def hit(cell: dict[str, Any]) -> dict[str, Any]:
-    """Flip bytes in the middle of a picture's data."""
+    """Flip bytes in the middle of an image's data."""
     data = bytearray(cell["bytes"])
     middle = len(data) // 2
     data[middle : middle + 40] = bytes(40)
@@ -324,14 +324,14 @@ CORRUPTIONS: list[tuple[str, str, Change, str, str]] = [
         "row 3: observation.images.color has no bytes",
     ),
     (
-        "no picture",
+        "no image",
         "image",
         edit_table(DATA, cells(COLOR, 3, {"bytes": b"PNG", "path": None})),
         DATA,
         "row 3: observation.images.color",
     ),
     (
-        "cut picture",
+        "cut image",
         "image",
         edit_table(DATA, cells(COLOR, 3, lambda c: c | {"bytes": c["bytes"][:-300]})),
         DATA,
@@ -341,13 +341,13 @@ CORRUPTIONS: list[tuple[str, str, Change, str, str]] = [
     ("hit jpeg", "ours", edit_table(SECOND, cells(COLOR, 3, hit)), SECOND, "row 3"),
     ("cut jpeg", "ours", edit_table(DATA, cells(COLOR, 4, lambda c: c | {"bytes": c["bytes"][:-40]})), DATA, "row 4"),
     (
-        "small picture",
+        "small image",
         "image",
-        edit_table(DATA, cells(COLOR, 3, picture(32, 96))),
+        edit_table(DATA, cells(COLOR, 3, image(32, 96))),
         DATA,
-        "found a picture of 32x96, expected 64x96",
+        "found an image of 32x96, expected 64x96",
     ),
-    ("black picture", "image", edit_table(DATA, cells(COLOR, 3, picture(64, 96))), EPISODES, f"stats/{COLOR}: mean"),
+    ("black image", "image", edit_table(DATA, cells(COLOR, 3, image(64, 96))), EPISODES, f"stats/{COLOR}: mean"),
     (
         "truncated",
         "image",
@@ -467,7 +467,7 @@ CORRUPTIONS: list[tuple[str, str, Change, str, str]] = [
     ),
     ("quantile", "image", edit_json(STATS, statistic("action", "q50", 2, by=0.06)), STATS, "action: q50: found"),
     (
-        "picture mean",
+        "image mean",
         "image",
         edit_json(STATS, statistic(COLOR, "mean", 1, 0, 0, by=0.01)),
         STATS,
@@ -606,12 +606,12 @@ def test_many_faults_of_one_kind_are_one_line(image_dataset: Path) -> None:
 
 def test_the_report_ends_with_a_summary(image_dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert print_report(check(image_dataset)) == 0
-    assert capsys.readouterr().out == "5 files, 42 frames, 42 pictures: no fault found\n"
+    assert capsys.readouterr().out == "5 files, 42 frames, 42 images: no fault found\n"
     edit_json(INFO, put("robot_type", value=1))(image_dataset)
     assert print_report(check(image_dataset)) == 2
     assert capsys.readouterr().out.splitlines() == [
         "meta/info.json: robot_type: found 1, expected text or null",
-        "5 files, 42 frames, 42 pictures: 1 fault found",
+        "5 files, 42 frames, 42 images: 1 fault found",
     ]
 
 

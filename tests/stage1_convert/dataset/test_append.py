@@ -1,4 +1,4 @@
-"""Datasets of anybody, joined: every row, picture and task is there, numbered anew, and the statistics are of them all."""
+"""Datasets of anybody, joined: every row, image and task is there, numbered anew, and the statistics are of them all."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ from common.lerobot.dataset import Dataset
 from common.storage.files import read_json, write_json
 from stage1_convert.check import check
 from stage1_convert.dataset.merge import merge
-from stage1_convert.dataset.stats import picture_stats, pooled, tally
+from stage1_convert.dataset.stats import image_stats, pooled, tally
 from tests.conftest import GOLDEN
 from tests.stage1_convert.conversion import report, rows, run
 from tests.stage1_convert.recording import cell
@@ -41,12 +41,12 @@ def test_all_rows_are_there_twice_and_numbered_anew(joined: tuple[Path, Path]) -
         np.testing.assert_array_equal(np.stack(twice[key]), np.concatenate([np.stack(once[key])] * 2))
 
 
-def test_every_picture_is_the_one_that_it_was(joined: tuple[Path, Path]) -> None:
+def test_every_image_is_the_one_that_it_was(joined: tuple[Path, Path]) -> None:
     once, twice = (Dataset.open(root) for root in joined)
     (camera,) = once.cameras
     for number, episode in enumerate(twice.episodes):
-        pictures = zip(twice.pictures(episode, camera), once.pictures(once.episodes[number % 2], camera), strict=True)
-        assert all(np.array_equal(one, two) for one, two in pictures)
+        images = zip(twice.images(episode, camera), once.images(once.episodes[number % 2], camera), strict=True)
+        assert all(np.array_equal(one, two) for one, two in images)
 
 
 def test_tasks_are_joined_by_their_words_and_statistics_are_those_of_twice_the_same(joined: tuple[Path, Path]) -> None:
@@ -71,7 +71,7 @@ def test_conversions_with_different_settings_are_appended_with_their_records(tmp
     merge([tmp_path / "part1", tmp_path / "part0"], tmp_path / "out")
     dataset, parts = Dataset.open(tmp_path / "out"), [Dataset.open(tmp_path / f"part{n}") for n in (1, 0)]
     assert list(pd.read_parquet(tmp_path / "out/meta/tasks.parquet").index) == ["Pull.", "Push."]
-    pixels = [p for d in parts for e in d.episodes for p in d.pictures(e, "color")]
+    pixels = [p for d in parts for e in d.episodes for p in d.images(e, "color")]
     np.testing.assert_allclose(
         dataset.stats["observation.images.color"]["mean"].ravel(), np.stack(pixels).reshape(-1, 3).mean(0) / 255
     )
@@ -102,7 +102,7 @@ def test_datasets_that_do_not_fit_are_refused(tmp_path: Path, key: str, value: o
     ("key", "value", "words"),
     [
         ("action", [float("nan")] * 6, "episode 0 holds a value of action that is no finite number"),
-        ("observation.images.color", {"bytes": b"no picture", "path": None}, "camera color, episode 0, frame 0: "),
+        ("observation.images.color", {"bytes": b"no image", "path": None}, "camera color, episode 0, frame 0: "),
     ],
 )
 def test_a_damaged_cell_that_is_met_is_named(tmp_path: Path, key: str, value: object, words: str) -> None:
@@ -120,8 +120,8 @@ def test_a_damaged_cell_that_is_met_is_named(tmp_path: Path, key: str, value: ob
 def test_pooled_statistics_are_those_of_the_whole() -> None:
     rng = np.random.default_rng(0)
     films = [rng.integers(low, 200 + low, (frames, 8, 8, 3), dtype=np.uint8) for low, frames in ((0, 3), (50, 5))]
-    tallies = [np.sum([tally(picture) for picture in film], axis=0) for film in films]
-    found = pooled([picture_stats(part, len(film)) for part, film in zip(tallies, films, strict=True)])
+    tallies = [np.sum([tally(image) for image in film], axis=0) for film in films]
+    found = pooled([image_stats(part, len(film)) for part, film in zip(tallies, films, strict=True)])
     pixels = np.concatenate(films).reshape(-1, 3) / 255
     assert found["count"] == [8]
     for name, right in {

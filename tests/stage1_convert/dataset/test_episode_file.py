@@ -10,7 +10,7 @@ import pytest
 
 from common.lerobot.dataset import Feature
 from stage1_convert.dataset import episode_file as rowfile
-from stage1_convert.dataset.episode_file import Numbers, numbers_in, renumber, schema_of, write_rows
+from stage1_convert.dataset.episode_file import EpisodeOffset, numbers_in, renumber, schema_of, write_rows
 
 INTEGERS = ("frame_index", "episode_index", "index", "task_index")
 SCHEMA = schema_of(
@@ -43,26 +43,26 @@ def groups(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> i
 
 
 def test_rows_are_numbered_through_all_row_groups(tmp_path: Path, groups: int) -> None:
-    write_rows(tmp_path / "rows", SCHEMA, batches(), Numbers(7, 1000, 2))
+    write_rows(tmp_path / "rows", SCHEMA, batches(), EpisodeOffset(7, 1000, 2))
     assert pq.read_metadata(tmp_path / "rows").num_row_groups == groups
     table = pq.read_table(tmp_path / "rows").to_pydict()
     assert table["index"] == list(range(1000, 1050))
     assert table["frame_index"] == list(range(50))
     assert (set(table["episode_index"]), set(table["task_index"])) == ({7}, {2})
-    assert numbers_in(tmp_path / "rows") == Numbers(7, 1000, 2)
+    assert numbers_in(tmp_path / "rows") == EpisodeOffset(7, 1000, 2)
 
 
 def test_renumbered_rows_are_the_bytes_that_writing_them_gives(tmp_path: Path, groups: int) -> None:
-    write_rows(tmp_path / "first", SCHEMA, batches(), Numbers(0, 0, 0))
-    write_rows(tmp_path / "wanted", SCHEMA, batches(), Numbers(9, 123, 1))
-    renumber(tmp_path / "first", tmp_path / "moved", Numbers(9, 123, 1))
+    write_rows(tmp_path / "first", SCHEMA, batches(), EpisodeOffset(0, 0, 0))
+    write_rows(tmp_path / "wanted", SCHEMA, batches(), EpisodeOffset(9, 123, 1))
+    renumber(tmp_path / "first", tmp_path / "moved", EpisodeOffset(9, 123, 1))
     assert (tmp_path / "moved").read_bytes() == (tmp_path / "wanted").read_bytes()
     assert (tmp_path / "moved").read_bytes() != (tmp_path / "first").read_bytes()
     assert pq.read_metadata(tmp_path / "moved").num_row_groups == groups
 
 
-def test_pictures_are_not_compressed_again(tmp_path: Path) -> None:
-    write_rows(tmp_path / "rows", SCHEMA, batches(), Numbers(0, 0, 0))
+def test_images_are_not_compressed_again(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows", SCHEMA, batches(), EpisodeOffset(0, 0, 0))
     group = pq.read_metadata(tmp_path / "rows").row_group(0)
     columns = {group.column(at).path_in_schema: group.column(at) for at in range(group.num_columns)}
     files = columns.pop("observation.images.color.bytes")

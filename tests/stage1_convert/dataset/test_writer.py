@@ -20,7 +20,7 @@ DATA, EPISODES = "data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/fil
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two bags converted, with joints and pictures like those of the golden dataset."""
+    """Two bags converted, with joints and images like those of the golden dataset."""
     folder = tmp_path_factory.mktemp("lerobot")
     for seed in range(2):
         cell(seed=seed, topic=RAW_TOPIC, size=(64, 96)).write(folder / "src" / f"bag{seed}")
@@ -79,7 +79,7 @@ def test_the_task_text_is_the_index_of_the_tasks_table(dataset: Path) -> None:
     assert dict(ours.dtypes) == dict(theirs.dtypes)
 
 
-def test_the_datasets_library_decodes_the_pictures(dataset: Path, tmp_path: Path) -> None:
+def test_the_datasets_library_decodes_the_images(dataset: Path, tmp_path: Path) -> None:
     paths = [str(path) for path in sorted(dataset.glob("data/*/*.parquet"))]
     table = datasets.Dataset.from_parquet(paths, cache_dir=str(tmp_path))
     assert isinstance(table.features["observation.images.color"], datasets.Image)
@@ -94,4 +94,4 @@ def test_our_own_reader_opens_it(dataset: Path, tmp_path: Path) -> None:
     assert opened.cameras == {"color": (64, 96, 3)}
     assert (opened.action_meaning, opened.action_wrapped) == ("delta", False)
     assert opened.columns(["action"], tmp_path)["action"].shape == (90, 6)
-    assert sum(1 for _ in opened.pictures(opened.episodes[1], "color")) == 45
+    assert sum(1 for _ in opened.images(opened.episodes[1], "color")) == 45

@@ -1,4 +1,4 @@
-"""Every kind of picture becomes the right pixels, or one clear line before it takes memory."""
+"""Every kind of image becomes the right pixels, or one clear line before it takes memory."""
 
 import struct
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from common.cli.command import UserError
 from common.cli.config import load
-from stage1_convert.align.streams import Tape, read_tape
+from stage1_convert.align.streams import BagStreams, read_streams
 from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.bags.message_types import FOREIGN
 from stage1_convert.config import Config
 from stage1_convert.images.decode import ENCODINGS, Still, read_still
 from stage1_convert.images.video_topic import FFMPEG, FOXGLOVE
-from stage1_convert.pipeline.camera import read_pictures
+from stage1_convert.pipeline.camera import read_images
 from tests.stage1_convert.recording import (
     JOINT_STATE,
     JOINT_TOPIC,
@@ -29,7 +29,7 @@ from tests.stage1_convert.recording import (
     MS,
     RAW_TOPIC,
     START_NS,
-    Picture,
+    Image,
     cell,
     compressed_image,
     draw,
@@ -40,11 +40,11 @@ from tests.stage1_convert.recording import (
     raw_image,
 )
 
-COLOURS = {"red": (200, 10, 20), "green": (10, 200, 30), "blue": (20, 30, 200)}
+COLORS = {"red": (200, 10, 20), "green": (10, 200, 30), "blue": (20, 30, 200)}
 NEAR_M, FAR_M = 0.5, 2.5
 
 
-def pixels_of(message: Any, depth_range_m: tuple[float, float] = (NEAR_M, FAR_M)) -> Picture:
+def pixels_of(message: Any, depth_range_m: tuple[float, float] = (NEAR_M, FAR_M)) -> Image:
     pixels = read_still(message, depth_range_m).pixels
     assert pixels is not None
     return pixels
@@ -64,52 +64,52 @@ def image(encoding: str, rows: npt.NDArray[Any], padding: int = 0) -> Any:
 @pytest.mark.parametrize("padding", [0, 7])
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "mono8"])
 def test_plain_encodings_give_their_pixels_whatever_the_row_step(encoding: str, padding: int) -> None:
-    picture = draw(11)
+    expected = draw(11)
     order = {"r": 0, "g": 1, "b": 2}
-    channels = [picture[..., order[letter]] if letter in order else np.full((48, 64), 77) for letter in encoding[:-1]]
+    channels = [expected[..., order[letter]] if letter in order else np.full((48, 64), 77) for letter in encoding[:-1]]
     if encoding == "mono8":
-        channels, picture = [picture[..., 0]], np.repeat(picture[..., :1], 3, axis=2)
+        channels, expected = [expected[..., 0]], np.repeat(expected[..., :1], 3, axis=2)
     rows = np.stack(channels, axis=-1).astype(np.uint8).reshape(48, -1)
-    assert np.array_equal(pixels_of(image(encoding, rows, padding)), picture)
+    assert np.array_equal(pixels_of(image(encoding, rows, padding)), expected)
 
 
 @pytest.mark.parametrize("first", ["rggb", "bggr", "gbrg", "grbg"])
-@pytest.mark.parametrize("colour", COLOURS)
-def test_a_bayer_mosaic_gives_its_colour(first: str, colour: str) -> None:
-    value = dict(zip("rgb", COLOURS[colour], strict=True))
+@pytest.mark.parametrize("color", COLORS)
+def test_a_bayer_mosaic_gives_its_color(first: str, color: str) -> None:
+    value = dict(zip("rgb", COLORS[color], strict=True))
     tile = np.array([value[letter] for letter in first], np.uint8).reshape(2, 2)
     pixels = pixels_of(image(f"bayer_{first}8", np.tile(tile, (12, 16)), 3))
     assert pixels.shape == (24, 32, 3)
-    assert np.array_equal(pixels, np.broadcast_to(COLOURS[colour], pixels.shape))
+    assert np.array_equal(pixels, np.broadcast_to(COLORS[color], pixels.shape))
 
 
 @pytest.mark.parametrize(
     ("encoding", "order"), [("yuv422", "uyvy"), ("uyvy", "uyvy"), ("yuv422_yuy2", "yuyv"), ("yuyv", "yuyv")]
 )
-@pytest.mark.parametrize("colour", COLOURS)
-def test_yuv_pictures_give_their_colour_in_video_range(encoding: str, order: str, colour: str) -> None:
-    r, g, b = (channel / 255 for channel in COLOURS[colour])
+@pytest.mark.parametrize("color", COLORS)
+def test_yuv_images_give_their_color_in_video_range(encoding: str, order: str, color: str) -> None:
+    r, g, b = (channel / 255 for channel in COLORS[color])
     luma = 0.299 * r + 0.587 * g + 0.114 * b  # ITU-R BT.601
     value = {"y": 16 + 219 * luma, "u": 128 + 224 * (b - luma) / 1.772, "v": 128 + 224 * (r - luma) / 1.402}
     rows = np.tile(np.array([round(value[letter]) for letter in order], np.uint8), (10, 8))
     pixels = pixels_of(image(encoding, rows, 5)).astype(int)
     assert pixels.shape == (10, 16, 3)
-    assert np.abs(pixels - COLOURS[colour]).max() <= 3
+    assert np.abs(pixels - COLORS[color]).max() <= 3
 
 
 DEPTH_M = np.array([[0.0, 0.5, 1.0, 1.5], [2.0, 2.5, 9.0, 0.1]])
-GREY = np.array([[0, 0, 64, 128], [191, 255, 255, 0]])
+GRAY = np.array([[0, 0, 64, 128], [191, 255, 255, 0]])
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("encoding", ["16UC1", "mono16"])
-def test_depth_in_millimetres_becomes_grey_by_the_fixed_range(encoding: str, order: str) -> None:
+def test_depth_in_millimeters_becomes_gray_by_the_fixed_range(encoding: str, order: str) -> None:
     pixels = pixels_of(image(encoding, (DEPTH_M * 1000).astype(f"{order}u2"), 2))
-    assert np.array_equal(pixels, np.repeat(GREY[..., None], 3, axis=2))
+    assert np.array_equal(pixels, np.repeat(GRAY[..., None], 3, axis=2))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_depth_in_metres_becomes_grey_and_what_was_not_measured_is_zero(order: str) -> None:
+def test_depth_in_metres_becomes_gray_and_what_was_not_measured_is_zero(order: str) -> None:
     depth = DEPTH_M.copy()
     depth[0, :2], depth[1, 2] = (np.nan, -np.inf), np.inf
     pixels = pixels_of(image("32FC1", depth.astype(f"{order}f4"), 8))
@@ -121,28 +121,28 @@ def test_the_same_distance_looks_the_same_in_every_frame() -> None:
     assert pixels_of(near)[0, 0].tolist() == pixels_of(far)[0, 0].tolist()
 
 
-def png(picture: npt.NDArray[Any]) -> bytes:
-    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
+def png(image: npt.NDArray[Any]) -> bytes:
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     return cv2.imencode(".png", bgr)[1].tobytes()
 
 
 def test_a_depth_png_is_read_with_all_its_16_bits() -> None:
     message = compressed_image(START_NS, png((DEPTH_M * 1000).astype(np.uint16)), "16UC1; png compressed ")
-    assert np.array_equal(pixels_of(message)[..., 0], GREY)
+    assert np.array_equal(pixels_of(message)[..., 0], GRAY)
 
 
-def test_compressed_depth_in_millimetres() -> None:
+def test_compressed_depth_in_millimeters() -> None:
     data = struct.pack("<iff", 0, 0, 0) + png((DEPTH_M * 1000).astype(np.uint16))
     message = compressed_image(START_NS, data, "16UC1; compressedDepth png")
-    assert np.array_equal(pixels_of(message)[..., 0], GREY)
+    assert np.array_equal(pixels_of(message)[..., 0], GRAY)
 
 
 def test_compressed_depth_of_metres_is_undone_from_its_inverse() -> None:
-    a, b = 300.0, 2.0  # as compressed_depth_image_transport derives them from its quantisation parameters
+    a, b = 300.0, 2.0  # as compressed_depth_image_transport derives them from its quantization parameters
     known = DEPTH_M > 0
-    quantised = np.where(known, a / np.where(known, DEPTH_M, 1) + b, 0).astype(np.uint16)
-    message = compressed_image(START_NS, struct.pack("<iff", 0, a, b) + png(quantised), "32FC1; compressedDepth png")
-    assert np.abs(pixels_of(message)[..., 0].astype(int) - GREY).max() <= 2
+    quantized = np.where(known, a / np.where(known, DEPTH_M, 1) + b, 0).astype(np.uint16)
+    message = compressed_image(START_NS, struct.pack("<iff", 0, a, b) + png(quantized), "32FC1; compressedDepth png")
+    assert np.abs(pixels_of(message)[..., 0].astype(int) - GRAY).max() <= 2
 
 
 def test_compressed_depth_of_another_kind_is_refused() -> None:
@@ -151,13 +151,13 @@ def test_compressed_depth_of_another_kind_is_refused() -> None:
         read_still(message)
 
 
-def test_a_colour_file_is_handed_on_as_it_is_and_a_grey_one_is_not() -> None:
+def test_a_color_file_is_handed_on_as_it_is_and_a_gray_one_is_not() -> None:
     data = jpeg(draw(3))
     still = read_still(compressed_image(START_NS, data))
     assert (still.file, still.form, still.height, still.width) == (data, "jpeg", 48, 64)
     assert read_still(compressed_image(START_NS, png(draw(3)), "png")).form == "png"
-    grey = cv2.imencode(".jpg", draw(3)[..., 0])[1].tobytes()
-    assert read_still(compressed_image(START_NS, grey)).file is None
+    gray = cv2.imencode(".jpg", draw(3)[..., 0])[1].tobytes()
+    assert read_still(compressed_image(START_NS, gray)).file is None
 
 
 def test_a_camera_held_sideways_gives_rows_as_they_are_stored() -> None:
@@ -181,7 +181,7 @@ def test_a_trusted_jpeg_is_not_decoded_but_its_end_and_size_are_looked_at() -> N
 
 
 def packets(codec: str, count: int, b_frames: int = 0, gop: int = 10) -> list[tuple[int, bool, bytes]]:
-    """Encode numbered pictures; return (number of the picture, key frame, packet) in the order of the stream."""
+    """Encode numbered images; return (number of the image, key frame, packet) in the order of the stream."""
     import av
 
     encoder: Any = av.CodecContext.create(codec, "w")
@@ -228,10 +228,10 @@ def video_bag(
     return path
 
 
-def shown(bag: Bag, tape: Tape, every: int = 1) -> Iterator[tuple[int, int]]:
-    """Yield (sample, number drawn into the picture)."""
+def shown(bag: Bag, tape: BagStreams, every: int = 1) -> Iterator[tuple[int, int]]:
+    """Yield (sample, number drawn into the image)."""
     marks = np.arange(len(tape.streams["color"].numbers)) % every == 0
-    for camera, sample, still in read_pictures(bag, tape, {"color": marks}, (0, 4)):
+    for camera, sample, still in read_images(bag, tape, {"color": marks}, (0, 4)):
         assert camera == "color"
         assert still.pixels is not None
         yield sample, number_in(still.pixels)
@@ -240,65 +240,65 @@ def shown(bag: Bag, tape: Tape, every: int = 1) -> Iterator[tuple[int, int]]:
 @pytest.mark.parametrize(
     ("msgtype", "codec"), [(FFMPEG, "libx264"), (FFMPEG, "libx265"), (FOXGLOVE, "libx264"), (FOXGLOVE, "libx265")]
 )
-def test_every_packet_of_a_video_gives_its_own_picture(tmp_path: Path, msgtype: str, codec: str) -> None:
+def test_every_packet_of_a_video_gives_its_own_image(tmp_path: Path, msgtype: str, codec: str) -> None:
     stream = packets(codec, 25)
     config = load(Config, None, ["conventions.joint_order=[a]"])
     path = video_bag(tmp_path / "bag", msgtype, codec, stream, defined=codec == "libx264")
     with open_bag(path, tmp_path, "humble") as bag:
-        tape = read_tape(bag, config)
+        tape = read_streams(bag, config)
         assert list(shown(bag, tape)) == [(at, at) for at in range(25)]
         assert list(shown(bag, tape, 4)) == [(at, at) for at in range(0, 25, 4)]
         assert tape.streams["color"].clock.source == "header"
         assert not bag.warnings
 
 
-def test_pictures_that_were_sent_out_of_order_go_with_their_own_packets(tmp_path: Path) -> None:
+def test_images_that_were_sent_out_of_order_go_with_their_own_packets(tmp_path: Path) -> None:
     stream = packets("libx264", 25, b_frames=2)
     order = [number for number, _, _ in stream]
     assert order != sorted(order)
     with open_bag(video_bag(tmp_path / "bag", FOXGLOVE, "libx264", stream), tmp_path, "humble") as bag:
-        tape = read_tape(bag, load(Config, None, ["conventions.joint_order=[a]"]))
+        tape = read_streams(bag, load(Config, None, ["conventions.joint_order=[a]"]))
         assert list(shown(bag, tape)) == list(enumerate(order))
 
 
 @pytest.mark.parametrize("msgtype", [FFMPEG, FOXGLOVE])
-def test_packets_before_the_first_key_frame_carry_no_picture_and_that_is_told(tmp_path: Path, msgtype: str) -> None:
+def test_packets_before_the_first_key_frame_carry_no_image_and_that_is_told(tmp_path: Path, msgtype: str) -> None:
     stream = packets("libx264", 25)[4:]  # the recorder was started in the middle; the next key frame is the tenth
     with open_bag(video_bag(tmp_path / "bag", msgtype, "libx264", stream), tmp_path, "humble") as bag:
-        tape = read_tape(bag, load(Config, None, ["conventions.joint_order=[a]"]))
+        tape = read_streams(bag, load(Config, None, ["conventions.joint_order=[a]"]))
         assert list(shown(bag, tape)) == [(at, at + 10) for at in range(15)]
         assert tape.streams["color"].numbers.tolist() == list(range(6, 21))
         assert tape.streams["color"].read == 21
-        assert bag.warnings == [f"topic {RAW_TOPIC}: 6 packets before the first key frame carry no picture"]
+        assert bag.warnings == [f"topic {RAW_TOPIC}: 6 packets before the first key frame carry no image"]
 
 
 def test_a_damaged_packet_is_refused_with_its_number(tmp_path: Path) -> None:
     stream = packets("libx264", 12)
     stream[5] = (5, False, stream[5][2][:20] + bytes(40))
     with open_bag(video_bag(tmp_path / "bag", FFMPEG, "libx264", stream), tmp_path, "humble") as bag:
-        tape = read_tape(bag, load(Config, None, ["conventions.joint_order=[a]"]))
+        tape = read_streams(bag, load(Config, None, ["conventions.joint_order=[a]"]))
         with pytest.raises(UserError, match=f"camera color, message 5 stamped {START_NS + 5 * 33 * MS} ns: the packet"):
             list(shown(bag, tape))
 
 
-def test_only_the_pictures_that_frames_need_are_decoded(tmp_path: Path) -> None:
+def test_only_the_images_that_frames_need_are_decoded(tmp_path: Path) -> None:
     recording = cell()
-    said = recording.pictures[7]
-    recording.pictures[7] = said._replace(message=compressed_image(START_NS, b"junk"))
+    said = recording.images[7]
+    recording.images[7] = said._replace(message=compressed_image(START_NS, b"junk"))
     with open_bag(recording.write(tmp_path / "bag"), tmp_path, "humble") as bag:
-        tape = read_tape(bag, load(Config, None, ["data.time_source=receive"]))
+        tape = read_streams(bag, load(Config, None, ["data.time_source=receive"]))
         assert list(shown(bag, tape, 2)) == [(at, at) for at in range(0, 45, 2)]
         with pytest.raises(
-            UserError, match=f"camera color, message 7 stamped {said.receive_ns} ns: the picture is neither"
+            UserError, match=f"camera color, message 7 stamped {said.receive_ns} ns: the image is neither"
         ):
             list(shown(bag, tape, 7))
 
 
-def test_of_trusted_pictures_some_are_decoded_for_statistics(tmp_path: Path) -> None:
+def test_of_trusted_images_some_are_decoded_for_statistics(tmp_path: Path) -> None:
     with open_bag(cell().write(tmp_path / "bag"), tmp_path, "humble") as bag:
-        tape = read_tape(bag, load(Config, None, []))
+        tape = read_streams(bag, load(Config, None, []))
         marks = {"color": np.ones(45, np.bool_)}
-        stills = [still for _, _, still in read_pictures(bag, tape, marks, (0, 4), trust=True)]
+        stills = [still for _, _, still in read_images(bag, tape, marks, (0, 4), trust=True)]
     assert [at for at, still in enumerate(stills) if still.pixels is not None] == [0, 16, 32]
     assert all(still.file for still in stills)
     assert tape.topics["color"] == JPEG_TOPIC

@@ -17,14 +17,14 @@ from tests.stage1_convert.recording import RAW_TOPIC, cell
 
 @pytest.fixture(scope="module")
 def bags(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole bag, one with a gap, and one without pictures."""
+    """A whole bag, one with a gap, and one without images."""
     src = tmp_path_factory.mktemp("dryrun")
     cell(seed=1, topic=RAW_TOPIC, size=(96, 128)).write(src / "whole")
     gap = cell(seconds=3, size=(96, 128))
-    del gap.pictures[30:45]
+    del gap.images[30:45]
     gap.write(src / "gap")
     blind = cell()
-    blind.pictures = []
+    blind.images = []
     blind.write(src / "blind")
     return src
 
@@ -76,7 +76,7 @@ def test_bags_that_are_far_away_are_told_of_and_not_brought(
     cell(1.0).write(local / "kept")
     cell(1.0).write(local / "database", "sqlite3")
     blind = cell(1.0)
-    blind.pictures = []
+    blind.images = []
     blind.write(local / "blind")
     (local / "bare.mcap").write_bytes((local / "folder" / "folder.mcap").read_bytes())
     (local / "bare.db3").write_bytes((local / "database" / "database.db3").read_bytes())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.cli.config import load
-from common.lerobot.images import decode_picture
+from common.lerobot.images import decode_image
 from stage1_convert.config import UR_JOINTS, Config
 from stage1_convert.inspect.print import inspect
 from stage1_convert.inspect.survey import Survey, survey
@@ -39,22 +39,22 @@ def look(path: Path) -> Survey:
     return survey(Source(path.name, path), "humble")
 
 
-def renamed(recording: Recording, joints: str, pictures: str) -> Recording:
+def renamed(recording: Recording, joints: str, images: str) -> Recording:
     """The same recording on other topics."""
     recording.joints = [said._replace(topic=joints) for said in recording.joints]
-    recording.pictures = [said._replace(topic=pictures) for said in recording.pictures]
+    recording.images = [said._replace(topic=images) for said in recording.images]
     return recording
 
 
 def test_topics_rates_and_gaps_are_counted(tmp_path: Path) -> None:
     recording = cell()
-    del recording.pictures[20:23]
+    del recording.images[20:23]
     found = {facts.name: facts for facts in look(recording.write(tmp_path / "bag")).topics}
-    joints, pictures = found[JOINT_TOPIC], found[JPEG_TOPIC]
-    assert (joints.read, pictures.read) == (150, 42)
+    joints, images = found[JOINT_TOPIC], found[JPEG_TOPIC]
+    assert (joints.read, images.read) == (150, 42)
     assert joints.rate_hz == pytest.approx(100, abs=1)
-    assert pictures.pace_hz == pytest.approx(30, abs=1)
-    assert pictures.intervals_ms.max() == pytest.approx(4 / 30 * 1000, abs=4)
+    assert images.pace_hz == pytest.approx(30, abs=1)
+    assert images.intervals_ms.max() == pytest.approx(4 / 30 * 1000, abs=4)
     assert joints.intervals_ms.std() == pytest.approx(
         np.std(np.diff([s.message.header.stamp.nanosec for s in recording.joints[:100]])) / 1e6, rel=0.2
     )
@@ -66,7 +66,7 @@ def test_a_clock_that_cannot_be_trusted_is_told_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recording = cell()
-    for said in recording.pictures:
+    for said in recording.images:
         said.message.header.stamp.sec = said.message.header.stamp.nanosec = 0
     inspect(recording.write(tmp_path / "bag"), tmp_path / "out")
     assert f"{JPEG_TOPIC}: receive times are taken: 45 of 45 header stamps are zero" in capsys.readouterr().out
@@ -91,18 +91,18 @@ def test_a_joint_order_that_changes_is_told(tmp_path: Path, capsys: pytest.Captu
 
 def test_a_thumbnail_of_every_camera_is_saved_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recording = cell(size=(480, 640), seconds=0.6)
-    recording.others = [said._replace(topic="/wrist/image_raw/compressed") for said in recording.pictures]
+    recording.others = [said._replace(topic="/wrist/image_raw/compressed") for said in recording.images]
     bag = recording.write(tmp_path / "bag")
     assert inspect(bag, tmp_path / "out") == 0
     files = sorted((tmp_path / "out").glob("*.jpg"))
-    assert [decode_picture(file.read_bytes()).shape for file in files] == [(240, 320, 3)] * 2
+    assert [decode_image(file.read_bytes()).shape for file in files] == [(240, 320, 3)] * 2
     printed = capsys.readouterr().out
     assert all(f"thumbnail: {file}" in printed for file in files)
-    assert "480x640 pictures, jpeg" in printed
+    assert "480x640 images, jpeg" in printed
 
 
 @pytest.mark.parametrize(
-    ("joints", "pictures", "cameras"),
+    ("joints", "images", "cameras"),
     [
         (JOINT_TOPIC, JPEG_TOPIC, {"color": RAW_TOPIC}),
         (JOINT_TOPIC, RAW_TOPIC, {"color": RAW_TOPIC}),
@@ -111,9 +111,9 @@ def test_a_thumbnail_of_every_camera_is_saved_and_named(tmp_path: Path, capsys: 
     ],
 )
 def test_the_proposed_configuration_converts_the_bag_as_it_is(
-    joints: str, pictures: str, cameras: dict[str, str], tmp_path: Path
+    joints: str, images: str, cameras: dict[str, str], tmp_path: Path
 ) -> None:
-    recording = renamed(cell(topic=pictures), joints, pictures)
+    recording = renamed(cell(topic=images), joints, images)
     bag = recording.write(tmp_path / "src" / "bag")
     assert inspect(bag, tmp_path / "out") == 0
     config = load(Config, tmp_path / "out" / CONFIG)
@@ -153,8 +153,8 @@ def test_cameras_with_like_topics_get_different_names(tmp_path: Path) -> None:
     recording = cell()
     for side in ("front", "wrist"):
         topic = f"/{side}/color/image_raw/compressed"
-        recording.others += [said._replace(topic=topic) for said in recording.pictures]
-    recording.pictures = []
+        recording.others += [said._replace(topic=topic) for said in recording.images]
+    recording.images = []
     inspect(recording.write(tmp_path / "src" / "bag"), tmp_path / "out")
     config = load(Config, tmp_path / "out" / CONFIG)
     assert config.data.cameras == {"front_color": "/front/color/image_raw", "wrist_color": "/wrist/color/image_raw"}
@@ -162,7 +162,7 @@ def test_cameras_with_like_topics_get_different_names(tmp_path: Path) -> None:
 
 def test_a_slow_camera_sets_the_rate(tmp_path: Path) -> None:
     recording = cell(seconds=3)
-    recording.pictures = [
+    recording.images = [
         Said(
             START_NS + at * 200 * MS, JPEG_TOPIC, COMPRESSED, compressed_image(START_NS + at * 200 * MS, jpeg(draw(at)))
         )
@@ -172,7 +172,7 @@ def test_a_slow_camera_sets_the_rate(tmp_path: Path) -> None:
     config = load(Config, tmp_path / "out" / CONFIG)
     assert (config.data.fps, config.data.max_age_ms) == (5, 500.0)
     convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options())
-    assert len(rows(tmp_path / "dataset")) == 14  # from the first joint message on, just after the first picture
+    assert len(rows(tmp_path / "dataset")) == 14  # from the first joint message on, just after the first image
 
 
 def test_a_bag_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,4 +189,4 @@ def test_a_bag_without_joints_gets_no_configuration(tmp_path: Path, capsys: pyte
     recording = cell()
     recording.joints = []
     assert inspect(recording.write(tmp_path / "bag"), tmp_path / "out") == 0
-    assert "no configuration is proposed: no bag holds joint states and pictures" in capsys.readouterr().out
+    assert "no configuration is proposed: no bag holds joint states and images" in capsys.readouterr().out

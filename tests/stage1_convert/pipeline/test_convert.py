@@ -76,30 +76,30 @@ def test_the_sources_of_every_frame_can_be_traced(tmp_path: Path) -> None:
     bag = cell().write(tmp_path / "src" / "bag")
     run(tmp_path / "src", tmp_path / "out")
     sources = pd.read_parquet(tmp_path / "out" / "meta" / "sync" / "chunk-000" / "file-000.parquet")
-    pictures = reference.compressed_samples(bag, JPEG_TOPIC)
+    images = reference.compressed_samples(bag, JPEG_TOPIC)
     joints = reference.joint_samples(bag, JOINT_TOPIC, JOINTS)
-    frames = reference.hold([joints, pictures], 30)
+    frames = reference.hold([joints, images], 30)
     assert list(sources["tick_ns"]) == [tick_ns for tick_ns, _ in frames]
-    traced = [pictures[number] for number in sources["color.message"]]
+    traced = [images[number] for number in sources["color.message"]]
     assert [sample.value for sample in traced] == jpegs(tmp_path / "out")
     assert [sample.stamp_ns for sample in traced] == list(sources["color.stamp_ns"])
     assert [joints[number].value for number in sources["joints.message"]] == [values[0] for _, values in frames]
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
-def test_raw_pictures_are_stored_as_near_identical_jpeg(tmp_path: Path, storage: Storage) -> None:
+def test_raw_images_are_stored_as_near_identical_jpeg(tmp_path: Path, storage: Storage) -> None:
     bag = cell(topic=RAW_TOPIC).write(tmp_path / "src" / "bag", storage)
     run(tmp_path / "src", tmp_path / "out")
     frames = reference.hold(
         [reference.joint_samples(bag, JOINT_TOPIC, JOINTS), reference.raw_samples(bag, RAW_TOPIC)], 30
     )
     dataset = Dataset.open(tmp_path / "out")
-    pictures = list(dataset.pictures(dataset.episodes[0], "color"))
-    assert len(pictures) == len(frames)
-    for picture, (_, (_, (height, width, _, pixels))) in zip(pictures, frames, strict=True):
+    images = list(dataset.images(dataset.episodes[0], "color"))
+    assert len(images) == len(frames)
+    for image, (_, (_, (height, width, _, pixels))) in zip(images, frames, strict=True):
         recorded = np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
-        assert number_in(picture) == number_in(recorded)
-        assert np.abs(picture.astype(int) - recorded).mean() < 4
+        assert number_in(image) == number_in(recorded)
+        assert np.abs(image.astype(int) - recorded).mean() < 4
 
 
 @pytest.mark.parametrize(
@@ -113,19 +113,19 @@ def test_raw_pictures_are_stored_as_near_identical_jpeg(tmp_path: Path, storage:
 )
 def test_encodings_and_padded_rows_give_the_same_dataset_as_plain_rgb(tmp_path: Path, encoding: str, code: int) -> None:
     plain, other = cell(topic=RAW_TOPIC), cell(topic=RAW_TOPIC)
-    grey = encoding == "mono8"
+    gray = encoding == "mono8"
     for recording, padding in ((plain, 0), (other, 13)):
-        for at, said in enumerate(recording.pictures):
+        for at, said in enumerate(recording.images):
             stamp = said.message.header.stamp
             stamp_ns = stamp.sec * 10**9 + stamp.nanosec
-            picture = draw(at)
-            if grey:
-                picture = np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2).astype(np.uint8)
-            message = raw_image(stamp_ns, picture)
+            image = draw(at)
+            if gray:
+                image = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2).astype(np.uint8)
+            message = raw_image(stamp_ns, image)
             if padding:
-                recoded = np.asarray(cv2.cvtColor(picture, code), np.uint8)
+                recoded = np.asarray(cv2.cvtColor(image, code), np.uint8)
                 message = raw_image(stamp_ns, recoded, encoding, padding)
-            recording.pictures[at] = said._replace(message=message)
+            recording.images[at] = said._replace(message=message)
     plain.write(tmp_path / "plain" / "bag")
     other.write(tmp_path / "other" / "bag")
     run(tmp_path / "plain", tmp_path / "plain.out")
@@ -133,28 +133,28 @@ def test_encodings_and_padded_rows_give_the_same_dataset_as_plain_rgb(tmp_path: 
     assert jpegs(tmp_path / "plain.out") == jpegs(tmp_path / "other.out")
 
 
-def test_a_png_becomes_a_jpeg_of_the_same_picture(tmp_path: Path) -> None:
+def test_a_png_becomes_a_jpeg_of_the_same_image(tmp_path: Path) -> None:
     recording = cell()
-    for at, said in enumerate(recording.pictures):
+    for at, said in enumerate(recording.images):
         png = cv2.imencode(".png", cv2.cvtColor(draw(at), cv2.COLOR_RGB2BGR))[1].tobytes()
         stamp = said.message.header.stamp
         message = compressed_image(stamp.sec * 10**9 + stamp.nanosec, png, "rgb8; png compressed")
-        recording.pictures[at] = said._replace(message=message)
+        recording.images[at] = said._replace(message=message)
     recording.write(tmp_path / "src" / "bag")
     run(tmp_path / "src", tmp_path / "out")
     first = jpegs(tmp_path / "out")[0]
     assert first.startswith(b"\xff\xd8")
-    picture = decode(first)
-    assert np.abs(picture.astype(int) - draw(number_in(picture))).mean() < 4
+    image = decode(first)
+    assert np.abs(image.astype(int) - draw(number_in(image))).mean() < 4
 
 
-def test_a_grey_jpeg_is_stored_with_three_channels(tmp_path: Path) -> None:
+def test_a_gray_jpeg_is_stored_with_three_channels(tmp_path: Path) -> None:
     recording = cell()
-    for at, said in enumerate(recording.pictures):
-        grey = cv2.imencode(".jpg", cv2.cvtColor(draw(at), cv2.COLOR_RGB2GRAY))[1].tobytes()
+    for at, said in enumerate(recording.images):
+        gray = cv2.imencode(".jpg", cv2.cvtColor(draw(at), cv2.COLOR_RGB2GRAY))[1].tobytes()
         stamp = said.message.header.stamp
-        recording.pictures[at] = said._replace(
-            message=compressed_image(stamp.sec * 10**9 + stamp.nanosec, grey, "mono8; jpeg")
+        recording.images[at] = said._replace(
+            message=compressed_image(stamp.sec * 10**9 + stamp.nanosec, gray, "mono8; jpeg")
         )
     recording.write(tmp_path / "src" / "bag")
     run(tmp_path / "src", tmp_path / "out")
@@ -163,19 +163,19 @@ def test_a_grey_jpeg_is_stored_with_three_channels(tmp_path: Path) -> None:
     assert stored.shape == (HEIGHT, WIDTH, 3)
 
 
-def test_pictures_are_resized_on_demand(tmp_path: Path) -> None:
+def test_images_are_resized_on_demand(tmp_path: Path) -> None:
     cell().write(tmp_path / "src" / "bag")
     run(tmp_path / "src", tmp_path / "out", "conventions.image_resize=[24, 32]")
     dataset = Dataset.open(tmp_path / "out")
     assert dataset.cameras == {"color": (24, 32, 3)}
-    picture = next(iter(dataset.pictures(dataset.episodes[0], "color")))
+    image = next(iter(dataset.images(dataset.episodes[0], "color")))
     shown = decode(jpeg(draw(number_of_first(tmp_path / "src"))))
     expected = cv2.resize(shown, (32, 24), interpolation=cv2.INTER_AREA)
-    assert np.abs(picture.astype(int) - expected).mean() < 3
+    assert np.abs(image.astype(int) - expected).mean() < 3
 
 
 def number_of_first(src: Path) -> int:
-    """Return the number of the picture that the first frame shows when nothing is resized."""
+    """Return the number of the image that the first frame shows when nothing is resized."""
     run(src, src.parent / "plain")
     return number_in(decode(jpegs(src.parent / "plain")[0]))
 
@@ -185,8 +185,8 @@ def test_statistics_cover_every_value_and_every_pixel(tmp_path: Path) -> None:
     cell(seed=2, seconds=1.0).write(tmp_path / "src" / "b")
     run(tmp_path / "src", tmp_path / "out")
     dataset = Dataset.open(tmp_path / "out")
-    pictures = np.stack([picture for episode in dataset.episodes for picture in dataset.pictures(episode, "color")])
-    pixels = pictures.reshape(-1, 3) / 255
+    images = np.stack([image for episode in dataset.episodes for image in dataset.images(episode, "color")])
+    pixels = images.reshape(-1, 3) / 255
     found = dataset.stats["observation.images.color"]
     assert found["count"].tolist() == [dataset.n_frames]
     assert found["mean"].shape == (3, 1, 1)
@@ -206,11 +206,11 @@ def test_statistics_cover_every_value_and_every_pixel(tmp_path: Path) -> None:
     np.testing.assert_allclose(dataset.stats["index"]["max"], [dataset.n_frames - 1])
 
 
-def test_statistics_of_pictures_compressed_here_are_of_those_before_that_and_the_record_says_so(tmp_path: Path) -> None:
+def test_statistics_of_images_compressed_here_are_of_those_before_that_and_the_record_says_so(tmp_path: Path) -> None:
     cell(topic=RAW_TOPIC).write(tmp_path / "src" / "raw")
     run(tmp_path / "src", tmp_path / "out")
     dataset = Dataset.open(tmp_path / "out")
-    shown = [number_in(picture) for picture in dataset.pictures(dataset.episodes[0], "color")]
+    shown = [number_in(image) for image in dataset.images(dataset.episodes[0], "color")]
     pixels = np.stack([draw(number) for number in shown]).reshape(-1, 3) / 255
     found = dataset.stats["observation.images.color"]
     for name, expected in {"min": pixels.min(0), "mean": pixels.mean(0), "std": pixels.std(0)}.items():
@@ -317,19 +317,19 @@ def test_joint_signs_are_applied_when_asked_for(tmp_path: Path) -> None:
 
 def test_a_lost_frame_is_held_and_counted(tmp_path: Path) -> None:
     recording = cell(seed=4)
-    del recording.pictures[20]
+    del recording.images[20]
     bag = recording.write(tmp_path / "src" / "bag")
     run(tmp_path / "src", tmp_path / "out")
     shown = jpegs(tmp_path / "out")
-    pictures = [sample.value for sample in reference.compressed_samples(bag, JPEG_TOPIC)]
-    assert shown.count(pictures[19]) >= 2
+    images = [sample.value for sample in reference.compressed_samples(bag, JPEG_TOPIC)]
+    assert shown.count(images[19]) >= 2
     (episode,) = report(tmp_path / "out")["bags"][0]["episodes"]
     assert episode["held"]["color"] == sum(a == b for a, b in itertools.pairwise(shown)) > 0
 
 
 def test_a_gap_splits_the_episode_and_time_starts_anew(tmp_path: Path) -> None:
     recording = cell(seconds=3.0)
-    del recording.pictures[40:55]
+    del recording.images[40:55]
     recording.write(tmp_path / "src" / "bag")
     summary = run(tmp_path / "src", tmp_path / "out")
     assert summary.episodes == 2
@@ -343,14 +343,14 @@ def test_a_gap_splits_the_episode_and_time_starts_anew(tmp_path: Path) -> None:
     assert gap["streams"] == ["color"]
     first, second = bag["episodes"]
     assert gap["start_ns"] == first["start_ns"] + first["frames"] * 10**9 // 30
-    # The hole is 15 of 90 frames long; 100 ms of it are bridged by the last picture before it.
+    # The hole is 15 of 90 frames long; 100 ms of it are bridged by the last image before it.
     assert 11 <= gap["frames"] <= 14
     assert first["frames"] + gap["frames"] + second["frames"] == pytest.approx(88, abs=2)
 
 
 def test_a_piece_that_is_too_short_is_left_out_and_counted(tmp_path: Path) -> None:
     recording = cell(seconds=3.0)
-    del recording.pictures[10:60]
+    del recording.images[10:60]
     recording.write(tmp_path / "src" / "bag")
     assert run(tmp_path / "src", tmp_path / "out").episodes == 1
     (piece,) = report(tmp_path / "out")["bags"][0]["left_out"]
@@ -359,7 +359,7 @@ def test_a_piece_that_is_too_short_is_left_out_and_counted(tmp_path: Path) -> No
 
 def test_two_cameras_give_two_columns(tmp_path: Path) -> None:
     recording, wrist = cell(), cell(seed=7, size=(32, 40), topic=RAW_TOPIC)
-    recording.others = [said._replace(topic="/wrist/image") for said in wrist.pictures[2:-3]]
+    recording.others = [said._replace(topic="/wrist/image") for said in wrist.images[2:-3]]
     bag = recording.write(tmp_path / "src" / "bag")
     run(tmp_path / "src", tmp_path / "out", f"data.cameras={{color: {RAW_TOPIC}, wrist: /wrist/image}}")
     dataset = Dataset.open(tmp_path / "out")
@@ -372,12 +372,12 @@ def test_two_cameras_give_two_columns(tmp_path: Path) -> None:
     frames = reference.hold(samples, 30)
     assert jpegs(tmp_path / "out") == [values[1] for _, values in frames]
     numbers = [number_in(np.frombuffer(values[2][3], np.uint8).reshape(32, 40, 3)) for _, values in frames]
-    assert [number_in(picture) for picture in dataset.pictures(dataset.episodes[0], "wrist")] == numbers
+    assert [number_in(image) for image in dataset.images(dataset.episodes[0], "wrist")] == numbers
 
 
 def test_the_compressed_topic_is_preferred_and_recorded(tmp_path: Path) -> None:
     recording = cell()
-    recording.others = [said._replace(topic=RAW_TOPIC) for said in cell(topic=RAW_TOPIC).pictures]
+    recording.others = [said._replace(topic=RAW_TOPIC) for said in cell(topic=RAW_TOPIC).images]
     assert recording.others[0].type == IMAGE != COMPRESSED
     recording.write(tmp_path / "src" / "bag")
     run(tmp_path / "src", tmp_path / "out")

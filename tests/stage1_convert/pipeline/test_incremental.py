@@ -31,7 +31,7 @@ def bags(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate("abcd"):
         recording = cell(seed=seed, seconds=2.5 if name == "b" else 1.0, size=(16, 64))
         if name == "b":
-            del recording.pictures[30:40]
+            del recording.images[30:40]
         recording.write(folder / name, "sqlite3" if seed % 2 else "mcap")
     return folder
 

@@ -1,6 +1,6 @@
-"""Every frame shows the picture and the joints that it must, in every kind of recording: the truth is what was said.
+"""Every frame shows the image and the joints that it must, in every kind of recording: the truth is what was said.
 
-Each picture carries its number, so that a frame's picture is known after any encoding; the expected frames come from
+Each image carries its number, so that a frame's image is known after any encoding; the expected frames come from
 the messages as they were made, by plain loops.
 """
 
@@ -65,11 +65,11 @@ def renamed(recording: Recording, change: Callable[[int, dict[str, float]], dict
 def jittered(sigma_ms: float) -> Variant:
     rng = np.random.default_rng(8)
     recording = spoken()
-    for at, said in enumerate(recording.pictures):
-        stamp_ns = stamp_of(recording.pictures[0]) + at * 10**9 // 30 + round(rng.normal(0, sigma_ms) * MS)
+    for at, said in enumerate(recording.images):
+        stamp_ns = stamp_of(recording.images[0]) + at * 10**9 // 30 + round(rng.normal(0, sigma_ms) * MS)
         message = compressed_image(stamp_ns, jpeg(draw(at, *SIZE)))
-        recording.pictures[at] = Said(max(stamp_ns + 40 * MS, said.receive_ns), said.topic, COMPRESSED, message)
-    recording.pictures.sort(key=lambda said: said.receive_ns)
+        recording.images[at] = Said(max(stamp_ns + 40 * MS, said.receive_ns), said.topic, COMPRESSED, message)
+    recording.images.sort(key=lambda said: said.receive_ns)
     return Variant(recording, {"color": RAW_TOPIC})
 
 
@@ -94,7 +94,7 @@ def crossing_pi() -> Variant:
 def burst_loss() -> Variant:
     recording, rng = spoken(3.0), np.random.default_rng(2)
     lost = {*range(40, 46), *np.flatnonzero(rng.random(90) < 0.2).tolist()}
-    recording.pictures = [said for at, said in enumerate(recording.pictures) if at not in lost]
+    recording.images = [said for at, said in enumerate(recording.images) if at not in lost]
     return Variant(recording, {"color": RAW_TOPIC})
 
 
@@ -106,26 +106,26 @@ def joint_gap() -> Variant:
 
 def padded_rows() -> Variant:
     recording = spoken(topic=RAW_TOPIC)
-    for at, said in enumerate(recording.pictures):
+    for at, said in enumerate(recording.images):
         bgr = draw(at, *SIZE)[..., ::-1].copy()
-        recording.pictures[at] = said._replace(message=raw_image(stamp_of(said), bgr, "bgr8", 24))
+        recording.images[at] = said._replace(message=raw_image(stamp_of(said), bgr, "bgr8", 24))
     return Variant(recording, {"color": RAW_TOPIC})
 
 
 def two_cameras() -> Variant:
     recording = spoken()
     wrist = cell(seconds=2.0, size=SIZE, seed=6, camera_hz=15, topic=RAW_TOPIC)
-    recording.others = [said._replace(topic="/wrist/image") for said in wrist.pictures]
+    recording.others = [said._replace(topic="/wrist/image") for said in wrist.images]
     return Variant(recording, {"color": RAW_TOPIC, "wrist": "/wrist/image"})
 
 
 def depth() -> Variant:
     recording = spoken(topic=RAW_TOPIC)
-    for at, said in enumerate(recording.pictures):
-        metres = np.where(draw(at, *SIZE)[..., 0] > 127, 2.0, 0.4)
-        message = raw_image(stamp_of(said), np.round(metres * 1000).astype("<u2").view(np.uint8), "16UC1")
+    for at, said in enumerate(recording.images):
+        meters = np.where(draw(at, *SIZE)[..., 0] > 127, 2.0, 0.4)
+        message = raw_image(stamp_of(said), np.round(meters * 1000).astype("<u2").view(np.uint8), "16UC1")
         message.width = SIZE[1]
-        recording.pictures[at] = said._replace(message=message)
+        recording.images[at] = said._replace(message=message)
     return Variant(recording, {"color": RAW_TOPIC}, ("data.depth_range_m=[0.4, 2.0]",))
 
 
@@ -150,12 +150,12 @@ VARIANTS: dict[str, Callable[[], Variant]] = {
 
 
 def truth(variant: Variant) -> list[list[dict[str, Any]]]:
-    """Return the frames that the recording must give: joint angles and each camera's picture numbers."""
+    """Return the frames that the recording must give: joint angles and each camera's image numbers."""
     recording = variant.recording
     by_name = [(stamp_of(s), dict(zip(s.message.name, s.message.position, strict=True))) for s in recording.joints]
     streams = {"joints": [Sample(stamp, [angles[joint] for joint in JOINTS]) for stamp, angles in by_name]}
     for camera, topic in variant.cameras.items():
-        said = [s for s in (*recording.pictures, *recording.others) if s.topic in (topic, f"{topic}/compressed")]
+        said = [s for s in (*recording.images, *recording.others) if s.topic in (topic, f"{topic}/compressed")]
         seen = reference_numbers(said)
         streams[camera] = sorted(Sample(stamp_of(s), number) for s, number in zip(said, seen, strict=True))
     if "data.resample=nearest" in variant.overrides:
@@ -164,17 +164,17 @@ def truth(variant: Variant) -> list[list[dict[str, Any]]]:
 
 
 def reference_numbers(said: list[Said]) -> list[int]:
-    """Return the number that each picture message carries, from its pixels."""
+    """Return the number that each image message carries, from its pixels."""
     numbers = []
     for message in (s.message for s in said):
         if not hasattr(message, "encoding"):
             numbers.append(number_in(np.asarray(cv2.imdecode(message.data, cv2.IMREAD_COLOR))))
         else:
             rows = message.data.reshape(message.height, message.step)
-            grey = (
+            gray = (
                 rows[:, 1 : 2 * message.width : 2] if message.encoding == "16UC1" else rows[:, : 3 * message.width : 3]
             )
-            bright = (grey > 4) * 255 if message.encoding == "16UC1" else grey
+            bright = (gray > 4) * 255 if message.encoding == "16UC1" else gray
             numbers.append(number_in(np.repeat(bright[..., None], 3, axis=2).astype(np.uint8)))
     return numbers
 
@@ -191,7 +191,7 @@ def test_every_frame_shows_what_was_said(tmp_path: Path, name: str) -> None:
     table = rows(tmp_path / "out")
     for episode, frames in zip(dataset.episodes, expected, strict=True):
         for camera in variant.cameras:
-            shown = [number_in(picture) for picture in dataset.pictures(episode, camera)]
+            shown = [number_in(image) for image in dataset.images(episode, camera)]
             assert shown == [frame[camera] for frame in frames], camera
         part = table[episode.start : episode.stop]
         states = np.array([frame["joints"] for frame in frames])
@@ -207,6 +207,6 @@ def test_the_variants_are_what_they_are_called() -> None:
     assert [len(truth(VARIANTS[name]())) for name in ("plain", "joint gap", "burst loss")] == [1, 2, 3]
     (frames,) = truth(VARIANTS["jitter of 8 ms"]())
     shown = [frame["color"] for frame in frames]
-    assert len(set(shown)) < len(shown), "with this much jitter some pictures are held"
+    assert len(set(shown)) < len(shown), "with this much jitter some images are held"
     angles = [frame["joints"][0] for frame in truth(crossing_pi())[0]]
     assert max(np.abs(np.diff(angles))) > 6

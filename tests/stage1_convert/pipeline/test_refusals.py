@@ -46,10 +46,10 @@ def reason(tmp_path: Path, recording: Recording, *overrides: str) -> str:
     return text
 
 
-def with_picture(at: int, data: bytes) -> Recording:
+def with_image(at: int, data: bytes) -> Recording:
     recording = cell()
-    said = recording.pictures[at]
-    recording.pictures[at] = said._replace(message=compressed_image(stamp_of(said), data))
+    said = recording.images[at]
+    recording.images[at] = said._replace(message=compressed_image(stamp_of(said), data))
     return recording
 
 
@@ -105,24 +105,24 @@ def test_fewer_positions_than_names_are_refused(tmp_path: Path) -> None:
         (lambda data: b"\x89PNG\r\n\x1a\n" + data, "PNG"),
     ],
 )
-def test_a_corrupt_picture_is_refused_with_its_number_and_stamp(
+def test_a_corrupt_image_is_refused_with_its_number_and_stamp(
     tmp_path: Path, damage: Callable[[bytes], bytes], words: str
 ) -> None:
-    recording = with_picture(30, damage(jpeg(draw(30))))
+    recording = with_image(30, damage(jpeg(draw(30))))
     text = reason(tmp_path, recording)
-    assert f"camera color, message 30 stamped {stamp_of(recording.pictures[30])} ns" in text
+    assert f"camera color, message 30 stamped {stamp_of(recording.images[30])} ns" in text
     assert words in text
 
 
 def test_an_encoding_that_is_not_known_is_refused(tmp_path: Path) -> None:
     recording = cell(topic=RAW_TOPIC)
-    for at, said in enumerate(recording.pictures):
-        recording.pictures[at] = said._replace(message=raw_image(stamp_of(said), draw(at), "64FC3"))
+    for at, said in enumerate(recording.images):
+        recording.images[at] = said._replace(message=raw_image(stamp_of(said), draw(at), "64FC3"))
     assert "'64FC3' is not supported; supported: rgb8" in reason(tmp_path, recording)
 
 
 def test_a_camera_that_changes_its_size_is_refused_with_both_sizes(tmp_path: Path) -> None:
-    text = reason(tmp_path, with_picture(30, jpeg(draw(30, 24, 32))))
+    text = reason(tmp_path, with_image(30, jpeg(draw(30, 24, 32))))
     assert "24x32" in text
     assert "48x64" in text
 
@@ -132,19 +132,19 @@ def test_a_bag_whose_size_differs_from_the_first_good_bag_is_refused(tmp_path: P
     cell(size=(24, 32)).write(tmp_path / "src" / "b")
     ((bag, text),) = run(tmp_path / "src", tmp_path / "out").refused
     assert bag == "b"
-    assert "24x32 pictures, in bag a 48x64" in text
+    assert "24x32 images, in bag a 48x64" in text
     assert run(tmp_path / "src", tmp_path / "out", "conventions.image_resize=[24, 32]").refused == []
 
 
 def test_a_bag_that_is_too_short_is_refused(tmp_path: Path) -> None:
     recording = cell()
-    recording.pictures = recording.pictures[20:21]
+    recording.images = recording.images[20:21]
     assert "has 1 frames at 30 fps, 2 are needed" in reason(tmp_path, recording, "data.min_episode_s=0")
 
 
 def test_a_gap_is_refused_when_configured(tmp_path: Path) -> None:
     recording = cell(seconds=3.0)
-    del recording.pictures[40:55]
+    del recording.images[40:55]
     text = reason(tmp_path, recording, "data.on_gap=fail")
     assert "nothing from color" in text
 
@@ -181,7 +181,7 @@ def test_a_truncated_database_is_refused(tmp_path: Path) -> None:
 def test_one_bad_bag_does_not_stop_the_good_ones(tmp_path: Path) -> None:
     for name in ("a", "c"):
         cell().write(tmp_path / "src" / name)
-    with_picture(10, b"junk").write(tmp_path / "src" / "b")
+    with_image(10, b"junk").write(tmp_path / "src" / "b")
     done = run_module("stage1_convert", "--src", tmp_path / "src", "--out", tmp_path / "out", "--workers", 1)
     assert done.returncode == 0
     assert "refused: bag b: camera color, message 10" in done.stderr
@@ -197,7 +197,7 @@ def test_one_bad_bag_does_not_stop_the_good_ones(tmp_path: Path) -> None:
 
 def test_with_strict_one_bad_bag_no_dataset_is_written_and_the_good_ones_wait_for_the_next_run(tmp_path: Path) -> None:
     cell().write(tmp_path / "src" / "a")
-    with_picture(10, b"junk").write(tmp_path / "src" / "b")
+    with_image(10, b"junk").write(tmp_path / "src" / "b")
     done = run_module(
         "stage1_convert", "--src", tmp_path / "src", "--out", tmp_path / "out", "--strict", "--workers", 2
     )
@@ -297,7 +297,7 @@ def test_a_flag_that_makes_no_sense_is_refused(tmp_path: Path, flags: list[str],
         ("data.joint_fields=[velocity]", "expected position"),
         ("data.depth_range_m=[4, 1]", "data.depth_range_m"),
         ("data.resample_by_stream={wrist: hold}", "no such stream; there are joints, color, command"),
-        ("data.resample_by_stream={color: linear}", "hold or nearest for pictures"),
+        ("data.resample_by_stream={color: linear}", "hold or nearest for images"),
         ("data.max_age_ms_by_stream={color: -1}", "expected 0 to 60000"),
         ("data.time_source_by_stream={color: best}", "auto, header, receive"),
         ("data.max_episode_s=1801", "at most 1800"),

@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import yaml
 
-from common.lerobot.images import decode_picture
+from common.lerobot.images import decode_image
 from common.storage.files import read_json
 from stage1_convert.dataset.merge import merge
 from stage1_convert.report.card import UNRECORDED
 from stage1_convert.report.page import PAGE, render, write_page
-from stage1_convert.report.record import Told, episodes_of, marks_of, worst_first
+from stage1_convert.report.record import EpisodeRecord, episodes_of, marks_of, worst_first
 from stage1_convert.report.thumbnails import frames_shown
 from tests.browser import NARROW, WIDE, visit
 from tests.conftest import GOLDEN
 from tests.stage1_convert.conversion import jpegs, report, run
 from tests.stage1_convert.recording import cell, decode, number_in
 
-SIZE = (120, 160)  # as wide as a thumbnail, so that the number drawn into a picture stays readable
+SIZE = (120, 160)  # as wide as a thumbnail, so that the number drawn into an image stays readable
 TASK = 'data.task=Put <b>it</b> & "that" into the box.'
 WRIST = "data.cameras={color: /camera/color/image_raw, wrist: /wrist/image_raw}"
 
@@ -33,13 +33,13 @@ def bags(src: Path) -> Path:
     for name in ("whole", "kitchen/gap", "<i>&amp;", "blind"):
         recording = cell(seconds=3 if name == "kitchen/gap" else 1.5, seed=len(name), size=SIZE)
         if name == "kitchen/gap":
-            del recording.pictures[30:45]
+            del recording.images[30:45]
         if name == "<i>&amp;":
-            for said in recording.pictures:
+            for said in recording.images:
                 said.message.header.stamp.sec = said.message.header.stamp.nanosec = 0
-        recording.others = [said._replace(topic="/wrist/image_raw/compressed") for said in recording.pictures]
+        recording.others = [said._replace(topic="/wrist/image_raw/compressed") for said in recording.images]
         if name == "blind":
-            recording.pictures = []
+            recording.images = []
         recording.write(src / name)
     return src
 
@@ -51,7 +51,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def all_of(record: Any) -> list[Told]:
+def all_of(record: Any) -> list[EpisodeRecord]:
     episodes = [episode for bag in record["bags"] for episode in bag["episodes"]]
     return episodes_of(record, [(episode["frames"], "") for episode in episodes])
 
@@ -74,10 +74,10 @@ def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A conversion, and joined before: the same without its record, and a conversion of a bag with a gap."""
     folder = tmp_path_factory.mktemp("joined")
     for name in ("whole", "gap"):
-        is_whole = name == "whole"  # and nothing is odd: a fast camera never has to repeat a picture
+        is_whole = name == "whole"  # and nothing is odd: a fast camera never has to repeat an image
         recording = cell(seconds=1.0 if is_whole else 3, camera_hz=60 if is_whole else 30, size=SIZE)
         if not is_whole:
-            del recording.pictures[30:45]
+            del recording.images[30:45]
         recording.write(folder / "src" / name / "bag")
         run(folder / "src" / name, folder / name, f"data.task={name}")
     records = shutil.ignore_patterns("conversion.*", "sync", "pictures.parquet")
@@ -167,7 +167,7 @@ def test_the_totals_are_the_records(page: str, dataset: Path) -> None:
     assert tiles["Episodes"] == str(len(episodes)) == "4"
     assert tiles["Frames"] == str(sum(episode["frames"] for episode in episodes))
     assert tiles["Gaps"] == "1"
-    for name, key in (("Pictures held", "held"), ("Pictures dropped", "dropped")):
+    for name, key in (("Images held", "held"), ("Images dropped", "dropped")):
         assert int(tiles[name]) == sum(episode[key][c] for episode in episodes for c in ("color", "wrist"))
 
 
@@ -179,8 +179,8 @@ def test_the_film_shows_the_frames_it_says(page: str, dataset: Path) -> None:
         shown = re.findall(pattern, page)
         wanted = frames_shown(episode["frames"])
         assert [seconds for _, seconds in shown] == [f"{frame / 30:.1f}" for frame in wanted]
-        pictures = [decode_picture(base64.b64decode(data)) for data, _ in shown]
-        assert [number_in(picture) for picture in pictures] == [numbers[start + frame] for frame in wanted]
+        images = [decode_image(base64.b64decode(data)) for data, _ in shown]
+        assert [number_in(image) for image in images] == [numbers[start + frame] for frame in wanted]
         start += episode["frames"]
 
 
@@ -195,16 +195,14 @@ def test_the_episode_beside_the_gap_comes_first(page: str, dataset: Path) -> Non
     assert weights == sorted(weights, reverse=True)
 
 
-def test_frames_without_a_new_picture_are_told_apart_from_jitter(dataset: Path) -> None:
+def test_frames_without_a_new_image_are_told_apart_from_jitter(dataset: Path) -> None:
     record = read_json(dataset / "meta" / "conversion.json")
     told = all_of(record)[0]
     facts = {"age_ms": {}, "held": {"color": 9}, "dropped": {"color": 0}, "repeated": {"color": 0}}
     quiet = told._replace(frames=45, facts=facts, bag={**told.bag, "gaps": [], "warnings": []})
-    assert [mark.text for mark in marks_of(quiet, 30)] == [
-        "color: 9 of 45 frames have no new picture: none was recorded"
-    ]
+    assert [mark.text for mark in marks_of(quiet, 30)] == ["color: 9 of 45 frames have no new image: none was recorded"]
     jittery = quiet._replace(facts={**facts, "dropped": {"color": 9}})
-    assert "9 frames repeat a picture while as many" in marks_of(jittery, 30)[0].text
+    assert "9 frames repeat an image while as many" in marks_of(jittery, 30)[0].text
     fast = quiet._replace(facts={**facts, "held": {"color": 0}, "dropped": {"color": 45}})
     assert not marks_of(fast, 30)
 
@@ -234,7 +232,7 @@ def test_videos_are_shown_as_well(tmp_path: Path) -> None:
     run(tmp_path / "src", tmp_path / "out", "data.storage=video")
     shown = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)"', (tmp_path / "out" / PAGE).read_text())
     assert len(shown) == 8
-    assert decode_picture(base64.b64decode(shown[0])).shape == (96, 160, 3)
+    assert decode_image(base64.b64decode(shown[0])).shape == (96, 160, 3)
 
 
 def test_a_joined_dataset_tells_of_each_part_what_is_known(joined: Path) -> None:
@@ -251,7 +249,7 @@ def test_a_joined_dataset_tells_of_each_part_what_is_known(joined: Path) -> None
     assert [(of, yaml.safe_load(text)["data"]["task"]) for of, text in settings] == [("0", "whole"), ("2 to 3", "gap")]
 
 
-def test_an_episode_without_a_record_has_pictures_and_curves_only_and_a_rank_in_between(joined: Path) -> None:
+def test_an_episode_without_a_record_has_images_and_curves_only_and_a_rank_in_between(joined: Path) -> None:
     page = (joined / PAGE).read_text()
     cards = dict(re.findall(r'<article class="card" id="episode-(\d)"(.*?)</article>', page))
     assert list(cards) == ["2", "3", "1", "0"]
@@ -269,10 +267,10 @@ def test_the_page_of_parts_without_any_record_says_so_and_equal_merges_give_equa
     assert (tmp_path / "b" / PAGE).read_text() == page
     assert "2 of 2, in their order: nothing is known to rank them by." in page
     assert page.count("<img") == 16
-    assert not re.search("Pictures held|Streams and clocks|Settings|In its bag|Age of", page)
+    assert not re.search("Images held|Streams and clocks|Settings|In its bag|Age of", page)
 
 
-def test_pictures_lost_to_jitter_have_their_way_out_until_it_is_taken(tmp_path: Path) -> None:
+def test_images_lost_to_jitter_have_their_way_out_until_it_is_taken(tmp_path: Path) -> None:
     cell(3.0, seed=2).write(tmp_path / "src" / "bag")  # 0 to 3 ms of jitter, and a grid that begins within them
     hint = "data.grid_delay_ms"
     for delay_ms, told in ((0, True), (17, False)):

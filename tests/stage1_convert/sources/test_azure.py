@@ -23,7 +23,7 @@ from stage1_convert.sources.azure import AHEAD, AzureBags, group
 from stage1_convert.sources.azure_client import parse
 from stage1_convert.sources.azure_service import RemoteFile
 from stage1_convert.sources.checksum_cache import NAME as RECALL
-from stage1_convert.sources.checksum_cache import Recall
+from stage1_convert.sources.checksum_cache import ChecksumCache
 from stage1_convert.sources.folder import find_bags
 from tests import azurite
 from tests.azurite import environment
@@ -334,7 +334,7 @@ def test_a_refused_bag_comes_again_only_for_a_reason_that_may_have_passed(
     local, here, out = tmp_path / "local", tmp_path / "here", tmp_path / "out"
     cell(seconds=0.8).write(local / "good")
     blind = cell(seconds=0.8, seed=1)
-    blind.pictures = []
+    blind.images = []
     blind.write(local / "blind")
     with sqlite3.connect(
         local / "no_table.db3"
@@ -367,12 +367,12 @@ def test_a_refused_bag_comes_again_only_for_a_reason_that_may_have_passed(
 def test_what_is_known_of_bags_stays_as_short_as_their_number(tmp_path: Path) -> None:
     here = parse(f"azure://{azurite.ACCOUNT}/c", {})
     one, other = (RemoteFile(f"{name}/a.mcap", f"{name}/a.mcap", 1, "first", None) for name in ("one", "other"))
-    recall = Recall(tmp_path, here)
+    recall = ChecksumCache(tmp_path, here)
     recall.keep([other], {"a.mcap": "of other"})
     for version in range(9):
         recall.keep([one._replace(etag=str(version))], {"a.mcap": f"of {version}"})
         assert len((tmp_path / RECALL).read_bytes().split(b"\n\n")) <= 4
-    for known in (recall, Recall(tmp_path, here)):
+    for known in (recall, ChecksumCache(tmp_path, here)):
         assert known.sums([one._replace(etag="8")]) == {"a.mcap": "of 8"}
         assert known.sums([one._replace(etag="7")]) is None
         assert known.sums([other]) == {"a.mcap": "of other"}

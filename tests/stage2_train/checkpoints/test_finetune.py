@@ -94,7 +94,7 @@ def test_keys_that_are_not_set_come_from_the_checkpoint(lerobots: Path, tmp_path
         ("model.chunk_size=12", "has model.chunk_size 10, this training 12"),
         (
             "data.image_size=[32, 48]",
-            "has the size of color's pictures (data.image_size) (64, 96, 3), this training (32, 48, 3)",
+            "has the size of color's images (data.image_size) (64, 96, 3), this training (32, 48, 3)",
         ),
     ],
 )
@@ -110,9 +110,9 @@ def test_another_robot_is_refused_by_name(lerobots: Path, tmp_path: Path) -> Non
         train(golden_config(lerobots, tmp_path / "out", f"data.dataset={dataset}"))
 
 
-def test_the_fine_tuned_policy_has_the_new_datasets_normalisation(lerobots: Path, tmp_path: Path) -> None:
+def test_the_fine_tuned_policy_has_the_new_datasets_normalization(lerobots: Path, tmp_path: Path) -> None:
     train(golden_config(lerobots, tmp_path / "out"))
     policy = Policy.load(tmp_path / "out")
     stats = json.loads((GOLDEN / "dataset_image" / "meta" / "stats.json").read_text())
-    mean = policy.checkpoint.normaliser.statistics()["observation.state.mean"].tolist()
+    mean = policy.checkpoint.normalizer.statistics()["observation.state.mean"].tolist()
     assert mean == pytest.approx(stats["observation.state"]["mean"], rel=1e-6)

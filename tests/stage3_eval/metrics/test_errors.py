@@ -13,7 +13,7 @@ from stage3_eval.metrics.errors import (
     chunk_errors,
     compare_to_best,
     frame_errors,
-    summarise,
+    summarize,
     together,
 )
 
@@ -36,7 +36,7 @@ def test_step_k_of_the_chunk_predicted_at_t_is_compared_with_the_action_at_t_plu
 def test_the_numbers_equal_those_worked_out_by_hand() -> None:
     chunk_TCA = np.stack([RECORDED + np.array([1, 0]), RECORDED + np.array([0, 3])], axis=1)
     # joint a: step 0 errs by 1 in three frames, step 1 by 0 in two. joint b: step 0 by 0, step 1 by |3 - 1| in two.
-    summary = summarise(chunk_errors(chunk_TCA, RECORDED), ["a", "b"])
+    summary = summarize(chunk_errors(chunk_TCA, RECORDED), ["a", "b"])
     assert summary[FIRST_STEP]["mae"] == 0.5
     assert summary[FIRST_STEP]["per_joint"]["a"] == {"mae": 1.0, "rmse": 1.0, "max": 1.0}
     horizon = summary[VALID_HORIZON]
@@ -47,7 +47,7 @@ def test_the_numbers_equal_those_worked_out_by_hand() -> None:
 
 
 def test_steps_no_episode_is_long_enough_for_are_left_out() -> None:
-    summary = summarise(chunk_errors(np.ones((2, 5, 1)), np.zeros((2, 1))), ["a"])
+    summary = summarize(chunk_errors(np.ones((2, 5, 1)), np.zeros((2, 1))), ["a"])
     assert summary["mae_by_step"] == [1.0, 1.0]
     assert summary[VALID_HORIZON]["mae"] == 1.0
 
@@ -59,7 +59,7 @@ def test_errors_equal_a_double_loop_over_frames_and_steps(frames: int, steps: in
     pairs = [
         np.abs(chunk_TCA[t, k] - recorded_TA[t + k]) for t in range(frames) for k in range(steps) if t + k < frames
     ]
-    horizon = summarise(chunk_errors(chunk_TCA, recorded_TA), [str(i) for i in range(joints)])[VALID_HORIZON]
+    horizon = summarize(chunk_errors(chunk_TCA, recorded_TA), [str(i) for i in range(joints)])[VALID_HORIZON]
     assert horizon["mae"] == pytest.approx(np.mean(pairs))
     assert horizon["rmse"] == pytest.approx(np.mean(np.square(pairs)) ** 0.5)
     assert horizon["max"] == np.max(pairs)
@@ -70,10 +70,10 @@ def test_episodes_together_weigh_every_pair_alike() -> None:
         chunk_errors(np.ones((1, 2, 1)), np.zeros((1, 1))),
         chunk_errors(np.zeros((3, 2, 1)), np.zeros((3, 1))),
     )
-    both = summarise(together([short, long]), ["a"])
+    both = summarize(together([short, long]), ["a"])
     assert both[FIRST_STEP]["mae"] == 1 / 4
     assert both[VALID_HORIZON]["mae"] == 1 / 6
-    assert summarise(together([short, short]), ["a"])[VALID_HORIZON]["max"] == 1
+    assert summarize(together([short, short]), ["a"])[VALID_HORIZON]["max"] == 1
 
 
 def baselines(meaning: str, states: Floats | None = None, n_steps: int = 1) -> dict[str, Floats]:
@@ -135,8 +135,8 @@ def test_holding_still_errs_at_the_first_step_as_a_zero_delta_does() -> None:
     following = np.concatenate([states[1:], states[-1:]])
     held = dict(baseline_chunks(following, states, np.zeros(1), "next_position", 3))["hold_still"]
     zero = dict(baseline_chunks(following - states, states, np.zeros(1), "delta", 3))["zero_action"]
-    as_position = summarise(chunk_errors(held, following), ["a"])
-    as_delta = summarise(chunk_errors(zero, following - states), ["a"])
+    as_position = summarize(chunk_errors(held, following), ["a"])
+    as_delta = summarize(chunk_errors(zero, following - states), ["a"])
     assert as_position[FIRST_STEP]["mae"] == pytest.approx(as_delta[FIRST_STEP]["mae"])
 
 

@@ -1,4 +1,4 @@
-"""Charts put values where they belong, and a picture that is drawn is one."""
+"""Charts put values where they belong, and an image that is drawn is one."""
 
 import base64
 import re
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stage3_eval.report.charts import Line, Mark, heat_map, histogram, line_chart, picture, ticks
+from stage3_eval.report.charts import Line, Mark, heat_map, histogram, image, line_chart, ticks
 
 
 def decode(url: str) -> np.ndarray:
@@ -65,11 +65,11 @@ def test_a_heat_map_has_a_pixel_per_joint_and_frame_brighter_where_it_errs_more(
     assert (np.delete(pixels[0], 0) == pixels.min()).all()
 
 
-def test_a_picture_keeps_its_colours_and_is_made_no_larger() -> None:
+def test_a_image_keeps_its_colors_and_is_made_no_larger() -> None:
     red = np.zeros((40, 80, 3), np.uint8)
     red[..., 0] = 255
-    assert decode(picture(red, 200)).shape == (40, 80, 3)
-    small = decode(picture(red, 20))
+    assert decode(image(red, 200)).shape == (40, 80, 3)
+    small = decode(image(red, 20))
     assert small.shape == (10, 20, 3)
     assert small[..., 0].min() > 240
     assert small[..., 1:].max() < 20

@@ -1,4 +1,4 @@
-"""Drawn trajectories are those a robot would follow, and a picture comes out whatever the actions mean."""
+"""Drawn trajectories are those a robot would follow, and an image comes out whatever the actions mean."""
 
 from pathlib import Path
 
@@ -21,13 +21,13 @@ def test_next_positions_are_where_the_robot_goes() -> None:
 
 @pytest.mark.parametrize("positions", [True, False])
 @pytest.mark.parametrize("frames", [1, 25])
-def test_a_picture_with_a_row_per_joint_is_drawn(positions: bool, frames: int, tmp_path: Path) -> None:
+def test_a_image_with_a_row_per_joint_is_drawn(positions: bool, frames: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     facts = {"action_meaning": "delta", "units": "rad", "fps": 30, "joint_names": ["pan", "lift"]}
     recorded, executed, position = rng.normal(size=(3, frames, 2))
     fans = [(start, rng.normal(size=(10, 2))) for start in range(0, frames, 5)]
     draw_curves(tmp_path / "curves.png", recorded, position if positions else None, executed, fans, 2, facts)
-    picture = cv2.imread(str(tmp_path / "curves.png"))
-    assert picture is not None
-    assert picture.shape[1] == (1500 if positions else 900)
-    assert picture.std() > 5
+    image = cv2.imread(str(tmp_path / "curves.png"))
+    assert image is not None
+    assert image.shape[1] == (1500 if positions else 900)
+    assert image.std() > 5

@@ -79,7 +79,7 @@ def test_links_lead_somewhere(out: Path) -> None:
 
 
 class Reader(HTMLParser):
-    """What a screen reader needs: names of pictures and tables, and headings in order."""
+    """What a screen reader needs: names of images and tables, and headings in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ def test_the_keyboard_reaches_every_part(out: Path) -> None:
         assert page.locator("details[open]").count() == before + 1
 
 
-def test_worst_moments_show_what_mattered_in_as_many_pictures_as_asked_for(out: Path) -> None:
+def test_worst_moments_show_what_mattered_in_as_many_images_as_asked_for(out: Path) -> None:
     with visit(out / "report.html") as opened:
         page = opened.page
         assert page.locator(".moment").count() == 6

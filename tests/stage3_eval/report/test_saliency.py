@@ -6,7 +6,7 @@ import torch
 
 from common.lerobot.dataset import Dataset
 from common.policy import Policy
-from stage3_eval.report.saliency import over_picture, saliency
+from stage3_eval.report.saliency import over_image, saliency
 from tests.conftest import GOLDEN
 from tests.stage3_eval.conftest import tiny_checkpoint
 
@@ -17,11 +17,11 @@ def policy() -> Policy:
 
 
 def observation() -> dict[str, np.ndarray]:
-    picture = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
-    return {"observation.state": np.zeros((1, 6), np.float32), "observation.images.color": picture}
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
+    return {"observation.state": np.zeros((1, 6), np.float32), "observation.images.color": image}
 
 
-def test_a_map_has_the_pictures_size_and_its_brightest_spot_is_one(policy: Policy) -> None:
+def test_a_map_has_the_images_size_and_its_brightest_spot_is_one(policy: Policy) -> None:
     (name, found), *others = saliency(policy, observation()).items()
     assert (name, found.shape, others) == ("color", (64, 96), [])
     assert found.min() >= 0
@@ -38,24 +38,24 @@ def test_changing_the_bright_part_changes_the_chunk_more_than_changing_the_dark_
     for pixels in (order[: 64 * 96 // 4], order[-64 * 96 // 4 :]):
         changed = seen["observation.images.color"].copy().reshape(-1, 3)
         changed[pixels] = np.clip(changed[pixels].astype(int) + 6, 0, 255)
-        picture = changed.reshape(1, 64, 96, 3).astype(np.uint8)
-        chunk = policy.predict_chunk({**seen, "observation.images.color": picture})
+        image = changed.reshape(1, 64, 96, 3).astype(np.uint8)
+        chunk = policy.predict_chunk({**seen, "observation.images.color": image})
         moved.append(float((chunk - before).abs().sum()))
     dark, bright = moved
     assert bright > 1.5 * dark
 
 
-def test_a_picture_the_network_does_not_look_at_has_a_dark_map() -> None:
+def test_a_image_the_network_does_not_look_at_has_a_dark_map() -> None:
     policy = Policy(tiny_checkpoint(Dataset.open(GOLDEN / "dataset_image")))
     with torch.no_grad():
         policy.network.encoder_img_feat_input_proj.weight.zero_()
     assert not saliency(policy, observation())["color"].any()
 
 
-def test_the_overlay_glows_where_the_map_is_bright_and_is_grey_elsewhere() -> None:
-    picture = np.full((8, 8, 3), (200, 30, 30), np.uint8)
+def test_the_overlay_glows_where_the_map_is_bright_and_is_gray_elsewhere() -> None:
+    image = np.full((8, 8, 3), (200, 30, 30), np.uint8)
     bright = np.zeros((8, 8), np.float32)
     bright[2, 3] = 1
-    mixed = over_picture(picture, bright)
+    mixed = over_image(image, bright)
     assert mixed.sum(axis=2).argmax() == 2 * 8 + 3
     assert len(set(mixed[0, 0].tolist())) == 1

@@ -1,4 +1,4 @@
-"""The stored pictures of a dataset in; how often each value occurs in every episode's, and their faults, out."""
+"""The stored images of a dataset in; how often each value occurs in every episode's, and their faults, out."""
 
 import concurrent.futures
 import contextlib
@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from common.cli.command import UserError, one_line, progress
 from common.lerobot.dataset import Feature
-from common.lerobot.images import Picture, decode_picture
-from stage1_convert.check.faults import Faults
+from common.lerobot.images import Image, decode_image
+from stage1_convert.check.faults import Findings
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes, episode_of_rows
 from stage1_convert.check.rows import Part, Rows
@@ -28,8 +28,8 @@ Tally = npt.NDArray[np.int64]
 BATCH_ROWS = 64
 
 
-class Pictures:
-    """Counts the values of every picture by feature and episode; `count` is how many were looked at."""
+class Images:
+    """Counts the values of every image by feature and episode; `count` is how many were looked at."""
 
     def __init__(self, declared: Declared, n_episodes: int) -> None:
         features = declared.of("image", "video")
@@ -37,28 +37,28 @@ class Pictures:
         self.count = 0
 
     def add(self, key: str, episode: int, found: Tally) -> None:
-        """Count one picture of an episode; -1 belongs to none."""
+        """Count one image of an episode; -1 belongs to none."""
         self.count += 1
         if episode >= 0:
             self.tallies[key][episode] += found
 
 
-def check_pictures(root: Path, declared: Declared, rows: Rows, episodes: Episodes, faults: Faults) -> Pictures:
-    """Decode every picture and every video frame of the dataset."""
-    pictures = Pictures(declared, len(episodes.places))
+def check_images(root: Path, declared: Declared, rows: Rows, episodes: Episodes, faults: Findings) -> Images:
+    """Decode every image and every video frame of the dataset."""
+    images = Images(declared, len(episodes.places))
     owner = episode_of_rows(episodes, rows.parts[-1].stop)
-    images = declared.of("image")
-    if images:
-        for part in progress(rows.parts, len(rows.parts), "check pictures", "file"):
-            for key, feature in images.items():
-                _check_images(part, key, feature, owner, pictures, faults)
+    stored = declared.of("image")
+    if stored:
+        for part in progress(rows.parts, len(rows.parts), "check images", "file"):
+            for key, feature in stored.items():
+                _check_images(part, key, feature, owner, images, faults)
     for key, feature in declared.of("video").items():
-        check_videos(root, key, feature, declared.fps, episodes, pictures.add, faults)
-    return pictures
+        check_videos(root, key, feature, declared.fps, episodes, images.add, faults)
+    return images
 
 
 def _check_images(
-    part: Part, key: str, feature: Feature, owner: npt.NDArray[np.int64], pictures: Pictures, faults: Faults
+    part: Part, key: str, feature: Feature, owner: npt.NDArray[np.int64], images: Images, faults: Findings
 ) -> None:
     row = 0
     try:
@@ -69,14 +69,14 @@ def _check_images(
                     if fault:
                         faults.add(part.path, f"{key}: {fault}" if cell is not None else f"{key} has no bytes", row)
                     else:
-                        pictures.add(key, int(owner[part.start + row]), found)
+                        images.add(key, int(owner[part.start + row]), found)
                     row += 1
     except (pa.ArrowException, OSError) as error:
         faults.add(part.path, f"{key} cannot be read: {one_line(error)}", row)
 
 
 def _look(cells: Sequence[bytes | None], shape: tuple[int, ...]) -> list[tuple[str | None, Tally]]:
-    """Return each picture's fault, or how often its values occur; libjpeg's complaints are looked up only when it has
+    """Return each image's fault, or how often its values occur; libjpeg's complaints are looked up only when it has
     some, because it tells nobody but the error stream.
     """
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, tempfile.TemporaryFile() as told:
@@ -90,25 +90,25 @@ def _look(cells: Sequence[bytes | None], shape: tuple[int, ...]) -> list[tuple[s
 
 def _decode(cell: bytes | None, shape: tuple[int, ...]) -> tuple[str | None, Tally]:
     try:
-        picture = decode_picture(cell or b"")
+        image = decode_image(cell or b"")
     except (UserError, cv2.error) as error:
         return one_line(error), np.zeros(TALLY, np.int64)
-    return _size_fault(picture, shape), tally(picture)
+    return _size_fault(image, shape), tally(image)
 
 
-def _size_fault(picture: Picture, shape: tuple[int, ...]) -> str | None:
-    if picture.shape[:2] == shape[:2]:
+def _size_fault(image: Image, shape: tuple[int, ...]) -> str | None:
+    if image.shape[:2] == shape[:2]:
         return None
-    return "found a picture of {}x{}, expected {}x{}".format(*picture.shape[:2], *shape[:2])
+    return "found an image of {}x{}, expected {}x{}".format(*image.shape[:2], *shape[:2])
 
 
 def _complaint(cell: bytes | None) -> str | None:
     with tempfile.TemporaryFile() as told:
         with _stderr_into(told.fileno()):
-            decode_picture(cell or b"")
+            decode_image(cell or b"")
         told.seek(0)
         damage = next((line for line in told if DAMAGE.search(line)), None)
-    return f"the picture is damaged: {damage.decode(errors='replace').strip()}" if damage else None
+    return f"the image is damaged: {damage.decode(errors='replace').strip()}" if damage else None
 
 
 @contextlib.contextmanager
