@@ -22,7 +22,7 @@ from stage1_convert.bags.limits import limits_for
 from stage1_convert.config import Config
 from stage1_convert.dataset.video_file import VideoFile
 from stage1_convert.pipeline.convert_bag import BagPlan, plan_bag
-from stage1_convert.pipeline.frames import Shots
+from stage1_convert.pipeline.frames import FrameReader
 from stage1_convert.sources.folder import Source, size_bytes
 from stage1_convert.sources.source import Absent
 
@@ -156,7 +156,7 @@ def forecast(source: Source, config: Config) -> BagEstimate:
     ]
     left_out = sum(span.frames for span in plan.plan.left_out)
     size_bytes = sum(frames) * (row_bytes + image_bytes)
-    return BagEstimate(source.name, None, frames, gaps, left_out, size_bytes, plan.report["warnings"])
+    return BagEstimate(source.name, None, frames, gaps, left_out, size_bytes, plan.entry.warnings)
 
 
 def _image_bytes(source: Source, plan: BagPlan, config: Config, scratch: Path) -> float:
@@ -168,12 +168,12 @@ def _image_bytes(source: Source, plan: BagPlan, config: Config, scratch: Path) -
         ticks = list(range(first.start, min(first.stop, first.start + VIDEO_FRAMES)))
     spans = [Span(tick, tick + 1, "start") for tick in ticks]
     with open_bag(source.path, scratch, config.data.ros_distro) as bag:
-        shots = Shots(bag, plan.tape, plan.plan._replace(episodes=spans), config, trust_images=False)
-        frames = list(itertools.islice(shots.frames(), len(spans)))
+        reader = FrameReader(bag, plan.streams, plan.plan._replace(episodes=spans), config, trust_images=False)
+        frames = list(itertools.islice(reader.frames(), len(spans)))
     if not video:
         return sum(len(shot.data) for frame in frames for shot in frame.values()) / len(frames)
     size_bytes = 0
-    for camera, size in shots.sizes.items():
+    for camera, size in reader.sizes.items():
         file = VideoFile(scratch / f"{camera}.mp4", size, config.data.fps)
         for frame in frames:
             image = frame[camera].image

@@ -16,8 +16,6 @@ from stage1_convert.bags.storage import Bytes
 from stage1_convert.images.decode import Still, read_still, still_of
 from stage1_convert.images.video_topic import VIDEO_TYPES, VideoDecoder
 
-SEEN_OF_TRUSTED = 16  # of images that are trusted, one in so many is decoded: for statistics
-
 
 def read_images(
     bag: Bag,
@@ -28,8 +26,8 @@ def read_images(
 ) -> Iterator[tuple[str, int, Still]]:
     """Yield (camera, sample, image) for the samples that are needed, each camera's in order.
 
-    `needed` has an array (samples,) for each camera that is read, 0 for those that are not. With `trust` most JPEGs are
-    not decoded (their pixels are None). Raises UserError, naming camera, message and stamp, when an image is damaged.
+    `needed` has an array (samples,) for each camera that is read, 0 for those that are not. With `trust` JPEGs are not
+    decoded (their pixels are None). Raises UserError, naming camera, message and stamp, when an image is damaged.
     """
     cameras = {camera: _Camera(camera, bag, tape.streams[camera], marks) for camera, marks in needed.items()}
     camera_of = {camera.stream.topic: camera for camera in cameras.values()}
@@ -64,7 +62,7 @@ class _Camera:
         try:
             content: Any = self._bag.deserialize(self.stream.topic, data)
             if self._video is None:
-                yield sample, read_still(content, depth_range_m, trust and sample % SEEN_OF_TRUSTED != 0)
+                yield sample, read_still(content, depth_range_m, trust)
                 return
             yield from self._shown(self._video.add(sample, content))
         except UserError as error:

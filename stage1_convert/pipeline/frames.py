@@ -1,47 +1,32 @@
-"""An open bag and its plan in; every frame's images, as the dataset stores them, out: one reading, little memory."""
+"""The second reading of a bag: every frame's images, as the dataset stores them, one frame at a time."""
 
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from common.cli.command import UserError
-from common.lerobot.images import Image, resize
+from common.lerobot.images import resize
 from stage1_convert.align.episodes import EpisodePlan
 from stage1_convert.align.spool import forget
 from stage1_convert.align.streams import BagStreams
 from stage1_convert.bags.bag import Bag
 from stage1_convert.config import Config
-from stage1_convert.dataset import stats
+from stage1_convert.dataset.image_column import StoredImage
+from stage1_convert.dataset.stats import histogram, sample_frames
 from stage1_convert.images import decode
-from stage1_convert.pipeline.camera import SEEN_OF_TRUSTED, read_images
+from stage1_convert.pipeline.camera import read_images
 
 
-class StoredImage(NamedTuple):
-    """An image to store: its file, or its pixels where it becomes a frame of a video, and its stats.tally, None where it
-    is trusted unseen. Frames wait in batches: pixels would be large.
+class FrameReader:
+    """Reads the images of one bag.
 
-    A tally is of what the file decodes to, and of the pixels before they are compressed where that is done here: to
-    decode each of them again would take longer than to compress it.
-
-    `repeated` tells that the message before it showed the same image, to the byte.
+    `sizes` holds each camera's (height, width) as soon as it has been seen, `compressed` the cameras of which an image
+    lost detail here.
     """
 
-    data: bytes
-    image: Image | None
-    tally: npt.NDArray[np.int64] | None
-    repeated: bool
-
-
-class Shots:
-    """Reads the images of one bag; `sizes` holds each camera's (height, width) as soon as it has been seen, `compressed`
-    the cameras of which an image lost detail here.
-    """
-
-    def __init__(self, bag: Bag, tape: BagStreams, plan: EpisodePlan, config: Config, trust_images: bool) -> None:
-        self._bag, self._tape, self._plan, self._config, self._trust = bag, tape, plan, config, trust_images
+    def __init__(self, bag: Bag, streams: BagStreams, plan: EpisodePlan, config: Config, trust_images: bool) -> None:
+        self._bag, self._streams, self._plan, self._config, self._trust = bag, streams, plan, config, trust_images
         resize = config.conventions.image_resize
         self._size = (resize[0], resize[1]) if resize else None
         self.sizes: dict[str, tuple[int, int]] = {}
@@ -51,44 +36,43 @@ class Shots:
     def frames(self) -> Iterator[dict[str, StoredImage]]:
         """Yield every frame's images by camera, over all episodes in order."""
         plan, cameras = self._plan, self._config.data.cameras
-        uses = {c: plan.uses(c, len(self._tape.streams[c].numbers)) for c in cameras}
+        uses = {c: plan.uses(c, len(self._streams.streams[c].numbers)) for c in cameras}
+        ticks = np.concatenate([span.start + sample_frames(span.frames) for span in plan.episodes])
+        measured = {c: set(np.asarray(plan.picks[c][ticks]).tolist()) for c in cameras}
         firsts = {c: {int(plan.picks[c][span.start]) for span in plan.episodes} for c in cameras}
         waiting: dict[str, deque[StoredImage]] = {camera: deque() for camera in cameras}
-        images = read_images(self._bag, self._tape, uses, self._config.data.depth_range_m, self._trust)
+        images = read_images(self._bag, self._streams, uses, self._config.data.depth_range_m, self._trust)
         for camera, sample, still in images:
             try:
-                # An episode's first image is always looked at: there is something to tell of every episode.
-                shot = self._take(camera, still, sample, sample in firsts[camera] or sample % SEEN_OF_TRUSTED == 0)
+                stored = self._store(camera, still, sample in measured[camera])
             except UserError as error:
-                stream = self._tape.streams[camera]
+                stream = self._streams.streams[camera]
                 number, stamp_ns = stream.numbers[sample], stream.clock.stamps_ns[sample]
                 raise UserError(f"camera {camera}, message {number} stamped {stamp_ns} ns: {error}") from error
-            waiting[camera].extend([shot] * int(uses[camera][sample]))
+            waiting[camera].extend([stored] * int(uses[camera][sample]))
             if sample in firsts[camera]:
                 forget(uses[camera])
             while all(waiting.values()):
                 yield {name: queue.popleft() for name, queue in waiting.items()}
 
-    def _take(self, camera: str, still: decode.Still, sample: int, looked_at: bool) -> StoredImage:
+    def _store(self, camera: str, still: decode.Still, is_measured: bool) -> StoredImage:
         last, self._last[camera] = self._last.get(camera), still
         repeated = last is not None and _same(last, still)
         size, storage = self._size or (still.height, still.width), self._config.data.storage
         if self.sizes.setdefault(camera, size) != size:
             before = "{}x{}".format(*self.sizes[camera])
             raise UserError(f"the image is {size[0]}x{size[1]}, the ones before it {before}")
-        looked_at |= not self._trust
         if still.file is not None and still.form == storage and size == (still.height, still.width):
-            seen = still.decoded() if looked_at else still.pixels
-            return StoredImage(still.file, None, None if seen is None else stats.tally(seen, sample), repeated)
+            counts = histogram(still.decoded()) if is_measured else None
+            return StoredImage(still.file, None, counts, repeated)
         image = resize(still.decoded(), size)
-        counted = stats.tally(image, sample) if looked_at else None
+        counts = histogram(image) if is_measured else None
         if storage == "video":
-            return StoredImage(b"", image, counted, repeated)
+            return StoredImage(b"", image, counts, repeated)
         if storage == "jpeg":
             self.compressed.add(camera)
-        return StoredImage(
-            decode.encode(image, storage, self._config.conventions.jpeg_quality), None, counted, repeated
-        )
+        file = decode.encode(image, storage, self._config.conventions.jpeg_quality)
+        return StoredImage(file, None, counts, repeated)
 
 
 def _same(one: decode.Still, two: decode.Still) -> bool:

@@ -17,7 +17,7 @@ from common.cli.command import UserError
 from common.cli.config import load
 from stage1_convert.check import check, print_report
 from stage1_convert.config import Config
-from stage1_convert.dataset.merge import merge
+from stage1_convert.pipeline.merge import merge
 from stage1_convert.pipeline.convert import Options, convert
 from stage1_convert.sources.source import open_source
 from tests.conftest import GOLDEN, run_module

@@ -13,7 +13,7 @@ from common.cli.config import load
 from common.storage.files import write_json
 from stage1_convert.__main__ import main
 from stage1_convert.config import Config
-from stage1_convert.dataset.merge import merge
+from stage1_convert.pipeline.merge import merge
 from stage1_convert.pipeline.cache import REPORT
 from stage1_convert.pipeline.convert import Options, convert
 from stage1_convert.report.page import PAGE

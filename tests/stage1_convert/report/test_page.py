@@ -13,7 +13,7 @@ import yaml
 
 from common.lerobot.images import decode_image
 from common.storage.files import read_json
-from stage1_convert.dataset.merge import merge
+from stage1_convert.pipeline.merge import merge
 from stage1_convert.report.card import UNRECORDED
 from stage1_convert.report.page import PAGE, render, write_page
 from stage1_convert.report.record import EpisodeRecord, episodes_of, marks_of, worst_first
