@@ -313,7 +313,7 @@ def test_a_killed_recording_leaves_whole_bags_only_and_is_completed_by_the_same_
     out = tmp_path / "bags"
     flags = ["--out", str(out), "--episodes", str(COUNT), "--seed", str(SEED), "--workers", "1"]
     (tmp_path / "killed.py").write_text(KILLED)
-    command = [sys.executable, tmp_path / "killed.py", *flags]
+    command = [sys.executable, str(tmp_path / "killed.py"), *flags]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, start_new_session=True) as killed:
         assert killed.wait(120) == -signal.SIGKILL
