@@ -4,7 +4,6 @@ The temporary folder lies inside because the output folder of a container is a m
 """
 
 import contextlib
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,23 +11,18 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from common.cli.command import UserError
-from common.storage.files import LOCK, full_disk_named, locked, read_json, sync
-from stage3_eval.metrics.summary import FORMAT, FORMAT_VERSION, Identity, Summary
+from common.storage.files import LOCK, full_disk_named, locked, read_json, require_ours, sync
+from stage3_eval.metrics.summary import FORMAT_VERSION, Identity, Summary
 
 SUMMARY, PAGE, CURVES, ALL_EPISODES = "summary.json", "report.html", "curves.png", "all_episodes.parquet"
 WORK = ".unfinished"
-_RESULT = re.compile(r"episode_\d{3,}\.parquet|all_episodes\.parquet|summary\.json|report\.html|curves\.png")
+_RESULTS = ("episode_[0-9][0-9][0-9]*.parquet", ALL_EPISODES, SUMMARY, PAGE, CURVES)
 
 
-def require_ours(out: Path) -> None:
+def require_evaluation(out: Path) -> None:
     """Raise UserError unless `out` is missing, empty, or an evaluation, finished or not, and nothing else."""
-    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else [out.name] if out.exists() else []
-    foreign = [name for name in names if name != WORK and not _RESULT.fullmatch(name)]
-    if not foreign and names and WORK not in names:
-        summary = read_json(out / SUMMARY) if SUMMARY in names else None
-        foreign = [] if isinstance(summary, dict) and summary.get("format") == FORMAT else names
-    if foreign:
-        raise UserError(f"--out {out} holds {foreign[0]}, which is not part of an evaluation; choose another folder")
+    finished = not (out / WORK).is_dir()
+    require_ours(out, "evaluation of ours", sign=SUMMARY if finished else None, names=(*_RESULTS, WORK))
 
 
 def read_summary(folder: Path) -> Summary:
@@ -50,7 +44,7 @@ def read_finished(out: Path, identity: Identity) -> Summary | None:
 
     Raises UserError naming the difference when it is of another evaluation.
     """
-    require_ours(out)
+    require_evaluation(out)
     if not (out / SUMMARY).is_file():
         return None
     summary = read_summary(out)
@@ -74,8 +68,8 @@ def new_results(out: Path) -> Iterator[Path]:
     folder = out / WORK
     with locked(folder, f"--out {out}: process {{holder}} is evaluating into it; wait or choose another"):
         try:
-            for path in (*folder.iterdir(), *out.iterdir()):
-                if (path.parent == folder and path.name != LOCK) or _RESULT.fullmatch(path.name):
+            for path in (*folder.iterdir(), *(path for name in _RESULTS for path in out.glob(name))):
+                if path.name != LOCK:
                     path.unlink()
             with full_disk_named(out):
                 yield folder

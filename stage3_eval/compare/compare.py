@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.cli.command import UserError
-from common.storage.files import write_file, write_json
+from common.storage.files import require_ours, write_file, write_json
 from stage3_eval.compare.page import page
 from stage3_eval.compare.ranking import COLUMNS, Comparison, Result, compare_summaries, verdict
 from stage3_eval.output import PAGE as EVALUATION_PAGE
@@ -24,7 +24,7 @@ def compare(paths: Sequence[Path], out: Path, metric: str, evaluate: Callable[[P
     Raises UserError when a path is neither, when there is no dataset to evaluate checkpoints on, or when `out` holds
     something else.
     """
-    require_ours(out)
+    require_ours(out, "comparison of ours", names=(CSV, JSON, PAGE, EVALUATIONS, ".tmp-*"))
     folders = dict(zip(label(paths), paths, strict=True))
     results = []
     for name, path in folders.items():
@@ -43,14 +43,6 @@ def compare(paths: Sequence[Path], out: Path, metric: str, evaluate: Callable[[P
     write_file(out / PAGE, page(results, comparison).encode())
     write_json(out / JSON, comparison.model_dump(mode="json"))
     return "\n".join([*_lines(comparison), "", verdict(comparison)])
-
-
-def require_ours(out: Path) -> None:
-    """Raise UserError unless `out` is missing, empty or an earlier comparison."""
-    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else [out.name] if out.exists() else []
-    foreign = [name for name in names if name not in (CSV, JSON, PAGE, EVALUATIONS) and not name.endswith(".tmp")]
-    if foreign:
-        raise UserError(f"--out {out} holds {foreign[0]}, which is not part of a comparison; choose another folder")
 
 
 def label(paths: Sequence[Path]) -> list[str]:

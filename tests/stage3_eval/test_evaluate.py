@@ -336,7 +336,7 @@ def test_drift_and_speeds_agree_with_the_parquet_files(checkpoint: Path, tmp_pat
             ["--checkpoint", "nowhere", "--dataset", GOLDEN / "dataset_image", "--out", "{tmp}/out"],
             "no checkpoint in nowhere",
         ),
-        (["--checkpoint", "x", "--dataset", "x", "--out", ROOT], "which is not part of an evaluation"),
+        (["--checkpoint", "x", "--dataset", "x", "--out", ROOT], "which is no evaluation of ours"),
         (["--checkpoint", "x", "--dataset", "x", "--out", "x", "--batch-size", "0"], "a whole number from 1 on"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 from common.cli.command import UserError
 from stage3_eval.metrics.summary import FORMAT, Identity
-from stage3_eval.output import SUMMARY, WORK, new_results, read_finished, require_ours
+from stage3_eval.output import SUMMARY, WORK, new_results, read_finished, require_evaluation
 from tests.conftest import ROOT
 
 IDENTITY = Identity(
@@ -39,40 +39,42 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_new_an_empty_and_an_evaluated_folder_may_be_written(tmp_path: Path) -> None:
-    require_ours(tmp_path / "new")
+    require_evaluation(tmp_path / "new")
     (tmp_path / "empty").mkdir()
-    require_ours(tmp_path / "empty")
+    require_evaluation(tmp_path / "empty")
     fill(tmp_path / "ours", 2)
-    require_ours(tmp_path / "ours")
+    require_evaluation(tmp_path / "ours")
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("notes.txt", "keep me"), ("summary.json", '{"format": "another"}'), ("episode_000.parquet", "another tool's")],
+    [("notes.txt", "keep me"), ("summary.yaml", "another"), ("episode_000.parquet", "another tool's")],
 )
 def test_a_folder_with_anything_else_is_refused_by_name(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=f"holds {name}, which is not part of an evaluation"):
-        require_ours(tmp_path)
+    with pytest.raises(UserError, match=f"holds {name}, which is no evaluation of ours"):
+        require_evaluation(tmp_path)
 
 
 def test_a_foreign_file_beside_an_earlier_evaluation_is_refused(tmp_path: Path) -> None:
     fill(tmp_path / "out", 2)
     (tmp_path / "out" / "notes.txt").write_text("keep me")
     with pytest.raises(UserError, match=r"notes\.txt"):
-        require_ours(tmp_path / "out")
+        require_evaluation(tmp_path / "out")
 
 
 def test_a_file_is_not_a_folder_for_results(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file"):
-        require_ours(tmp_path / "file")
+        require_evaluation(tmp_path / "file")
 
 
-def test_a_damaged_summary_is_refused_by_its_key(tmp_path: Path) -> None:
+@pytest.mark.parametrize("format_name", [FORMAT, "another"])
+def test_a_foreign_or_damaged_summary_is_refused_by_its_key(format_name: str, tmp_path: Path) -> None:
     assert read_finished(tmp_path / "out", IDENTITY) is None
     fill(tmp_path / "out", 2)
-    with pytest.raises(UserError, match=r"summary\.json is not a summary of format version 2: protocol: "):
+    (tmp_path / "out" / SUMMARY).write_text(json.dumps({"format": format_name}))
+    with pytest.raises(UserError, match=r"summary\.json is not a summary of format version 2: (protocol|format): "):
         read_finished(tmp_path / "out", IDENTITY)
 
 
@@ -95,7 +97,7 @@ def test_a_killed_evaluation_starts_again_from_nothing(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     fill(tmp_path / "out" / WORK, 1)
     (tmp_path / "out" / "episode_001.parquet").write_bytes(b"moved already")
-    require_ours(tmp_path / "out")
+    require_evaluation(tmp_path / "out")
     with new_results(tmp_path / "out") as folder:
         assert names(folder) == [".lock"]
         assert names(tmp_path / "out") == [WORK]
