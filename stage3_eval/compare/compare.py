@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.cli.command import UserError
-from common.storage.files import read_json, write_file, write_json
+from common.storage.files import read_json, require_ours, write_file, write_json
 from stage3_eval.compare.page import page
 from stage3_eval.compare.ranking import COLUMNS, Lead, changed, incomparable, lead, look_up, ranked, value, verdict
 from stage3_eval.output import FORMAT, FORMAT_VERSION, SUMMARY
@@ -33,7 +33,7 @@ def compare(paths: Sequence[Path], out: Path, metric: str, evaluate: Callable[[P
     Raises UserError when a path is neither, when there is nothing to evaluate checkpoints on, or when `out` holds something
     else.
     """
-    require_ours(out)
+    require_ours(out, "comparison of ours", names=(CSV, JSON, PAGE, EVALUATIONS, ".tmp-*"))
     labels = label(paths)
     folders = {}
     for name, path in zip(labels, paths, strict=True):
@@ -53,14 +53,6 @@ def compare(paths: Sequence[Path], out: Path, metric: str, evaluate: Callable[[P
     write_file(out / PAGE, page(results, told).encode())
     write_json(out / JSON, told)
     return "\n".join([*_lines(told), "", verdict(told)])
-
-
-def require_ours(out: Path) -> None:
-    """Raise UserError unless `out` is missing, empty or an earlier comparison."""
-    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else [out.name] if out.exists() else []
-    foreign = [name for name in names if name not in (CSV, JSON, PAGE, EVALUATIONS) and not name.endswith(".tmp")]
-    if foreign:
-        raise UserError(f"--out {out} holds {foreign[0]}, which is no comparison of ours; choose another folder")
 
 
 def label(paths: Sequence[Path]) -> list[str]:
