@@ -24,7 +24,7 @@ from bench.bars import fresh_cpu_seconds, print_bar, seconds
 from bench.png_pipeline import convert_with_png_files
 from common.lerobot.images import Image, decode_image
 from stage1_convert.__main__ import main as convert_main
-from stage1_convert.dataset.stats import tally
+from stage1_convert.dataset.stats import histogram
 from stage1_convert.memory import keep_blocks
 
 BENCH = "convert"
@@ -212,7 +212,7 @@ def store(sources: Sequence[Any], make: Callable[[Any], tuple[Image, bytes]], fr
                 source = sources[number % len(sources)]
                 digest.update(source)
                 image, file = make(source)
-                tally(image, number)
+                histogram(image)
                 stored.append(file)
             writer.write_table(pa.table([pa.array(stored, pa.binary())], schema))
 

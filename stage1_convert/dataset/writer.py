@@ -23,7 +23,7 @@ from common.lerobot.dataset import (
     Feature,
     data_file,
 )
-from common.storage.files import sync, write_json
+from common.storage.files import sync, temporary_path, write_json
 from stage1_convert.dataset.episode_file import EpisodeOffset, read_columns, read_offset, renumber
 from stage1_convert.dataset.record import SYNC_PATH
 from stage1_convert.dataset.stats import NAMES, Stats, column_stats, pooled
@@ -88,7 +88,7 @@ class DatasetWriter:
         chunk, file = data_file(offset.episode_index)
         place = {"chunk_index": chunk, "file_index": file}
         if read_offset(files.rows) != offset:
-            renumbered = files.rows.with_suffix(".renumbered")
+            renumbered = temporary_path(files.rows)
             try:
                 renumber(files.rows, renumbered, offset)
                 sync(renumbered)

@@ -8,7 +8,6 @@ as hard links: nothing is stored twice.
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -25,7 +24,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from common.cli.command import UserError, one_line
 from common.cli.config import to_dict
 from common.lerobot.dataset import DATA_PATH, IMAGES, VIDEO_PATH, data_file
-from common.storage.files import DiskFullError, full_disk_named, locked, read_json, remove_stale, sync
+from common.storage.files import (
+    DiskFullError,
+    full_disk_named,
+    locked,
+    read_json,
+    remove_folder,
+    remove_stale,
+    sync,
+    temporary_path,
+)
 from stage1_convert.config import Config
 from stage1_convert.dataset.record import SYNC_PATH, BagEntry, write_record
 from stage1_convert.dataset.stats import Stats
@@ -108,24 +116,17 @@ def locked_cache(out: Path) -> Iterator[Path]:
             for unfinished in folder.glob(".tmp-*"):  # of processes that were stopped
                 shutil.rmtree(unfinished, ignore_errors=True)
             if not any(folder.glob(f"*/{RECORD}")):
-                _remove(folder)
+                remove_folder(folder)
             elif isinstance(error, DiskFullError):
                 raise DiskFullError(f"{error}; finished bags are kept in {folder} for the next run") from error
             raise
-        _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder at once: killed halfway, it must not leave half a bag under the name of a whole one."""
-    gone = folder.with_name(f".tmp-{folder.name.strip('.')}-{os.getpid()}")
-    folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+        remove_folder(folder)
 
 
 @contextlib.contextmanager
 def new_converted_bag(cache: Path, key: str) -> Iterator[Path]:
     """Yield a temporary folder that becomes the converted bag `key`, complete, when the block ends well."""
-    temporary = cache / f".tmp-{key}-{os.getpid()}"
+    temporary = temporary_path(cache / key)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:

@@ -4,7 +4,6 @@ import contextlib
 import difflib
 import fnmatch
 import itertools
-import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +12,9 @@ import cv2
 import pyarrow as pa
 
 from common.cli.command import UserError, one_line
-from common.storage.files import nearest_existing, new_folder
+from common.storage.files import new_folder, require_ours
 from common.storage.worker import Limits, map_isolated
-from stage1_convert.bags.limits import limits_for
+from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config, DataConfig
 from stage1_convert.dataset.record import RECORD_PATH, BagEntry, read_record
 from stage1_convert.pipeline.assemble import SIZE_REMEDY, Assembly, conversion_settings
@@ -68,7 +67,7 @@ def convert(source: BagSource, out: Path, config: Config, options: Options) -> S
     out = out.resolve()
     bags = select(source.offers, config.data, options.shard)
     check_apart(source.root, out)
-    check_out(out)
+    require_ours(out, "converted dataset", sign=RECORD_PATH)
     with locked_cache(out) as cache:
         record = read_record(out)
         known = record.bags if record else []
@@ -121,15 +120,6 @@ def check_apart(src: Path, out: Path, flag: str = "--src") -> None:
     """Raise UserError when a source and the dataset are inside each other."""
     if out == src or out in src.parents or src in out.parents:
         raise UserError(f"--out {out} and {flag} {src} lie inside each other; choose another --out")
-
-
-def check_out(out: Path) -> None:
-    """Raise UserError when `out` holds anything but a dataset of ours, or cannot be written."""
-    if out.exists() and not (out / RECORD_PATH).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out} holds something else than a converted dataset; choose another --out or remove it")
-    parent = nearest_existing(out.parent)
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
-        raise UserError(f"--out {out} cannot be made: {parent} is not a folder that may be written to")
 
 
 def summarize(assembly: Assembly, reused: int) -> Summary:
@@ -224,7 +214,7 @@ def _convert(task: _Task) -> BagEntry | UserError:
 
 def _refuse(task: _Task, reason: UserError) -> BagEntry:
     Progress(task.job.progress).plan(task.number, 0)
-    return BagEntry(bag=task.bag.source.name, status="refused", reason=one_line(reason), warnings=[])
+    return BagEntry(bag=task.bag.source.name, status="refused", reason=one_line(reason), warnings=[], episodes=[])
 
 
 def _limits(task: _Task) -> Limits:

@@ -21,7 +21,7 @@ from stage1_convert.align import state_action
 from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
 from stage1_convert.align.streams import BagStreams, read_streams
 from stage1_convert.bags.bag import Bag, open_bag
-from stage1_convert.bags.sqlite import SIDECARS
+from stage1_convert.bags.storage import SIDECARS, storage_files, storage_format
 from stage1_convert.config import JOINTS, Config
 from stage1_convert.dataset.episode_file import GROUP_BYTES, EpisodeWriter, data_schema
 from stage1_convert.dataset.image_column import ImageColumnWriter, StoredImage
@@ -38,7 +38,7 @@ from stage1_convert.pipeline.cache import (
 )
 from stage1_convert.pipeline.frames import FrameReader
 from stage1_convert.pipeline.progress import Progress
-from stage1_convert.sources.folder import Source, size_bytes, storage_files, storage_format
+from stage1_convert.sources.folder import Source, size_bytes
 
 BATCH_ROWS = 64
 SMALLEST_SHARE = 1 / 20  # of a bag's bytes: about what raw images take as JPEGs

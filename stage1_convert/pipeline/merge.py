@@ -5,12 +5,12 @@ from pathlib import Path
 
 from common.cli.command import UserError
 from common.cli.config import load
-from common.storage.files import new_folder, write_json
+from common.storage.files import new_folder, require_ours, write_json
 from stage1_convert.config import Config
 from stage1_convert.dataset.record import RECORD_PATH, BagEntry, ConversionRecord, read_record
 from stage1_convert.pipeline.assemble import SIZE_REMEDY, Assembly
 from stage1_convert.pipeline.cache import locked_cache, reuse
-from stage1_convert.pipeline.convert import Summary, check_apart, check_out, require_episodes, summarize
+from stage1_convert.pipeline.convert import Summary, check_apart, require_episodes, summarize
 
 OTHER_TOOL = (
     "--merge joins the shards of one conversion; LeRobot joins other datasets: "
@@ -24,7 +24,7 @@ def merge(shards: Sequence[Path], out: Path) -> Summary:
     Raises UserError when one of them is no shard of the same conversion as the first, or is damaged.
     """
     roots, out = [path.resolve() for path in shards], out.resolve()
-    check_out(out)
+    require_ours(out, "converted dataset", sign=RECORD_PATH)
     for root in roots:
         check_apart(root, out, "--merge")
     records = [_read_shard(root) for root in roots]
