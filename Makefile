@@ -7,13 +7,17 @@ JOBS ?= 2
 # Without a GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu saves several GB; the default build serves both.
 TORCH_INDEX ?=
 
-.PHONY: demo test soak coverage audit setup lint clean
+.PHONY: demo test test-fast soak coverage audit setup lint clean
 
 demo: setup
 	$(BIN)/python -m demo --out $(DEMO_OUT)
 
 test: setup lint
 	$(BIN)/python -m pytest -q -n $(JOBS)
+
+# The loop while writing code: what needs neither a service, a browser, a kill nor a training of its own.
+test-fast: setup
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow and not reliability and not azure and not browser"
 
 # The long form: thousands of damaged bags, hundreds of kills, every combination of the workflows' switches.
 soak: setup
@@ -40,6 +44,8 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/vulture
 
 setup: .venv/installed
 

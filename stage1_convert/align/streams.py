@@ -13,9 +13,10 @@ import numpy as np
 
 from common.cli.command import UserError
 from stage1_convert.align import resample as sync
+from stage1_convert.align.joint_fields import COMMANDS, JOINT_STATE, command_reader, joint_state_reader
 from stage1_convert.align.spool import Spool, forget, thin
-from stage1_convert.bags import cdr as fields
 from stage1_convert.bags.bag import Bag
+from stage1_convert.bags.cdr import FieldReader, empty_batch, number_reader, stamp_reader
 from stage1_convert.bags.storage import Bytes
 from stage1_convert.config import COMMAND, FIELD_PATH, JOINTS, Config, DataConfig
 from stage1_convert.images.video_topic import VIDEO_TYPES, starts_video
@@ -103,7 +104,7 @@ def find_topics(bag: Bag, config: Config) -> dict[str, str]:
     if not any(topic.declared for topic in bag.topics.values()):
         raise UserError("is empty: it holds no message")
     data = config.data
-    topics = {JOINTS: _find_topic(bag, [data.joint_topic], (fields.JOINT_STATE,))}
+    topics = {JOINTS: _find_topic(bag, [data.joint_topic], (JOINT_STATE,))}
     for camera, topic in data.cameras.items():
         # image_transport publishes siblings beside a raw topic
         siblings = [] if topic.endswith(SIBLINGS) else [f"{topic}/{kind}" for kind in SIBLINGS]
@@ -113,14 +114,14 @@ def find_topics(bag: Bag, config: Config) -> dict[str, str]:
         assert matched
         topics[name] = _find_topic(bag, [matched["topic"]], ())
     if COMMAND in config.streams:
-        topics[COMMAND] = _find_topic(bag, [data.command_topic or ""], fields.COMMANDS)
+        topics[COMMAND] = _find_topic(bag, [data.command_topic or ""], COMMANDS)
     return topics
 
 
 class _StreamReader:
     """A stream while it is read."""
 
-    def __init__(self, bag: Bag, topic: str, reader: fields.Fields | None, whose: str = "") -> None:
+    def __init__(self, bag: Bag, topic: str, reader: FieldReader | None, whose: str = "") -> None:
         self.topic, self.read, self._reader, self._whose = topic, 0, reader, whose
         self._bag, self._type = bag, bag.topics[topic].type
         self._is_video = self._type in VIDEO_TYPES
@@ -137,8 +138,8 @@ class _StreamReader:
             self._leading, first, messages = self._leading + 1, first + 1, messages[1:]
         if not messages:
             return
-        found = self._reader.read([data for _, data in messages]) if self._reader else fields.nothing(len(messages))
-        ours = np.flatnonzero(found.ours)
+        found = self._reader.read([data for _, data in messages]) if self._reader else empty_batch(len(messages))
+        ours = np.flatnonzero(found.relevant)
         place = dict(zip(ours.tolist(), range(self._samples, self._samples + len(ours)), strict=True))
         self._faults |= {place[at]: fault for at, fault in found.faults.items()}
         receive_ns = np.array([receive_ns for receive_ns, _ in messages], np.int64)
@@ -192,13 +193,13 @@ def _play(bag: Bag, tracks: Sequence[_StreamReader]) -> None:
 
 def _joints(bag: Bag, topic: str, config: Config) -> _StreamReader:
     joints, wanted = tuple(config.conventions.joint_order), config.data.joint_fields
-    reader = fields.joint_state(bag.types(topic), joints, wanted)
+    reader = joint_state_reader(bag.types(topic), joints, wanted)
     return _StreamReader(bag, topic, reader, f" that names any of {', '.join(joints)}")
 
 
 def _command(bag: Bag, topic: str, config: Config) -> _StreamReader:
     joints = tuple(config.conventions.joint_order)
-    reader = fields.command(bag.types(topic), bag.topics[topic].type, joints)
+    reader = command_reader(bag.types(topic), bag.topics[topic].type, joints)
     return _StreamReader(bag, topic, reader, f" that names any of {', '.join(joints)}")
 
 
@@ -206,14 +207,14 @@ def _state_field(bag: Bag, topic: str, path: str) -> _StreamReader:
     matched = FIELD_PATH.fullmatch(path)
     assert matched
     try:
-        reader = fields.single(bag.types(topic), bag.topics[topic].type, matched["path"])
+        reader = number_reader(bag.types(topic), bag.topics[topic].type, matched["path"])
     except UserError as error:
         raise UserError(f"topic {topic}: {error}") from error
     return _StreamReader(bag, topic, reader)
 
 
 def _camera(bag: Bag, topic: str) -> _StreamReader:
-    return _StreamReader(bag, topic, fields.stamps(bag.types(topic), bag.topics[topic].type))
+    return _StreamReader(bag, topic, stamp_reader(bag.types(topic), bag.topics[topic].type))
 
 
 def _marks(bag: Bag, topic: str) -> _StreamReader | None:
@@ -221,7 +222,7 @@ def _marks(bag: Bag, topic: str) -> _StreamReader | None:
         bag.warnings.append(f"has no topic {topic} (data.split_topic): it is not split by it")
         return None
     try:
-        return _StreamReader(bag, topic, fields.stamps(bag.types(topic), bag.topics[topic].type))
+        return _StreamReader(bag, topic, stamp_reader(bag.types(topic), bag.topics[topic].type))
     except UserError:
         return _StreamReader(bag, topic, None)  # of any type: also of one that nobody can take apart
 

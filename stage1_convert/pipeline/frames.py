@@ -2,37 +2,20 @@
 
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from common.cli.command import UserError
-from common.lerobot.images import Image, resize
+from common.lerobot.images import resize
 from stage1_convert.align.episodes import EpisodePlan
 from stage1_convert.align.spool import forget
 from stage1_convert.align.streams import BagStreams
 from stage1_convert.bags.bag import Bag
 from stage1_convert.config import Config
 from stage1_convert.dataset import stats
+from stage1_convert.dataset.image_column import StoredImage
 from stage1_convert.images import decode
 from stage1_convert.pipeline.camera import SEEN_OF_TRUSTED, read_images
-
-
-class StoredImage(NamedTuple):
-    """An image to store: its file, or its pixels where it becomes a frame of a video, and its stats.tally, None where it
-    is trusted unseen. Frames wait in batches: pixels would be large.
-
-    A tally is of what the file decodes to, and of the pixels before they are compressed where that is done here: to
-    decode each of them again would take longer than to compress it.
-
-    `repeated` tells that the message before it showed the same image, to the byte.
-    """
-
-    data: bytes
-    image: Image | None
-    tally: npt.NDArray[np.int64] | None
-    repeated: bool
 
 
 class Shots:
