@@ -169,10 +169,7 @@ def test_a_mutated_workflow(name: str, tmp_path: Path) -> None:
     broken, counts = [], Counter[str]()
     outcomes = map_isolated(run_attempt, attempts, 2, lambda _: LIMITS)
     for attempt, outcome in zip(attempts, outcomes, strict=True):
-        if isinstance(outcome, UserError):
-            kind = "STOPPED"
-        else:
-            kind = "SLOW" if outcome.cpu_s > MAX_CPU_S else outcome.kind
+        kind = "STOPPED" if isinstance(outcome, UserError) else "SLOW" if outcome.cpu_s > MAX_CPU_S else outcome.kind
         counts[kind] += 1
         if kind.isupper():
             broken.append(f"seed {attempt.seed}: {outcome}")
