@@ -3,11 +3,6 @@
 The file is the one that `osmo workflow submit` takes. `image` becomes this Python; inputs and outputs become folders.
 """
 
-if __name__ == "__main__":
-    from common.cli.ctrl_c import end_at_once
-
-    end_at_once()
-
 import argparse
 import contextlib
 import os
