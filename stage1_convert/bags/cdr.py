@@ -3,6 +3,7 @@
 What to pick is found once for each layout (layout.py) and then read from all messages of that layout in one go.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,6 @@ import numpy.typing as npt
 from rosbags.typesys.store import Typestore
 
 from common.cli.command import UserError
-from stage1_convert.align import conventions
 from stage1_convert.bags.cdr_layout import Layout, Place, check_path, find_layout
 from stage1_convert.bags.storage import Bytes
 
@@ -154,12 +154,27 @@ def stamps(types: Typestore, msgtype: str) -> Fields:
     return Fields(types, msgtype, (), 0, lambda _: [])
 
 
+@functools.lru_cache(maxsize=64)  # asked for every layout, and the names hardly ever change
+def joint_columns(names: tuple[str, ...], wanted: tuple[str, ...]) -> list[int] | None:
+    """Return where the `wanted` joints stand among `names`, None when the message is about other joints only.
+
+    Raises UserError when some of the wanted joints are there and others are missing, or one is named twice.
+    """
+    if not set(wanted) & set(names):
+        return None
+    for joint in wanted:
+        if names.count(joint) != 1:
+            fault = "is missing" if joint not in names else "is named twice"
+            raise UserError(f"joint {joint} {fault}; the message names {', '.join(names)}")
+    return [names.index(joint) for joint in wanted]
+
+
 def joint_state(types: Typestore, joints: tuple[str, ...], wanted: Sequence[str]) -> Fields:
     """Read the `wanted` ones of position, velocity and effort, all joints of the first, then all of the next."""
 
     def pick(layout: Layout) -> list[Place] | None:
         names = layout.names("name")
-        columns = conventions.columns(names, joints)
+        columns = joint_columns(names, joints)
         if columns is None:
             return None
         picked = []
@@ -170,7 +185,7 @@ def joint_state(types: Typestore, joints: tuple[str, ...], wanted: Sequence[str]
             if place.length != len(names):
                 plural = {"velocity": "velocities"}.get(field, f"{field}s")
                 raise UserError(f"{len(names)} joints are named and {place.length} {plural} given")
-            picked += [place.one(int(column)) for column in columns]
+            picked += [place.one(column) for column in columns]
         return picked
 
     return Fields(types, JOINT_STATE, ("name", *wanted), len(joints) * len(wanted), pick)
@@ -199,14 +214,14 @@ def command(types: Typestore, msgtype: str, joints: tuple[str, ...]) -> Fields:
 
     def pick_point(layout: Layout) -> list[Place] | None:
         names = layout.names("joint_names")
-        columns = conventions.columns(names, joints)
+        columns = joint_columns(names, joints)
         if columns is None:
             return None
         positions = layout.places.get("points.0.positions")
         if positions is None or positions.length != len(names):
             given = positions.length if positions else "no point and no"
             raise UserError(f"{len(names)} joints are named and {given} positions given")
-        return [positions.one(int(column)) for column in columns]
+        return [positions.one(column) for column in columns]
 
     def pick_all(layout: Layout) -> list[Place]:
         data = layout.places["data"]

@@ -16,6 +16,7 @@ from stage1_convert.bags import cdr as fields
 from stage1_convert.bags.bag import open_bag
 from stage1_convert.bags.cdr_layout import NUMBERS, check_path, find_layout
 from stage1_convert.config import Config
+from stage1_convert.images.video_topic import starts_video
 from tests.stage1_convert.recording import (
     JOINT_STATE,
     JOINT_TOPIC,
@@ -223,7 +224,7 @@ def test_an_array_of_commands_has_one_number_for_each_joint() -> None:
 def tape_of(tmp_path: Path, recording: Recording, *overrides: str) -> BagStreams:
     bag = recording.write(tmp_path / "bag")
     with open_bag(bag, tmp_path, "humble") as opened:
-        return read_streams(opened, load(Config, None, overrides))
+        return read_streams(opened, load(Config, None, overrides), starts_video)
 
 
 def test_all_streams_stand_on_the_tape(tmp_path: Path) -> None:
@@ -251,7 +252,14 @@ def test_all_streams_stand_on_the_tape(tmp_path: Path) -> None:
     assert tape.streams["grip"].clock.reason == "std_msgs/msg/Float32 has no stamp"
     assert tape.streams["command"].values[39].tolist() == list(range(39, 45))
     assert tape.streams["joints"].values.shape == (150, 6)
-    assert tape.read == {"joints": 150, "color": 45, "fz": 40, "grip": 40, "x": 40, "command": 40}
+    assert {name: stream.read for name, stream in tape.streams.items()} == {
+        "joints": 150,
+        "color": 45,
+        "fz": 40,
+        "grip": 40,
+        "x": 40,
+        "command": 40,
+    }
     assert tape.markers_ns.tolist() == [START_NS + 500 * MS]
 
 
@@ -301,3 +309,22 @@ def test_a_header_clock_that_is_demanded_of_a_type_without_one_is_refused(tmp_pa
 def test_a_bag_without_a_message_is_reported_as_empty(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is empty: it holds no message"):
         tape_of(tmp_path, Recording())
+
+
+@given(st.permutations(["a", "b", "c", "gripper"]))
+def test_columns_are_found_by_name(names: list[str]) -> None:
+    found = fields.joint_columns(tuple(names), ("c", "a", "b"))
+    assert found is not None
+    assert [names[column] for column in found] == ["c", "a", "b"]
+
+
+def test_a_message_about_other_joints_has_no_columns() -> None:
+    assert fields.joint_columns(("finger",), ("a", "b")) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "words"), [(["a", "x"], "joint b is missing"), (["a", "b", "b"], "b is named twice")]
+)
+def test_missing_and_doubled_joints_are_refused(names: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        fields.joint_columns(tuple(names), ("a", "b"))
