@@ -17,9 +17,9 @@ from common.act.checkpoint import ENVIRONMENT
 from common.cli.command import UserError
 from common.lerobot.dataset import ACTION, STATE, image_key
 from common.policy import Policy
-from common.storage.files import new_folder, read_json, write_json
+from common.storage.files import new_folder, require_ours, write_json
 from stage3_eval.inputs import Inputs
-from stage3_eval.metrics.summary import APPLY
+from stage3_eval.metrics.totals import APPLY
 from stage3_eval.predict import Batch, observations, spread
 from stage3_eval.recording import read_rows
 
@@ -79,14 +79,7 @@ def require_exportable(folder: Path) -> None:
             importlib.import_module(name)
         except ImportError:
             raise UserError(f"--export needs {', '.join(PACKAGES)}: pip install 'bag2act[onnx]'") from None
-    names = (
-        sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name] if folder.exists() else []
-    )
-    about = read_json(folder / ABOUT) if ABOUT in names else None
-    if names and not (
-        isinstance(about, dict) and about.get("format") == FORMAT and set(names) <= {ONNX, ABOUT, README}
-    ):
-        raise UserError(f"--export {folder} holds {names[0]}, which is no export of ours; choose another folder")
+    require_ours(folder, "export of ours", "--export", sign=ABOUT, names=(ONNX, ABOUT, README))
 
 
 def export(inputs: Inputs, folder: Path, batch_size: int) -> str:

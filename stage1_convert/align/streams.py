@@ -13,9 +13,10 @@ import numpy as np
 
 from common.cli.command import UserError
 from stage1_convert.align.clock import Clock, Int64, choose_clock
+from stage1_convert.align.joint_fields import COMMANDS, JOINT_STATE, command_reader, joint_state_reader
 from stage1_convert.align.resample import Bool, Float64
-from stage1_convert.bags import cdr
 from stage1_convert.bags.bag import Bag
+from stage1_convert.bags.cdr import FieldBatch, FieldReader, empty_batch, number_reader, stamp_reader
 from stage1_convert.bags.message_types import IMAGE_TYPES, VIDEO_TYPES
 from stage1_convert.bags.storage import Bytes
 from stage1_convert.config import COMMAND, FIELD_PATH, JOINTS, Config, DataConfig
@@ -70,21 +71,21 @@ def find_topics(bag: Bag, config: Config) -> dict[str, str]:
     if not any(topic.declared for topic in bag.topics.values()):
         raise UserError("is empty: it holds no message")
     data = config.data
-    topics = {JOINTS: _find_topic(bag, [data.joint_topic], (cdr.JOINT_STATE,))}
+    topics = {JOINTS: _find_topic(bag, [data.joint_topic], (JOINT_STATE,))}
     for camera, topic in data.cameras.items():
         siblings = [] if topic.endswith(IMAGE_TRANSPORTS) else [f"{topic}/{kind}" for kind in IMAGE_TRANSPORTS]
         topics[camera] = _find_topic(bag, [*siblings[:1], topic, *siblings[1:]], IMAGE_TYPES)
     for name, path in data.state_fields.items():
         topics[name] = _find_topic(bag, [_split_path(path)[0]], ())
     if COMMAND in config.streams:
-        topics[COMMAND] = _find_topic(bag, [data.command_topic or ""], cdr.COMMANDS)
+        topics[COMMAND] = _find_topic(bag, [data.command_topic or ""], COMMANDS)
     return topics
 
 
 class StreamReader:
     """Collects the samples of one stream, a few messages at a time; `read` counts the messages of its topic."""
 
-    def __init__(self, bag: Bag, topic: str, fields: cdr.Fields | None, starts_video: StartsVideo) -> None:
+    def __init__(self, bag: Bag, topic: str, fields: FieldReader | None, starts_video: StartsVideo) -> None:
         self.topic, self.read = topic, 0
         self._bag, self._type, self._fields = bag, bag.topics[topic].type, fields
         self._starts_video = starts_video
@@ -95,7 +96,7 @@ class StreamReader:
 
     def add(self, messages: Sequence[tuple[int, Bytes]]) -> None:
         """Take the next messages of the topic, pairs of receive time and CDR."""
-        found = self._fields.read([data for _, data in messages]) if self._fields else cdr.nothing(len(messages))
+        found = self._fields.read([data for _, data in messages]) if self._fields else empty_batch(len(messages))
         rows = np.flatnonzero(self._usable(found, messages))
         receive_ns = np.array([receive_ns for receive_ns, _ in messages], np.int64)
         self._parts.append((self.read + rows, found.header_ns[rows], receive_ns[rows], found.values[rows]))
@@ -118,7 +119,7 @@ class StreamReader:
         clock = self._clock(name, header_ns, receive_ns, config.data)
         return Stream(self.topic, self.read, clock, numbers, values, self._faults)
 
-    def _usable(self, found: cdr.FieldBatch, messages: Sequence[tuple[int, Bytes]]) -> Bool:
+    def _usable(self, found: FieldBatch, messages: Sequence[tuple[int, Bytes]]) -> Bool:
         """Return (messages,), which of the messages are samples of the stream."""
         leading = 0
         while self._awaits_key_frame and leading < len(messages):
@@ -126,7 +127,7 @@ class StreamReader:
             self._awaits_key_frame = not self._starts_video(content)
             leading += self._awaits_key_frame
         self._leading += leading
-        return found.ours & (np.arange(len(messages)) >= leading)
+        return found.relevant & (np.arange(len(messages)) >= leading)
 
     def _clock(self, name: str, header_ns: Int64, receive_ns: Int64, data: DataConfig) -> Clock:
         wanted = data.time_source_by_stream.get(name, data.time_source)
@@ -151,17 +152,17 @@ def _read_messages(bag: Bag, readers: Sequence[StreamReader]) -> None:
                 reader.add(by_topic[reader.topic])
 
 
-def _fields(name: str, bag: Bag, topic: str, config: Config) -> cdr.Fields:
+def _fields(name: str, bag: Bag, topic: str, config: Config) -> FieldReader:
     """Return the reader of the fields that a stream is made of."""
     types, msgtype, joints = bag.types(topic), bag.topics[topic].type, tuple(config.conventions.joint_order)
     if name == JOINTS:
-        return cdr.joint_state(types, joints, config.data.joint_fields)
+        return joint_state_reader(types, joints, config.data.joint_fields)
     if name == COMMAND:
-        return cdr.command(types, msgtype, joints)
+        return command_reader(types, msgtype, joints)
     if name in config.data.cameras:
-        return cdr.stamps(types, msgtype)
+        return stamp_reader(types, msgtype)
     try:
-        return cdr.single(types, msgtype, _split_path(config.data.state_fields[name])[1])
+        return number_reader(types, msgtype, _split_path(config.data.state_fields[name])[1])
     except UserError as error:
         raise UserError(f"topic {topic}: {error}") from error
 
@@ -181,7 +182,7 @@ def _marker_reader(bag: Bag, topic: str | None, starts_video: StartsVideo) -> St
         return None
     fields = None
     with contextlib.suppress(UserError):  # markers may be of a type that nobody defines: their receive times count
-        fields = cdr.stamps(bag.types(topic), bag.topics[topic].type)
+        fields = stamp_reader(bag.types(topic), bag.topics[topic].type)
     return StreamReader(bag, topic, fields, starts_video)
 
 

@@ -18,7 +18,7 @@ from common.storage.worker import Limits, map_isolated
 from stage1_convert.align.split import Span
 from stage1_convert.align.streams import find_topics
 from stage1_convert.bags.bag import Bag, declared, open_bag
-from stage1_convert.bags.limits import limits_for
+from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config
 from stage1_convert.dataset.video_file import VideoFile
 from stage1_convert.pipeline.convert_bag import BagPlan, plan_bag

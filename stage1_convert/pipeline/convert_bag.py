@@ -21,7 +21,7 @@ from stage1_convert.align import state_action
 from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
 from stage1_convert.align.streams import BagStreams, Stream, read_streams
 from stage1_convert.bags.bag import Bag, open_bag
-from stage1_convert.bags.sqlite import SIDECARS
+from stage1_convert.bags.storage import SIDECARS, storage_files, storage_format
 from stage1_convert.config import JOINTS, Config
 from stage1_convert.dataset.episode_file import GROUP_BYTES, EpisodeOffset, RowFile, schema_of
 from stage1_convert.dataset.image_column import ImageColumnWriter, StoredImage
@@ -31,7 +31,7 @@ from stage1_convert.images.video_topic import starts_video
 from stage1_convert.pipeline.board import Progress
 from stage1_convert.pipeline.cache import ConvertedBag, key_of, new_part, piece_in, read_part, write_record
 from stage1_convert.pipeline.frames import FrameReader
-from stage1_convert.sources.folder import Source, storage_files, storage_format
+from stage1_convert.sources.folder import Source
 
 BATCH_ROWS = 64
 

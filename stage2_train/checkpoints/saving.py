@@ -2,9 +2,7 @@
 
 import copy
 import logging
-import os
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -16,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from common.act.checkpoint import Checkpoint
-from common.storage.files import new_folder, read_json, require_free, write_json
+from common.storage.files import new_folder, read_json, remove_folder, require_free, write_json
 from stage2_train.optimizer import Optimizer
 
 MODEL, STATE, BEST, BEST_RECORD = "pretrained_model", "training_state", "best", "best.json"
@@ -142,9 +140,7 @@ class Saver:
         if not self._keep_last:
             return
         for _, old in numbered(self._folder)[: -self._keep_last]:
-            doomed = old.with_name(f".tmp-{old.name}-{os.getpid()}")  # gone at once, also when we are killed here
-            old.rename(doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+            remove_folder(old)
 
 
 def _best_so_far(output_dir: Path) -> float:

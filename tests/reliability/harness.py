@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.storage.files import sha256
-from tests.conftest import ROOT
+from tests.conftest import ROOT, group_ends
 
 SOAK = os.environ.get("SOAK", "") not in ("", "0")
 TIMEOUT_S = 300.0
@@ -116,6 +116,7 @@ class Command:
             self.signal()
         os.close(self._ended)
         ended, seconds = self._warm.ask({"wait": self.pid}), time.monotonic() - self._started
+        group_ends(self.pid)  # the next command takes temporaries of a process that is still there for live ones
         output = self.log.read_text(errors="replace")
         assert not hangs, f"no end within {timeout_s:g} s:\n{output}"
         return Ended(ended["code"], output, ended["peak_bytes"], seconds)
@@ -151,4 +152,4 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def leftovers(folder: Path) -> Sequence[str]:
     """Return what is temporary below a folder, by our write protocol's names."""
-    return [str(path) for path in folder.rglob("*") if path.name.startswith(".tmp-") or path.name.endswith(".tmp")]
+    return [str(path) for path in folder.rglob(".tmp-*")]

@@ -8,12 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, group_ends
 from tests.reliability.harness import Command, Ended, Warm, hashes, leftovers, loops
 from tests.reliability.test_p22_a_killed_evaluation import tables
 from tests.stage1_convert.recording import cell
@@ -39,7 +38,7 @@ def stop(command: Command, times: int, imports: bool = False) -> str:
     assert ended.code == 130 or (ended.code == -signal.SIGINT and not orderly_only), ended.output
     assert "Traceback" not in ended.output
     assert "Exception" not in ended.output
-    assert nobody_is_left(command.pid, SOON_S), ended.output
+    assert group_ends(command.pid, SOON_S), ended.output
     return ended.output
 
 
@@ -47,18 +46,6 @@ def catches_ctrl_c(pid: int) -> bool:
     """Tell whether a process answers the signal itself; the first one that it gets is the last that it does (proc(5))."""
     mask = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
     return mask is not None and bool(int(mask[1], 16) >> (signal.SIGINT - 1) & 1)
-
-
-def nobody_is_left(group: int, within_s: float) -> bool:
-    """Tell whether all processes of a group end; the one that forks the workers finishes its imports first."""
-    deadline_s = time.monotonic() + within_s
-    while time.monotonic() < deadline_s:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.01)
-    return False
 
 
 @pytest.mark.parametrize("command", [f"{module} --help" for module in COMMANDS])
@@ -135,7 +122,7 @@ def interrupted(command: Command, times: list[float]) -> Ended:
         if not command.ends_within(seconds):
             command.signal(signal.SIGINT)
     ended = command.join(MOST_S)
-    assert nobody_is_left(command.pid, MOST_S), ended.output
+    assert group_ends(command.pid, MOST_S), ended.output
     return ended
 
 

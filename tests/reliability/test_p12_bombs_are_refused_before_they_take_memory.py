@@ -20,8 +20,8 @@ from rosbags.rosbag1 import Writer as Rosbag1Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from common.cli.command import UserError
+from stage1_convert.align.joint_fields import joint_state_reader
 from stage1_convert.bags.bag import open_bag
-from stage1_convert.bags.cdr import joint_state as joint_fields
 from stage1_convert.bags.mcap import CHUNK, DATA_END
 from stage1_convert.bags.message_types import FFMPEG, FOREIGN
 from stage1_convert.images.decode import read_image
@@ -227,7 +227,7 @@ def claiming(msgtype: str, message: Any, length: int) -> bytes:
 def test_a_joint_state_that_claims_four_billion_names_angles_or_letters() -> None:
     names = [f"joint_{number}" + "x" * (20 if number else 0) for number in range(7)]
     whole = joint_state(START_NS, names, range(7))
-    read = joint_fields(TYPES, tuple(names), ["position"])
+    read = joint_state_reader(TYPES, tuple(names), ["position"])
     assert not read.read([bytes(TYPES.serialize_cdr(whole, JOINT_STATE))]).faults
     short = joint_state(START_NS, names[:6], range(9))
     for data in (
