@@ -14,7 +14,7 @@ import pyarrow as pa
 from common.cli.command import UserError, one_line
 from common.storage.files import new_folder, require_ours
 from common.storage.worker import Limits, map_isolated
-from stage1_convert.bags.limits import limits_for
+from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config, DataConfig
 from stage1_convert.pipeline.assemble import SIZE_FAULT, Assembly, head, task_of
 from stage1_convert.pipeline.board import Progress
