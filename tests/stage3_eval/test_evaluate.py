@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +13,7 @@ import pytest
 
 from common.act.checkpoint import Robot
 from common.cli.command import UserError
+from common.cli.config import changed
 from common.lerobot.dataset import Dataset
 from stage3_eval.__main__ import main
 from stage3_eval.metrics.table import METADATA_KEY
@@ -253,7 +253,7 @@ def test_weights_that_are_not_finite_are_refused(write_checkpoint: WriteCheckpoi
 
 
 def test_the_queue_is_evaluated_by_what_it_executes(write_checkpoint: WriteCheckpoint, tmp_path: Path) -> None:
-    config = replace(CONFIG, n_action_steps=4)
+    config = changed(CONFIG, n_action_steps=4)
     folder = write_checkpoint(act=config)
     out = evaluate(folder, GOLDEN / "dataset_image", tmp_path / "out", "--protocol", "queue", "--latency-steps", 99)
     summary, frames = read_summary(out), pd.read_parquet(out / "all_episodes.parquet")
@@ -277,7 +277,7 @@ def test_ensembling_of_positions_is_evaluated_too(
     meaning: str, write_checkpoint: WriteCheckpoint, tmp_path: Path
 ) -> None:
     dataset = Dataset.open(GOLDEN / "dataset_image")
-    act = replace(CONFIG, n_action_steps=1, temporal_ensemble_coeff=0.01)
+    act = changed(CONFIG, n_action_steps=1, temporal_ensemble_coeff=0.01)
     folder = write_checkpoint(act=act, robot=Robot(dataset.joint_names, 30, meaning, False))
     out = evaluate(folder, dataset.root, tmp_path / "out", "--protocol", "queue", "--episodes", 0)
     summary, frames = read_summary(out), pd.read_parquet(out / "episode_000.parquet")
