@@ -1,10 +1,8 @@
 """Decodes every stored image of a dataset, notes the damaged ones, and measures those that statistics cover."""
 
 import concurrent.futures
-import contextlib
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -14,14 +12,13 @@ import pyarrow.parquet as pq
 
 from common.cli.command import UserError, one_line, progress
 from common.lerobot.dataset import Feature
-from common.lerobot.images import Image, decode_image
+from common.lerobot.images import Image, captured_stderr, decode_image, decode_intact
 from stage1_convert.check.faults import Findings
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes, episode_of_rows
 from stage1_convert.check.rows import Part, Rows
 from stage1_convert.check.videos import check_videos
 from stage1_convert.dataset.stats import HISTOGRAM, Histogram, histogram, sample_frames
-from stage1_convert.images.decode import DAMAGE
 
 BATCH_ROWS = 64
 
@@ -91,13 +88,12 @@ Look = tuple[str | None, Histogram | None]
 def _look(cells: Sequence[bytes | None], measured: Sequence[bool], shape: tuple[int, ...]) -> list[Look]:
     """Return each image's fault, or its histogram if it is measured.
 
-    libjpeg and libpng report damage on the error stream only; which image it was is looked up when there is some.
+    libjpeg and libpng report damage on the error stream only, without a name: which image it was is looked up when there
+    is some.
     """
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, tempfile.TemporaryFile() as messages:
-        with _stderr_into(messages.fileno()):
-            looks = list(pool.map(lambda cell, is_measured: _decode(cell, is_measured, shape), cells, measured))
-        complaints = messages.seek(0, os.SEEK_END)
-    if not complaints:
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, captured_stderr() as printed:
+        looks = list(pool.map(lambda cell, is_measured: _decode(cell, is_measured, shape), cells, measured))
+    if not printed():
         return looks
     return [look if look[0] else (_complaint(cell), look[1]) for cell, look in zip(cells, looks, strict=True)]
 
@@ -113,21 +109,8 @@ def _decode(cell: bytes | None, is_measured: bool, shape: tuple[int, ...]) -> Lo
 
 
 def _complaint(cell: bytes | None) -> str | None:
-    with tempfile.TemporaryFile() as messages:
-        with _stderr_into(messages.fileno()):
-            decode_image(cell or b"")
-        messages.seek(0)
-        damage = next((line for line in messages if DAMAGE.search(line)), None)
-    return f"the image is damaged: {damage.decode(errors='replace').strip()}" if damage else None
-
-
-@contextlib.contextmanager
-def _stderr_into(handle: int) -> Iterator[None]:
-    """Send what the process writes to file descriptor 2 to another, while the block runs."""
-    stderr = os.dup(2)
-    os.dup2(handle, 2)
     try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
+        decode_intact(cell or b"")
+    except UserError as error:
+        return one_line(error)
+    return None

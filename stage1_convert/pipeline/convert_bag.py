@@ -28,6 +28,7 @@ from stage1_convert.dataset.image_column import ImageColumnWriter, StoredImage
 from stage1_convert.dataset.record import BagEntry, ClockEntry, EpisodeEntry, Gap, LeftOut, MessageCount
 from stage1_convert.dataset.schema import describe_features
 from stage1_convert.dataset.stats import Stats
+from stage1_convert.images.video_topic import starts_video
 from stage1_convert.pipeline.cache import (
     ConvertedBag,
     episode_files,
@@ -113,7 +114,7 @@ class BagPlan(NamedTuple):
     """What a conversion would make of a bag: its entry, its streams, and its frames."""
 
     entry: BagEntry
-    streams: BagStreams
+    bag_streams: BagStreams
     plan: EpisodePlan
 
 
@@ -124,23 +125,22 @@ def plan_bag(source: Source, config: Config, scratch: Path) -> BagPlan:
     """
     entry = BagEntry(bag=source.name, status="converted", reason=None, warnings=[])
     with open_bag(source.path, scratch, config.data.ros_distro) as bag:
-        streams, plan = _read_and_plan(bag, config, entry)
+        bag_streams, plan = _read_and_plan(bag, config, entry)
         entry.warnings += bag.warnings
-    return BagPlan(entry, streams, plan)
+    return BagPlan(entry, bag_streams, plan)
 
 
 def _read_and_plan(bag: Bag, config: Config, entry: BagEntry) -> tuple[BagStreams, EpisodePlan]:
     """Read the streams, plan the episodes, and fill in what the entry says of them."""
     entry.custom_data = bag.custom
-    found = read_streams(bag, config)
-    streams = found.streams
+    bag_streams = read_streams(bag, config, starts_video)
+    streams, clocks = bag_streams.streams, bag_streams.clocks
     entry.messages = {}
     for stream in streams.values():
         declared = bag.topics[stream.topic].declared
         entry.messages[stream.topic] = MessageCount(declared=declared, read=stream.read, used=0)
         if stream.read != declared:
             entry.warnings.append(f"topic {stream.topic}: {declared} messages declared, {stream.read} read")
-    clocks = {name: stream.clock for name, stream in streams.items()}
     entry.clock = {
         name: ClockEntry(
             source=clock.source,
@@ -152,7 +152,7 @@ def _read_and_plan(bag: Bag, config: Config, entry: BagEntry) -> tuple[BagStream
         for name, clock in clocks.items()
     }
     angles = streams[JOINTS].values[:, : len(config.conventions.joint_order)]
-    plan = make_plan(clocks, angles, found.markers_ns, config)
+    plan = make_plan(clocks, angles, bag_streams.markers_ns, config)
     if entry.bag in config.data.episodes:
         plan = choose(plan, config.data.episodes[entry.bag])
     first_ns = min(clock.first_ns for clock in entry.clock.values())
@@ -166,9 +166,9 @@ def _read_and_plan(bag: Bag, config: Config, entry: BagEntry) -> tuple[BagStream
     ]
     for name, stream in streams.items():
         count = entry.messages[stream.topic]
-        count.used = max(count.used, sum(map(len, plan.used(name))))
-    state_action.check_numbers(found, plan, config)
-    return found, plan
+        count.used = max(count.used, len(np.unique(plan.shown(name))))
+    state_action.check_numbers(bag_streams, plan, config)
+    return bag_streams, plan
 
 
 class _BagConversion:
@@ -184,11 +184,13 @@ class _BagConversion:
         scratch.mkdir()
         with open_bag(source.path, scratch, self._config.data.ros_distro) as bag:
             try:
-                streams, plan = _read_and_plan(bag, self._config, self._entry)
+                bag_streams, plan = _read_and_plan(bag, self._config, self._entry)
                 self._progress.plan(self._number, sum(span.frames for span in plan.episodes))
-                reader = FrameReader(bag, streams, plan, self._config, self._trust)
+                reader = FrameReader(bag, bag_streams, plan, self._config, self._trust)
                 frames = reader.frames()
-                written = [self._write(episode, streams, plan, reader, frames) for episode in range(len(plan.episodes))]
+                written = [
+                    self._write(episode, bag_streams, plan, reader, frames) for episode in range(len(plan.episodes))
+                ]
             finally:
                 self._entry.warnings += bag.warnings
         shutil.rmtree(scratch)
@@ -200,21 +202,21 @@ class _BagConversion:
     def _write(
         self,
         number: int,
-        streams: BagStreams,
+        bag_streams: BagStreams,
         plan: EpisodePlan,
         reader: FrameReader,
         frames: Iterator[dict[str, StoredImage]],
     ) -> tuple[EpisodeEntry, dict[str, Stats]]:
         """Write the `number`-th episode: its rows, the messages its frames show, and its videos."""
         config, span = self._config, plan.episodes[number]
-        sources = state_action.sources_of(streams, plan, span)
+        sources = state_action.provenance(bag_streams, plan, span)
         files = episode_files(self._folder, number, [], {})
         pq.write_table(pa.table(sources), files.sync)
         images = {
             camera: ImageColumnWriter(self._folder / f"{number:03d}.{camera}.mp4", config.data, span.frames)
             for camera in config.data.cameras
         }
-        values = _columns(state_action.numbers_of(streams, plan, span, config), sources, config)
+        values = _columns(state_action.states_actions(bag_streams, plan, span, config), sources, config)
         rows: EpisodeWriter | None = None
         for first, stop in _batches(frames, images, span.frames):
             columns = {name: column[first:stop] for name, column in values.items()}
@@ -229,7 +231,7 @@ class _BagConversion:
             frames=span.frames,
             start_ns=int(sources["tick_ns"][0]),
             begins=span.reason,
-            **state_action.describe_ages(sources, list(images), streams.streams),
+            **state_action.describe_ages(sources, list(images), bag_streams.streams),
             repeated={camera: writer.repeated for camera, writer in images.items()},
         )
         return entry, {camera: writer.close() for camera, writer in images.items()}

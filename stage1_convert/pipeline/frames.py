@@ -1,4 +1,4 @@
-"""The second reading of a bag: every frame's images, as the dataset stores them, one frame at a time."""
+"""Turns the images of a bag into the images of its frames, as the dataset stores them, in one reading."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ import numpy as np
 from common.cli.command import UserError
 from common.lerobot.images import resize
 from stage1_convert.align.episodes import EpisodePlan
-from stage1_convert.align.spool import forget
 from stage1_convert.align.streams import BagStreams
 from stage1_convert.bags.bag import Bag
 from stage1_convert.config import Config
 from stage1_convert.dataset.image_column import StoredImage
 from stage1_convert.dataset.stats import histogram, sample_frames
-from stage1_convert.images import decode
-from stage1_convert.pipeline.camera import read_images
+from stage1_convert.images.decode import CameraImage
+from stage1_convert.images.encode import encode
+from stage1_convert.pipeline.camera import message_named, read_images
 
 
 class FrameReader:
@@ -25,57 +25,51 @@ class FrameReader:
     lost detail here.
     """
 
-    def __init__(self, bag: Bag, streams: BagStreams, plan: EpisodePlan, config: Config, trust_images: bool) -> None:
-        self._bag, self._streams, self._plan, self._config, self._trust = bag, streams, plan, config, trust_images
-        resize = config.conventions.image_resize
-        self._size = (resize[0], resize[1]) if resize else None
+    def __init__(
+        self, bag: Bag, bag_streams: BagStreams, plan: EpisodePlan, config: Config, trust_images: bool
+    ) -> None:
+        self._bag, self._bag_streams, self._plan, self._config = bag, bag_streams, plan, config
+        self._trust = trust_images
         self.sizes: dict[str, tuple[int, int]] = {}
         self.compressed: set[str] = set()
-        self._last: dict[str, decode.Still] = {}
+        self._last: dict[str, CameraImage] = {}
 
     def frames(self) -> Iterator[dict[str, StoredImage]]:
         """Yield every frame's images by camera, over all episodes in order."""
-        plan, cameras = self._plan, self._config.data.cameras
-        uses = {c: plan.uses(c, len(self._streams.streams[c].numbers)) for c in cameras}
+        plan, streams, data = self._plan, self._bag_streams.streams, self._config.data
+        uses = {name: np.bincount(plan.shown(name), minlength=len(streams[name].numbers)) for name in data.cameras}
         ticks = np.concatenate([span.start + sample_frames(span.frames) for span in plan.episodes])
-        measured = {c: set(np.asarray(plan.picks[c][ticks]).tolist()) for c in cameras}
-        firsts = {c: {int(plan.picks[c][span.start]) for span in plan.episodes} for c in cameras}
-        waiting: dict[str, deque[StoredImage]] = {camera: deque() for camera in cameras}
-        images = read_images(self._bag, self._streams, uses, self._config.data.depth_range_m, self._trust)
-        for camera, sample, still in images:
-            try:
-                stored = self._store(camera, still, sample in measured[camera])
-            except UserError as error:
-                stream = self._streams.streams[camera]
-                number, stamp_ns = stream.numbers[sample], stream.clock.stamps_ns[sample]
-                raise UserError(f"camera {camera}, message {number} stamped {stamp_ns} ns: {error}") from error
-            waiting[camera].extend([stored] * int(uses[camera][sample]))
-            if sample in firsts[camera]:
-                forget(uses[camera])
+        measured = {name: set(plan.picks[name][ticks].tolist()) for name in data.cameras}
+        waiting: dict[str, deque[StoredImage]] = {name: deque() for name in data.cameras}
+        for name, sample, image in read_images(self._bag, self._bag_streams, uses, data.depth_range_m, self._trust):
+            with message_named(name, streams[name], sample):
+                stored = self._store(name, image, sample in measured[name])
+            waiting[name].extend([stored] * int(uses[name][sample]))
             while all(waiting.values()):
-                yield {name: queue.popleft() for name, queue in waiting.items()}
+                yield {camera: queue.popleft() for camera, queue in waiting.items()}
 
-    def _store(self, camera: str, still: decode.Still, is_measured: bool) -> StoredImage:
-        last, self._last[camera] = self._last.get(camera), still
-        repeated = last is not None and _same(last, still)
-        size, storage = self._size or (still.height, still.width), self._config.data.storage
+    def _store(self, camera: str, image: CameraImage, is_measured: bool) -> StoredImage:
+        """Return an image as the dataset stores it, with its histogram if it is measured."""
+        last, self._last[camera] = self._last.get(camera), image
+        repeated = last is not None and _is_same(last, image)
+        conventions, storage = self._config.conventions, self._config.data.storage
+        recorded = image.height, image.width
+        size = (conventions.image_resize[0], conventions.image_resize[1]) if conventions.image_resize else recorded
         if self.sizes.setdefault(camera, size) != size:
             before = "{}x{}".format(*self.sizes[camera])
             raise UserError(f"the image is {size[0]}x{size[1]}, the ones before it {before}")
-        if still.file is not None and still.form == storage and size == (still.height, still.width):
-            counts = histogram(still.decoded()) if is_measured else None
-            return StoredImage(still.file, None, counts, repeated)
-        image = resize(still.decoded(), size)
-        counts = histogram(image) if is_measured else None
+        if image.file is not None and image.file_format == storage and size == recorded:
+            return StoredImage(image.file, None, histogram(image.rgb()) if is_measured else None, repeated)
+        pixels = resize(image.rgb(), size)
+        counts = histogram(pixels) if is_measured else None
         if storage == "video":
-            return StoredImage(b"", image, counts, repeated)
+            return StoredImage(b"", pixels, counts, repeated)
         if storage == "jpeg":
             self.compressed.add(camera)
-        file = decode.encode(image, storage, self._config.conventions.jpeg_quality)
-        return StoredImage(file, None, counts, repeated)
+        return StoredImage(encode(pixels, storage, conventions.jpeg_quality), None, counts, repeated)
 
 
-def _same(one: decode.Still, two: decode.Still) -> bool:
+def _is_same(one: CameraImage, two: CameraImage) -> bool:
     if one.file is not None and two.file is not None:
         return one.file == two.file
     if one.pixels is None or two.pixels is None or one.pixels.shape != two.pixels.shape:
