@@ -4,11 +4,6 @@ Runs the commands a user runs on bags of their own, and prints them. The three s
 cluster takes, run on this machine.
 """
 
-if __name__ == "__main__":
-    from common.cli.ctrl_c import end_at_once
-
-    end_at_once()
-
 import json
 import shlex
 import shutil
@@ -21,7 +16,7 @@ from typing import Any
 
 from common.cli import config as configuration
 from common.cli.command import Parser, UserError, run
-from common.storage.files import read_json, write_json
+from common.storage.files import read_json, require_ours, write_json
 from stage2_train.config import TrainConfig
 
 HERE = Path(__file__).parent
@@ -82,8 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _own(out: Path, episodes: int) -> None:
     """Make `out` the demo's folder and clear the last run's results; bags of as many episodes stay as they are."""
-    if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
-        raise UserError(f"--out {out} holds something else; choose an empty or a new folder")
+    require_ours(out, "demo of ours", sign=MARK)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / MARK, {"made_by": "python -m demo"})
     truth = out / "bags" / "truth.json"

@@ -4,11 +4,6 @@ One bag per episode, all four kinds in turn: sqlite3 or mcap storage, JPEG or ra
 truth.json, what no bag tells (targets, starts, lost frames), written first, and recording.json, written last.
 """
 
-if __name__ == "__main__":
-    from common.cli.ctrl_c import end_at_once
-
-    end_at_once()
-
 import argparse
 import contextlib
 import json
@@ -27,7 +22,7 @@ from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
 from common.cli.command import Parser, UserError, progress, run
-from common.storage.files import read_json, remove_stale, require_free, sync, write_json
+from common.storage.files import read_json, remove_stale, require_free, require_ours, sync, temporary_path, write_json
 from common.storage.worker import Limits, map_isolated
 from demo.arm import JOINT_NAMES, Array
 from demo.expert import EPISODE_S, RECORDING_STREAM, Task, motion, sample_task, task_rng
@@ -116,8 +111,8 @@ def record(out: Path, episodes: int = 200, seed: int = 0, workers: int = 1) -> b
     if (out / TRUTH).is_file():
         if read_json(out / TRUTH) != json.loads(json.dumps(truth)):
             raise UserError(f"{out} holds a part of another recording than {wanted}; give another --out")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not an empty folder; give another --out")
+    else:
+        require_ours(out, "recording of ours", sign=TRUTH)
     missing = [index for index, plan in enumerate(plans) if not (out / plan.name).exists()]
     require_free(out, len(missing) * BAG_BYTES, f"{len(missing)} bags")
     out.mkdir(parents=True, exist_ok=True)
@@ -238,7 +233,7 @@ def _record_episode(order: _Order) -> None:
     """Write one bag; under its name stands all of it or nothing."""
     out, episode = order.out, plan_episode(order.seed, order.episode)
     # The bag is made within a temporary folder, not as one: rosbags names the storage file after the bag's folder.
-    temporary = out / f".tmp-{episode.name}-{os.getpid()}"
+    temporary = temporary_path(out / episode.name)
     try:
         bag = temporary / episode.name
         _write_bag(bag, episode)

@@ -1,14 +1,9 @@
 """`torchrun -m stage2_train --config cfg.yaml`: trains a policy on a dataset; without torchrun in a single process."""
 
-if __name__ == "__main__":
-    from common.cli.ctrl_c import end_at_once
-
-    end_at_once()
-
 from collections.abc import Sequence
 
 from common.cli.command import Parser, add_config_flags, run
-from common.cli.config import keys_set, load
+from common.cli.config import load
 from stage2_train.config import TrainConfig
 
 
@@ -30,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         show_cache(config, clear=flags.cache == "clear")
         return 0
     with denormals_flushed():
-        config = with_base_settings(config, keys_set(flags.config, flags.override, "model"))
+        config = with_base_settings(config)
         if flags.dry_run:
             dry_run(config)
         else:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,3 +65,15 @@ def run_module(module: str, *args: object, torchrun: int = 0, cwd: Path = ROOT) 
     # One thread each: on a busy machine OpenMP's threads wait for each other far longer than they compute.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+
+def group_ends(group: int, within_s: float = 20.0) -> bool:
+    """Wait until no process of a group is left, not even a dead one that nobody has reaped, and tell whether that came."""
+    deadline_s = time.monotonic() + within_s
+    while time.monotonic() < deadline_s:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.01)
+    return False

@@ -1,14 +1,11 @@
-"""Bytes in, whole files and folders out: under a final name stands either everything or nothing, whatever kills us.
+"""Atomic files and folders, locks and manifests: a final name holds everything or nothing, whenever the process is killed.
 
-A file is written beside its name, flushed to disk and renamed. A folder is built as `.tmp-<name>-<pid>`, gets a
-`manifest.json` with the size and sha256 of each file last, and is renamed.
+A file or folder is built as `.tmp-<name>-<pid>` beside its final name, flushed to disk and renamed. A folder may carry a
+`manifest.json`, written last, with the size and sha256 of each of its files.
 """
 
 import contextlib
-import ctypes
 import errno
-import fcntl
-import functools
 import hashlib
 import json
 import logging
@@ -16,18 +13,21 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from common.cli.command import UserError
-from common.storage.mounts import network_mount
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
 CHUNK_BYTES = 1 << 20
 log = logging.getLogger(__name__)
-_TEMPORARY = re.compile(r"^\.tmp-(?P<name>.+)-(?P<pid>\d+)$|^\.(?P<file>.+)\.(?P<fpid>\d+)\.tmp$")
+_REPLACED = ".old"  # ends the temporary name of a folder whose name another one is about to take
+_TEMPORARY = re.compile(rf"\.tmp-(?P<name>.+)-(?P<pid>\d+)(?P<replaced>{re.escape(_REPLACED)})?")
 
 
 class DiskFullError(UserError):
@@ -43,7 +43,7 @@ def write_file(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what was written there takes the name when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     try:
         with full_disk_named(path):
             yield temporary
@@ -80,7 +80,7 @@ def new_folder(path: Path, manifest: bool = True) -> Iterator[Path]:
     An existing `path` is replaced: the caller has made sure that it may be. Raises UserError when nothing can be made
     there.
     """
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale(path.parent)
@@ -133,52 +133,38 @@ def find_damage(folder: Path, below: str = "", suffix: str = "") -> str | None:
 
 @contextlib.contextmanager
 def locked(folder: Path, refusal: str | None = None) -> Iterator[None]:
-    """Hold a folder, made if need be, for this process alone; raises UserError with `refusal`, {holder} being who has it.
+    """Hold a lock on `folder`, which is created if it is missing, for as long as the block runs.
 
-    The kernel gives the lock back when its holder dies, however that happens. On a network file system, where locks,
-    renames and flushes may mean less, one line says so.
+    The kernel releases the lock when its holder dies. Raises UserError when another process holds it: with `refusal`,
+    where {holder} stands for that process's id and host, or with a general text.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    mount = network_mount(folder)
-    if mount:
-        _say_once(
-            f"{mount.place} is {mount.kind} from {mount.source}: results there are only as safe as it keeps renames and "
-            "flushes; if it can lose them, write to a local disk and copy"
-        )
-    with (folder / LOCK).open("a+") as file:
-        if not _lock(file):
-            file.seek(0)
-            holder = file.read().strip()
+    path = folder / LOCK
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(path, blocking=False))
+        except Timeout:
             text = (
                 refusal or f"{folder} is in use by process {{holder}}; wait for it, stop it, or choose another folder"
             )
-            raise UserError(text.replace("{holder}", holder or "?"))
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {socket.gethostname()}")
-        file.flush()
+            raise UserError(text.replace("{holder}", path.read_text().strip() or "?")) from None
+        path.write_text(f"{os.getpid()} on {socket.gethostname()}")
         yield
 
 
 @contextlib.contextmanager
-def exclusive_lock(lock: Path, what: str) -> Iterator[None]:
-    """Hold the file `lock`, made if need be, for this process alone; while another has it, which does `what`, wait."""
-    with lock.open("a") as file:
-        if not _lock(file):
-            log.info("waiting for another process that %s", what)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _lock(file: IO[str]) -> bool:
-    """Lock an open file, unless another process has."""
+def exclusive_lock(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path`, which is created if it is missing; wait while another process, which does `what`, has it."""
+    lock = FileLock(path)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:  # some network file systems have no locks
-        place = Path(file.name).parent
-        log.warning("%s cannot be locked (%s): make sure that nothing else writes there", place, error.strerror)
-    return True
+        lock.acquire(blocking=False)
+    except Timeout:
+        log.info("waiting for another process that %s", what)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sha256(path: Path) -> str:
@@ -190,15 +176,52 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def temporary_path(path: Path) -> Path:
+    """Return the temporary name beside `path` that this process uses until the content of `path` is complete."""
+    return path.with_name(f".tmp-{path.name}-{os.getpid()}")
+
+
 def remove_stale(folder: Path) -> None:
-    """Remove temporaries in `folder` that a process which is gone has left behind."""
+    """Remove the temporaries in `folder` that belong to dead processes.
+
+    A folder whose replacement was interrupted between its two renames gets its name back.
+    """
     for path in folder.iterdir() if folder.is_dir() else ():
-        match = _TEMPORARY.match(path.name)
-        if match and not _is_alive(int(match["pid"] or match["fpid"])):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        match = _TEMPORARY.fullmatch(path.name)
+        if match is None or _is_alive(int(match["pid"])):
+            continue
+        if match["replaced"] and not (folder / match["name"]).exists():
+            path.rename(folder / match["name"])
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder at once: a kill never leaves a part of its content under its name."""
+    doomed = temporary_path(path)
+    path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def require_ours(
+    folder: Path, what: str, flag: str = "--out", sign: str | None = None, names: Sequence[str] = ("*",)
+) -> None:
+    """Raise UserError unless results may be written into `folder`, so that nobody else's files are ever replaced.
+
+    The folder must be missing, empty, or an earlier result of ours. Such a result is recognized by the file `sign`, a
+    relative name, and holds nothing that matches none of the patterns `names`.
+    """
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name] * folder.exists()
+    foreign = [name for name in found if not any(fnmatch(name, pattern) for pattern in names)]
+    if not foreign and sign is not None and not (folder / sign).is_file():
+        foreign = found
+    if foreign or folder.is_file():
+        raise UserError(f"{flag} {folder} holds {(foreign or found)[0]}, which is no {what}; choose another folder")
+    parent = nearest_existing(folder)
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise UserError(f"{flag} {folder} cannot be made: {parent} is not a folder that may be written to")
 
 
 def nearest_existing(path: Path) -> Path:
@@ -239,41 +262,25 @@ def full_disk_named(path: Path) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """Flush a file or folder to the disk, where its file system can do that; where it cannot, one line says so."""
+    """Flush a file or folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # FUSE and SMB cannot flush a folder
             raise
-        why = error.strerror
-        _say_once(f"the file system of {path.parent} cannot flush ({why}): a power cut may lose what was just written")
     finally:
         os.close(handle)
 
 
-@functools.cache
-def _say_once(text: str) -> None:
-    log.warning("%s", text)
-
-
 def _take_name(temporary: Path, path: Path) -> None:
-    if path.exists() and not _exchange(temporary, path):
-        # Two renames instead of one removal: at no moment is the old content half gone under the final name.
-        old = path.with_name(f".tmp-{path.name}.old-{os.getpid()}")
-        path.rename(old)
-        temporary.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    elif not path.exists():
-        temporary.rename(path)
+    """Give a complete folder its name; the one that has it vanishes. `remove_stale` mends a kill between the renames."""
+    replaced = temporary.with_name(temporary.name + _REPLACED)
+    if path.exists():
+        path.rename(replaced)
+    temporary.rename(path)
     sync(path.parent)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names at once, so that a kill leaves the old content or the new one; False where Linux cannot."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE (renameat2(2))
-    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _is_alive(pid: int) -> bool:
@@ -282,8 +289,5 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    try:  # one that is dead keeps its number until its parent asks how it ended, which PID 1 of a container may never do
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] != "Z"
-    except OSError:  # gone meanwhile, or a system without /proc: the next run looks again
-        return True
+        pass
+    return True

@@ -24,8 +24,7 @@ from stage1_convert.bags.mcap import Mcap
 from stage1_convert.bags.message_types import typestore
 from stage1_convert.bags.ros1 import Rosbag1
 from stage1_convert.bags.sqlite import Database
-from stage1_convert.bags.storage import NO_DEFINITION, Bytes, Channel, Storage
-from stage1_convert.sources.folder import STORAGE_SUFFIXES, storage_files
+from stage1_convert.bags.storage import NO_DEFINITION, STORAGE_SUFFIXES, Bytes, Channel, Storage, storage_files
 
 MAX_STAMP_NS = 1 << 62
 BATCH_MESSAGES = 1024

@@ -1,7 +1,30 @@
-"""A message's definition and its CDR bytes in; where each of its numbers and texts stands, out.
+"""Finds where each number and string of a serialized message is stored, given the message's definition.
 
-CDR (OMG XCDR1, as ROS 2 writes it) places fields by the lengths of the strings and sequences before them and by nothing
-else. What is found in one message therefore holds for every message that has the same bytes at its `guards`.
+CDR (OMG XCDR1, as ROS 2 writes it) stores fields one after the other, each number aligned to its own size, counted from
+behind the four bytes of the encapsulation header. A string or a sequence begins with its length as a uint32. Nothing else
+decides about the offsets. As an example, a sensor_msgs/JointState of one joint, 52 bytes:
+
+    offset  bytes                     field
+    0       00 01 00 00               encapsulation header: plain CDR, little endian
+    4       01 00 00 00               header.stamp.sec = 1
+    8       f4 01 00 00               header.stamp.nanosec = 500
+    12      02 00 00 00  62 00        header.frame_id: 2 bytes, "b" and its terminator
+    18      00 00                     padding: a uint32 is aligned to 4 bytes
+    20      01 00 00 00               name: a sequence of 1
+    24      02 00 00 00  61 00        name.0: 2 bytes, "a" and its terminator
+    30      00 00                     padding
+    32      01 00 00 00               position: a sequence of 1
+    36      00 00 00 00 00 00 e0 3f   position.0 = 0.5; a float64 is aligned to 8 bytes, and 36 - 4 is a multiple of 8
+    44      00 00 00 00               velocity: empty
+    48      00 00 00 00               effort: empty
+
+Its layout, when `name` and `position` are wanted and the stamp is `header.stamp`:
+
+    offsets  header.stamp.sec: 4, <i4    header.stamp.nanosec: 8, <u4    position: 36, <f8, length 1
+    strings  name.0: "a"
+    guards   the two bytes at 0, the lengths at 12, 20, 24 and 32, and the string at 28
+
+Every message that has the same bytes at the guards has the same layout.
 """
 
 import struct
@@ -30,95 +53,104 @@ NUMBERS = {
 START = 4  # alignment counts from behind the encapsulation header
 
 
-class Place(NamedTuple):
-    """Where `length` numbers of numpy's `dtype` stand one after the other."""
+class Offset(NamedTuple):
+    """Where `length` numbers of one numpy dtype are stored, one after the other; `start` counts bytes."""
 
-    offset: int
+    start: int
     dtype: str
     length: int
 
-    def one(self, index: int) -> "Place":
-        """Return the place of one of them."""
-        return Place(self.offset + index * int(self.dtype[-1]), self.dtype, 1)
+    @property
+    def stop(self) -> int:
+        """Return the offset of the first byte behind them."""
+        return self.start + self.length * int(self.dtype[-1])
+
+    def element(self, index: int) -> "Offset":
+        """Return where one of the numbers is stored."""
+        return Offset(self.start + index * int(self.dtype[-1]), self.dtype, 1)
 
 
-class Layout(NamedTuple):
-    """The numbers and texts of a message by path, such as wrench.force.z, position or joint_names.0.
+class MessageLayout(NamedTuple):
+    """The numbers and strings of a message by path, such as wrench.force.z, position or joint_names.0.
 
-    `guards` are pairs (offset, bytes) of everything that decides about the places, and the texts themselves.
+    `guards` are pairs (offset, bytes) of everything that decides about the offsets, and of the strings themselves.
     """
 
-    places: dict[str, Place]
-    texts: dict[str, str]
+    offsets: dict[str, Offset]
+    strings: dict[str, str]
     guards: list[tuple[int, bytes]]
 
     def names(self, path: str) -> tuple[str, ...]:
-        """Return the texts of a string sequence."""
-        return tuple(text for key, text in self.texts.items() if key.rpartition(".")[0] == path)
+        """Return the elements of a string sequence."""
+        return tuple(text for key, text in self.strings.items() if key.rpartition(".")[0] == path)
 
 
-def find_layout(types: Typestore, msgtype: str, data: bytes, wanted: frozenset[str], stamp: str | None) -> Layout:
+def find_layout(
+    types: Typestore, msgtype: str, data: bytes, wanted: frozenset[str], stamp: str | None
+) -> MessageLayout:
     """Lay out the top-level fields of `data` up to the last of the `wanted` ones and the one of the `stamp`.
 
-    Only texts in wanted fields are kept and guarded. Raises UserError when the message is damaged, or has fields that
-    this cannot place (wide strings).
+    Only strings in wanted fields are kept and guarded. Raises UserError when the message is damaged, or has fields that
+    cannot be laid out (wide strings).
     """
     if data[:2] not in (b"\0\0", b"\0\1"):
         raise UserError("the message is not plain CDR")
-    walk = _Walk(types, data, wanted)
+    cursor = _Cursor(types, data, wanted)
     try:
-        walk.message(msgtype, "", wanted | {stamp.partition(".")[0]} if stamp else wanted)
+        cursor.message(msgtype, "", wanted | {stamp.partition(".")[0]} if stamp else wanted)
     except (struct.error, IndexError, KeyError, UnicodeDecodeError) as error:
         raise UserError(f"the message ({len(data)} bytes) ends early or is damaged") from error
-    return Layout(walk.places, walk.texts, walk.guards)
+    return cursor.layout
 
 
 def check_path(types: Typestore, msgtype: str, path: str) -> None:
-    """Raise UserError, naming the fields there are, unless `path` leads to one number of `msgtype`."""
+    """Raise UserError, naming the existing fields, unless `path` leads to one number of `msgtype`."""
     desc: Any = (Nodetype.NAME, msgtype)
     walked = ""
     for part in path.split("."):
-        kind, detail = desc
-        place = f"{walked} of {msgtype}" if walked else msgtype
-        if kind == Nodetype.NAME:
-            fields = dict(types.fielddefs[detail][1])
-            if part not in fields:
-                raise UserError(f"{place} has no field {part}; its fields: {', '.join(fields)}")
-            desc = fields[part]
-        elif kind == Nodetype.BASE:
-            raise UserError(f"{place} is one {detail[0]} and has no field {part}")
-        else:
-            length = detail[1] if kind == Nodetype.ARRAY else None
-            if not part.isdecimal() or (length is not None and int(part) >= length):
-                size = f" of {length}" if length is not None else ""
-                raise UserError(f"{place} is an array{size}: expected a number in place of {part}, as in {walked}.0")
-            desc = detail[0]
+        desc = _descend(types, desc, part, walked, msgtype)
         walked = f"{walked}.{part}".lstrip(".")
     kind, detail = desc
     if kind == Nodetype.NAME:
-        fields = dict(types.fielddefs[detail][1])
-        raise UserError(f"{walked} of {msgtype} is no number; its fields: {', '.join(fields)}")
+        fields = ", ".join(dict(types.fielddefs[detail][1]))
+        raise UserError(f"{walked} of {msgtype} is not a number; its fields: {fields}")
     if kind != Nodetype.BASE:
         raise UserError(f"{walked} of {msgtype} is an array; add the number of an element, as in {walked}.0")
     if detail[0] not in NUMBERS:
         raise UserError(f"{walked} of {msgtype} is a {detail[0]}, expected a number")
 
 
-class _Walk:
-    """A pointer that moves through one message."""
+def _descend(types: Typestore, desc: Any, part: str, walked: str, msgtype: str) -> Any:
+    """Return rosbags' description of the field or element `part` of the field at the path `walked`."""
+    kind, detail = desc
+    owner = f"{walked} of {msgtype}" if walked else msgtype
+    if kind == Nodetype.NAME:
+        fields = dict(types.fielddefs[detail][1])
+        if part not in fields:
+            raise UserError(f"{owner} has no field {part}; its fields: {', '.join(fields)}")
+        return fields[part]
+    if kind == Nodetype.BASE:
+        raise UserError(f"{owner} is one {detail[0]} and has no field {part}")
+    length = detail[1] if kind == Nodetype.ARRAY else None
+    if not part.isdecimal() or (length is not None and int(part) >= length):
+        size = f" of {length}" if length is not None else ""
+        raise UserError(f"{owner} is an array{size}: expected a number in place of {part}, as in {walked}.0")
+    return detail[0]
+
+
+class _Cursor:
+    """A position that moves through one message and notes what it passes in `layout`."""
 
     def __init__(self, types: Typestore, data: bytes, wanted: frozenset[str]) -> None:
         self.types, self.data, self.wanted = types, data, wanted
         self.order = "<" if data[1] else ">"
-        self.at = START
-        self.places: dict[str, Place] = {}
-        self.texts: dict[str, str] = {}
-        self.guards: list[tuple[int, bytes]] = [(0, data[:2])]
+        self.position = START
+        self.layout = MessageLayout({}, {}, [(0, data[:2])])
 
-    def message(self, msgtype: str, path: str, wanted: frozenset[str] = frozenset()) -> None:
+    def message(self, msgtype: str, prefix: str, wanted: frozenset[str] = frozenset()) -> None:
         missing = set(wanted)
         for name, (kind, detail) in self.types.fielddefs[msgtype][1]:
-            self.field(kind, detail, path + name)
+            self.field(kind, detail, prefix + name)
             missing.discard(name)
             if wanted and not missing:
                 return
@@ -127,43 +159,48 @@ class _Walk:
         if kind == Nodetype.NAME:
             self.message(detail, f"{path}.")
         elif kind == Nodetype.BASE:
-            self.items((kind, detail), 1, path, single=True)
+            self.elements((kind, detail), 1, path, single=True)
         elif kind == Nodetype.ARRAY:
-            self.items(detail[0], detail[1], path)
+            self.elements(detail[0], detail[1], path)
         else:
-            self.items(detail[0], self.length(), path)
+            self.elements(detail[0], self.length(), path)
 
-    def items(self, desc: Any, count: int, path: str, single: bool = False) -> None:
+    def elements(self, desc: Any, count: int, path: str, single: bool = False) -> None:
         kind, detail = desc
         if kind == Nodetype.NAME:
             for index in range(count):
                 self.message(detail, f"{path}.{index}.")
         elif detail[0] == "string":
             for index in range(count):
-                self.text(path if single else f"{path}.{index}")
+                self.string(path if single else f"{path}.{index}")
         else:
-            code = NUMBERS[detail[0]]
-            size = int(code[1])
-            if count:
-                self.at += (START - self.at) % size
-            if self.at + count * size > len(self.data):
-                raise IndexError
-            self.places[path] = Place(self.at, self.order + code, count)
-            self.at += count * size
+            self.numbers(NUMBERS[detail[0]], count, path)
 
-    def length(self) -> int:
-        self.at += (START - self.at) % 4
-        (length,) = struct.unpack_from(self.order + "I", self.data, self.at)
-        self.guards.append((self.at, self.data[self.at : self.at + 4]))
-        self.at += 4
-        return int(length)
+    def numbers(self, dtype: str, count: int, path: str) -> None:
+        if count:  # an empty sequence is not followed by the padding of its elements
+            self.align(int(dtype[1]))
+        offset = Offset(self.position, self.order + dtype, count)
+        if offset.stop > len(self.data):
+            raise IndexError
+        self.layout.offsets[path] = offset
+        self.position = offset.stop
 
-    def text(self, path: str) -> None:
+    def string(self, path: str) -> None:
         length = self.length()
-        text = self.data[self.at : self.at + length]
+        text = self.data[self.position : self.position + length]
         if not text.endswith(b"\0") or len(text) != length:
             raise IndexError
         if path.partition(".")[0] in self.wanted:
-            self.texts[path] = text[:-1].decode()
-            self.guards.append((self.at, text))
-        self.at += length
+            self.layout.strings[path] = text[:-1].decode()
+            self.layout.guards.append((self.position, text))
+        self.position += length
+
+    def length(self) -> int:
+        self.align(4)
+        (length,) = struct.unpack_from(self.order + "I", self.data, self.position)
+        self.layout.guards.append((self.position, self.data[self.position : self.position + 4]))
+        self.position += 4
+        return int(length)
+
+    def align(self, size: int) -> None:
+        self.position += (START - self.position) % size

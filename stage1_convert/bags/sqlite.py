@@ -10,9 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from common.cli.command import UserError
-from stage1_convert.bags.storage import NO_DEFINITION, Channel, definition
-
-SIDECARS = ("-wal", "-journal")  # what a recorder that was killed had not yet merged, or not yet taken back
+from stage1_convert.bags.storage import NO_DEFINITION, SIDECARS, Channel, definition
 
 
 class Database:

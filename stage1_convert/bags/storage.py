@@ -1,11 +1,18 @@
-"""What every kind of storage file gives: its channels, and their raw messages in the order of their receive times."""
+"""Storage files: which files of a folder hold messages, what each kind of them provides, and the limits for reading them."""
 
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 
-Bytes = bytes | memoryview  # a message may be a piece of a chunk: an image is not copied to be handed on
+from common.storage.worker import Limits
+
+STORAGE_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".bag")
+SIDECARS = ("-wal", "-journal")  # endings of what sqlite leaves beside a .db3 when its recorder is killed
+SLOWEST_BYTES_PER_S = 50_000  # reading on a busy machine is faster than this; a slower reader hangs
+
+Bytes = bytes | memoryview  # a large message is a view of its chunk: images are not copied
 NO_DEFINITION = MessageDefinition(MessageDefinitionFormat.NONE, "")
 FORMATS = {"ros2msg": MessageDefinitionFormat.MSG, "ros2idl": MessageDefinitionFormat.IDL}
 
@@ -39,3 +46,23 @@ class Storage(Protocol):
 def definition(encoding: str, text: str) -> MessageDefinition:
     """Return a message definition as rosbags takes it; one in a language that nobody asked for is none."""
     return MessageDefinition(FORMATS[encoding], text) if encoding in FORMATS and text else NO_DEFINITION
+
+
+def is_storage(name: str) -> bool:
+    """Return whether a file of this name holds messages."""
+    return name.endswith(STORAGE_SUFFIXES) and not name.startswith(".")
+
+
+def storage_files(folder: Path) -> list[Path]:
+    """Return the storage files directly in `folder`, sorted by name."""
+    return sorted(path for path in folder.iterdir() if is_storage(path.name) and path.is_file())
+
+
+def storage_format(name: str) -> str:
+    """Return the format of a storage file by its name: mcap, sqlite3 or rosbag1."""
+    return "mcap" if ".mcap" in name else "sqlite3" if ".db3" in name else "rosbag1"
+
+
+def limits_for(size_bytes: int) -> Limits:
+    """Return the memory and time limits of a process that reads a bag of this size; a damaged bag may ask for more."""
+    return Limits((2 << 30) + 4 * size_bytes, 120 + size_bytes / SLOWEST_BYTES_PER_S)

@@ -98,7 +98,7 @@ class _Joined:
         self._schema = schema_of(model.features)
         self._keys = [key for key, feature in model.features.items() if feature.dtype not in IMAGE_DTYPES]
         self._images = [key for key in model.features if key not in self._keys]
-        self._columns = stats.Columns(root)
+        self._columns = stats.Columns()
         self._episodes = Rows(root / EPISODES_PATH.format(chunk_index=0, file_index=0))
         self._tasks: dict[str, int] = {}
         self._videos = {key: dict[Path, int]() for key, f in model.features.items() if f.dtype == "video"}

@@ -1,18 +1,36 @@
 """One camera's shots over one episode in; its column of the rows, or its video, and what its images are like out."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from common.cli.command import UserError
+from common.lerobot.images import Image
 from stage1_convert.config import DataConfig
 from stage1_convert.dataset import stats
 from stage1_convert.dataset.video_file import VideoFile
 from stage1_convert.dataset.writer import Tally
-from stage1_convert.pipeline.frames import StoredImage
 
 SUFFIX = {"jpeg": "jpg", "png": "png"}
+
+
+class StoredImage(NamedTuple):
+    """An image to store: its file, or its pixels where it becomes a frame of a video, and its stats.tally, None where it
+    is trusted unseen. Frames wait in batches: pixels would be large.
+
+    A tally is of what the file decodes to, and of the pixels before they are compressed where that is done here: to
+    decode each of them again would take longer than to compress it.
+
+    `repeated` tells that the message before it showed the same image, to the byte.
+    """
+
+    data: bytes
+    image: Image | None
+    tally: npt.NDArray[np.int64] | None
+    repeated: bool
 
 
 class ImageColumnWriter:

@@ -12,12 +12,12 @@ from typing import Any
 from common.cli.command import UserError
 from common.cli.config import load
 from common.lerobot.dataset import Dataset
-from common.storage.files import new_folder, write_json
+from common.storage.files import new_folder, require_ours, write_json
 from stage1_convert.config import Config
 from stage1_convert.dataset.append import append
 from stage1_convert.pipeline.assemble import SIZE_FAULT, Assembly
 from stage1_convert.pipeline.cache import REPORT, adopt, parts_folder, record_of
-from stage1_convert.pipeline.convert import Summary, check_out, require_episodes, summarize
+from stage1_convert.pipeline.convert import Summary, require_episodes, summarize
 
 
 def merge(datasets: Sequence[Path], out: Path) -> Summary:
@@ -26,7 +26,7 @@ def merge(datasets: Sequence[Path], out: Path) -> Summary:
     Raises UserError when one of them is no dataset, is `out` itself, or does not fit the first.
     """
     roots, out = [path.resolve() for path in datasets], out.resolve()
-    check_out(out)
+    require_ours(out, "converted dataset", sign=REPORT)
     for root in roots:
         if root == out or out in root.parents or root in out.parents:
             raise UserError(f"--out {out} and --merge {root} lie inside each other; choose another --out")

@@ -4,21 +4,15 @@ Quantiles are those of numpy's default method (linear between neighbors). LeRobo
 and samples the images, so its figures differ a little.
 """
 
-import math
 import threading
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from stage1_convert.align.spool import Spool, forget, thin
-
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
-SUM_ROWS = 1 << 16  # are added up in one go
-SORTED_ROWS, MARKS = 1 << 18, 1 << 12  # a longer column is cut by so many of its values to find its quantiles
 WHOLE_ROWS, QUANTILE_ROWS = 120, 16  # images of more rows than that give about so many of them to the quantiles
 # Of each channel: how often each value occurs in the rows that are counted, how often it is an image's least or largest
 # value, and the number, the sum and the sum of squares of all pixels.
@@ -27,18 +21,18 @@ NAMES = ("min", "max", "mean", "std", "count", *QUANTILES)
 
 
 class Columns:
-    """Collects the columns of a whole dataset, in memory that does not grow with the number of episodes."""
+    """Collects the numeric columns of a whole dataset."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._spools = folder, dict[str, Spool]()
+    def __init__(self) -> None:
+        self._parts: dict[str, list[npt.NDArray[Any]]] = {}
 
     def add(self, key: str, values: npt.NDArray[Any]) -> None:
         """Append rows (rows,) or (rows, dimensions) to a column."""
-        self._spools.setdefault(key, Spool(self._folder)).add(values)
+        self._parts.setdefault(key, []).append(values)
 
     def stats(self, key: str) -> dict[str, list[Any]]:
-        """Return the statistics of everything that was added to a column, which is then forgotten."""
-        return vector_stats(self._spools.pop(key).array())
+        """Return the statistics of everything that was added to a column, and drop the column."""
+        return vector_stats(np.concatenate(self._parts.pop(key)))
 
 
 def vector_stats(values: npt.NDArray[Any]) -> dict[str, list[Any]]:
@@ -50,70 +44,10 @@ def vector_stats(values: npt.NDArray[Any]) -> dict[str, list[Any]]:
 
 
 def _dimension_stats(column: npt.NDArray[Any]) -> dict[str, float]:
-    count = len(column)
-    mean = _sum(column, 0.0, 1) / count
-    found = {"mean": mean, "std": math.sqrt(_sum(column, mean, 2) / count)}
-    ranks = {name: q * (count - 1) for name, q in QUANTILES.items()}
-    places = sorted({min(int(rank) + more, count - 1) for rank in ranks.values() for more in (0, 1)} | {0, count - 1})
-    value_at = _values_at(column, places)
-    found |= {"min": value_at[0], "max": value_at[count - 1]}
-    for name, rank in ranks.items():
-        ends = value_at[int(rank)], value_at[min(int(rank) + 1, count - 1)]
-        found[name] = float(np.quantile(ends, rank - int(rank)))
-    return found
-
-
-def _values_at(column: npt.NDArray[Any], places: list[int]) -> dict[int, float]:
-    """Return the values that would stand at these places if the column were sorted.
-
-    A long column is not held: some of its values, the marks, cut it into cells of one mark or of what lies between two,
-    every value is counted into its cell, and of all cells only those that a place falls into are looked at.
-    """
-    if len(column) <= SORTED_ROWS:
-        values = thin(column, 1)
-        values.partition(places)  # in place
-        return {place: float(values[place]) for place in places}
-    marks = np.unique(thin(column, len(column) // MARKS))
-    marks = marks[~np.isnan(marks)]
-    counts = np.zeros(2 * len(marks) + 1, np.int64)
-    for block in _blocks(column):
-        cells = np.searchsorted(marks, block) + np.searchsorted(marks, block, side="right")
-        counts += np.bincount(cells, minlength=len(counts))
-    ends, found, inside = np.cumsum(counts), dict[int, float](), dict[int, npt.NDArray[Any]]()
-    for place in places:
-        cell = int(np.searchsorted(ends, place, side="right"))
-        if cell % 2:
-            found[place] = float(marks[cell // 2])
-            continue
-        if cell not in inside:
-            inside[cell] = _between(column, marks, cell // 2)
-        found[place] = float(inside[cell][place - int(ends[cell] - counts[cell])])
-    return found
-
-
-def _between(column: npt.NDArray[Any], marks: npt.NDArray[Any], at: int) -> npt.NDArray[Any]:
-    """Return, sorted, the values between marks[at - 1] and marks[at]; NaN is above all."""
-    parts = []
-    for block in _blocks(column):
-        below = block[block < marks[at]] if at < len(marks) else block
-        parts.append(below[~(below <= marks[at - 1])] if at else below)
-    return np.sort(np.concatenate(parts))
-
-
-def _blocks(column: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    for first in range(0, len(column), SUM_ROWS):
-        yield np.asarray(column[first : first + SUM_ROWS])
-        forget(column)
-
-
-def _sum(values: npt.NDArray[Any], less: float, power: int) -> float:
-    """Return the sum of (value - less) ** power as numpy adds up a whole array of float64, to the bit: by halves."""
-    if len(values) <= SUM_ROWS:
-        found = float(((values.astype(np.float64) - less) ** power).sum())
-        forget(values)
-        return found
-    half = len(values) // 16 * 8
-    return _sum(values[:half], less, power) + _sum(values[half:], less, power)
+    values = column.astype(np.float64)
+    found = {"mean": values.mean(), "std": values.std(), "min": values.min(), "max": values.max()}
+    found |= zip(QUANTILES, np.quantile(values, list(QUANTILES.values())), strict=True)
+    return {name: float(value) for name, value in found.items()}
 
 
 def tally(image: npt.NDArray[np.uint8], turn: int = 0) -> npt.NDArray[np.int64]:

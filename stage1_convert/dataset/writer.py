@@ -51,7 +51,7 @@ class DatasetWriter:
         self._root, self._features, self._fps, self._robot_type = root, features, fps, robot_type
         self._tasks: dict[str, int] = {}
         self._keys = [key for key, feature in features.items() if feature.dtype not in IMAGE_DTYPES]
-        self._columns = stats.Columns(root)
+        self._columns = stats.Columns()
         self._images: dict[str, Tally] = {
             key: (np.zeros(stats.TALLY, np.int64), 0) for key, f in features.items() if f.dtype in IMAGE_DTYPES
         }

@@ -12,10 +12,10 @@ from common.cli.command import UserError, one_line
 from common.lerobot.images import resize
 from common.storage.files import write_file
 from common.storage.worker import Limits, map_isolated
-from stage1_convert.align.streams import IMAGE_TYPES
-from stage1_convert.bags import cdr as fields
-from stage1_convert.bags.limits import limits_for
-from stage1_convert.images.decode import encode
+from stage1_convert.align.joint_fields import COMMANDS
+from stage1_convert.bags.message_types import IMAGE_TYPES
+from stage1_convert.bags.storage import limits_for
+from stage1_convert.images.encode import encode
 from stage1_convert.inspect.proposal import propose
 from stage1_convert.inspect.survey import Camera, Survey, TopicStats, changes, survey
 from stage1_convert.sources.folder import Source, find_bags, size_bytes
@@ -113,7 +113,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 def _details(facts: TopicStats, thumbnail: Path | None) -> Iterator[str]:
     """Yield what the table has no room for: a clock that was not trusted, joints, images."""
-    ours = facts.type in (*fields.COMMANDS, *IMAGE_TYPES)
+    ours = facts.type in (*COMMANDS, *IMAGE_TYPES)
     if ours and facts.clock is not None and facts.clock.source == "receive":
         yield f"  {facts.name}: receive times are taken: {facts.clock.reason}"
     if facts.fault:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from stage1_convert.bags.cdr import ARRAY, JOINT_STATE, TRAJECTORY
+from stage1_convert.align.joint_fields import ARRAY, JOINT_STATE, TRAJECTORY
 from stage1_convert.config import UR_JOINTS
 from stage1_convert.inspect.survey import Survey, TopicStats
 

@@ -9,7 +9,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
@@ -26,7 +25,17 @@ import common.lerobot.dataset
 from common.cli.command import UserError, one_line
 from common.cli.config import to_dict
 from common.lerobot.dataset import DATA_PATH, IMAGES, VIDEO_PATH, data_file
-from common.storage.files import DiskFullError, full_disk_named, locked, read_json, remove_stale, sync, write_json
+from common.storage.files import (
+    DiskFullError,
+    full_disk_named,
+    locked,
+    read_json,
+    remove_folder,
+    remove_stale,
+    sync,
+    temporary_path,
+    write_json,
+)
 from stage1_convert.config import Config
 from stage1_convert.dataset.writer import PICTURES_PATH, SOURCES_PATH, EpisodeFiles, Tally, image_counts, link
 
@@ -98,24 +107,17 @@ def parts_folder(out: Path) -> Iterator[Path]:
             for unfinished in folder.glob(".tmp-*"):  # of processes that were stopped
                 shutil.rmtree(unfinished, ignore_errors=True)
             if not any(folder.glob(f"*/{RECORD}")):
-                _remove(folder)
+                remove_folder(folder)
             elif isinstance(error, DiskFullError):
                 raise DiskFullError(f"{error}; what is done waits in {folder}") from error
             raise
-        _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder at once: killed halfway, it must not leave half a part under the name of a whole one."""
-    gone = folder.with_name(f".tmp-{folder.name.strip('.')}-{os.getpid()}")
-    folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+        remove_folder(folder)
 
 
 @contextlib.contextmanager
 def new_part(parts: Path, key: str) -> Iterator[Path]:
     """Yield a temporary folder that becomes the part `key`, complete, when the block ends well."""
-    temporary = parts / f".tmp-{key}-{os.getpid()}"
+    temporary = temporary_path(parts / key)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:

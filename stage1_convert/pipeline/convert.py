@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import fnmatch
-import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +12,9 @@ import cv2
 import pyarrow as pa
 
 from common.cli.command import UserError, one_line
-from common.storage.files import nearest_existing, new_folder
+from common.storage.files import new_folder, require_ours
 from common.storage.worker import Limits, map_isolated
-from stage1_convert.bags.limits import limits_for
+from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config, DataConfig
 from stage1_convert.pipeline.assemble import SIZE_FAULT, Assembly, head, task_of
 from stage1_convert.pipeline.board import Progress
@@ -69,7 +68,7 @@ def convert(supply: BagSource, out: Path, config: Config, options: Options) -> S
     out = out.resolve()
     offers = select(supply.offers, config.data, options.shard)
     check_apart(supply.root, out)
-    check_out(out)
+    require_ours(out, "converted dataset", sign=REPORT)
     check_space(offers, out, config, options.workers)
     with parts_folder(out) as parts:
         refused = _refusals(adopt(out, parts))
@@ -115,15 +114,6 @@ def check_apart(src: Path, out: Path) -> None:
     """Raise UserError when the source and the dataset lie inside each other."""
     if out == src or out in src.parents or src in out.parents:
         raise UserError(f"--out {out} and --src {src} lie inside each other; choose another --out")
-
-
-def check_out(out: Path) -> None:
-    """Raise UserError when `out` holds anything but a dataset of ours, or cannot be written."""
-    if out.exists() and not (out / REPORT).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out} holds something else than a converted dataset; choose another --out or remove it")
-    parent = nearest_existing(out.parent)
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
-        raise UserError(f"--out {out} cannot be made: {parent} is not a folder that may be written to")
 
 
 def summarize(assembly: Assembly, reused: int) -> Summary:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from common.cli.command import UserError, one_line
 from common.storage.files import remove_stale, require_free
 from stage1_convert.bags.mcap import FOOTER_BYTES, MAGIC, summary_start
-from stage1_convert.bags.sqlite import SIDECARS
+from stage1_convert.bags.storage import SIDECARS, is_storage
 from stage1_convert.sources.azure_client import Address, parse, sign_in
 from stage1_convert.sources.azure_download import check_places, download, missing_bytes, note_of
 from stage1_convert.sources.azure_service import (
@@ -30,7 +30,7 @@ from stage1_convert.sources.azure_service import (
     with_retries,
 )
 from stage1_convert.sources.checksum_cache import ChecksumCache
-from stage1_convert.sources.folder import Source, is_storage
+from stage1_convert.sources.folder import Source
 from stage1_convert.sources.source import Absent, BagInfo, FetchedBag, IsDone
 from stage1_convert.sources.threads import Crew
 

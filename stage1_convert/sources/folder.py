@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.cli.command import UserError
+from stage1_convert.bags.storage import is_storage, storage_files
 from stage1_convert.sources.split_files import is_one_recording
-
-STORAGE_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".bag")
 
 
 class Source(NamedTuple):
@@ -40,21 +39,6 @@ def find_bags(src: Path) -> list[Source]:
 def size_bytes(bag: Path) -> int:
     """Return how much a bag's files take together."""
     return sum(file.stat().st_size for file in (bag.iterdir() if bag.is_dir() else [bag]) if file.is_file())
-
-
-def storage_files(folder: Path) -> list[Path]:
-    """Return the storage files directly in `folder`, sorted by name."""
-    return sorted(path for path in folder.iterdir() if is_storage(path.name) and path.is_file())
-
-
-def is_storage(name: str) -> bool:
-    """Tell whether a file of this name holds messages."""
-    return name.endswith(STORAGE_SUFFIXES) and not name.startswith(".")
-
-
-def storage_format(name: str) -> str:
-    """Return which kind of bag a storage file is: mcap, sqlite3 or rosbag1."""
-    return "mcap" if ".mcap" in name else "sqlite3" if ".db3" in name else "rosbag1"
 
 
 def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:

@@ -18,9 +18,9 @@ import pyarrow as pa
 from common.cli.command import UserError
 from common.storage.worker import map_isolated
 from stage1_convert.bags.compression import unpack_file
-from stage1_convert.bags.limits import limits_for
 from stage1_convert.bags.mcap import Mcap
 from stage1_convert.bags.sqlite import Database
+from stage1_convert.bags.storage import limits_for
 
 PART = re.compile(r"(?P<stem>.+)_(?P<number>\d+)(?P<suffix>\.(mcap|db3)(\.zstd)?)")
 # From the end of a part to the beginning of the next. Recordings that somebody numbered lie further apart; messages that

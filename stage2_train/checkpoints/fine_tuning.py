@@ -1,13 +1,13 @@
 """Fine-tuning: the weights and settings of `model.init_from`, an ACT checkpoint of this project or of LeRobot."""
 
 import logging
-from dataclasses import fields, replace
 from pathlib import Path
 
 from common.act.checkpoint import Checkpoint, PolicyShape, read_settings
 from common.act.network import ActConfig
 from common.act.runs import pretrained_folder
 from common.cli.command import UserError
+from common.cli.config import changed
 from stage2_train.config import TrainConfig
 
 # How chunks are executed and how the network is regularized may differ; every other key decides what the weights mean.
@@ -16,23 +16,23 @@ FREE_KEYS = {"n_action_steps", "temporal_ensemble_coeff", "dropout", "pretrained
 log = logging.getLogger(__name__)
 
 
-def with_base_settings(config: TrainConfig, keys_set: set[str]) -> TrainConfig:
+def with_base_settings(config: TrainConfig) -> TrainConfig:
     """Return the configuration with every model key that the user has not set taken from model.init_from, if there is one."""
     if config.model.init_from is None:
         return config
     _, act, _ = read_settings(pretrained_folder(Path(config.model.init_from)))
-    kept = {*keys_set, "pretrained_backbone_weights"}
-    taken = {field.name: getattr(act, field.name) for field in fields(ActConfig) if field.name not in kept}
+    kept = {*config.model.model_fields_set, "pretrained_backbone_weights"}
+    taken = {key: value for key, value in act if key not in kept}
     try:
-        return replace(config, model=replace(config.model, **taken))
-    except ValueError as error:  # such as a chunk_size that was set and is shorter than the base's n_action_steps
+        return changed(config, model=changed(config.model, **taken))
+    except UserError as error:  # such as a chunk_size that was set and is shorter than the base's n_action_steps
         raise UserError(f"model.init_from={config.model.init_from}: {error}") from error
 
 
 def read_base(config: TrainConfig, shape: PolicyShape) -> Checkpoint:
     """Return the checkpoint of model.init_from; raises UserError naming the first difference that its weights cannot have."""
     base = Checkpoint.read(pretrained_folder(Path(str(config.model.init_from))))
-    keys = [field.name for field in fields(ActConfig) if field.name not in FREE_KEYS]
+    keys = [key for key in ActConfig.model_fields if key not in FREE_KEYS]
     settings = {f"model.{key}": (getattr(base.act, key), getattr(config.model, key)) for key in keys}
     sizes = {
         "the size of observation.state": (base.shape.state_dim, shape.state_dim),

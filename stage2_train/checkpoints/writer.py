@@ -5,9 +5,7 @@ The layout is LeRobot's, plus a manifest and `log_window.json`.
 
 import copy
 import logging
-import os
 import re
-import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -19,7 +17,7 @@ from torch import Tensor
 
 from common.act.checkpoint import Checkpoint
 from common.act.runs import PRETRAINED
-from common.storage.files import new_folder, read_json, require_free, write_json
+from common.storage.files import new_folder, read_json, remove_folder, require_free, write_json
 from stage2_train.optimizer import Optimizer
 from stage2_train.tracking.averages import AveragesState
 
@@ -162,9 +160,7 @@ class CheckpointWriter:
 
     def _remove_old(self) -> None:
         for _, folder in list_checkpoints(self._folder)[: -self._keep_last] if self._keep_last else []:
-            renamed = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")  # never half removed under its final name
-            folder.rename(renamed)
-            shutil.rmtree(renamed, ignore_errors=True)
+            remove_folder(folder)
 
 
 def _best_loss_so_far(output_dir: Path) -> float:

@@ -49,5 +49,5 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "train" / "thesis.txt").write_text("mine")
     done = run_module("demo", "--out", tmp_path)
     assert done.returncode == 2
-    assert "holds something else" in done.stderr
+    assert "holds train, which is no demo of ours" in done.stderr
     assert (tmp_path / "train" / "thesis.txt").read_text() == "mine"

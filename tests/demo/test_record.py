@@ -22,9 +22,9 @@ from demo.arm import JOINT_NAMES, tool_position
 from demo.expert import HOVER_M, motion
 from demo.record import EPOCH_NS, JOINT_TOPIC, JPEG_TOPIC, PERIOD_NS, RAW_TOPIC, Episode, main, plan_episode, record
 from demo.scene import render, target_pixels
+from tests.conftest import ROOT, group_ends
 
 SEED, COUNT = 4, 8
-ROOT = Path(__file__).parents[2]
 KILLED = """
 import os, signal, sys
 from demo.record import main
@@ -289,14 +289,14 @@ def test_an_unfinished_recording_of_something_else_is_refused(bags: Path, tmp_pa
 
 def test_a_folder_with_anything_else_in_it_is_refused_and_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match="not an empty folder"):
+    with pytest.raises(UserError, match=r"holds thesis\.txt, which is no recording of ours"):
         record(tmp_path, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_a_file_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bags").write_text("mine")
-    with pytest.raises(UserError, match="not an empty folder"):
+    with pytest.raises(UserError, match="holds bags, which is no recording of ours"):
         record(tmp_path / "bags", 1)
 
 
@@ -313,14 +313,11 @@ def test_a_killed_recording_leaves_whole_bags_only_and_is_completed_by_the_same_
     out = tmp_path / "bags"
     flags = ["--out", str(out), "--episodes", str(COUNT), "--seed", str(SEED), "--workers", "1"]
     (tmp_path / "killed.py").write_text(KILLED)
-    killed = subprocess.run(
-        [sys.executable, tmp_path / "killed.py", *flags],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        start_new_session=True,
-        timeout=120,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL
+    command = [sys.executable, str(tmp_path / "killed.py"), *flags]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, start_new_session=True) as killed:
+        assert killed.wait(120) == -signal.SIGKILL
+    assert group_ends(killed.pid)
     assert any(out.glob(".tmp-episode_0002-*"))
     survivors = sorted(path.name for path in out.glob("episode_*"))
     assert survivors == every_bag(2)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.storage.files import sha256
-from tests.conftest import ROOT
+from tests.conftest import ROOT, group_ends
 
 SOAK = os.environ.get("SOAK", "") not in ("", "0")
 TIMEOUT_S = 300.0
@@ -51,21 +51,17 @@ class Warm:
             command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def start(
-        self, log: Path, module: str, *args: object, die_at: int = 0, die_after: str = "", **environment: str
-    ) -> "Command":
+    def start(self, log: Path, module: str, *args: object, die_at: int = 0, **environment: str) -> "Command":
         """Fork `python -m module args` in a process group of its own; its output goes to `log`.
 
         With `die_at` = n the whole group is killed by its n-th change to the file system, before it happens. With
-        `die_after` the command is killed in the midst of the first large write after a file has taken this name, and with
-        `die_at` = -n in the midst of the first after its n-th change.
+        `die_at` = -n the command is killed in the midst of the first large write after its n-th change.
         """
         order = {
             "module": module,
             "args": list(map(str, args)),
             "log": str(log),
             "die_at": die_at,
-            "die_after": die_after,
             "environment": environment,
         }
         return Command(int(self.ask(order)["pid"]), log, self)
@@ -116,6 +112,7 @@ class Command:
             self.signal()
         os.close(self._ended)
         ended, seconds = self._warm.ask({"wait": self.pid}), time.monotonic() - self._started
+        group_ends(self.pid)  # the next command takes temporaries of a process that is still there for live ones
         output = self.log.read_text(errors="replace")
         assert not hangs, f"no end within {timeout_s:g} s:\n{output}"
         return Ended(ended["code"], output, ended["peak_bytes"], seconds)
@@ -151,4 +148,4 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def leftovers(folder: Path) -> Sequence[str]:
     """Return what is temporary below a folder, by our write protocol's names."""
-    return [str(path) for path in folder.rglob("*") if path.name.startswith(".tmp-") or path.name.endswith(".tmp")]
+    return [str(path) for path in folder.rglob(".tmp-*")]

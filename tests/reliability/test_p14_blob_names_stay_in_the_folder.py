@@ -129,7 +129,7 @@ def test_a_link_in_the_folder_for_downloads_leads_nobody_out(service: azurite.Az
     here, outside = tmp_path / "here", tmp_path / "outside"
     (here if at == "folder" else here / "a").mkdir(parents=True)
     outside.mkdir()
-    for name in ("mine", ".mine.4194305.tmp"):  # one looks like a leftover of ours
+    for name in ("mine", ".tmp-mine-4194305"):  # one looks like a leftover of ours
         (outside / name).write_bytes(b"mine")
     before = hashes(outside)
     address = f"azure://{azurite.ACCOUNT}/links/"

@@ -40,6 +40,7 @@ def kill(warm: Warm, home: Path, todo: list[Operation], die_at: int) -> None:
     assert killed.code in ((-signal.SIGXFSZ, 0) if die_at < 0 else (-signal.SIGKILL,)), killed.output
     done = killed.output.count("done=")
     before, after = ({name: text for _, name, text in todo[:count]} for count in (done, done + 1))
+    remove_stale(out)  # as every start does
     assert there(out) in (before, after), f"{done} done, killed at {die_at}"
     again = warm.run(home / "log", "tests.reliability.operations", out, json.dumps(todo[done:]))
     assert again.code == 0, again.output

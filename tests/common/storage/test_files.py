@@ -1,5 +1,6 @@
 """Files and folders appear whole under their final name, or not at all."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -11,24 +12,16 @@ from common.cli.command import UserError
 from common.storage.files import (
     MANIFEST,
     atomic_path,
+    locked,
     new_folder,
     read_json,
     remove_stale,
     require_free,
+    require_ours,
     sha256,
+    temporary_path,
     write_json,
 )
-from tests.conftest import ROOT
-
-REPLACE_FOR_EVER = """
-import sys
-from pathlib import Path
-from common.storage.files import new_folder
-
-for number in range(10**6):
-    with new_folder(Path(sys.argv[1]), manifest=False) as folder:
-        (folder / str(number)).touch()
-"""
 
 
 def test_a_failed_write_leaves_the_old_content_and_no_temporary(tmp_path: Path) -> None:
@@ -67,20 +60,6 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
-def test_the_name_of_a_folder_is_never_free_while_it_is_replaced(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    writer = subprocess.Popen([sys.executable, "-c", REPLACE_FOR_EVER, str(run)], cwd=ROOT)
-    try:
-        changes, last = 0, 0
-        while changes < 20:  # a new inode for each replacement; a free name would raise
-            now = run.stat().st_ino
-            changes, last = changes + (now != last), now
-    finally:
-        writer.kill()
-        writer.wait()
-
-
 def test_a_place_where_no_folder_can_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
@@ -90,25 +69,56 @@ def test_a_place_where_no_folder_can_be_made_is_named(tmp_path: Path) -> None:
         pass
 
 
-def test_temporaries_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
-    dead = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
-    )
-    gone = [tmp_path / f".tmp-run-{dead.stdout.strip()}", tmp_path / f".a.json.{dead.stdout.strip()}.tmp"]
-    stays = tmp_path / f".tmp-run-{os.getpid()}"
-    gone[0].mkdir()
-    gone[1].touch()
-    stays.mkdir()
+@pytest.fixture(scope="module")
+def dead_pid() -> int:
+    command = [sys.executable, "-c", "import os; print(os.getpid())"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def test_temporaries_of_dead_processes_are_removed_and_those_of_live_ones_stay(tmp_path: Path, dead_pid: int) -> None:
+    (tmp_path / f".tmp-run-{dead_pid}").mkdir()
+    (tmp_path / f".tmp-a.json-{dead_pid}").touch()
+    live = temporary_path(tmp_path / "run")
+    live.mkdir()
     remove_stale(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == [stays.name]
+    assert list(tmp_path.iterdir()) == [live]
 
 
-def test_a_dead_process_that_nobody_asked_after_is_dead(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays in the table of processes
-        (tmp_path / f".tmp-run-{process.pid}").mkdir()
-        remove_stale(tmp_path)
-        assert not list(tmp_path.iterdir())
+def test_an_interrupted_replacement_of_a_folder_is_undone(tmp_path: Path, dead_pid: int) -> None:
+    for name in ("run", "other"):
+        (tmp_path / f".tmp-{name}-{dead_pid}.old").mkdir()
+    (tmp_path / "other").mkdir()
+    remove_stale(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "run"]
+
+
+@pytest.mark.parametrize(("name", "is_ours"), [("sign", True), ("data", False), ("notes.txt", False)])
+def test_a_folder_is_ours_by_its_sign_and_its_names(name: str, is_ours: bool, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    require_ours(out, "result", sign="sign", names=("sign", "data"))
+    out.mkdir()
+    require_ours(out, "result", sign="sign", names=("sign", "data"))
+    (out / name).touch()
+    expected = (
+        contextlib.nullcontext() if is_ours else pytest.raises(UserError, match=f"{out} holds {name}, which is no")
+    )
+    with expected:
+        require_ours(out, "result", sign="sign", names=("sign", "data"))
+
+
+def test_a_file_is_no_folder_for_results(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="holds file, which is no result"):
+        require_ours(tmp_path / "file", "result")
+    with pytest.raises(UserError, match="file is not a folder that may be written to"):
+        require_ours(tmp_path / "file" / "out", "result")
+
+
+def test_a_second_lock_on_a_folder_names_its_holder(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(UserError, match=f"in use by process {os.getpid()} on "), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
 
 
 def test_too_little_space_is_refused_with_both_figures(tmp_path: Path) -> None:

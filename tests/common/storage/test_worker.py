@@ -23,11 +23,11 @@ MEMORY_BYTES = 256 << 20
 QUICK, SHORT = Limits(MEMORY_BYTES, 60), Limits(MEMORY_BYTES, 0.5)
 STARTS_AND_IS_KILLED = """
 import os
-from common.storage.worker import Limits, each
+from common.storage.worker import Limits, map_isolated
 from tests.common.storage.test_worker import misbehave
 
 if __name__ == "__main__":
-    results = each(misbehave, ["pid", "hang"], 2, lambda item: Limits(1 << 30, 600))
+    results = map_isolated(misbehave, ["pid", "hang"], 2, lambda item: Limits(1 << 30, 600))
     print(next(results), flush=True)
     next(results)
 """
@@ -39,7 +39,7 @@ import threading
 from multiprocessing import forkserver
 
 from common.cli.command import run
-from common.storage.worker import Limits, each
+from common.storage.worker import Limits, map_isolated
 from tests.common.storage.test_worker import misbehave
 
 connect = forkserver.connect_to_new_process
@@ -56,7 +56,7 @@ def interrupted(fds):
 if __name__ == "__main__":
     threading.Thread(target=threading.Event().wait, daemon=True).start()  # the signal is given to any thread that takes it
     forkserver.connect_to_new_process = interrupted
-    run(lambda _: len(list(each(misbehave, ["hang"], 1, lambda item: Limits(1 << 30, 60)))))
+    run(lambda _: len(list(map_isolated(misbehave, ["hang"], 1, lambda item: Limits(1 << 30, 60)))))
 """
 
 

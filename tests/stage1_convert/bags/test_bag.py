@@ -1,6 +1,7 @@
 """Finding and opening bags, also in odd shapes."""
 
 import itertools
+import re
 import shutil
 import sqlite3
 from collections import Counter
@@ -446,9 +447,11 @@ class TestPublicBags:
                 list(bag.messages(events))
 
     def test_no_public_bag_crashes_the_conversion(self, tmp_path: Path) -> None:
-        with pytest.raises(RefusedError, match="none of the 22 bags could be converted") as caught:
+        bags = find_bags(SHARED)
+        with pytest.raises(RefusedError, match=f"none of the {len(bags)} bags could be converted") as caught:
             run(SHARED, tmp_path / "out")
+        assert [bag for bag, _ in caught.value.refused] == [bag.name for bag in bags]
         assert "rb2hist_file_compression" in dict(caught.value.refused), "its four parts are one bag"
         for bag, text in caught.value.refused:
-            expected = {"damaged/db3_pageflip": "malformed", "rb2_empty_db3": "is empty"}
-            assert expected.get(bag, "has no topic /joint_states") in text
+            expected = {"damaged/db3_pageflip": "is malformed", "rb2_empty_db3": "is empty"}
+            assert re.search(expected.get(bag, "has no topic /|is malformed|is empty"), text), bag

@@ -1,5 +1,6 @@
-"""FieldBatch read in batches are those that rosbags reads one by one, and nothing is made up where one is missing."""
+"""Fields read in batches are those that rosbags reads one by one, and none is made up where it is missing."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from rosbags.interfaces import Nodetype
 
 from common.cli.command import UserError
 from common.cli.config import load
+from stage1_convert.align.joint_fields import command_reader, joint_state_reader
 from stage1_convert.align.streams import BagStreams, read_streams
-from stage1_convert.bags import cdr as fields
+from stage1_convert.bags import cdr_layout
 from stage1_convert.bags.bag import open_bag
-from stage1_convert.bags.cdr_layout import NUMBERS, check_path, find_layout
+from stage1_convert.bags.cdr import FieldBatch, number_reader
+from stage1_convert.bags.cdr_layout import NUMBERS, MessageLayout, Offset, check_path, find_layout
 from stage1_convert.config import Config
+from stage1_convert.images.video_topic import starts_video
 from tests.stage1_convert.recording import (
     JOINT_STATE,
     JOINT_TOPIC,
@@ -42,6 +46,24 @@ def joint_state(names: list[str], *numbers: Any, stamp_ns: int = 5, frame: str =
     head = header(stamp_ns)
     head.frame_id = frame
     return make(JOINT_STATE, head, names, *(np.asarray(values, np.float64) for values in numbers))
+
+
+def test_the_example_of_the_documentation_is_laid_out_as_it_says() -> None:
+    message = joint_state(["a"], [0.5], [], [], stamp_ns=10**9 + 500, frame="b")
+    lines = re.findall(r"^ {4}(\d+) +((?:[0-9a-f]{2} {1,2})+)", str(cdr_layout.__doc__), re.MULTILINE)
+    written = b"".join(bytes.fromhex(text) for _, text in lines)
+    assert [int(offset) for offset, _ in lines][-1] == 48
+    assert bytes(TYPES.serialize_cdr(message, JOINT_STATE)) == written
+    layout = find_layout(TYPES, JOINT_STATE, written, frozenset({"name", "position"}), "header.stamp")
+    assert layout == MessageLayout(
+        {
+            "header.stamp.sec": Offset(4, "<i4", 1),
+            "header.stamp.nanosec": Offset(8, "<u4", 1),
+            "position": Offset(36, "<f8", 1),
+        },
+        {"name.0": "a"},
+        [(at, written[at : at + size]) for at, size in ((0, 2), (12, 4), (20, 4), (24, 4), (28, 2), (32, 4))],
+    )
 
 
 @st.composite
@@ -74,13 +96,13 @@ def expected(message: Any, joints: tuple[str, ...], wanted: list[str]) -> list[f
 def test_joint_states_are_read_in_batches_as_rosbags_reads_each(messages: list[Any], little: bool) -> None:
     joints, wanted = ("gripper", "a"), ["position", "effort"]
     data = [bytes(TYPES.serialize_cdr(message, JOINT_STATE, little_endian=little)) for message in messages]
-    found = fields.joint_state(TYPES, joints, wanted).read(data)
+    found = joint_state_reader(TYPES, joints, wanted).read(data)
     for at, serialized in enumerate(data):
         message: Any = TYPES.deserialize_cdr(serialized, JOINT_STATE)
-        assert found.ours[at] == bool(set(joints) & set(message.name))
+        assert found.relevant[at] == bool(set(joints) & set(message.name))
         assert found.header_ns[at] == message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
         row = expected(message, joints, wanted)
-        assert (at in found.faults) == (row is None and found.ours[at])
+        assert (at in found.faults) == (row is None and found.relevant[at])
         assert np.array_equal(found.values[at], [np.nan] * 4 if row is None else row, equal_nan=True)
 
 
@@ -111,9 +133,9 @@ def test_every_number_of_every_type_is_found_where_rosbags_finds_it(name: str, t
             tops = frozenset(name for name, _ in types.fielddefs[msgtype][1])
             layout = find_layout(types, msgtype, bytes(record.data), tops, None)
             truth = leaves(bag.deserialize(record.topic, record.data), msgtype, types)
-            assert layout.places.keys() == truth.keys()
-            for path, place in layout.places.items():
-                values = np.frombuffer(record.data, place.dtype, place.length, place.offset)
+            assert layout.offsets.keys() == truth.keys()
+            for path, place in layout.offsets.items():
+                values = np.frombuffer(record.data, place.dtype, place.length, place.start)
                 assert np.array_equal(
                     values, np.asarray(truth[path], place.dtype), equal_nan=values.dtype.kind == "f"
                 ), path
@@ -121,9 +143,9 @@ def test_every_number_of_every_type_is_found_where_rosbags_finds_it(name: str, t
     assert compared > 100
 
 
-def read(path: str, msgtype: str, *messages: Any) -> fields.FieldBatch:
+def read(path: str, msgtype: str, *messages: Any) -> FieldBatch:
     data = [bytes(TYPES.serialize_cdr(message, msgtype)) for message in messages]
-    return fields.single(TYPES, msgtype, path).read(data)
+    return number_reader(TYPES, msgtype, path).read(data)
 
 
 def wrench(z: float, frame: str = "tool") -> Any:
@@ -155,7 +177,7 @@ def test_an_array_too_short_in_one_message_is_a_fault_of_that_message() -> None:
 @pytest.mark.parametrize("cut", [3, 30, 90])
 def test_a_message_that_is_cut_off_is_a_fault_of_that_message(cut: int) -> None:
     data = bytes(TYPES.serialize_cdr(joint_state(list("abcdef"), range(6), range(6), range(6)), JOINT_STATE))
-    found = fields.joint_state(TYPES, ("a", "f"), ["position"]).read([data, data[:cut], data])
+    found = joint_state_reader(TYPES, ("a", "f"), ["position"]).read([data, data[:cut], data])
     assert list(found.faults) == [1]
     assert found.values[[0, 2]].tolist() == [[0, 5], [0, 5]]
     assert np.isnan(found.values[1]).all()
@@ -166,7 +188,7 @@ def test_a_message_that_is_cut_off_is_a_fault_of_that_message(cut: int) -> None:
     [
         ("wrench.force.w", "wrench.force of geometry_msgs/msg/WrenchStamped has no field w; its fields: x, y, z"),
         ("force", "geometry_msgs/msg/WrenchStamped has no field force; its fields: header, wrench"),
-        ("wrench.force", "is no number; its fields: x, y, z"),
+        ("wrench.force", "is not a number; its fields: x, y, z"),
         ("wrench.force.x.y", "is one float64 and has no field y"),
         ("header.frame_id", "is a string, expected a number"),
     ],
@@ -204,9 +226,9 @@ def test_of_a_trajectory_the_first_point_is_the_command_by_joint_name() -> None:
         trajectory(["a"], [1]),
     ]
     data = [bytes(TYPES.serialize_cdr(message, TRAJECTORY)) for message in messages]
-    found = fields.command(TYPES, TRAJECTORY, ("a", "b")).read(data)
+    found = command_reader(TYPES, TRAJECTORY, ("a", "b")).read(data)
     assert found.values[:2].tolist() == [[2.0, 1.0], [5.0, 6.0]]
-    assert found.ours.tolist() == [True, True, False, True, True]
+    assert found.relevant.tolist() == [True, True, False, True, True]
     assert found.faults == {
         3: "2 joints are named and no point and no positions given",
         4: "joint b is missing; the message names a",
@@ -215,7 +237,7 @@ def test_of_a_trajectory_the_first_point_is_the_command_by_joint_name() -> None:
 
 def test_an_array_of_commands_has_one_number_for_each_joint() -> None:
     data = [bytes(TYPES.serialize_cdr(message, ARRAY)) for message in (array(1, 2), array(1, 2, 3))]
-    found = fields.command(TYPES, ARRAY, ("a", "b")).read(data)
+    found = command_reader(TYPES, ARRAY, ("a", "b")).read(data)
     assert found.values[0].tolist() == [1.0, 2.0]
     assert found.faults == {1: "holds 3 numbers, expected one for each of a, b"}
 
@@ -223,7 +245,7 @@ def test_an_array_of_commands_has_one_number_for_each_joint() -> None:
 def tape_of(tmp_path: Path, recording: Recording, *overrides: str) -> BagStreams:
     bag = recording.write(tmp_path / "bag")
     with open_bag(bag, tmp_path, "humble") as opened:
-        return read_streams(opened, load(Config, None, overrides))
+        return read_streams(opened, load(Config, None, overrides), starts_video)
 
 
 def test_all_streams_stand_on_the_tape(tmp_path: Path) -> None:
@@ -251,7 +273,14 @@ def test_all_streams_stand_on_the_tape(tmp_path: Path) -> None:
     assert tape.streams["grip"].clock.reason == "std_msgs/msg/Float32 has no stamp"
     assert tape.streams["command"].values[39].tolist() == list(range(39, 45))
     assert tape.streams["joints"].values.shape == (150, 6)
-    assert tape.read == {"joints": 150, "color": 45, "fz": 40, "grip": 40, "x": 40, "command": 40}
+    assert {name: stream.read for name, stream in tape.streams.items()} == {
+        "joints": 150,
+        "color": 45,
+        "fz": 40,
+        "grip": 40,
+        "x": 40,
+        "command": 40,
+    }
     assert tape.markers_ns.tolist() == [START_NS + 500 * MS]
 
 

@@ -215,7 +215,7 @@ def test_an_output_folder_that_holds_something_else_is_left_alone(tmp_path: Path
     cell().write(tmp_path / "src" / "a")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="something else"):
+    with pytest.raises(UserError, match=r"holds thesis\.tex, which is no converted dataset"):
         run(tmp_path / "src", tmp_path / "out")
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
 
@@ -298,7 +298,7 @@ def test_a_flag_that_makes_no_sense_is_refused(tmp_path: Path, flags: list[str],
         ("data.depth_range_m=[4, 1]", "data.depth_range_m"),
         ("data.resample_by_stream={wrist: hold}", "no such stream; there are joints, color, command"),
         ("data.resample_by_stream={color: linear}", "hold or nearest for images"),
-        ("data.max_age_ms_by_stream={color: -1}", "expected 0 to 60000"),
+        ("data.max_age_ms_by_stream={color: -1}", "expected at least 0"),
         ("data.time_source_by_stream={color: best}", "auto, header, receive"),
         ("data.max_episode_s=1801", "at most 1800"),
         ("data.min_episode_s=1900", "longer than data.max_episode_s"),

@@ -72,7 +72,7 @@ def test_a_prefix_of_bags_comes_down_as_it_lies_there(
 
 
 def test_what_a_kill_left_half_written_is_removed(service: azurite.Azurite, prefix: str, tmp_path: Path) -> None:
-    (tmp_path / ".bare.mcap.etag.4194305.tmp").write_bytes(b"0x")  # of a process that cannot be
+    (tmp_path / ".tmp-bare.mcap.etag-4194305").write_bytes(b"0x")  # of a process that cannot be
     bring(service.port, tmp_path, f"azure://{azurite.ACCOUNT}/datasets/{prefix}/bare.mcap")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".bare.mcap.etag", "bare.mcap"]
 

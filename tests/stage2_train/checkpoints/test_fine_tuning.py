@@ -47,8 +47,7 @@ ONE_STEP = (
 
 def golden_config(init_from: Path, out: Path, *overrides: str) -> TrainConfig:
     keys = [*paths(GOLDEN / "dataset_image", out), *ONE_STEP, f"model.init_from={init_from}", *overrides]
-    names = {key.split("=")[0].removeprefix("model.") for key in keys if key.startswith("model.")}
-    return with_base_settings(load(TrainConfig, None, keys), names)
+    return with_base_settings(load(TrainConfig, None, keys))
 
 
 def test_a_fine_tuned_lerobot_checkpoint_keeps_every_key(lerobot_checkpoint: Path, tmp_path: Path) -> None:
@@ -70,7 +69,7 @@ def test_a_run_is_fine_tuned_from_its_newest_checkpoint(tmp_path: Path) -> None:
     config = tiny_config(
         dataset, tmp_path / "second", f"model.init_from={tmp_path / 'first'}", "training.steps=1", "training.lr=0"
     )
-    train(with_base_settings(config, set()))
+    train(with_base_settings(config))
     first, second = (
         load_file(tmp_path / name / "pretrained_model" / "model.safetensors")
         for name in ("first/checkpoint_000012", "second/checkpoint_000001")
