@@ -6,8 +6,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests import azurite
 from tests.azurite.gate import Answer, Gate
 from tests.conftest import TINY_TRAINING
