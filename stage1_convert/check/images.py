@@ -1,4 +1,4 @@
-"""The stored images of a dataset in; how often each value occurs in every episode's, and their faults, out."""
+"""The stored images of a dataset in; how often each value occurs in every episode's, and their findings, out."""
 
 import concurrent.futures
 import os
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from common.cli.command import UserError, one_line, progress
 from common.lerobot.dataset import Feature
 from common.lerobot.images import Image, captured_stderr, decode_image, decode_intact
-from stage1_convert.check.faults import Findings
+from stage1_convert.check.findings import Findings
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes, episode_of_rows
 from stage1_convert.check.rows import Part, Rows
@@ -40,7 +40,7 @@ class Images:
             self.tallies[key][episode] += found
 
 
-def check_images(root: Path, declared: Declared, rows: Rows, episodes: Episodes, faults: Findings) -> Images:
+def check_images(root: Path, declared: Declared, rows: Rows, episodes: Episodes, findings: Findings) -> Images:
     """Decode every image and every video frame of the dataset."""
     images = Images(declared, len(episodes.places))
     owner = episode_of_rows(episodes, rows.parts[-1].stop)
@@ -48,14 +48,14 @@ def check_images(root: Path, declared: Declared, rows: Rows, episodes: Episodes,
     if stored:
         for part in progress(rows.parts, len(rows.parts), "check images", "file"):
             for key, feature in stored.items():
-                _check_images(part, key, feature, owner, images, faults)
+                _check_images(part, key, feature, owner, images, findings)
     for key, feature in declared.of("video").items():
-        check_videos(root, key, feature, declared.fps, episodes, images.add, faults)
+        check_videos(root, key, feature, declared.fps, episodes, images.add, findings)
     return images
 
 
 def _check_images(
-    part: Part, key: str, feature: Feature, owner: npt.NDArray[np.int64], images: Images, faults: Findings
+    part: Part, key: str, feature: Feature, owner: npt.NDArray[np.int64], images: Images, findings: Findings
 ) -> None:
     row = 0
     try:
@@ -64,12 +64,12 @@ def _check_images(
                 cells = batch.column(0).field("bytes").to_pylist()
                 for cell, (fault, found) in zip(cells, _look(cells, feature.shape), strict=True):
                     if fault:
-                        faults.add(part.path, f"{key}: {fault}" if cell is not None else f"{key} has no bytes", row)
+                        findings.add(part.path, f"{key}: {fault}" if cell is not None else f"{key} has no bytes", row)
                     else:
                         images.add(key, int(owner[part.start + row]), found)
                     row += 1
     except (pa.ArrowException, OSError) as error:
-        faults.add(part.path, f"{key} cannot be read: {one_line(error)}", row)
+        findings.add(part.path, f"{key} cannot be read: {one_line(error)}", row)
 
 
 def _look(cells: Sequence[bytes | None], shape: tuple[int, ...]) -> list[tuple[str | None, Tally]]:

@@ -1,4 +1,4 @@
-"""Recomputed columns and images in; the faults of meta/stats.json and of the episodes' statistics out.
+"""Recomputed columns and images in; the findings of meta/stats.json and of the episodes' statistics out.
 
 What is exact and what is not: minimum, maximum, mean, standard deviation and count of a column of numbers are compared
 as far as float32 goes. LeRobot estimates quantiles from histograms and pools them as means over the episodes, so a
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from common.cli.command import UserError
 from common.lerobot.dataset import IMAGES, Feature
 from common.storage.files import read_json
-from stage1_convert.check.faults import Findings
+from stage1_convert.check.findings import Findings
 from stage1_convert.check.images import Images, Tally
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes
@@ -43,10 +43,10 @@ class Place(NamedTuple):
 
 
 def check_statistics(
-    root: Path, declared: Declared, rows: Rows, images: Images, episodes: Episodes, faults: Findings
+    root: Path, declared: Declared, rows: Rows, images: Images, episodes: Episodes, findings: Findings
 ) -> None:
     """Recompute all statistics of the dataset and of every episode and hold the stored ones against them."""
-    checker = _Checker(root, declared, rows, images, episodes, faults)
+    checker = _Checker(root, declared, rows, images, episodes, findings)
     checker.check_dataset(root / "meta" / "stats.json")
     if episodes.stats:
         checker.check_episodes()
@@ -54,26 +54,26 @@ def check_statistics(
 
 class _Checker:
     def __init__(
-        self, root: Path, declared: Declared, rows: Rows, images: Images, episodes: Episodes, faults: Findings
+        self, root: Path, declared: Declared, rows: Rows, images: Images, episodes: Episodes, findings: Findings
     ) -> None:
-        self._rows, self._images, self._episodes, self._faults = rows, images, episodes, faults
+        self._rows, self._images, self._episodes, self._findings = rows, images, episodes, findings
         self._features = {key: f for key, f in declared.features.items() if f.dtype != "string"}
         record = root / REPORT
         self._ours = record.is_file()  # our own converter leaves no pixel out
         self._compressed = _compressed(record) if self._ours else set()
 
     def check_dataset(self, path: Path) -> None:
-        self._faults.files.add(path)
+        self._findings.files.add(path)
         try:
             stored = read_json(path)
         except UserError as error:
-            self._faults.add(path, str(error).removeprefix(f"{path} "))
+            self._findings.add(path, str(error).removeprefix(f"{path} "))
             return
         if not isinstance(stored, dict):
-            self._faults.add(path, f"found {type(stored).__name__}, expected an object")
+            self._findings.add(path, f"found {type(stored).__name__}, expected an object")
             return
         for key in sorted(stored.keys() - self._features.keys()):
-            self._faults.add(path, f"{key}: found statistics of a feature that info.json does not declare")
+            self._findings.add(path, f"{key}: found statistics of a feature that info.json does not declare")
         count = self._rows.parts[-1].stop
         for key, feature in self._features.items():
             self._check(Place(path, None, key), key, feature, stored.get(key), (0, count), None)
@@ -86,7 +86,7 @@ class _Checker:
                 feature = self._features.get(key)
                 if feature is None:
                     if number == 0:
-                        self._faults.add(path, f"stats/{key}: found statistics of a feature that is not declared")
+                        self._findings.add(path, f"stats/{key}: found statistics of a feature that is not declared")
                     continue
                 stored = {
                     name.split("/")[2]: values[number]
@@ -185,7 +185,7 @@ class _Checker:
             self._note(place, f"{name}: found {_text(found)}, expected between {_text(low)} and {_text(high)}")
 
     def _note(self, place: Place, text: str) -> None:
-        self._faults.add(place.path, f"{place.what}: {text}", place.row)
+        self._findings.add(place.path, f"{place.what}: {text}", place.row)
 
 
 def _compressed(record: Path) -> set[str]:
