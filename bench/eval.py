@@ -19,7 +19,7 @@ from common.act.normalization import Normalizer
 from common.act.resnet import NORM_EPS
 from common.lerobot.dataset import STATE, image_key
 from common.policy import Policy
-from stage3_eval.metrics.summary import describe_latency
+from stage3_eval.metrics.totals import describe_latency
 from stage3_eval.predict import time_call
 
 JOINTS, CAMERA = 6, "color"
@@ -145,9 +145,10 @@ def _latency(policy: Policy, size: tuple[int, int]) -> None:
     observation = observations(size, 1)
     first_s = time_call(new_policy(size), observation)[0]
     policy.predict_chunk(observation)
-    told = describe_latency([time_call(policy, observation)[0] for _ in range(TIMED)], first_s, policy.device.type)
-    machine = f"{told['machine']}, {told['device']}, {told['threads']} threads"
-    times = ", ".join(f"{name} {1000 * told[f'{name}_s']:.0f} ms" for name in ("p50", "p95", "p99"))
+    latency = describe_latency([time_call(policy, observation)[0] for _ in range(TIMED)], first_s, policy.device.type)
+    machine = f"{latency.machine}, {latency.device}, {latency.threads} threads"
+    percentiles = {"p50": latency.p50_s, "p95": latency.p95_s, "p99": latency.p99_s}
+    times = ", ".join(f"{name} {1000 * (seconds or 0):.0f} ms" for name, seconds in percentiles.items())
     rows = [("this run: predict_chunk", machine, f"{times}, first call {1000 * first_s:.0f} ms")]
     print(f"\nlatency of the default policy (52 M), one observation, {size[0]}x{size[1]}")
     for what, where, how_long in (*rows, *PUBLISHED):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.cli.command import Parser, UserError, run
-from stage3_eval.output import require_ours
+from stage3_eval.output import require_evaluation
 from stage3_eval.report.console import report
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if missing:
         raise UserError(f"command line: these are required: {', '.join(missing)}; see stage3_eval --help")
     out = flags.out.resolve()
-    require_ours(out)
+    require_evaluation(out)
 
     from stage3_eval.evaluate import evaluate  # importing torch takes seconds, a mistake in the flags should not
     from stage3_eval.inputs import open_inputs
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         require_exportable(flags.export)
     inputs = open_inputs(flags.checkpoint, flags.dataset, flags.episodes, flags.device, flags.action_meaning)
-    print(report(evaluate(inputs, out, _settings(flags))))
+    print(report(evaluate(inputs, out, _settings(flags)).to_json()))
     if flags.export:
         from stage3_eval.export import export
 

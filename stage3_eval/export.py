@@ -19,7 +19,7 @@ from common.lerobot.dataset import ACTION, STATE, image_key
 from common.policy import Policy
 from common.storage.files import new_folder, require_ours, write_json
 from stage3_eval.inputs import Inputs
-from stage3_eval.metrics.summary import APPLY
+from stage3_eval.metrics.totals import APPLY
 from stage3_eval.predict import Batch, observations, spread
 from stage3_eval.recording import read_rows
 
