@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         require_exportable(flags.export)
     inputs = open_inputs(flags.checkpoint, flags.dataset, flags.episodes, flags.device, flags.action_meaning)
-    print(report(evaluate(inputs, out, _settings(flags)).to_json()))
+    print(report(evaluate(inputs, out, _settings(flags))))
     if flags.export:
         from stage3_eval.export import export
 
@@ -68,7 +68,7 @@ def _parser() -> Parser:
     add("--latency-steps", type=_count(0), metavar="N", help=timed)
     speed = "joint speed in rad/s, one or one per joint: count the frames over it"
     add("--max-joint-speed", type=_positive, nargs="+", metavar="RAD_S", help=speed)
-    attention = "show what mattered in the images of the N worst moments (0)"
+    attention = "show input attribution for the images of the N worst moments (0)"
     add("--attention", type=_count(0), default=0, metavar="N", help=attention)
     add("--export", type=Path, metavar="DIR", help="write the policy as ONNX, verified on the evaluated episodes")
     compared = "results, or (with --dataset) runs and checkpoints, to set side by side"

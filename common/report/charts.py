@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from common.report.formatting import MINUS
+
 Values = Sequence[float] | npt.NDArray[Any]
 
 POINTS = 240  # of a curve: more cannot be told apart
-AIR = 0.02  # of the extent, kept free above and below a curve that fills its plot
+AIR = 0.03  # of the extent, kept free above and below a curve
 
 
 class Line(NamedTuple):
@@ -87,8 +89,9 @@ def line_chart(
     xs = [float(value) for line in lines for value in line.x]
     ys = [float(value) for line in lines for value in line.y if math.isfinite(value)]
     x_range = _padded(min(xs, default=0.0), max(xs, default=1.0))
-    low, high = _padded(min(ys, default=0.0), max(ys, default=1.0), above=0.04)
-    y_range = (min(low, 0.0) if from_zero else low, high)
+    y_range = _padded(min(ys, default=0.0), max(ys, default=1.0), AIR)
+    if from_zero:
+        y_range = (min(0.0, *ys), y_range[1])
     return Plot(
         label,
         height,
@@ -105,7 +108,7 @@ def sparkline(label: str, line: Line, unit: str = "", height: int = 56, limit: f
     if limit is not None:
         bottom, top = min(0.0, low), max(high, limit)
         extremes += f" {unit}, limit {short(limit)}"
-    y_range = _padded(bottom, top, AIR, AIR)
+    y_range = _padded(bottom, top, AIR)
     return Plot(
         f"{label}: {extremes} {unit}".strip(),
         height,
@@ -158,7 +161,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 def short(value: float) -> str:
     """Write a number with three digits, and with a true minus sign."""
     text = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return "0" if text == "-0" else text.replace("-", "\N{MINUS SIGN}")
+    return "0" if text == "-0" else text.replace("-", MINUS)
 
 
 def _x_labels(extent: tuple[float, float], unit: str) -> list[Label]:
@@ -170,7 +173,7 @@ def _y_labels(extent: tuple[float, float], unit: str) -> list[Label]:
 
 
 def _signed(value: float) -> str:
-    return f"{value:g}".replace("-", "\N{MINUS SIGN}")
+    return f"{value:g}".replace("-", MINUS)
 
 
 def _axis_number(value: float, extent: float) -> str:
@@ -180,7 +183,7 @@ def _axis_number(value: float, extent: float) -> str:
     decimals = min(max(0, 2 - math.floor(math.log10(extent))), 5)
     text = f"{value:.{decimals}f}"
     text = text.rstrip("0").rstrip(".") if decimals else text
-    return "0" if text in ("-0", "") else text.replace("-", "\N{MINUS SIGN}")
+    return "0" if text in ("-0", "") else text.replace("-", MINUS)
 
 
 def _path(line: Line, x_range: tuple[float, float], y_range: tuple[float, float]) -> str:
@@ -201,13 +204,13 @@ def _percent(value: Any, extent: tuple[float, float]) -> Any:
     return np.round(100 * (value - extent[0]) / (extent[1] - extent[0]), 2)
 
 
-def _padded(low: float, high: float, below: float = 0.0, above: float = 0.0) -> tuple[float, float]:
+def _padded(low: float, high: float, air: float = 0.0) -> tuple[float, float]:
     """Return a range with some air in it; a range without extent gets one, around its value."""
     extent = high - low
     if extent < 1e-12:
         pad = abs(high) * 0.1 or 1.0
         return low - pad, high + pad
-    return low - below * extent, high + above * extent
+    return low - air * extent, high + air * extent
 
 
 def _in_rows(labels: Iterable[Label]) -> list[Label]:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 FILTERS = ("angle", "counted", "duration", "grouped", "milliseconds", "number", "ratio", "share", "words")
-UNKNOWN = "\N{EN DASH}"
+UNKNOWN, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -13,7 +13,7 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None or not math.isfinite(value):
         return UNKNOWN
     text = np.format_float_positional(value, precision=digits, fractional=False, trim="-")
-    return str(text) if abs(value) >= 1e-9 else "0"
+    return str(text).replace("-", MINUS) if abs(value) >= 1e-9 else "0"
 
 
 def angle(value: float | None, units: str) -> str:

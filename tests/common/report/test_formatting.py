@@ -1,11 +1,11 @@
 """Numbers are written for people: units they can picture, digits they can read, and a dash for what is unknown."""
 
-from common.report.formatting import UNKNOWN, angle, counted, duration, milliseconds, number, ratio, share, words
+from common.report.formatting import MINUS, UNKNOWN, angle, counted, duration, milliseconds, number, ratio, share, words
 
 
 def test_numbers_have_three_digits_and_no_exponent() -> None:
     values = (0.00012345, 1234.5, 0.0, -2.5, 1e-12, None, float("nan"))
-    assert [number(value) for value in values] == ["0.000123", "1230", "0", "-2.5", "0", UNKNOWN, UNKNOWN]
+    assert [number(value) for value in values] == ["0.000123", "1230", "0", MINUS + "2.5", "0", UNKNOWN, UNKNOWN]
 
 
 def test_radians_are_shown_in_degrees_and_other_units_as_they_are() -> None:
