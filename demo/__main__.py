@@ -4,11 +4,6 @@ Runs the commands a user runs on bags of their own, and prints them. The three s
 cluster takes, run on this machine.
 """
 
-if __name__ == "__main__":
-    from common.cli.ctrl_c import end_at_once
-
-    end_at_once()
-
 import json
 import shlex
 import shutil

@@ -4,11 +4,6 @@ One bag per episode, all four kinds in turn: sqlite3 or mcap storage, JPEG or ra
 truth.json, what no bag tells (targets, starts, lost frames), written first, and recording.json, written last.
 """
 
-if __name__ == "__main__":
-    from common.cli.ctrl_c import end_at_once
-
-    end_at_once()
-
 import argparse
 import contextlib
 import json

@@ -4,11 +4,6 @@ The policy sees only images and joint angles. Its targets come from a stream of 
 draw from (demo.expert), so none of them was in the training data.
 """
 
-if __name__ == "__main__":
-    from common.cli.ctrl_c import end_at_once
-
-    end_at_once()
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
