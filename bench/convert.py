@@ -25,7 +25,6 @@ from bench.png_pipeline import convert_with_png_files
 from common.lerobot.images import Image, decode_image
 from stage1_convert.__main__ import main as convert_main
 from stage1_convert.dataset.stats import tally
-from stage1_convert.memory import keep_blocks
 
 BENCH = "convert"
 RESIZED = (240, 320)
@@ -203,7 +202,6 @@ def store(sources: Sequence[Any], make: Callable[[Any], tuple[Image, bytes]], fr
     sums as the converter takes them, and the stored file in a row group of parquet.
     """
     cv2.setNumThreads(1)
-    keep_blocks()
     digest, schema = hashlib.sha256(), pa.schema({"image": pa.binary()})
     with pq.ParquetWriter(out, schema, compression="none", use_dictionary=False, write_statistics=False) as writer:
         for start in range(0, frames, GROUP):

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from common.cli.command import UserError, one_line
 from common.storage.files import new_folder, require_ours
-from common.storage.worker import Limits, map_isolated
+from common.storage.worker import Limits, OutOfMemoryError, map_isolated
 from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config, DataConfig
 from stage1_convert.pipeline.assemble import SIZE_FAULT, Assembly, head, task_of
@@ -212,7 +212,11 @@ def _outcomes(
 
 def _refusal(todo: _Todo, reason: UserError) -> Outcome:
     Progress(todo.job.board).plan(todo.number, 0, 0)
-    return Outcome(todo.bag.source.name, None, {"reason": one_line(reason), "warnings": []})
+    text = one_line(reason)
+    if isinstance(reason, OutOfMemoryError):
+        size = size_bytes(todo.bag.source.path)
+        text += f"; the bag has {size:,} bytes: split a long one into several bags with `ros2 bag convert`"
+    return Outcome(todo.bag.source.name, None, {"reason": text, "warnings": []})
 
 
 def _convert(todo: _Todo) -> Outcome | UserError:
