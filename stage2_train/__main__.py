@@ -1,10 +1,5 @@
 """`torchrun -m stage2_train --config cfg.yaml`: a dataset in, checkpoints out; without torchrun it is one process."""
 
-if __name__ == "__main__":
-    from common.cli.ctrl_c import end_at_once
-
-    end_at_once()
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # longer for every step. Threads inherit the setting from the one that starts them, so it comes before the first work.
     torch.set_flush_denormal(True)
     try:
-        config = adopt(config, configuration.keys_set(flags.config, flags.override, "model"))
+        config = adopt(config)
         if flags.dry_run:
             preview(config)
         else:

@@ -3,11 +3,6 @@
 `--compare A B C --out O` compares several results, or checkpoints.
 """
 
-if __name__ == "__main__":
-    from common.cli.ctrl_c import end_at_once
-
-    end_at_once()
-
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -17,11 +17,11 @@ def at_most(limit_bytes: int) -> Iterator[None]:
         assert grown <= limit_bytes, f"grew by {grown >> 20} MB, at most {limit_bytes >> 20} MB are expected"
 
 
-def peak_bytes(call: Callable[[], object]) -> int:
-    """Return how much memory the process had at the worst moment of a call."""
-    _start()
+def memory_of(call: Callable[[], object]) -> tuple[int, int]:
+    """Return the bytes that the process had before a call, and at its worst moment."""
+    before = _start()
     call()
-    return _status("VmHWM")
+    return before, _status("VmHWM")
 
 
 def _start() -> int:
