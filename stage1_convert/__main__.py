@@ -21,7 +21,7 @@ from stage1_convert.dataset.merge import merge
 from stage1_convert.inspect.dry_run import dry_run
 from stage1_convert.inspect.print import inspect
 from stage1_convert.pipeline.convert import Options, RefusedError, Summary, convert, select
-from stage1_convert.sources.source import open_source
+from stage1_convert.sources import open_source
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,9 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dry_run:
         _require(args, "src")
         config = load(Config, args.config, args.override)
-        supply = open_source(args.src, args.keep_downloads == "true")
-        offers = select(supply.offers, config.data, _shard(args.shard))
-        return dry_run(supply.look(offers), len(offers), config, args.out)
+        source = open_source(args.src, args.keep_downloads == "true")
+        return dry_run(source, select(source.bags, config.data, _shard(args.shard)), config, args.out)
     start = time.monotonic()
     if args.merge:
         _require(args, "merge", "out")

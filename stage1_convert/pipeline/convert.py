@@ -66,7 +66,7 @@ def convert(supply: BagSource, out: Path, config: Config, options: Options) -> S
     unfit, and its subclass RefusedError when no bag can be converted or, with `strict`, not every one.
     """
     out = out.resolve()
-    offers = select(supply.offers, config.data, options.shard)
+    offers = select(supply.bags, config.data, options.shard)
     check_apart(supply.root, out)
     require_ours(out, "converted dataset", sign=REPORT)
     check_space(offers, out, config, options.workers)

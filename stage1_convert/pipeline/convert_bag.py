@@ -30,7 +30,7 @@ from stage1_convert.dataset.writer import EpisodeFiles
 from stage1_convert.pipeline.board import Progress
 from stage1_convert.pipeline.cache import ConvertedBag, key_of, new_part, piece_in, read_part, write_record
 from stage1_convert.pipeline.frames import Shots
-from stage1_convert.sources.folder import Source
+from stage1_convert.sources.source import Source
 
 BATCH_ROWS = 64
 

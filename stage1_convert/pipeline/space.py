@@ -20,8 +20,7 @@ from stage1_convert.config import Config
 from stage1_convert.images.decode import Still, encode, read_still
 from stage1_convert.images.video_topic import VIDEO_TYPES
 from stage1_convert.pipeline.cache import RECORD, parts_path, recorded_bags
-from stage1_convert.sources.folder import Source
-from stage1_convert.sources.source import BagInfo
+from stage1_convert.sources.source import BagInfo, Source
 
 SAMPLED = 8  # images, from the beginning of a bag
 SURE_SHARE = 0.25  # of a bag's frames: the others may lie in gaps
@@ -46,7 +45,7 @@ def check_space(offers: Sequence[BagInfo], out: Path, config: Config, workers: i
     if rests or settings.storage == "video" or any(parts_path(out).glob(f"*/{RECORD}")):
         return
     done = {bag["bag"] for bag in recorded_bags(out)}
-    bags = [_Bag(o.bag, o.size_bytes, config) for o in offers if isinstance(o.bag, Source) and o.name not in done]
+    bags = [_Bag(Source(o.name, o.path), o.size_bytes, config) for o in offers if o.path and o.name not in done]
     if sum(bag.size_bytes for bag in bags) <= left_bytes:
         return
     bags.sort(key=lambda bag: -bag.size_bytes)
