@@ -1,4 +1,4 @@
-"""`python /workspace/train.py --config ...`, as teams know it: the same as `python -m stage2_train --config ...`."""
+"""`python /workspace/train.py --config ...` in the image is the same as `python -m stage2_train --config ...`."""
 
 import runpy
 

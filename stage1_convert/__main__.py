@@ -1,10 +1,5 @@
 """Flags in, a dataset out: `python -m stage1_convert --src BAGS --out DATASET`."""
 
-if __name__ == "__main__":
-    from common.cli.ctrl_c import end_at_once
-
-    end_at_once()
-
 import argparse
 import os
 import re

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from common.cli.config import option, section
+from pydantic import Field, model_validator
+
+from common.cli.config import Section
 
 JOINTS, COMMAND = "joints", "command"  # the names of these streams beside those of the cameras and the state fields
 UR_JOINTS = [
@@ -22,100 +23,148 @@ JointField = Literal["position", "velocity", "effort"]
 FIELD_PATH = re.compile(r"(?P<topic>/?[^:\s]+):(?P<path>\w+(\.\w+)*)", re.ASCII)
 
 
-@dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Section):
     """What is read from a bag and how its streams are aligned."""
 
-    joint_topic: str = option("/joint_states", "topic of the sensor_msgs/JointState messages")
-    joint_fields: list[JointField] = option(
-        ["position"], "what of every joint goes into the state: position, and velocity or effort on demand"
+    joint_topic: str = Field(default="/joint_states", description="topic of the sensor_msgs/JointState messages")
+    joint_fields: list[JointField] = Field(
+        default=["position"],
+        description="fields of every joint in the state: position, and on demand velocity or effort",
     )
-    state_fields: dict[str, str] = option(
-        {},
-        "further numbers of the state: name -> TOPIC:path of a field of any message, such as {gripper: "
-        "/gripper/state:data, fz: /wrench:wrench.force.z}; a number in the path counts in an array, as in /x:data.0",
+    state_fields: dict[str, str] = Field(
+        default={},
+        description=(
+            "further values of the state: name -> TOPIC:path of a numeric field of any message, such as {gripper: "
+            "/gripper/state:data, fz: /wrench:wrench.force.z}; a number in the path is an array index, as in /x:data.0"
+        ),
     )
-    command_topic: str | None = option(
-        None,
-        "topic of the commands that conventions.action=command stores: JointState, JointTrajectory (first point), or "
-        "Float64MultiArray in joint_order",
+    command_topic: str | None = Field(
+        default=None,
+        description=(
+            "topic of the commands that conventions.action=command stores: JointState, JointTrajectory (its first "
+            "point), or Float64MultiArray in joint_order"
+        ),
     )
-    cameras: dict[str, str] = option(
-        {"color": "/camera/color/image_raw"}, "camera name -> image topic, itself or its /compressed sibling"
+    cameras: dict[str, str] = Field(
+        default={"color": "/camera/color/image_raw"},
+        description="camera name -> image topic, or the topic whose /compressed sibling is recorded",
     )
-    depth_range_m: list[float] = option(
-        [0.0, 4.0], "nearest and farthest depth, stored as 0 and 255 (16UC1, mono16 in millimeters, 32FC1 in meters)", 0
+    depth_range_m: list[Annotated[float, Field(ge=0)]] = Field(
+        default=[0.0, 4.0],
+        description="nearest and farthest depth, stored as 0 and 255 (16UC1 and mono16 in millimeters, 32FC1 in meters)",
     )
-    fps: int = option(30, "frames per second of the dataset", 1, 1000)
-    grid_delay_ms: float = option(
-        0.0,
-        "the first frame lies this long after the moment at which every stream has spoken; half a period of the camera "
-        "(17 at 30 Hz) keeps its jitter from moving images across a tick, where hold would repeat one and drop one",
-        0,
-        1000,
+    fps: int = Field(default=30, ge=1, le=1000, description="frames per second of the dataset")
+    grid_delay_ms: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        description=(
+            "delay of the first frame after the moment when every stream has published at least one message; half a "
+            "camera period (17 at 30 Hz) keeps the camera's jitter from moving images across frame times, where hold "
+            "would repeat one image and skip the next"
+        ),
     )
-    resample: Resample = option(
-        "hold",
-        "hold: newest sample not after the frame, what a robot sees live; nearest: may look ahead; linear: numbers are "
-        "interpolated, angles the shorter way, and images nearest",
+    resample: Resample = Field(
+        default="hold",
+        description=(
+            "hold: newest sample not after the frame, which is what a robot sees live; nearest: may look ahead; linear: "
+            "numbers are interpolated, angles along the shortest arc, and images as with nearest"
+        ),
     )
-    resample_by_stream: dict[str, Resample] = option(
-        {}, "the same for single streams: joints, command, a camera's or a state field's name -> hold, nearest, linear"
+    resample_by_stream: dict[str, Resample] = Field(
+        default={},
+        description=(
+            "resampling of single streams: joints, command, or the name of a camera or state field -> hold, nearest, "
+            "linear"
+        ),
     )
-    max_age_ms: float = option(100.0, "hold: a frame whose newest sample is older is a gap", 0, 60_000)
-    max_offset_ms: float = option(50.0, "nearest, linear: a frame whose samples lie further off is a gap", 0, 60_000)
-    max_age_ms_by_stream: dict[str, float] = option(
-        {}, "the limit of single streams, in place of max_age_ms or max_offset_ms: stream -> milliseconds"
+    max_age_ms: float = Field(
+        default=100.0, ge=0, le=60_000, description="hold: a frame whose newest sample is older than this is a gap"
     )
-    time_source: TimeSource = option(
-        "auto", "clock of each stream; auto: the header's where it is sound, else the receive time"
+    max_offset_ms: float = Field(
+        default=50.0,
+        ge=0,
+        le=60_000,
+        description="nearest, linear: a frame whose samples are farther away than this is a gap",
     )
-    time_source_by_stream: dict[str, TimeSource] = option(
-        {}, "the same for single streams: stream -> auto, header, receive"
+    max_age_ms_by_stream: dict[str, Annotated[float, Field(ge=0, le=60_000)]] = Field(
+        default={},
+        description="limit of single streams in place of max_age_ms or max_offset_ms: stream -> milliseconds",
     )
-    on_gap: Literal["split", "drop", "fail"] = option(
-        "split",
-        "a gap ends the episode and the next one starts behind it; or only the longest piece of the bag is kept; or "
-        "the bag is refused",
+    time_source: TimeSource = Field(
+        default="auto",
+        description="clock of every stream; auto: the header stamp where it is plausible, else the receive time",
     )
-    min_episode_s: float = option(0.5, "shorter pieces between gaps are left out", 0, 3600)
-    max_episode_s: float = option(
-        1800.0, "a longer piece is split here: float32 timestamps and row groups of 2 GiB end there", 1, 1800
+    time_source_by_stream: dict[str, TimeSource] = Field(
+        default={}, description="clock of single streams: stream -> auto, header, receive"
     )
-    trim_idle_s: float = option(
-        0.0, "when the arm rests longer than this at the start or end, only this much of it is kept; 0: all of it", 0
+    on_gap: Literal["split", "drop", "fail"] = Field(
+        default="split",
+        description=(
+            "split: a gap ends the episode and the next one starts after it; drop: only the longest segment of the bag "
+            "is kept; fail: the bag is refused"
+        ),
     )
-    split_topic: str | None = option(None, "a message on this topic, of any type, starts a new episode")
-    split_pause_s: float = option(
-        0.0, "an arm that rests at least this long ends an episode, and the pause is left out; 0: it does not", 0
+    min_episode_s: float = Field(default=0.5, ge=0, le=3600, description="shorter segments between gaps are left out")
+    max_episode_s: float = Field(
+        default=1800.0,
+        ge=1,
+        le=1800,
+        description="longer segments are split here: float32 timestamps and row groups of 2 GiB allow no more",
     )
-    include: list[str] = option([], "only bags whose name matches one of these patterns, such as kitchen/*; []: all")
-    exclude: list[str] = option([], "no bags whose name matches one of these patterns")
-    episodes: dict[str, list[int]] = option(
-        {}, "of these bags only these episodes, counted from 0 within the bag, such as {kitchen/7: [0, 2]}"
+    trim_idle_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="when the arm rests longer than this at the start or end, only this much of the rest is kept; 0: all of it",
+    )
+    split_topic: str | None = Field(
+        default=None, description="a message of any type on this topic starts a new episode"
+    )
+    split_pause_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="an arm that rests at least this long ends the episode, and the pause is left out; 0: never",
+    )
+    include: list[str] = Field(
+        default=[], description="only bags whose name matches one of these patterns, such as kitchen/*; []: all"
+    )
+    exclude: list[str] = Field(default=[], description="no bags whose name matches one of these patterns")
+    episodes: dict[str, list[int]] = Field(
+        default={},
+        description="only these episodes of these bags, counted from 0 within the bag, such as {kitchen/7: [0, 2]}",
     )
     ros_distro: Literal["dashing", "eloquent", "foxy", "galactic", "humble", "iron", "jazzy", "kilted", "lyrical"] = (
-        option("humble", "message definitions for bags that carry none")
+        Field(default="humble", description="message definitions for bags that carry none")
     )
-    robot_type: str = option("ur10e", "robot_type in the dataset's info.json")
-    task: str = option("Move the arm as demonstrated.", "what the demonstrations show, in words")
-    task_from: Literal["config", "bag", "folder"] = option(
-        "config",
-        "where a bag's task comes from: data.task, the custom data `task` in its metadata.yaml, or its name by "
-        "task_pattern; data.task where that gives none",
+    robot_type: str = Field(default="ur10e", description="robot_type in the dataset's info.json")
+    task: str = Field(
+        default="Move the arm as demonstrated.", description="description of what the demonstrations show"
     )
-    task_pattern: str | None = option(
-        None, "regular expression with one group, the task, on the bag's name, such as (.+?)/.*; _ becomes a space"
+    task_from: Literal["config", "bag", "folder"] = Field(
+        default="config",
+        description=(
+            "source of a bag's task: data.task, the custom data `task` in its metadata.yaml, or its name by "
+            "task_pattern; data.task is used where the other two give none"
+        ),
     )
-    success_key: str = option(
-        "success", "the custom data in metadata.yaml that tells whether a demonstration succeeded, kept in the record"
+    task_pattern: str | None = Field(
+        default=None,
+        description="regular expression for the bag's name with one group, the task, such as (.+?)/.*; _ becomes a space",
     )
-    storage: Literal["jpeg", "png", "video"] = option(
-        "jpeg", "images as JPEG (passed through where possible), PNG, or one H.264 video per episode and camera"
+    success_key: str = Field(
+        default="success",
+        description="custom data in metadata.yaml that tells whether a demonstration succeeded; stored in conversion.json",
     )
-    sync_columns: bool = option(False, "columns sync.<stream>_age_ms: how old each frame's samples are")
+    storage: Literal["jpeg", "png", "video"] = Field(
+        default="jpeg",
+        description="images as JPEG (copied unchanged where possible), PNG, or one H.264 video per episode and camera",
+    )
+    sync_columns: bool = Field(
+        default=False, description="add columns sync.<stream>_age_ms: the age of each frame's samples"
+    )
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         """Refuse streams that cannot become columns and settings for streams that do not exist."""
         if not self.cameras:
             raise ValueError("data.cameras={}: expected at least one camera, such as {color: /camera/color/image_raw}")
@@ -145,6 +194,7 @@ class DataConfig:
         self._check_streams()
         self._check_episodes()
         self._check_task()
+        return self
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -161,9 +211,6 @@ class DataConfig:
             for name in values:
                 if name not in self.streams:
                     raise ValueError(f"data.{key}.{name}: no such stream; there are {', '.join(self.streams)}")
-        for name, limit_ms in self.max_age_ms_by_stream.items():
-            if not 0 <= limit_ms <= 60_000:
-                raise ValueError(f"data.max_age_ms_by_stream.{name}={limit_ms:g}: expected 0 to 60000")
         for name in self.cameras:
             if self.resample_by_stream.get(name) == "linear":
                 raise ValueError(f"data.resample_by_stream.{name}=linear: expected hold or nearest for images")
@@ -189,23 +236,34 @@ class DataConfig:
                 raise ValueError(f"data.task_pattern={self.task_pattern}: expected exactly one group, the task")
 
 
-@dataclass(frozen=True)
-class ConventionsConfig:
+class ConventionsConfig(Section):
     """What the numbers and images in the dataset mean."""
 
-    joint_order: list[str] = option(UR_JOINTS, "joints of the state and the action, picked by name in every message")
-    apply_joint_sign: bool = option(False, "multiply the joint angles by joint_sign")
-    joint_sign: list[float] = option([1.0, -1.0, -1.0, 1.0, 1.0, 1.0], "+1 or -1 for each joint of joint_order")
-    wrap_angles: bool = option(False, "wrap the joint angles of the state to (-pi, pi]")
-    action: Literal["delta", "next_position", "command"] = option(
-        "delta",
-        "action[t]: state[t+1] - state[t] the shorter way around, state[t+1], or what data.command_topic asked for",
+    joint_order: list[str] = Field(
+        default=UR_JOINTS, description="joints of the state and the action, selected by name in every message"
     )
-    action_fields: list[str] = option([], "names of data.state_fields that are part of the action, too")
-    image_resize: list[int] | None = option(None, "[height, width] of the stored images; null: as recorded", 8, 4096)
-    jpeg_quality: int = option(95, "quality of images that are not already JPEG", 1, 100)
+    apply_joint_sign: bool = Field(default=False, description="multiply the joint angles by joint_sign")
+    joint_sign: list[float] = Field(
+        default=[1.0, -1.0, -1.0, 1.0, 1.0, 1.0], description="+1 or -1 for each joint of joint_order"
+    )
+    wrap_angles: bool = Field(default=False, description="wrap the joint angles of the state to (-pi, pi]")
+    action: Literal["delta", "next_position", "command"] = Field(
+        default="delta",
+        description=(
+            "delta: action[t] is state[t+1] - state[t], angles along the shortest arc; next_position: state[t+1]; "
+            "command: the value that data.command_topic requested"
+        ),
+    )
+    action_fields: list[str] = Field(
+        default=[], description="names of data.state_fields that are part of the action, too"
+    )
+    image_resize: list[Annotated[int, Field(ge=8, le=4096)]] | None = Field(
+        default=None, description="[height, width] of the stored images; null: as recorded"
+    )
+    jpeg_quality: int = Field(default=95, ge=1, le=100, description="quality of images that are not JPEG already")
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         """Refuse joints that are named twice and signs that do not fit them."""
         if not self.joint_order or len(set(self.joint_order)) != len(self.joint_order):
             raise ValueError(f"conventions.joint_order={self.joint_order}: expected each joint once, and at least one")
@@ -218,16 +276,17 @@ class ConventionsConfig:
             raise ValueError(f"conventions.joint_sign={self.joint_sign}: expected only +1 and -1")
         if self.image_resize is not None and len(self.image_resize) != 2:
             raise ValueError(f"conventions.image_resize={self.image_resize}: expected [height, width] or null")
+        return self
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(Section):
     """The whole configuration of stage 1."""
 
-    data: DataConfig = section(DataConfig)
-    conventions: ConventionsConfig = section(ConventionsConfig)
+    data: DataConfig = DataConfig()
+    conventions: ConventionsConfig = ConventionsConfig()
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         """Refuse actions that nothing gives and state dimensions that share a name."""
         if self.conventions.action == "command" and self.data.command_topic is None:
             raise ValueError("conventions.action=command: expected data.command_topic, the topic of the commands")
@@ -238,6 +297,7 @@ class Config:
         for name in self.data.state_fields:
             if name in self.conventions.joint_order:
                 raise ValueError(f"data.state_fields.{name}: a joint has this name; expected another one")
+        return self
 
     @property
     def streams(self) -> tuple[str, ...]:

@@ -1,37 +1,48 @@
 """The training configuration: every key, its default and what it means."""
 
-from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
 
 from common.act.network import ActConfig
-from common.cli.config import option, section
+from common.cli.config import Section
 
 
-@dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Section):
     """What is trained on."""
 
-    dataset: str = option("/data/lerobot", "folder of the LeRobot v3.0 dataset")
-    fps: int = option(30, "frames per second the dataset must have", low=1)
-    episodes: list[int] | None = option(None, "train on these episodes only; null: all", low=0)
-    val_fraction: float = option(0.0, "share of the episodes held out, evenly spaced over the dataset", low=0, high=0.9)
-    image_stats: Literal["imagenet", "dataset"] = option(
-        "imagenet", "what images are normalized by: imagenet or dataset"
+    dataset: str = Field(default="/data/lerobot", description="folder of the LeRobot v3.0 dataset")
+    fps: int = Field(default=30, ge=1, description="frames per second the dataset must have")
+    episodes: list[Annotated[int, Field(ge=0)]] | None = Field(
+        default=None, description="train on these episodes only; null: all"
     )
-    image_size: list[int] | None = option(
-        None, "[height, width] the network sees, resized once; null: as stored", low=32, high=4096
+    val_fraction: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.9,
+        description="fraction of the episodes held out for validation, evenly spaced over the dataset",
     )
-    frame_cache: Literal["auto", "mmap", "none"] = option(
-        "auto",
-        "mmap: decode every image once into a memory map; none: decode again at every use; "
-        "auto: mmap where the disk has room",
+    image_stats: Literal["imagenet", "dataset"] = Field(
+        default="imagenet", description="statistics that normalize the images: ImageNet's or the dataset's"
     )
-    cache_dir: str | None = option(None, "where decoded images are kept; null: ~/.cache/bag2act")
+    image_size: list[Annotated[int, Field(ge=32, le=4096)]] | None = Field(
+        default=None, description="[height, width] of the images that the network sees, resized once; null: as stored"
+    )
+    frame_cache: Literal["auto", "mmap", "none"] = Field(
+        default="auto",
+        description=(
+            "mmap: decode every image once into a memory map; none: decode at every use; auto: mmap where the disk has "
+            "room"
+        ),
+    )
+    cache_dir: str | None = Field(default=None, description="folder of the decoded images; null: ~/.cache/bag2act")
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         """Refuse a size that is not one."""
         if self.image_size is not None and len(self.image_size) != 2:
             raise ValueError(f"data.image_size={self.image_size}: expected [height, width] or null")
+        return self
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -39,86 +50,122 @@ class DataConfig:
         return (self.image_size[0], self.image_size[1]) if self.image_size else None
 
 
-@dataclass(frozen=True)
 class ModelConfig(ActConfig):
     """The network, and where its weights come from."""
 
-    init_from: str | None = option(
-        None, "fine-tune this ACT checkpoint, ours or LeRobot's; model keys that are not set are taken from it"
+    init_from: str | None = Field(
+        default=None,
+        description="fine-tune this ACT checkpoint, ours or LeRobot's; model keys that are not set are taken from it",
     )
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check_sources(self) -> Self:
         """Refuse two sources of weights."""
-        super().__post_init__()
         if self.init_from and self.pretrained_backbone_weights:
             raise ValueError("model.init_from brings its own backbone; leave model.pretrained_backbone_weights out")
+        return self
 
     @property
     def act(self) -> ActConfig:
         """What decides the network, without where its weights come from."""
-        return ActConfig(**{field.name: getattr(self, field.name) for field in fields(ActConfig)})
+        return ActConfig(**{name: getattr(self, name) for name in ActConfig.model_fields})
 
 
-@dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(Section):
     """Random changes of the images, on the device, another one for every sample; 0 everywhere is off."""
 
-    brightness: float = option(0.0, "times 1 +- this", low=0, high=1)
-    contrast: float = option(0.0, "distance from the image's mean gray, times 1 +- this", low=0, high=1)
-    saturation: float = option(0.0, "distance from gray, times 1 +- this", low=0, high=1)
-    hue: float = option(0.0, "turned by up to this share of the color circle", low=0, high=0.5)
-    shift_px: int = option(0, "moved by up to so many pixels in both directions, the edge repeated", low=0)
+    brightness: float = Field(default=0.0, ge=0, le=1, description="multiplied by a factor of up to 1 +- this")
+    contrast: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="distance from the image's mean gray, multiplied by a factor of up to 1 +- this",
+    )
+    saturation: float = Field(
+        default=0.0, ge=0, le=1, description="distance from gray, multiplied by a factor of up to 1 +- this"
+    )
+    hue: float = Field(default=0.0, ge=0, le=0.5, description="rotated by up to this fraction of the color circle")
+    shift_px: int = Field(
+        default=0, ge=0, description="shifted by up to this many pixels along both axes; the edge is repeated"
+    )
 
     @property
     def enabled(self) -> bool:
         """Whether anything is to be changed at all."""
-        return any(vars(self).values())
+        return any(dict(self).values())
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Section):
     """How long, how fast, and where the results go."""
 
-    steps: int = option(5000, "optimizer steps", low=1)
-    batch_size: int = option(
-        4, "samples at once in each process; the global batch is this times processes times grad_accumulation", low=1
+    steps: int = Field(default=5000, ge=1, description="optimizer steps")
+    batch_size: int = Field(
+        default=4,
+        ge=1,
+        description=(
+            "samples per step in each process; the global batch is this times the number of processes times "
+            "grad_accumulation"
+        ),
     )
-    grad_accumulation: int = option(1, "batches whose gradients are summed for one optimizer step", low=1)
-    scale_lr: bool = option(False, "multiply both learning rates and min_lr by the number of processes")
-    lr: float = option(1e-5, "learning rate of everything but the backbone", low=0)
-    lr_backbone: float = option(1e-5, "learning rate of the vision backbone", low=0)
-    weight_decay: float = option(1e-4, "AdamW's decoupled weight decay", low=0)
-    kl_weight: float = option(10.0, "weight of the VAE's KL divergence in the loss", low=0)
-    l1_rule: Literal["valid", "all"] = option(
-        "valid", "mean of |error| over valid steps, or over padding too (LeRobot <= 0.5.1)"
+    grad_accumulation: int = Field(
+        default=1, ge=1, description="batches whose gradients are summed for one optimizer step"
     )
-    grad_clip_norm: float = option(10.0, "gradients are scaled down to this norm", low=0)
-    scheduler: Literal["none", "cosine"] = option(
-        "none", "none: constant lr; cosine: linear warm-up, then cosine to min_lr"
+    scale_lr: bool = Field(
+        default=False, description="multiply both learning rates and min_lr by the number of processes"
     )
-    warmup_steps: int = option(500, "steps of linear warm-up (cosine only)", low=0)
-    min_lr: float = option(1e-7, "lr at the last step (cosine only)", low=0)
-    save_freq: int = option(1000, "a checkpoint every so many steps, and at the end", low=1)
-    save_every_min: float = option(0.0, "and one whenever so many minutes have passed since the last; 0: no", low=0)
-    keep_last: int = option(0, "how many of the newest checkpoints stay; 0: all", low=0)
-    val_freq: int = option(500, "loss of the held-out episodes every so many steps, and at the end", low=1)
-    log_freq: int = option(50, "metrics every so many steps", low=1)
-    resume: str = option(
-        "auto", "auto: go on from the newest whole checkpoint in output_dir; never; or the folder of a checkpoint"
+    lr: float = Field(default=1e-5, ge=0, description="learning rate of everything but the backbone")
+    lr_backbone: float = Field(default=1e-5, ge=0, description="learning rate of the vision backbone")
+    weight_decay: float = Field(default=1e-4, ge=0, description="AdamW's decoupled weight decay")
+    kl_weight: float = Field(default=10.0, ge=0, description="weight of the VAE's KL divergence in the loss")
+    l1_rule: Literal["valid", "all"] = Field(
+        default="valid", description="valid: mean of |error| over valid steps; all: over padding too (LeRobot <= 0.5.1)"
     )
-    seed: int = option(1000, "decides weights, order, noise and dropout", low=0)
-    num_workers: int = option(2, "threads that gather batches ahead; 0: none", low=0)
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: cuda if there is one")
-    amp: Literal["none", "bf16", "fp16"] = option(
-        "none", "precision the network computes in; weights, loss and optimizer stay float32 (fp16: CUDA only)"
+    grad_clip_norm: float = Field(default=10.0, ge=0, description="gradients are scaled down to this norm")
+    scheduler: Literal["none", "cosine"] = Field(
+        default="none", description="none: constant lr; cosine: linear warm-up, then cosine decay to min_lr"
     )
-    compile: bool = option(False, "compile the network with torch.compile; the first step takes minutes")
-    deterministic: bool = option(False, "only operations that give the same bits every time on a GPU; slower")
-    ddp_bucket_mb: int = option(0, "gradients are averaged in buckets of this size; 0: all in one", low=0)
-    tensorboard: bool = option(False, "log to TensorBoard in output_dir/tensorboard; needs the package tensorboard")
-    output_dir: str = option("/output/train-rosbag-act", "where checkpoints and metrics go")
+    warmup_steps: int = Field(default=500, ge=0, description="steps of the linear warm-up (cosine only)")
+    min_lr: float = Field(default=1e-7, ge=0, description="lr at the last step (cosine only)")
+    save_freq: int = Field(default=1000, ge=1, description="steps between checkpoints; the last step is always saved")
+    save_every_min: float = Field(
+        default=0.0,
+        ge=0,
+        description="also save whenever this many minutes have passed since the last checkpoint; 0: never",
+    )
+    keep_last: int = Field(default=0, ge=0, description="number of newest checkpoints that are kept; 0: all")
+    val_freq: int = Field(
+        default=500,
+        ge=1,
+        description="steps between evaluations of the loss on the held-out episodes; also evaluated at the end",
+    )
+    log_freq: int = Field(default=50, ge=1, description="steps between log lines")
+    resume: str = Field(
+        default="auto",
+        description="auto: resume from the newest complete checkpoint in output_dir; never; or the folder of a checkpoint",
+    )
+    seed: int = Field(default=1000, ge=0, description="seed of weights, data order, noise and dropout")
+    num_workers: int = Field(default=2, ge=0, description="threads that prepare batches ahead; 0: none")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda if available, else cpu")
+    amp: Literal["none", "bf16", "fp16"] = Field(
+        default="none",
+        description="precision of the network's computation; weights, loss and optimizer stay float32 (fp16: CUDA only)",
+    )
+    compile: bool = Field(
+        default=False, description="compile the network with torch.compile; the first step takes minutes"
+    )
+    deterministic: bool = Field(
+        default=False, description="use only operations that give the same bits every time on a GPU; slower"
+    )
+    ddp_bucket_mb: int = Field(
+        default=0, ge=0, description="size of the buckets in which gradients are averaged; 0: one bucket"
+    )
+    tensorboard: bool = Field(
+        default=False, description="log to TensorBoard in output_dir/tensorboard; needs the package tensorboard"
+    )
+    output_dir: str = Field(default="/output/train-rosbag-act", description="folder of checkpoints and metrics")
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         """Refuse what cannot be run."""
         if not self.resume:
             raise ValueError("training.resume is empty: expected auto, never or the folder of a checkpoint")
@@ -129,25 +176,26 @@ class TrainingConfig:
             )
         if self.scheduler == "cosine" and self.min_lr > self.lr:
             raise ValueError(f"training.min_lr={self.min_lr:g}: expected at most training.lr={self.lr:g}")
+        return self
 
 
-@dataclass(frozen=True)
-class WandbConfig:
+class WandbConfig(Section):
     """Weights & Biases, imported only when enabled."""
 
-    enabled: bool = option(False, "log to Weights & Biases from rank 0")
-    project: str = option("ur10e-act-train", "its project")
-    run_name: str | None = option(None, "name of the run; null: generated")
-    tags: list[str] = option(["osmo"], "tags of the run")
-    mode: Literal["online", "offline", "disabled"] = option("online", "online, offline (a local folder) or disabled")
+    enabled: bool = Field(default=False, description="log to Weights & Biases from rank 0")
+    project: str = Field(default="ur10e-act-train", description="project name")
+    run_name: str | None = Field(default=None, description="run name; null: generated")
+    tags: list[str] = Field(default=["osmo"], description="tags of the run")
+    mode: Literal["online", "offline", "disabled"] = Field(
+        default="online", description="online, offline (a local folder) or disabled"
+    )
 
 
-@dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Section):
     """Everything `--config` and `--override` can set."""
 
-    data: DataConfig = section(DataConfig)
-    model: ModelConfig = section(ModelConfig)
-    augment: AugmentConfig = section(AugmentConfig)
-    training: TrainingConfig = section(TrainingConfig)
-    wandb: WandbConfig = section(WandbConfig)
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    augment: AugmentConfig = AugmentConfig()
+    training: TrainingConfig = TrainingConfig()
+    wandb: WandbConfig = WandbConfig()

@@ -1,12 +1,7 @@
 """`python -m stage3_eval --checkpoint C --dataset D --out O`: how well a policy predicts recorded actions.
 
-`--compare A B C --out O` sets several results, or checkpoints, side by side.
+`--compare A B C --out O` compares several results, or checkpoints.
 """
-
-if __name__ == "__main__":
-    from common.cli.ctrl_c import end_at_once
-
-    end_at_once()
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -14,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.cli.command import Parser, UserError, run
-from stage3_eval.output import require_ours
+from stage3_eval.output import require_evaluation
 from stage3_eval.report.console import report
 
 if TYPE_CHECKING:
@@ -32,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if missing:
         raise UserError(f"command line: these are required: {', '.join(missing)}; see stage3_eval --help")
     out = flags.out.resolve()
-    require_ours(out)
+    require_evaluation(out)
 
     from stage3_eval.evaluate import evaluate  # importing torch takes seconds, a mistake in the flags should not
     from stage3_eval.inputs import open_inputs
@@ -42,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         require_exportable(flags.export)
     inputs = open_inputs(flags.checkpoint, flags.dataset, flags.episodes, flags.device, flags.action_meaning)
-    print(report(evaluate(inputs, out, _settings(flags))))
+    print(report(evaluate(inputs, out, _settings(flags)).to_json()))
     if flags.export:
         from stage3_eval.export import export
 
@@ -55,23 +50,23 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("--checkpoint", type=Path, help="a run, one of its checkpoints or a pretrained_model folder, ours or LeRobot's")
     add("--dataset", type=Path, help="a LeRobot v3.0 dataset")
-    add("--out", type=Path, help="folder for the results; a stopped evaluation in it goes on")
+    add("--out", type=Path, help="folder for the results")
     episodes = "0 1 2 3, 0-3, all, or val (what the training held out); default: $EVAL_EPISODES, else 0-3"
     add("--episodes", nargs="+", metavar="N", help=episodes)
     add("--device", choices=("cpu", "cuda"), help="default: $EVAL_DEVICE, else cuda where there is one")
     protocols = "open_loop (default): a fresh chunk at every frame; queue: one action at a time, as on the robot"
     add("--protocol", choices=("open_loop", "queue"), default="open_loop", help=protocols)
-    meaning = "what an action is, for a dataset that does not say; never guessed"
+    meaning = "meaning of an action, for a dataset that does not say; never guessed"
     add("--action-meaning", choices=("delta", "next_position", "command"), help=meaning)
     add("--batch-size", type=_count(1), default=32, metavar="N", help="frames predicted at once (32)")
     timed = "predictions timed per episode (all on cuda, 50 on cpu)"
     add("--latency-steps", type=_count(0), metavar="N", help=timed)
-    speed = "joint speed in rad/s, one or one per joint: count the frames over it"
+    speed = "joint speed in rad/s, one or one per joint: count the frames above it"
     add("--max-joint-speed", type=_positive, nargs="+", metavar="RAD_S", help=speed)
-    attention = "show what mattered in the images of the N worst moments (0)"
+    attention = "show the input attribution of the N worst moments (0)"
     add("--attention", type=_count(0), default=0, metavar="N", help=attention)
     add("--export", type=Path, metavar="DIR", help="write the policy as ONNX, verified on the evaluated episodes")
-    compared = "results, or (with --dataset) runs and checkpoints, to set side by side"
+    compared = "results, or (with --dataset) runs and checkpoints, to compare"
     add("--compare", type=Path, nargs="+", metavar="A", help=compared)
     add("--metric", default=DEFAULT_METRIC, help=f"dotted path of a number in summary.json ({DEFAULT_METRIC})")
     return parser

@@ -1,12 +1,9 @@
-"""A policy and a dataset's episodes in; per-frame parquet files, a summary, curves and a page out.
-
-Every episode is written as it is done, so an evaluation that was killed goes on where it stopped.
-"""
+"""Evaluate a policy on episodes of a dataset: per-frame parquet files, a summary, curves and a page."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,22 +11,13 @@ import pyarrow.parquet as pq
 from common.act.checkpoint import ENVIRONMENT
 from common.cli.command import UserError
 from common.lerobot.dataset import ACTION, STATE, Episode
-from common.storage.files import atomic_path, require_free, write_json
+from common.storage.files import write_json
 from stage3_eval.inputs import Inputs
 from stage3_eval.metrics.scores import EpisodeScores, Rules, score_episode
-from stage3_eval.metrics.summary import Totals
+from stage3_eval.metrics.summary import Header, Identity, Protocol, Summary
 from stage3_eval.metrics.table import episode_table
-from stage3_eval.output import (
-    ALL_EPISODES,
-    CURVES,
-    FORMAT,
-    FORMAT_VERSION,
-    PAGE,
-    SUMMARY,
-    episode_file,
-    finished,
-    unfinished,
-)
+from stage3_eval.metrics.totals import summarize_evaluation
+from stage3_eval.output import ALL_EPISODES, CURVES, PAGE, SUMMARY, episode_file, new_results, read_finished
 from stage3_eval.predict import QUEUE, predict_open_loop, predict_queue, time_first_call
 from stage3_eval.recording import Columns, positions, read_rows, require_finite
 from stage3_eval.report.curves import draw_curves
@@ -37,106 +25,83 @@ from stage3_eval.report.page import write_page
 
 log = logging.getLogger(__name__)
 TIMED_ON_CPU = 50  # frames per episode: enough for percentiles, little against the evaluation itself
-PAGE_BYTES, VALUE_BYTES = 400_000, 80  # what page and curves take at least, and what a frame takes for each joint
 MOMENTS = 6  # worst moments on the page, unless more are asked for
 
 
 class Settings(NamedTuple):
-    """What the flags decide beyond the inputs."""
+    """The flags beyond the inputs."""
 
-    protocol: str = "open_loop"
+    protocol: Protocol = "open_loop"
     batch_size: int = 32
     latency_steps: int | None = None
     max_joint_speed: Sequence[float] | None = None  # radians per second: one for all joints, or one each
-    attention: int = 0  # worst moments whose images show what the prediction hung on
+    attention: int = 0  # worst moments for which input attribution is shown
 
 
-def evaluate(inputs: Inputs, out: Path, settings: Settings) -> dict[str, Any]:
-    """Evaluate every episode into `out` and return the summary; of an evaluation that is done already, only the latter.
+def evaluate(inputs: Inputs, out: Path, settings: Settings) -> Summary:
+    """Evaluate every episode into `out` and return the summary; a finished evaluation is only read again.
 
-    Two batches of images are in memory, and running totals, however many episodes there are. Raises UserError when a
-    image or a number of the dataset is damaged, or `out` holds something else.
+    Two batches of images are in memory, and the scores of all episodes. Raises UserError when an image or a number of the
+    dataset is damaged, or `out` holds something else.
     """
-    facts = _facts(inputs, settings)
-    summary = finished(out, facts["evaluation"])
-    if summary is not None:
-        return summary
+    header = _header(inputs, settings)
+    finished = read_finished(out, header.evaluation)
+    if finished is not None:
+        return finished
     rules = _rules(inputs, settings)
-    require_free(out, PAGE_BYTES + facts["frames"] * len(facts["joint_names"]) * VALUE_BYTES, "the evaluation")
-    with unfinished(out, facts["evaluation"]) as folder:
+    with new_results(out) as folder:
         first_call_s = _first_call(inputs)
-        totals = Totals(list(inputs.dataset.joint_names))
-        for episode in inputs.episodes:
-            if not _is_done(folder, out, episode):
-                _evaluate_episode(inputs, settings, rules, facts, episode, folder)
-            totals.add(episode, EpisodeScores.load(_scores_file(folder, episode)))
-        summary = totals.summary(facts, first_call_s, inputs.policy.device.type)
-        paths = [_episode_path(folder, out, episode) for episode in inputs.episodes]
-        if len(paths) > 1:
-            with atomic_path(folder / ALL_EPISODES) as temporary:
-                _join_tables(temporary, paths)
-        scores = _Stored(folder, inputs.episodes)
-        _draw_first(folder / CURVES, inputs, scores, facts)
-        write_page(folder / PAGE, summary, totals.latency_s, inputs, scores, settings.attention)
-        write_json(folder / SUMMARY, summary)
-    log.info("the page to look at is %s", out / PAGE)
+        scores = [_evaluate_episode(inputs, settings, rules, header, episode, folder) for episode in inputs.episodes]
+        summary = summarize_evaluation(header, inputs.episodes, scores, first_call_s)
+        if len(scores) > 1:
+            _join_tables(folder / ALL_EPISODES, [folder / episode_file(episode.number) for episode in inputs.episodes])
+        _draw_first(folder / CURVES, inputs, scores[0], header)
+        by_number = {episode.number: found for episode, found in zip(inputs.episodes, scores, strict=True)}
+        write_page(folder / PAGE, summary.to_json(), inputs, by_number, settings.attention)
+        write_json(folder / SUMMARY, summary.to_json())
+    log.info("open %s to see the results", out / PAGE)
     return summary
 
 
-class _Stored:
-    """The scores of every episode, read from the disk when they are asked for: what the page draws from."""
-
-    def __init__(self, folder: Path, episodes: Sequence[Episode]) -> None:
-        self._folder, self._episodes = folder, episodes
-
-    def __iter__(self) -> Iterator[tuple[Episode, EpisodeScores]]:
-        return ((episode, self.of(episode)) for episode in self._episodes)
-
-    def of(self, episode: Episode) -> EpisodeScores:
-        """Return the scores of one episode."""
-        return EpisodeScores.load(_scores_file(self._folder, episode))
-
-
-def _facts(inputs: Inputs, settings: Settings) -> dict[str, Any]:
+def _header(inputs: Inputs, settings: Settings) -> Header:
     policy, dataset = inputs.policy, inputs.dataset
     record = policy.checkpoint.train_config
-    return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "protocol": settings.protocol,
-        "checkpoint": str(inputs.folder.resolve()),
-        "checkpoint_sha256": inputs.checkpoint_sha256,
-        "dataset": str(dataset.root.resolve()),
-        "dataset_fingerprint": dataset.fingerprint,
-        "action_meaning": inputs.action_meaning,
-        "units": _units(inputs),
-        "fps": dataset.fps,
-        "chunk_size": policy.chunk_size,
-        "n_action_steps": policy.n_action_steps,
-        "temporal_ensemble_coeff": policy.temporal_ensemble_coeff,
-        "joint_names": list(dataset.joint_names),
-        "episodes": [episode.number for episode in inputs.episodes],
-        "frames": sum(episode.length for episode in inputs.episodes),
-        "held_out": inputs.held_out,
-        "training": {key: record[key] for key in ("config", "val_episodes", "git_commit", "versions") if key in record},
-        "evaluation": {  # what must be the same for a stopped evaluation to go on, and for a finished one to stay
-            "format_version": FORMAT_VERSION,
-            "checkpoint_files": inputs.files,
-            "dataset_fingerprint": dataset.fingerprint,
-            "episodes": [episode.number for episode in inputs.episodes],
-            "protocol": settings.protocol,
-            "action_meaning": inputs.action_meaning,
-            "device": policy.device.type,
-            "batch_size": settings.batch_size,
-            "latency_steps": settings.latency_steps,
-            "max_joint_speed": _speed_limits(inputs, settings.max_joint_speed),
-            "attention": settings.attention,
-        },
-    }
+    episodes = [episode.number for episode in inputs.episodes]
+    identity = Identity(
+        checkpoint_files=inputs.files,
+        dataset_fingerprint=dataset.fingerprint,
+        episodes=episodes,
+        protocol=settings.protocol,
+        action_meaning=inputs.action_meaning,
+        device=policy.device.type,
+        batch_size=settings.batch_size,
+        latency_steps=settings.latency_steps,
+        max_joint_speed=_speed_limits(inputs, settings.max_joint_speed),
+        attention=settings.attention,
+    )
+    return Header(
+        protocol=settings.protocol,
+        checkpoint=str(inputs.folder.resolve()),
+        checkpoint_sha256=inputs.checkpoint_sha256,
+        dataset=str(dataset.root.resolve()),
+        dataset_fingerprint=dataset.fingerprint,
+        action_meaning=inputs.action_meaning,
+        units=_units(inputs),
+        fps=dataset.fps,
+        chunk_size=policy.chunk_size,
+        n_action_steps=policy.n_action_steps,
+        temporal_ensemble_coeff=policy.temporal_ensemble_coeff,
+        joint_names=list(dataset.joint_names),
+        episodes=episodes,
+        frames=sum(episode.length for episode in inputs.episodes),
+        held_out=inputs.held_out,
+        training={key: record[key] for key in ("config", "val_episodes", "git_commit", "versions") if key in record},
+        evaluation=identity,
+    )
 
 
 def _units(inputs: Inputs) -> str:
-    """Our converter's joints are in radians, and only it says what actions mean; other tools may write degrees."""
+    """Datasets of stage1_convert are in radians, and only they say what actions mean; other tools may write degrees."""
     ours = inputs.dataset.action_meaning or inputs.policy.action_meaning
     is_radian = inputs.dataset.features[ACTION].info.get("unit", "radian") == "radian"
     return "rad" if ours and is_radian else "the dataset's units"
@@ -160,8 +125,9 @@ def _rules(inputs: Inputs, settings: Settings) -> Rules:
 
 
 def _evaluate_episode(
-    inputs: Inputs, settings: Settings, rules: Rules, facts: dict[str, Any], episode: Episode, folder: Path
-) -> None:
+    inputs: Inputs, settings: Settings, rules: Rules, header: Header, episode: Episode, folder: Path
+) -> EpisodeScores:
+    """Predict, write the parquet file of the episode into `folder`, and return the scores."""
     policy, dataset = inputs.policy, inputs.dataset
     rows = _read(inputs, episode)
     n_timed = settings.latency_steps
@@ -173,13 +139,10 @@ def _evaluate_episode(
     require_finite(prediction.executed_TA, "the policy's prediction", episode, frames)
     if settings.protocol != QUEUE:
         require_finite(prediction.chunk_SCA, "the policy's prediction", episode, prediction.start_S)
-    scores = score_episode(rows[ACTION], positions(dataset, rows[STATE]), prediction, rules)
     states = dataset.features[STATE].names or [f"joint_{i}" for i in range(rows[STATE].shape[1])]
-    # The parquet file comes last: with it the episode is done.
-    table = episode_table(rows, prediction.executed_TA, prediction.latency_T_s, states, dataset.joint_names, facts)
-    scores.save(_scores_file(folder, episode))
-    with atomic_path(folder / episode_file(episode)) as temporary:
-        pq.write_table(table, temporary)
+    table = episode_table(rows, prediction.executed_TA, prediction.latency_T_s, states, header)
+    pq.write_table(table, folder / episode_file(episode.number))
+    return score_episode(rows[ACTION], positions(dataset, rows[STATE]), prediction, rules)
 
 
 def _read(inputs: Inputs, episode: Episode) -> Columns:
@@ -192,34 +155,12 @@ def _first_call(inputs: Inputs) -> float:
     return time_first_call(inputs.policy, inputs.dataset, episode, _read(inputs, episode))
 
 
-def _scores_file(folder: Path, episode: Episode) -> Path:
-    return folder / f"scores_{episode.number:03d}.npz"
-
-
-def _episode_path(folder: Path, out: Path, episode: Episode) -> Path:
-    """Where an episode's parquet file is: a kill during the last moves leaves some in `out` already."""
-    here = folder / episode_file(episode)
-    return here if here.exists() else out / episode_file(episode)
-
-
-def _is_done(folder: Path, out: Path, episode: Episode) -> bool:
-    return _scores_file(folder, episode).exists() and _episode_path(folder, out, episode).exists()
-
-
-def _draw_first(path: Path, inputs: Inputs, stored: _Stored, facts: dict[str, Any]) -> None:
+def _draw_first(path: Path, inputs: Inputs, scores: EpisodeScores, header: Header) -> None:
     episode = inputs.episodes[0]
-    scores, rows = stored.of(episode), _read(inputs, episode)
+    rows = _read(inputs, episode)
     fans = list(zip(scores.fan_F.tolist(), scores.fan_FCA, strict=True))
-    with atomic_path(path) as temporary:
-        draw_curves(
-            temporary,
-            rows[ACTION],
-            positions(inputs.dataset, rows[STATE]),
-            scores.executed_TA,
-            fans,
-            episode.number,
-            facts,
-        )
+    position_TA = positions(inputs.dataset, rows[STATE])
+    draw_curves(path, rows[ACTION], position_TA, scores.executed_TA, fans, episode.number, header.model_dump())
 
 
 def _join_tables(path: Path, parts: Sequence[Path]) -> None:

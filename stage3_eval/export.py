@@ -1,13 +1,13 @@
-"""An evaluated policy in; policy.onnx, with normalization inside, and policy.json out: a robot then needs no torch.
+"""Export a policy as ONNX, with its normalization inside, for a robot without torch.
 
-What is written is run by onnxruntime on the evaluated episodes first, and kept only when it says what the policy says.
+The graph is run by onnxruntime on the evaluated episodes and kept only when its actions agree with those of the policy.
 """
 
 import importlib
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,21 +19,22 @@ from common.lerobot.dataset import ACTION, STATE, image_key
 from common.policy import Policy
 from common.storage.files import new_folder, require_ours, write_json
 from stage3_eval.inputs import Inputs
-from stage3_eval.metrics.summary import APPLY
+from stage3_eval.metrics.summary import Record
+from stage3_eval.metrics.totals import APPLY
 from stage3_eval.predict import Batch, observations, spread
 from stage3_eval.recording import read_rows
 
-FORMAT = "bag2act_onnx_policy"
+FORMAT: Literal["bag2act_onnx_policy"] = "bag2act_onnx_policy"
 ONNX, ABOUT, README = "policy.onnx", "policy.json", "README.md"
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 TOLERANCE = 1e-4  # in robot units, and in the network's, where an action's spread is 1
-VERIFIED = 50  # frames per episode, evenly spread
+VERIFIED = 50  # frames per episode, evenly spaced
 OPSET = 18
 
 USE = """# An ACT policy for onnxruntime
 
-`policy.onnx` takes what the robot measures and the cameras see, as they are, and returns the next {chunk_size} actions in
-robot units; `policy.json` says which joints, cameras and frame rate. {apply}
+`policy.onnx` takes measured joint positions and camera images without any preprocessing and returns the next {chunk_size}
+actions in robot units; `policy.json` names the joints, the cameras and the frame rate. {apply}
 
 ```python
 import json
@@ -43,7 +44,7 @@ import onnxruntime
 
 about = json.loads(Path("policy.json").read_text())
 session = onnxruntime.InferenceSession("policy.onnx", providers=["CPUExecutionProvider"])
-observation = {{key: np.zeros((1, *of["shape"]), of["dtype"]) for key, of in about["inputs"].items()}}
+observation = {{key: np.zeros((1, *info["shape"]), info["dtype"]) for key, info in about["inputs"].items()}}
 (chunk,) = session.run(["action"], observation)  # (1, chunk_size, joints) float32
 ```
 
@@ -52,8 +53,41 @@ again.
 """
 
 
+class TensorInfo(Record):
+    """A tensor of the graph; the shape is without the batch."""
+
+    dtype: str
+    shape: list[int]
+
+
+class Verification(Record):
+    """How far onnxruntime is off, in robot units and in units of an action's spread."""
+
+    frames: int
+    largest_difference: float
+    largest_difference_normalized: float
+
+
+class PolicyInfo(Record):
+    """policy.json: what a robot driver has to know."""
+
+    format: Literal["bag2act_onnx_policy"] = FORMAT
+    inputs: dict[str, TensorInfo]
+    output: dict[str, TensorInfo]
+    joint_names: list[str]
+    fps: int
+    action_meaning: str
+    apply: str
+    cameras: dict[str, list[int]]
+    chunk_size: int
+    n_action_steps: int
+    temporal_ensemble_coeff: float | None
+    checkpoint_sha256: str
+    verified: Verification
+
+
 class Graph(nn.Module):
-    """Observations in robot units in, the chunk in robot units out; the inputs are named by `keys`, in their order."""
+    """The policy from observations to a chunk, both in robot units; `keys` names the inputs, in their order."""
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
@@ -63,12 +97,12 @@ class Graph(nn.Module):
         self.keys = [STATE, *environment, *(image_key(camera) for camera in policy.cameras)]
 
     def forward(self, *values: Tensor) -> Tensor:
-        """Normalize, predict, restore: (B, chunk, A)."""
-        of = dict(zip(self.keys, values, strict=True))
+        """Normalize, predict and denormalize; returns (B, chunk, A)."""
+        observation = dict(zip(self.keys, values, strict=True))
         normalizer = self._policy.normalizer
-        environment = normalizer.apply(ENVIRONMENT, of[ENVIRONMENT]) if ENVIRONMENT in of else None
-        images = [normalizer.image(key, of[key]) for key in map(image_key, self._policy.cameras)]
-        output = self.network(normalizer.apply(STATE, of[STATE]), images, environment_BE=environment)
+        environment = normalizer.apply(ENVIRONMENT, observation[ENVIRONMENT]) if ENVIRONMENT in observation else None
+        images = [normalizer.image(key, observation[key]) for key in map(image_key, self._policy.cameras)]
+        output = self.network(normalizer.apply(STATE, observation[STATE]), images, environment_BE=environment)
         return normalizer.restore(ACTION, output.actions_BCA)
 
 
@@ -83,29 +117,27 @@ def require_exportable(folder: Path) -> None:
 
 
 def export(inputs: Inputs, folder: Path, batch_size: int) -> str:
-    """Write the folder as a whole and return a line about it; raises UserError when onnxruntime says something else."""
+    """Write the folder at once and return a line about it; raises UserError when onnxruntime's actions differ."""
     graph = Graph(Policy(inputs.policy.checkpoint, "cpu")).eval()
     with new_folder(folder, manifest=False) as temporary:
         _write_graph(graph, temporary / ONNX)
         verified = _verify(inputs, graph, temporary / ONNX, batch_size)
-        difference = max(verified["largest_difference"], verified["largest_difference_normalized"])
+        difference = max(verified.largest_difference, verified.largest_difference_normalized)
         if not difference <= TOLERANCE:
             raise UserError(
                 f"--export {folder}: onnxruntime's actions differ by {difference:.2g} from the policy's (at most "
                 f"{TOLERANCE:g} is allowed); nothing is kept"
             )
-        about = _about(inputs, graph) | {"verified": verified}
-        write_json(temporary / ABOUT, about)
-        words = USE.format(chunk_size=about["chunk_size"], apply=about["apply"].capitalize() + ".")
-        (temporary / README).write_text(words)
-    return f"exported to {folder / ONNX}: onnxruntime agrees on {verified['frames']} frames to {difference:.1e}"
+        info = _describe(inputs, graph, verified)
+        write_json(temporary / ABOUT, info.model_dump(mode="json"))
+        text = USE.format(chunk_size=info.chunk_size, apply=info.apply.capitalize() + ".")
+        (temporary / README).write_text(text)
+    return f"exported to {folder / ONNX}: onnxruntime agrees on {verified.frames} frames to {difference:.1e}"
 
 
 def _write_graph(graph: Graph, path: Path) -> None:
-    policy = graph._policy
-    example = [
-        torch.zeros(2, *of["shape"], dtype=getattr(torch, of["dtype"])) for of in _inputs(policy, graph.keys).values()
-    ]
+    tensors = _inputs(graph._policy, graph.keys).values()
+    example = [torch.zeros(2, *tensor.shape, dtype=getattr(torch, tensor.dtype)) for tensor in tensors]
     batch = torch.export.Dim("batch")
     for name in ("onnxscript", "onnx_ir", "torch.onnx"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -125,13 +157,13 @@ def _write_graph(graph: Graph, path: Path) -> None:
         )
 
 
-def _verify(inputs: Inputs, graph: Graph, path: Path, batch_size: int) -> dict[str, Any]:
-    onnxruntime = importlib.import_module("onnxruntime")  # of the extra: it may be missing
+def _verify(inputs: Inputs, graph: Graph, path: Path, batch_size: int) -> Verification:
+    onnxruntime = importlib.import_module("onnxruntime")  # an optional dependency
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     policy, frames = graph._policy, 0
-    worst = np.zeros(2)  # in robot units, normalized
+    largest = np.zeros(2)  # in robot units, normalized
     renamed = policy.checkpoint.rename_map
     vectors = [key for key in graph.keys if key in (STATE, ENVIRONMENT)]
     for episode in inputs.episodes:
@@ -139,43 +171,45 @@ def _verify(inputs: Inputs, graph: Graph, path: Path, batch_size: int) -> dict[s
         chosen = spread(episode.length, VERIFIED)
         batches = observations(policy, inputs.dataset, episode, rows, batch_size)
         for start, batch in zip(range(0, episode.length, batch_size), batches, strict=True):
-            due = chosen[(chosen >= start) & (chosen < start + batch_size)] - start
-            if not len(due):
+            picked = chosen[(chosen >= start) & (chosen < start + batch_size)] - start
+            if not len(picked):
                 continue
-            some: Batch = {key: value[due] for key, value in batch.items()}
-            feed = {renamed.get(key, key): value for key, value in some.items()}
-            (theirs,) = session.run([ACTION], feed)
-            ours, theirs = policy.predict_chunk(some), torch.from_numpy(theirs)
-            apart = [theirs - ours, policy.normalizer.apply(ACTION, theirs) - policy.normalizer.apply(ACTION, ours)]
-            frames, worst = frames + len(due), np.maximum(worst, [float(of.abs().max()) for of in apart])
-    return {"frames": frames, "largest_difference": worst[0], "largest_difference_normalized": worst[1]}
+            sample: Batch = {key: value[picked] for key, value in batch.items()}
+            (output,) = session.run([ACTION], {renamed.get(key, key): value for key, value in sample.items()})
+            expected, found = policy.predict_chunk(sample), torch.from_numpy(output)
+            normalized = policy.normalizer.apply(ACTION, found) - policy.normalizer.apply(ACTION, expected)
+            differences = [float(difference.abs().max()) for difference in (found - expected, normalized)]
+            frames, largest = frames + len(picked), np.maximum(largest, differences)
+    return Verification(frames=frames, largest_difference=largest[0], largest_difference_normalized=largest[1])
 
 
-def _about(inputs: Inputs, graph: Graph) -> dict[str, Any]:
+def _describe(inputs: Inputs, graph: Graph, verified: Verification) -> PolicyInfo:
     policy, dataset = inputs.policy, inputs.dataset
-    shape = policy.checkpoint.shape
-    return {
-        "format": FORMAT,
-        "inputs": _inputs(policy, graph.keys),
-        "output": {ACTION: {"dtype": "float32", "shape": [policy.chunk_size, shape.action_dim]}},
-        "joint_names": list(dataset.joint_names),
-        "fps": dataset.fps,
-        "action_meaning": inputs.action_meaning,
-        "apply": APPLY[inputs.action_meaning],
-        "cameras": {camera: list(size) for camera, size in policy.cameras.items()},
-        "chunk_size": policy.chunk_size,
-        "n_action_steps": policy.n_action_steps,
-        "temporal_ensemble_coeff": policy.temporal_ensemble_coeff,
-        "checkpoint_sha256": inputs.checkpoint_sha256,
-    }
+    action = TensorInfo(dtype="float32", shape=[policy.chunk_size, policy.checkpoint.shape.action_dim])
+    return PolicyInfo(
+        inputs=_inputs(policy, graph.keys),
+        output={ACTION: action},
+        joint_names=list(dataset.joint_names),
+        fps=dataset.fps,
+        action_meaning=inputs.action_meaning,
+        apply=APPLY[inputs.action_meaning],
+        cameras={camera: list(size) for camera, size in policy.cameras.items()},
+        chunk_size=policy.chunk_size,
+        n_action_steps=policy.n_action_steps,
+        temporal_ensemble_coeff=policy.temporal_ensemble_coeff,
+        checkpoint_sha256=inputs.checkpoint_sha256,
+        verified=verified,
+    )
 
 
-def _inputs(policy: Policy, keys: list[str]) -> dict[str, dict[str, Any]]:
-    """Return key -> dtype and shape without the batch, in the graph's order."""
+def _inputs(policy: Policy, keys: list[str]) -> dict[str, TensorInfo]:
+    """Return the inputs of the graph by key, in its order."""
     shape = policy.checkpoint.shape
     vectors = {STATE: [shape.state_dim], ENVIRONMENT: [shape.environment_dim]}
     images = {image_key(camera): list(size) for camera, size in policy.cameras.items()}
     return {
-        key: {"dtype": "float32", "shape": vectors[key]} if key in vectors else {"dtype": "uint8", "shape": images[key]}
+        key: TensorInfo(dtype="float32", shape=vectors[key])
+        if key in vectors
+        else TensorInfo(dtype="uint8", shape=images[key])
         for key in keys
     }

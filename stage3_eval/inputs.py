@@ -1,4 +1,4 @@
-"""Flags in; the opened policy, dataset and episodes to evaluate out, or one line about what does not fit together."""
+"""Open the policy and the dataset, check that they fit each other, and choose the episodes to evaluate."""
 
 import logging
 import os
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 
 class Inputs(NamedTuple):
-    """A policy and a dataset that fit each other, what the actions of both mean, and which episodes to evaluate."""
+    """A policy and a dataset that fit each other, what the actions of both mean, and the episodes to evaluate."""
 
     policy: Policy
-    folder: Path  # the pretrained_model folder that the policy came from
-    files: dict[str, str]  # name -> sha256 of its files
+    folder: Path  # pretrained_model
+    files: dict[str, str]  # name -> sha256 of the files in it
     dataset: Dataset
     episodes: list[Episode]
     action_meaning: str
@@ -39,7 +39,7 @@ class Inputs(NamedTuple):
 
     @property
     def held_out(self) -> bool | None:
-        """Whether training saw none of the episodes; None when it was on other data or nobody recorded it."""
+        """Whether training saw none of the episodes; None when it used other data or did not record them."""
         seen = _seen_in_training(self.episodes, self.policy, self.dataset)
         return None if seen is None else not seen
 
@@ -51,11 +51,11 @@ def open_inputs(
     device: str | None,
     action_meaning: str | None = None,
 ) -> Inputs:
-    """Open both and check that they belong together; raises UserError naming both sides where they differ."""
+    """Open both and check that they fit each other; raises UserError naming both sides where they differ."""
     folder = pretrained_folder(checkpoint)
     policy = Policy.load(folder, choose_device(device))
-    trained = policy.checkpoint.train_config.get("config", {}).get("data", {}).get("image_size")
-    opened = Dataset.open(dataset).in_size(tuple(trained) if trained else None)  # what the training saw, it sees here
+    size = policy.checkpoint.train_config.get("config", {}).get("data", {}).get("image_size")
+    opened = Dataset.open(dataset).in_size(tuple(size) if size else None)  # images are resized as in training
     require_match(policy, opened)
     meaning = choose_meaning(action_meaning, policy, opened)
     files = {name: entry["sha256"] for name, entry in describe_folder(folder).items()}
@@ -63,10 +63,11 @@ def open_inputs(
 
 
 def choose_meaning(flag: str | None, policy: Policy, dataset: Dataset) -> str:
-    """Return what an action means, as dataset, checkpoint or the flag say; raises UserError when nobody does."""
+    """Return what an action means, as the dataset, the checkpoint or the flag says; raises UserError when none does."""
     recorded = dataset.action_meaning or policy.action_meaning
     if flag and recorded and flag != recorded:
-        raise UserError(f"--action-meaning {flag}: the {_who(dataset)} says {recorded}; leave the flag out")
+        source = "dataset" if dataset.action_meaning else "checkpoint"
+        raise UserError(f"--action-meaning {flag}: the {source} says {recorded}; leave the flag out")
     if not recorded and not flag:
         raise UserError(
             f"neither {dataset.root} nor the checkpoint says what an action means; say --action-meaning delta (added to "
@@ -78,37 +79,41 @@ def choose_meaning(flag: str | None, policy: Policy, dataset: Dataset) -> str:
 
 
 def choose_device(flag: str | None) -> str:
-    """Return `flag`, else $EVAL_DEVICE, else cuda where there is one."""
+    """Return `flag`, else $EVAL_DEVICE, else cuda where it is available, else cpu."""
     device = flag or os.environ.get("EVAL_DEVICE")
     if device and device not in ("cpu", "cuda"):
         raise UserError(f"EVAL_DEVICE={device}: expected cpu or cuda")
     if not device and not torch.cuda.is_available():
-        log.info("no CUDA device here: evaluating on the CPU")
+        log.info("no CUDA device found: evaluating on the CPU")
     return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def choose_episodes(flag: Sequence[str] | None, policy: Policy, dataset: Dataset) -> list[Episode]:
-    """Return the episodes that the flag names, each once, in its order; without a flag those of $EVAL_EPISODES or 0-3.
+    """Return the episodes of the flag, each once, in its order; without a flag those of $EVAL_EPISODES or 0-3.
 
-    The flag takes numbers, ranges such as 0-3, `all`, and `val`, the episodes that the training held out. What it names
-    must exist (else UserError); of the defaults only those that exist are taken.
+    The flag takes numbers, ranges such as 0-3, `all`, and `val`, the episodes that the training held out. All of them must
+    exist (else UserError); defaults that do not exist are left out.
     """
-    there = len(dataset.episodes)
-    named, wished = " ".join(flag or ()).split(), os.environ.get("EVAL_EPISODES", "").split()
-    words = named or wished or DEFAULT_EPISODES
-    numbers = list(dict.fromkeys(number for word in words for number in _numbers(word, policy, there)))
-    missing = [number for number in numbers if number >= there]
-    if missing and (named or len(missing) == len(numbers)):
-        raise UserError(f"episode {missing[0]} does not exist: {dataset.root} has {there} episodes, 0 to {there - 1}")
-    if missing and wished:
-        log.warning("%s has only %d episodes: leaving out %s", dataset.root, there, ", ".join(map(str, missing)))
-    chosen = [dataset.episodes[number] for number in numbers if number < there]
-    _warn_about_training(chosen, policy, dataset)
+    n_episodes = len(dataset.episodes)
+    from_flag, from_environment = " ".join(flag or ()).split(), os.environ.get("EVAL_EPISODES", "").split()
+    words = from_flag or from_environment or DEFAULT_EPISODES
+    numbers = list(dict.fromkeys(number for word in words for number in _parse_episodes(word, policy, n_episodes)))
+    missing = [number for number in numbers if number >= n_episodes]
+    if missing and (from_flag or len(missing) == len(numbers)):
+        raise UserError(
+            f"episode {missing[0]} does not exist: {dataset.root} has {n_episodes} episodes, 0 to {n_episodes - 1}"
+        )
+    if missing and from_environment:
+        log.warning("%s has only %d episodes: leaving out %s", dataset.root, n_episodes, ", ".join(map(str, missing)))
+    chosen = [dataset.episodes[number] for number in numbers if number < n_episodes]
+    seen = _seen_in_training(chosen, policy, dataset)
+    if seen:
+        log.warning("the policy was trained on this dataset; not held out: %s", ", ".join(map(str, seen)))
     return chosen
 
 
 def require_match(policy: Policy, dataset: Dataset) -> None:
-    """Raise UserError, naming both sides, when the policy was trained on something else than the dataset holds."""
+    """Raise UserError, naming both sides, when the policy was trained on other features than the dataset has."""
     robot, shape, features = policy.checkpoint.robot, policy.checkpoint.shape, dataset.features
     _require_equal(f"{STATE} has shape", (shape.state_dim,), features[STATE].shape)
     _require_equal(f"{ACTION} has shape", (shape.action_dim,), features[ACTION].shape)
@@ -117,17 +122,9 @@ def require_match(policy: Policy, dataset: Dataset) -> None:
     if robot.action_meaning and dataset.action_meaning:
         _require_equal("an action means", robot.action_meaning, dataset.action_meaning)
     if shape.environment_dim:
-        there = features[ENVIRONMENT].shape if ENVIRONMENT in features else None
-        _require_equal(f"{ENVIRONMENT} has shape", (shape.environment_dim,), there)
-    renamed = policy.checkpoint.rename_map
-    cameras = {renamed.get(image_key(name), image_key(name)): size for name, size in dataset.cameras.items()}
-    wanted = {image_key(name): size for name, size in policy.cameras.items()}
-    if wanted.keys() - cameras.keys():
-        _require_equal("the cameras are", ", ".join(wanted) or "none", ", ".join(cameras) or "none")
-    for key, size in wanted.items():
-        _require_equal(f"{key} has height, width, channels", size, cameras[key])
-    if cameras.keys() - wanted.keys():
-        log.warning("the checkpoint does not look at %s", ", ".join(sorted(cameras.keys() - wanted.keys())))
+        environment = features[ENVIRONMENT].shape if ENVIRONMENT in features else None
+        _require_equal(f"{ENVIRONMENT} has shape", (shape.environment_dim,), environment)
+    _require_cameras(policy, dataset)
     if policy.fps and policy.fps != dataset.fps:
         log.warning("the checkpoint was trained at %d fps, the dataset has %d", policy.fps, dataset.fps)
     mean = dataset.stats.get(ACTION, {}).get("mean", np.empty(0))
@@ -135,44 +132,47 @@ def require_match(policy: Policy, dataset: Dataset) -> None:
         raise UserError(f"{dataset.root}/meta/stats.json has no mean of {shape.action_dim} actions: {mean.tolist()}")
 
 
-def _numbers(word: str, policy: Policy, there: int) -> Sequence[int]:
+def _require_cameras(policy: Policy, dataset: Dataset) -> None:
+    renamed = policy.checkpoint.rename_map
+    found = {renamed.get(image_key(name), image_key(name)): size for name, size in dataset.cameras.items()}
+    expected = {image_key(name): size for name, size in policy.cameras.items()}
+    if expected.keys() - found.keys():
+        _require_equal("the cameras are", ", ".join(expected) or "none", ", ".join(found) or "none")
+    for key, size in expected.items():
+        _require_equal(f"{key} has height, width, channels", size, found[key])
+    if found.keys() - expected.keys():
+        log.warning("the checkpoint does not use %s", ", ".join(sorted(found.keys() - expected.keys())))
+
+
+def _parse_episodes(word: str, policy: Policy, n_episodes: int) -> Sequence[int]:
     if word == "all":
-        return range(there)
+        return range(n_episodes)
     if word == "val":
         held_out: list[int] | None = policy.checkpoint.train_config.get("val_episodes")
         if not held_out:
             raise UserError(
-                "episodes val: the training held out none, or its train_config.json does not say; name some"
+                "episodes val: the training held out none, or its train_config.json does not say which; give numbers"
             )
         return held_out
     match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", word)
     if not match or int(match[2] or match[1]) < int(match[1]):
         raise UserError(f"episodes {word!r}: expected numbers, a range such as 0-3, all or val")
-    return range(int(match[1]), min(int(match[2] or match[1]), max(there, int(match[1]))) + 1)
+    first, last = int(match[1]), int(match[2] or match[1])
+    return range(first, min(last, max(n_episodes, first)) + 1)
 
 
 def _require_equal(what: str, in_checkpoint: object, in_dataset: object) -> None:
     if in_checkpoint != in_dataset:
         raise UserError(
             f"checkpoint and dataset do not fit: {what} {in_checkpoint} in the checkpoint, {in_dataset} in the dataset; "
-            "evaluate on data made like the training's"
+            "evaluate on a dataset with the features of the training data"
         )
-
-
-def _who(dataset: Dataset) -> str:
-    return "dataset" if dataset.action_meaning else "checkpoint"
 
 
 def _seen_in_training(chosen: Sequence[Episode], policy: Policy, dataset: Dataset) -> list[int] | None:
     record = policy.checkpoint.train_config
     if record.get("dataset", {}).get("fingerprint") != dataset.fingerprint:
         return None
-    trained_on = record.get("config", {}).get("data", {}).get("episodes")  # None: on all that were not held out
+    trained_on = record.get("config", {}).get("data", {}).get("episodes")  # None: all that were not held out
     seen = [episode.number for episode in chosen if episode.number not in record.get("val_episodes", [])]
     return [number for number in seen if trained_on is None or number in trained_on]
-
-
-def _warn_about_training(chosen: Sequence[Episode], policy: Policy, dataset: Dataset) -> None:
-    seen = _seen_in_training(chosen, policy, dataset)
-    if seen:
-        log.warning("the policy was trained on this dataset; not held out: %s", ", ".join(map(str, seen)))

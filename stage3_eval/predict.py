@@ -1,4 +1,4 @@
-"""A policy and an episode's recorded observations in; its chunks, the actions it would execute, honest latencies out.
+"""Predict the chunks of an episode from its recorded observations, and measure the latency.
 
 Letters in array names: T frames of the episode, S chunks (each starts at a frame), C chunk steps, A action dimensions.
 """
@@ -25,7 +25,7 @@ Batch = dict[str, npt.NDArray[Any]]
 
 
 class Prediction(NamedTuple):
-    """What the policy said of one episode, in robot units; NaN in `latency_T_s` where nothing was timed."""
+    """Predictions for one episode, in robot units; NaN in `latency_T_s` where no prediction was timed."""
 
     start_S: Frames
     chunk_SCA: npt.NDArray[np.float32]
@@ -36,23 +36,22 @@ class Prediction(NamedTuple):
 def predict_open_loop(
     policy: Policy, dataset: Dataset, episode: Episode, rows: Mapping[str, Floats], batch_size: int, n_timed: int
 ) -> Prediction:
-    """Predict a fresh chunk from every recorded frame, in batches; what is executed is each chunk's first step.
+    """Predict a new chunk from every recorded frame, in batches; the executed action is the first step of each chunk.
 
-    `n_timed` evenly spread frames are predicted once more, one by one, and timed. `rows` holds the episode's columns by
-    their names in the dataset. The next batch's images are decoded while the present one is predicted, never while a
-    frame is timed. Raises UserError when an image is damaged.
+    `n_timed` evenly spaced frames are predicted once more, one by one, and timed. `rows` holds the columns of the episode by
+    name. The images of the next batch are decoded while the current one is predicted, never while a frame is timed. Raises
+    UserError when an image is damaged.
     """
     timed = spread(episode.length, n_timed)
     latency_T_s = np.full(episode.length, np.nan)
     chunks = []
-    for start, batch, following in _ahead(policy, dataset, episode, rows, batch_size):
+    for start, batch, next_batch in _prefetch(policy, dataset, episode, rows, batch_size):
         chunks.append(policy.predict_chunk(batch).numpy())
-        due = timed[(timed >= start) & (timed < start + batch_size)] - start
-        if len(due):
-            wait([following])
-            # Caches and allocators come from a batch: settle them on one frame first.
-            policy.predict_chunk(_single(batch, due[0]))
-            latency_T_s[start + due] = [time_call(policy, _single(batch, row))[0] for row in due]
+        timed_rows = timed[(timed >= start) & (timed < start + batch_size)] - start
+        if len(timed_rows):
+            wait([next_batch])
+            policy.predict_chunk(_single(batch, timed_rows[0]))  # warm up caches and allocators for a batch of one
+            latency_T_s[start + timed_rows] = [time_call(policy, _single(batch, row))[0] for row in timed_rows]
     chunk_TCA = np.concatenate(chunks)
     return Prediction(np.arange(episode.length), chunk_TCA, chunk_TCA[:, 0], latency_T_s)
 
@@ -60,10 +59,11 @@ def predict_open_loop(
 def predict_queue(
     policy: Policy, dataset: Dataset, episode: Episode, rows: Mapping[str, Floats], batch_size: int, n_timed: int
 ) -> Prediction:
-    """Ask for an action at every recorded frame, as a robot's driver does: n_action_steps from a queue, or ensembling.
+    """Select an action at every recorded frame, as a robot driver does: n_action_steps from a queue, or ensembling.
 
-    A chunk is what was executed between two looks at an observation; one that the episode's end cuts short is filled with
-    NaN. Only calls that predict are timed, `n_timed` of them evenly spread; taking an action from the queue never is.
+    A chunk holds the actions that were executed between two predictions; one that the end of the episode cuts short is
+    padded with NaN. Only calls that predict are timed, `n_timed` of them evenly spaced; taking an action from the queue is
+    not.
     """
     ensembles = policy.temporal_ensemble_coeff is not None
     start_S = np.arange(0, episode.length, 1 if ensembles else policy.n_action_steps)
@@ -71,11 +71,11 @@ def predict_queue(
     latency_T_s = np.full(episode.length, np.nan)
     actions = []
     policy.reset()
-    for start, batch, following in _ahead(policy, dataset, episode, rows, batch_size):
+    for start, batch, next_batch in _prefetch(policy, dataset, episode, rows, batch_size):
         for row in range(len(batch[STATE])):
             observation = _single(batch, row)
             if policy.looks_next and start + row in timed:
-                wait([following])
+                wait([next_batch])
                 latency_T_s[start + row], action_1A = time_call(policy, observation, policy.select_action)
             else:
                 action_1A = policy.select_action(observation)
@@ -90,13 +90,13 @@ def predict_queue(
 def observations(
     policy: Policy, dataset: Dataset, episode: Episode, rows: Mapping[str, Floats], batch_size: int
 ) -> Iterator[Batch]:
-    """Yield the episode's observations in batches, as the policy takes them; only its own cameras are decoded."""
-    wanted = {image_key(camera) for camera in policy.cameras}
+    """Yield the observations of the episode in batches, as the policy takes them; only its own cameras are decoded."""
+    used = {image_key(camera) for camera in policy.cameras}
     renamed = policy.checkpoint.rename_map
     streams = {
         image_key(camera): dataset.images(episode, camera)
         for camera in dataset.cameras
-        if renamed.get(image_key(camera), image_key(camera)) in wanted
+        if renamed.get(image_key(camera), image_key(camera)) in used
     }
     keys = [key for key in (STATE, ENVIRONMENT) if key in rows]
     for start in range(0, episode.length, batch_size):
@@ -105,48 +105,48 @@ def observations(
 
 
 def time_first_call(policy: Policy, dataset: Dataset, episode: Episode, rows: Mapping[str, Floats]) -> float:
-    """Return the seconds of this process's first prediction, cold: what a robot waits for once, at its start."""
+    """Return the seconds of the first prediction of this process, which a robot waits for once, at its start."""
     return time_call(policy, next(observations(policy, dataset, episode, rows, batch_size=1)))[0]
 
 
 def time_call(
     policy: Policy, observation: Batch, call: Callable[[Batch], torch.Tensor] | None = None
 ) -> tuple[float, torch.Tensor]:
-    """Return the seconds from the observation in this process's memory to the action there, and the action.
+    """Return the seconds from an observation in host memory to the action in host memory, and the action.
 
-    On a GPU they are measured by CUDA events around the call, copies to and from the device included.
+    On a GPU they are measured by CUDA events around the call, including the copies to and from the device.
     """
     call = call or policy.predict_chunk
     if policy.device.type != "cuda":
         started = time.perf_counter()
         action = call(observation)
         return time.perf_counter() - started, action
-    begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    started_event, ended_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     torch.cuda.synchronize(policy.device)
-    begun.record(torch.cuda.current_stream(policy.device))
+    started_event.record(torch.cuda.current_stream(policy.device))
     action = call(observation)
-    ended.record(torch.cuda.current_stream(policy.device))
-    ended.synchronize()
-    return begun.elapsed_time(ended) / 1000, action
+    ended_event.record(torch.cuda.current_stream(policy.device))
+    ended_event.synchronize()
+    return started_event.elapsed_time(ended_event) / 1000, action
 
 
 def spread(length: int, count: int) -> Frames:
-    """Return at most `count` different frames of 0 ... length-1, evenly spread, the first and the last among them."""
+    """Return at most `count` different frames of 0 ... length-1, evenly spaced, with the first and the last."""
     return np.linspace(0, length - 1, min(count, length)).round().astype(np.int64)
 
 
-def _ahead(
+def _prefetch(
     policy: Policy, dataset: Dataset, episode: Episode, rows: Mapping[str, Floats], batch_size: int
 ) -> Iterator[tuple[int, Batch, "Future[Batch]"]]:
-    """Yield each batch with its first frame, and the next one on its way in a thread of its own."""
+    """Yield the first frame of each batch, the batch, and the next one, which is decoded in another thread."""
     batches = observations(policy, dataset, episode, rows, batch_size)
     starts = range(0, episode.length, batch_size)
     with ThreadPoolExecutor(max_workers=1) as decoder:
-        following: Future[Batch] = decoder.submit(next, batches, {})
+        next_batch: Future[Batch] = decoder.submit(next, batches, {})
         for start in progress(starts, len(starts), f"episode {episode.number}", "batch"):
-            batch = following.result()
-            following = decoder.submit(next, batches, {})
-            yield start, batch, following
+            batch = next_batch.result()
+            next_batch = decoder.submit(next, batches, {})
+            yield start, batch, next_batch
 
 
 def _single(batch: Batch, row: int) -> Batch:

@@ -1,4 +1,4 @@
-"""A dataset's episode in; its rows, the positions of its action's joints, and single images out."""
+"""Read the rows of an episode, the measured positions of its joints, and single images."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,25 +17,24 @@ Columns = dict[str, npt.NDArray[Any]]
 
 
 def read_rows(dataset: Dataset, episode: Episode, names: Sequence[str]) -> Columns:
-    """Return the episode's columns, (T, dimensions) or (T,); no other episode's rows are kept in memory.
+    """Return the columns of an episode, (T, dimensions) or (T,).
 
     Raises UserError when rows are missing or a state or action is not finite.
     """
     path = dataset.rows_path(episode)
-    mine = [("episode_index", "=", episode.number)]
     missing = [name for name in names if name not in dataset.features]
     if missing:
         raise UserError(f"{dataset.root}/meta/info.json declares no {missing[0]}; convert the dataset again")
     try:
-        table = pq.read_table(path, columns=[*names, "index"], filters=mine)
+        table = pq.read_table(path, columns=[*names, "index"], filters=[("episode_index", "=", episode.number)])
         arrays = {name: as_array(table.column(name), *dataset.features[name][:2]) for name in (*names, "index")}
-        columns = {name: array.copy() for name, array in arrays.items()}  # which may be written
+        columns = {name: array.copy() for name, array in arrays.items()}  # writable
     except (pa.ArrowException, OSError, TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {one_line(error)}") from error
     if not np.array_equal(columns.pop("index"), np.arange(episode.start, episode.stop)):
         raise UserError(
             f"{path}: episode {episode.number} has {len(table)} rows and meta/ declares {episode.length}, or its `index` "
-            "column does not count them up in order; convert the dataset again"
+            "column does not count them in order; convert the dataset again"
         )
     for name in (STATE, ACTION):
         require_finite(columns[name], f"{dataset.root}: {name}", episode, np.arange(episode.length))
@@ -43,7 +42,7 @@ def read_rows(dataset: Dataset, episode: Episode, names: Sequence[str]) -> Colum
 
 
 def positions(dataset: Dataset, state_TS: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
-    """Return the measured position of each of the action's joints (T, A), by name, else by place; None without one."""
+    """Return the measured position of each joint of the action (T, A), matched by name, else by order; None without one."""
     names = dataset.features[STATE].names or ()
     if set(dataset.joint_names) <= set(names):
         return state_TS[:, [names.index(joint) for joint in dataset.joint_names]]
@@ -51,7 +50,7 @@ def positions(dataset: Dataset, state_TS: npt.NDArray[Any]) -> npt.NDArray[Any] 
 
 
 def images_at(dataset: Dataset, episode: Episode, camera: str, frames: Iterable[int]) -> dict[int, Image]:
-    """Return frame -> image for a few frames, decoding no further than the last of them."""
+    """Return frame -> image of a few frames; decoding stops after the last of them."""
     wanted = set(frames)
     found: dict[int, Image] = {}
     for frame, image in enumerate(dataset.images(episode, camera)):
@@ -67,4 +66,4 @@ def require_finite(values: npt.NDArray[Any], what: str, episode: Episode, frames
     bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
     if bad.any():
         where = f"episode {episode.number}, frame {int(frames[bad.argmax()])}"
-        raise UserError(f"{what} is not finite: {where}; leave the episode out or mend its source")
+        raise UserError(f"{what} is not finite: {where}; leave the episode out or repair its source")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from common.cli.config import describe
+from common.cli.config import reference
 from stage1_convert.config import Config as ConvertConfig
 from stage2_train.config import TrainConfig
 from tests.conftest import ROOT
@@ -23,9 +23,7 @@ REFERENCES = {ROOT / "stage1_convert" / "README.md": ConvertConfig, ROOT / "stag
 
 def with_reference(text: str, cls: type[Any]) -> str:
     """The text of a README with the configuration table as the code has it."""
-    rows = [f"| `{key}` | `{default}` | {doc} |" for key, default, doc in describe(cls)]
-    table = "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])
-    return REFERENCE.sub(lambda match: f"{match[1]}{table}\n{match[2]}", text)
+    return REFERENCE.sub(lambda match: f"{match[1]}{reference(cls)}\n{match[2]}", text)
 
 
 def block(language: str) -> str:

@@ -19,7 +19,8 @@ from common.act.normalization import Normalizer, split_buffers
 from common.act.processors import PREPROCESSOR, read_processors, read_tensors, write_processors
 from common.act.runs import CONFIG, WEIGHTS
 from common.cli.command import UserError, one_line
-from common.cli.config import from_json
+from common.cli.config import to_dict
+from common.cli.validation import validate
 from common.lerobot.dataset import ACTION, IMAGES, STATE, image_key
 from common.storage.files import MANIFEST, find_damage, read_json, write_json
 
@@ -112,7 +113,7 @@ class Checkpoint:
         written = {
             **_CONFIG_DEFAULTS,
             **self.settings,
-            **vars(self.act),
+            **to_dict(self.act),
             "input_features": self.settings.get("input_features", inputs),
             "output_features": {ACTION: {"type": "ACTION", "shape": [self.shape.action_dim]}},
             "n_action_steps": self.act.n_action_steps or self.act.chunk_size,
@@ -152,8 +153,8 @@ def new_network(act: ActConfig, shape: PolicyShape) -> Act:
 def _parse_settings(settings: dict[str, Any]) -> tuple[ActConfig, PolicyShape]:
     if settings["type"] != "act":
         raise ValueError(f"its type is {settings['type']!r}")
-    known = ActConfig.__dataclass_fields__
-    act = from_json(ActConfig, {key: value for key, value in settings.items() if key in known})
+    known = {key: value for key, value in settings.items() if key in ActConfig.model_fields}
+    act = validate(ActConfig, known, strict=True)
     if settings.get("replace_final_stride_with_dilation"):
         raise ValueError("replace_final_stride_with_dilation is not supported")
     sizes: dict[str, int] = {}

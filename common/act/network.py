@@ -7,46 +7,51 @@ L latent, N heads, d width of a head, H W pixels or cells, F backbone channels, 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from common.act.resnet import ResNet
-from common.cli.config import option
+from common.cli.config import Section
 
 SINUSOID_BASE = 10_000.0  # Vaswani et al. 2017
 
 
-@dataclass(frozen=True)
-class ActConfig:
+class ActConfig(Section):
     """Everything that decides the network and how its chunks are executed; names and defaults are LeRobot's."""
 
-    chunk_size: int = option(100, "actions predicted at once, in frames", low=1)
-    n_action_steps: int | None = option(None, "actions executed from each chunk before the next one; null: all", low=1)
-    temporal_ensemble_coeff: float | None = option(
-        None, "average overlapping chunks with weights exp(-coeff*i), i=0 the oldest; needs n_action_steps 1"
+    chunk_size: int = Field(default=100, ge=1, description="actions predicted at once, in frames")
+    n_action_steps: int | None = Field(
+        default=None, ge=1, description="actions executed from each chunk before the next one; null: all"
     )
-    vision_backbone: Literal["resnet18", "resnet34", "resnet50"] = option("resnet18", "resnet18, resnet34 or resnet50")
-    pretrained_backbone_weights: str | None = option(
-        None, "torchvision weights name or a local file to start the backbone from; null: random"
+    temporal_ensemble_coeff: float | None = Field(
+        default=None,
+        description="average overlapping chunks with weights exp(-coeff*i), i=0 the oldest; needs n_action_steps 1",
     )
-    pre_norm: bool = option(False, "normalize before each block instead of after it")
-    dim_model: int = option(512, "transformer width", low=4)
-    n_heads: int = option(8, "attention heads; must divide dim_model", low=1)
-    dim_feedforward: int = option(3200, "width of the feed-forward blocks", low=1)
-    feedforward_activation: Literal["relu", "gelu"] = option("relu", "relu or gelu")
-    n_encoder_layers: int = option(4, "transformer encoder layers", low=1)
-    n_decoder_layers: int = option(1, "transformer decoder layers", low=1)
-    use_vae: bool = option(True, "train with the variational encoder of the action chunk")
-    latent_dim: int = option(32, "size of the VAE's latent", low=1)
-    n_vae_encoder_layers: int = option(4, "layers of the VAE encoder", low=1)
-    dropout: float = option(0.1, "dropout, attention weights included", low=0, high=1)
+    vision_backbone: Literal["resnet18", "resnet34", "resnet50"] = Field(
+        default="resnet18", description="resnet18, resnet34 or resnet50"
+    )
+    pretrained_backbone_weights: str | None = Field(
+        default=None, description="torchvision weights name or a local file to start the backbone from; null: random"
+    )
+    pre_norm: bool = Field(default=False, description="normalize before each block instead of after it")
+    dim_model: int = Field(default=512, ge=4, description="transformer width")
+    n_heads: int = Field(default=8, ge=1, description="attention heads; must divide dim_model")
+    dim_feedforward: int = Field(default=3200, ge=1, description="width of the feed-forward blocks")
+    feedforward_activation: Literal["relu", "gelu"] = Field(default="relu", description="relu or gelu")
+    n_encoder_layers: int = Field(default=4, ge=1, description="transformer encoder layers")
+    n_decoder_layers: int = Field(default=1, ge=1, description="transformer decoder layers")
+    use_vae: bool = Field(default=True, description="train with the variational encoder of the action chunk")
+    latent_dim: int = Field(default=32, ge=1, description="size of the VAE's latent")
+    n_vae_encoder_layers: int = Field(default=4, ge=1, description="layers of the VAE encoder")
+    dropout: float = Field(default=0.1, ge=0, le=1, description="dropout, attention weights included")
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         """Refuse values that do not fit each other."""
         if self.dim_model % self.n_heads or self.dim_model % 4:
             raise ValueError(
@@ -58,6 +63,7 @@ class ActConfig:
             )
         if self.temporal_ensemble_coeff is not None and self.n_action_steps != 1:
             raise ValueError("model.temporal_ensemble_coeff needs model.n_action_steps=1")
+        return self
 
 
 class ActOutput(NamedTuple):

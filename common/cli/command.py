@@ -94,21 +94,16 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(number, signal.SIG_DFL)
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            os.write(2, f"{STOPPED}\n".encode())  # sys.stderr may be the one that was interrupted
-            signal.raise_signal(number)  # a library that is being imported may make something else of an exception
-        frame = frame.f_back
+def _interrupt(number: int, _: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)  # the second Ctrl-C ends the process at once
     raise KeyboardInterrupt
 
 
 def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
-    """Call `main`, turn what it raises into an exit code, and leave the process.
+    """Call `main`, turn what it raises into an exit code, and exit.
 
-    A traceback is printed for our own bugs only. The first Ctrl-C is an orderly end, the second ends the process at once,
-    and so does one while something is imported; both ways the first says how to go on.
+    A traceback is printed for internal errors only. The first Ctrl-C stops the command in an orderly way, the second one at
+    once.
     """
     set_up_logging()
     if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_DFL):

@@ -1,6 +1,10 @@
 """JPEG, PNG or video bytes in, RGB images (height, width, 3) uint8 out."""
 
-from collections.abc import Iterator
+import contextlib
+import functools
+import os
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -12,15 +16,54 @@ from common.cli.command import UserError, one_line
 Image = npt.NDArray[np.uint8]
 
 MAX_PIXELS = 1 << 24  # a small file can claim any size: it is compared with this before memory is taken
+RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # rows as they are stored, like every other reader
+# libjpeg and libpng conceal damage and only print a line about it; a padded color profile is no damage.
+DAMAGE = re.compile(rb"Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|Invalid SOS|libpng error")
 
 
-def decode_image(data: bytes) -> Image:
-    """Decode a JPEG or PNG file to RGB (height, width, 3) uint8; raises UserError when it is damaged."""
-    way = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # rows as they are stored, like every other reader
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), way) if data else None
+def decode_image(data: bytes, flags: int = RGB) -> Image:
+    """Decode a JPEG or PNG file to RGB (height, width, 3) uint8, or by other flags of cv2.imdecode.
+
+    Raises UserError when it does not decode.
+    """
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if image is None:
         raise UserError(f"the image ({len(data)} bytes) does not decode")
     return image  # type: ignore[return-value]
+
+
+def decode_intact(data: bytes, flags: int = RGB) -> Image:
+    """Decode as decode_image does; raises UserError also for damage that the decoder conceals."""
+    with captured_stderr() as printed:
+        try:
+            image = decode_image(data, flags)
+        except cv2.error as error:
+            raise UserError(f"the image does not decode: {one_line(error)}") from error
+    damage = next((line for line in printed().splitlines() if DAMAGE.search(line)), None)
+    if damage:
+        raise UserError(f"the image is damaged: {damage.decode(errors='replace').strip()}")
+    return image
+
+
+@contextlib.contextmanager
+def captured_stderr() -> Iterator[Callable[[], bytes]]:
+    """Keep what this process, C libraries included, prints on file descriptor 2 in the block, and yield its reader."""
+    handle = _capture_file(os.getpid())
+    if os.lseek(handle, 0, os.SEEK_END):
+        os.ftruncate(handle, 0)
+        os.lseek(handle, 0, os.SEEK_SET)
+    stderr = os.dup(2)
+    os.dup2(handle, 2)
+    try:
+        yield lambda: os.pread(handle, os.lseek(handle, 0, os.SEEK_END), 0)
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+@functools.cache  # one file in memory per process: opening one for every image would take as long as the capture itself
+def _capture_file(_process: int) -> int:
+    return os.memfd_create("stderr")
 
 
 def resize(image: Image, size: tuple[int, int] | None) -> Image:

@@ -1,10 +1,10 @@
-"""An error of the JSON Schema in; what is wrong and the right form, in words, out."""
+"""Explains an error of the JSON Schema: what is wrong, and what to write instead."""
 
 import difflib
 from collections.abc import Iterator
 from typing import Any
 
-from jsonschema.exceptions import ValidationError
+from jsonschema.exceptions import ValidationError, best_match
 
 from osmo.check.template import Keys
 
@@ -16,13 +16,13 @@ DURATION = "expected seconds or one whole number with one unit, such as 24h, 90m
 QUANTITY = "expected a number and T, Ti, G, Gi, M, Mi, K, Ki or B without a space, such as 64Gi"
 URL = (
     "expected azure://ACCOUNT/CONTAINER[/PATH], s3://BUCKET[/PATH], gs://BUCKET[/PATH], tos:// or swift:// "
-    "without , ; or *; https:// is not taken"
+    "without , ; or *; https:// is not accepted"
 )
 INPUT = "expected - task: NAME or - url: azure://ACCOUNT/CONTAINER/PATH"
 OUTPUT = "expected - url: azure://ACCOUNT/CONTAINER/PATH"
 WORDS = 'expected a list of texts and numbers; write true and false as "true" and "false"'
 
-# What a value must look like, by the key it stands under.
+# What a value must look like, by its key.
 FORMS = {
     "name": NAME,
     "exec_timeout": DURATION,
@@ -34,7 +34,7 @@ FORMS = {
     "gpu": "expected a whole number, such as 1",
     "url": URL,
     "task": "expected the name of a task, or WORKFLOW_ID:TASK of an earlier run",
-    "regex": "expected a regular expression; an output's takes no comma",
+    "regex": "expected a regular expression; that of an output must not contain a comma",
     "command": f"{WORDS}, such as command: [bash, -c]",
     "args": WORDS,
     "groups": "groups is a list: - name: workers, with tasks: below it; N equal tasks come from {% for i in range(nodes) %}",
@@ -55,46 +55,41 @@ FORMS = {
     "resources": "expected names with cpu, gpu, memory, storage and platform",
     "timeout": "expected exec_timeout and queue_timeout",
     "default-values": "expected a mapping of names to values",
+    "workflow": "the file's sections are workflow: and default-values:",
+    "image": "expected a full registry path, such as 192.168.1.100:5000/ur10e-act-train:latest",
 }
-
-# What people write instead of what OSMO knows: (part of the file, key) -> the right form.
-_TASK = {
-    "count": "a task stands for one process; write N of them with {% for i in range(nodes) %} in a group",
-    "dependsOn": "tasks are ordered by inputs: - task: NAME",
-    "depends_on": "tasks are ordered by inputs: - task: NAME",
-    "needs": "tasks are ordered by inputs: - task: NAME",
-    "retries": "retries are exitActions: {RESCHEDULE: 75}, up to the server's max_retry_per_task",
-    "retry": "retries are exitActions: {RESCHEDULE: 75}, up to the server's max_retry_per_task",
-    "timeout": "timeouts are the workflow's: workflow: timeout: exec_timeout: 24h",
-    "secrets": "secrets are credentials: {wandb-api-key: {WANDB_API_KEY: wandb_api_key}}",
-    "env": "write environment:",
-    "envs": "write environment:",
-    "resources": "OSMO drops a task's own resources in silence; name them under workflow: resources: and write resource: NAME",
-    "backend": "OSMO drops a task's backend in silence; choose the pool with --pool",
-    "gpu": "write workflow: resources: NAME: {gpu: 1} and resource: NAME",
-    "gpus": "write workflow: resources: NAME: {gpu: 1} and resource: NAME",
-    "volumes": "there are no bind mounts; bring data by inputs: - url: azure://ACCOUNT/CONTAINER/PATH",
-    "mounts": "there are no bind mounts; bring data by inputs: - url: azure://ACCOUNT/CONTAINER/PATH",
-    "localpath": "only an entry of files: takes a localpath; bring folders by inputs: - url: or - dataset: (up to 6.3)",
-    "script": "write command: [bash, -c] and the script under args:",
-    "entrypoint": "write command:",
-    "working_dir": "write cd FOLDER in the command",
-    "workdir": "write cd FOLDER in the command",
-}
+FORMS |= {"contents": FORMS["files"], "key": FORMS["topology"]}
+# Keys that people write and OSMO does not know: part of the file -> key, or several keys in one -> what to write instead.
+_GPU = "write workflow: resources: NAME: {gpu: 1} and resource: NAME"
+_COUNT = "there is no count; write the tasks with {% for i in range(nodes) %} and lead: true for one of them"
 _IO = {
     "localpath": "bring a folder with osmo data upload azure://ACCOUNT/CONTAINER/PATH FOLDER and - url:, "
-    "or, up to 6.3, with - dataset: {name: NAME, localpath: FOLDER}; it lands at {{input:N}}",
+    "or, up to 6.3, with - dataset: {name: NAME, localpath: FOLDER}; it appears at {{input:N}}",
     "path": "there is no path here; write below {{output}}, read below {{input:N}}",
     "name": INPUT,
 }
-WRONG_KEYS: dict[str, dict[str, str]] = {
-    "tasks": _TASK,
+UNKNOWN_KEYS: dict[str, dict[str, str]] = {
+    "tasks": {
+        "count": "a task is one process; write N of them with {% for i in range(nodes) %} in a group",
+        "dependsOn depends_on needs": "tasks are ordered by inputs: - task: NAME",
+        "retries retry": "retries are exitActions: {RESCHEDULE: 75}, up to the server's max_retry_per_task",
+        "timeout": "timeouts belong to the workflow: workflow: timeout: exec_timeout: 24h",
+        "secrets": "secrets are credentials: {wandb-api-key: {WANDB_API_KEY: wandb_api_key}}",
+        "env envs": "write environment:",
+        "resources": "OSMO silently ignores a task's own resources; name them under workflow: resources: and "
+        "write resource: NAME",
+        "backend": "OSMO silently ignores a task's backend; choose the pool with --pool",
+        "gpu gpus": _GPU,
+        "volumes mounts": "there are no bind mounts; bring data by inputs: - url: azure://ACCOUNT/CONTAINER/PATH",
+        "localpath": "only an entry of files: takes a localpath; bring folders by inputs: - url: or "
+        "- dataset: (up to 6.3)",
+        "script": "write command: [bash, -c] and the script under args:",
+        "entrypoint": "write command:",
+        "working_dir workdir": "write cd FOLDER in the command",
+    },
     "inputs": _IO,
     "outputs": _IO,
-    "groups": {
-        "count": "there is no count; write the tasks with {% for i in range(nodes) %} and lead: true for one of them",
-        "replicas": "there is no count; write the tasks with {% for i in range(nodes) %} and lead: true for one of them",
-    },
+    "groups": {"count replicas": _COUNT},
     "files": {"content": "write contents:", "local_path": "write localpath:"},
     "workflow": {
         "env": "environment: belongs to each task",
@@ -106,78 +101,52 @@ WRONG_KEYS: dict[str, dict[str, str]] = {
         "RESTART": "OSMO knows COMPLETE, FAIL and RESCHEDULE; its documentation's RESTART is refused: write RESCHEDULE",
     },
 }
+_INSTEAD = {
+    (part, key): hint for part, hints in UNKNOWN_KEYS.items() for keys, hint in hints.items() for key in keys.split()
+}
 
 
-def explain(error: ValidationError, prefix: Keys = ()) -> Iterator[tuple[Keys, str]]:
-    """Yield (where, what is wrong and the right form) for an error and what lies beneath it."""
-    where: Keys = (*prefix, *error.relative_path)
-    branches = [part for part in _branches(error) if part is not error]
-    if branches:
-        for part in branches:
-            yield from explain(part, where)
-    elif error.validator == "additionalProperties" and isinstance(error.instance, dict):
-        schema: Any = error.schema
+def explain(error: ValidationError) -> Iterator[tuple[Keys, str]]:
+    """Yield (keys of the part, what is wrong and what to write instead) for an error."""
+    error = _most_likely(error)
+    where: Keys = tuple(error.absolute_path)
+    part = next((str(key) for key in reversed(where) if isinstance(key, str)), "")
+    word = next((str(key) for key in reversed(where) if key in FORMS), part)
+    form = FORMS.get(word, "its form is described in osmo/README.md")
+    schema: Any = error.schema
+    value: Any = error.instance
+    if error.validator == "additionalProperties" and isinstance(value, dict):
         known = schema.get("properties", {})
-        for key in error.instance:
-            if key not in known:
-                yield (*where, key), f"unknown key {key}: {_right_key(where, str(key), known)}"
+        for key in value.keys() - known.keys():
+            yield (*where, key), f"unknown key {key}: {_instead_of(part, str(key), known)}"
     elif error.validator == "required":
         needed: Any = error.validator_value
-        instance: Any = error.instance
-        missing = [key for key in needed if key not in instance]
-        yield where, f"{', '.join(missing)} is missing: {_form(missing[0])}"
-    elif error.validator == "propertyNames" or "propertyNames" in error.schema_path:
-        key = str(error.instance)
-        known = WRONG_KEYS.get(_part(where), {})
-        yield where, f"{key}: {known.get(key) or _form(_word(where))}"
-    else:
-        known = WRONG_KEYS.get(_part(where), {})
-        right = (
-            next((known[key] for key in error.instance if key in known), "") if isinstance(error.instance, dict) else ""
+        missing = [key for key in needed if key not in value]
+        yield (
+            where,
+            f"{', '.join(missing)} is missing: {INPUT if missing[0] == 'task' else FORMS.get(missing[0], form)}",
         )
-        yield where, f"{_word(where)}: {_show(error.instance)}: {right or _form(_word(where))}"
+    elif "propertyNames" in error.schema_path:
+        yield where, f"{value}: {_INSTEAD.get((part, value), form)}"
+    else:
+        keys = value if isinstance(value, dict) else ()
+        hint = next((_INSTEAD[part, key] for key in keys if (part, key) in _INSTEAD), form)
+        yield where, f"{word}: {_show(value)}: {hint}"
 
 
-def _branches(error: ValidationError) -> list[ValidationError]:
-    """The errors of the alternative that was meant: of mappings, the one whose distinguishing key is there."""
-    if error.validator not in ("anyOf", "oneOf") or not isinstance(error.instance, dict):
-        return []
-    alternatives: dict[Any, list[ValidationError]] = {}
-    for part in error.context or ():
-        alternatives.setdefault(part.schema_path[0], []).append(part)
-    for parts in alternatives.values():
-        if not any(part.validator == "required" and not part.relative_path for part in parts):
-            return parts
-    return []
+def _most_likely(error: ValidationError) -> ValidationError:
+    """Of a schema's alternatives, return the error of the one that was meant: whose required keys are there, if any is."""
+    context = error.context or []
+    lacking = {part.schema_path[0] for part in context if part.validator == "required" and not part.relative_path}
+    fitting = [part for part in context if part.schema_path[0] not in lacking] if lacking else []
+    return best_match(fitting or [error]) or error
 
 
-def _right_key(where: Keys, key: str, known: dict[str, Any]) -> str:
-    wrong = WRONG_KEYS.get(_part(where), {})
-    if key in wrong:
-        return wrong[key]
+def _instead_of(part: str, key: str, known: dict[str, Any]) -> str:
+    if (part, key) in _INSTEAD:
+        return _INSTEAD[part, key]
     close = difflib.get_close_matches(key, known, n=1)
     return f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
-
-
-def _part(where: Keys) -> str:
-    """The kind of mapping a key stands in: the list it is an item of, or its own name."""
-    names = [str(key) for key in where if isinstance(key, str)]
-    return names[-1] if names else ""
-
-
-def _word(where: Keys) -> str:
-    return next((str(key) for key in reversed(where) if isinstance(key, str) and key in FORMS), _part(where))
-
-
-def _form(word: str) -> str:
-    needed = {
-        "workflow": "the file's sections are workflow: and default-values:",
-        "image": "expected a full registry path, such as 192.168.1.100:5000/ur10e-act-train:latest",
-        "contents": FORMS["files"],
-        "key": FORMS["topology"],
-        "task": INPUT,
-    }
-    return needed.get(word) or FORMS.get(word) or "see the key's form in osmo/README.md"
 
 
 def _show(value: Any) -> str:

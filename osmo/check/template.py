@@ -1,13 +1,16 @@
-"""A workflow file and values for its template in; the document OSMO's server makes of it out, and each part's line.
+"""Renders a workflow file as OSMO does, and knows which line of the file each part of the document comes from.
 
-OSMO renders twice. The server renders the file with its default-values; the command line then puts the text of every
-`localpath` in its place and posts the result, which the server renders again, now without default-values.
+OSMO renders twice. The server renders the file with its default-values; the command line then inlines the text of every
+`localpath` and posts the result, which the server renders again, now without default-values.
+
+Jinja keeps no record of lines. To find them, the file is rendered once more with ` #line N` at the end of its line N:
+loops repeat these numbers and conditions drop them together with their lines, so line i of this numbered text tells
+where line i of the rendered text comes from. The YAML nodes in turn know their line of the rendered text.
 """
 
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,18 +19,17 @@ import yaml
 from jinja2.sandbox import SandboxedEnvironment
 
 from common.cli.command import one_line
-from common.storage.foreign_yaml import load
 
 Keys = tuple[str | int, ...]
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-# Tokens are OSMO's, not Jinja's: they stay as they are through both passes and must be written without spaces.
+# OSMO replaces its tokens after both passes; Jinja must not see them, and they are written without spaces.
 TOKEN = re.compile(r"\{\{(output|workflow_id|uuid|input:[\w:-]+|host:[\w-]+)\}\}", re.ASCII)
+_HIDDEN_TOKEN = re.compile(r"<osmo:([\w:-]+)>", re.ASCII)
 _LOOSE_TOKEN = re.compile(r"\{\{\s*(?:output|workflow_id|uuid|(?:input|host)\s*:\s*[\w:-]+)\s*\}\}", re.ASCII)
 JINJA = re.compile(r"\{\{|\{%|\{#")
 _SECTION = re.compile(r"^default-values:.*\n(?:(?:[ \t#-].*)?\n)*", re.MULTILINE)
-_MARK = re.compile("\ue000(\\d+)\ue001")  # private characters that say which line of the file a rendered line came from
-_PRIVATE = re.compile("[\ue000-\ue003]")  # of these, and of those that stand for tokens meanwhile
-MAX_ROUNDS = 100_000  # of all loops of a template
+_LINE_NUMBER = re.compile(r" #line (\d+)")
 
 
 class TemplateError(Exception):
@@ -39,64 +41,48 @@ class TemplateError(Exception):
 
 
 class Rendered(NamedTuple):
-    """The document after the first pass, and the line of the file that each of its parts came from."""
+    """The document after the first pass, and the line of the file that each of its parts comes from."""
 
     document: Any
     lines: dict[Keys, int]
-    twice: list[Keys]  # keys that stand twice in one mapping, of which YAML keeps the last in silence
+    duplicates: list[Keys]  # keys that a mapping holds twice; YAML keeps the last without a word
 
     def line(self, keys: Keys) -> int:
-        """The line of a part, or of the nearest part around it."""
+        """Return the line of a part, or of the nearest part around it."""
         while keys and keys not in self.lines:
             keys = keys[:-1]
         return self.lines.get(keys, 1)
 
 
-@dataclass(frozen=True)
-class Template:
-    """A workflow file: its text without the default-values (their lines left empty), and the default-values."""
+class Template(NamedTuple):
+    """A workflow file: its text, the text with the lines of default-values left empty, and the default-values."""
 
-    path: Path
     raw: str
     text: str
     defaults: dict[str, Any]
 
     def render(self, values: Mapping[str, Any]) -> Rendered:
-        """Do the first pass; raises TemplateError naming the line of the file."""
+        """Do the first pass; raises TemplateError with the line of the file."""
         for name in values:
             if name not in self.defaults:
                 close = difflib.get_close_matches(name, self.defaults, n=1)
                 hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(self.defaults) or 'none'}"
                 raise TemplateError(0, f"--set {name}: not among the default-values; {hint}")
-        known = {**self.defaults, **values}
-        text = _render(self.text, known)
+        values = {**self.defaults, **values}
+        text = _render(self.text, values)
+        origins = _origins(self.text, values, text)
         try:
-            node, document = load(text)
+            node, document = _load(text)
         except yaml.YAMLError as error:
-            line = error.problem_mark.line if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark else 0
-            origin = self._origins(known, text)
-            raise TemplateError(origin(line), f"not valid YAML once rendered: {one_line(error)}") from error
-        origin = self._origins(known, text)
+            mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+            line = origins.get(mark.line if mark else 0, 1)
+            raise TemplateError(line, f"not valid YAML once rendered: {one_line(error)}") from error
         lines: dict[Keys, int] = {(): 1}
-        twice: list[Keys] = []
-        for keys, line, again in _walk(node, ()):
-            lines[keys] = origin(line)
-            twice += [keys] if again else []
-        return Rendered(document, lines, twice)
-
-    def _origins(self, known: Mapping[str, Any], text: str) -> Any:
-        """Return a function from a line of the rendered text (from 0) to the line of the file (from 1)."""
-        marked = "".join(
-            f"{line}\ue000{number}\ue001\n" for number, line in enumerate(self.text.splitlines(keepends=False), 1)
-        )
-        try:
-            rendered = _render(marked, known).splitlines()
-        except TemplateError:  # an expression over several lines has no room for marks
-            rendered = []
-        if len(rendered) != len(text.splitlines()):
-            return lambda _: 1
-        found = [_MARK.findall(line) for line in rendered]
-        return lambda line: int(found[line][-1]) if line < len(found) and found[line] else 1
+        duplicates: list[Keys] = []
+        for keys, line, is_duplicate in _walk(node, (), set()):
+            lines[keys] = origins.get(line, 1)
+            duplicates += [keys] if is_duplicate else []
+        return Rendered(document, lines, duplicates)
 
 
 def read(path: Path) -> Template:
@@ -105,31 +91,28 @@ def read(path: Path) -> Template:
         raw = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TemplateError(0, f"cannot be read: {one_line(error)}") from error
-    if private := _PRIVATE.search(raw):
-        message = f"holds the private character U+{ord(private[0]):04X}, which nobody can see"
-        raise TemplateError(_line(raw, private.start()), message)
     for loose in _LOOSE_TOKEN.finditer(raw):
         token = re.sub(r"\s", "", loose[0])
         if token != loose[0]:
             raise TemplateError(_line(raw, loose.start()), f"{loose[0]}: a token takes no spaces; write {token}")
     section = _SECTION.search(raw if raw.endswith("\n") else raw + "\n")
     if not section:
-        return Template(path, raw, raw, {})
+        return Template(raw, raw, {})
     try:
-        _, tree = load(section[0])
+        _, content = _load(section[0])
     except yaml.YAMLError as error:
         raise TemplateError(_line(raw, section.start()), f"default-values: {one_line(error)}") from error
-    defaults = tree.get("default-values") if isinstance(tree, dict) else None
+    defaults = content.get("default-values") if isinstance(content, dict) else None
     if not isinstance(defaults, dict):
         raise TemplateError(_line(raw, section.start()), "default-values: expected a mapping of names to values")
     text = raw[: section.start()] + "\n" * section[0].count("\n") + raw[section.end() :]
-    return Template(path, raw, text, defaults)
+    return Template(raw, text, defaults)
 
 
 def submitted(document: Any, folder: Path) -> Any:
     """Do what follows the first pass: inline every `localpath` of `files`, and render once more without values.
 
-    Raises TemplateError when the second pass trips over what was inlined.
+    Raises TemplateError when the second pass fails on an inlined text.
     """
     for task in all_tasks(document):
         for file in task.get("files", ()):
@@ -137,25 +120,22 @@ def submitted(document: Any, folder: Path) -> Any:
                 file["contents"] = (folder / file.pop("localpath")).read_text(encoding="utf-8")
     rendered = _render(yaml.safe_dump({"workflow": document["workflow"]}, sort_keys=False), {})
     try:
-        return load(rendered)[1]
+        return _load(rendered)[1]
     except yaml.YAMLError as error:
         raise TemplateError(0, f"not valid YAML once rendered twice: {one_line(error)}") from error
 
 
 def all_tasks(document: Any) -> list[dict[str, Any]]:
-    """Return the tasks of a rendered workflow, those of groups included, in the file's order."""
+    """Return the tasks of a rendered workflow, those of groups included, in the order of the file."""
     workflow = document["workflow"]
     groups = workflow.get("groups") or [{"tasks": workflow.get("tasks", [])}]
     return [task for group in groups for task in group["tasks"]]
 
 
 def parse_set(texts: list[str], as_text: list[str]) -> dict[str, Any]:
-    """Return the values of --set (a whole number, else a number, else text, as OSMO tries them) and --set-string."""
-    values: dict[str, Any] = {}
-    for text in texts:
-        name, value = _split(text)
-        values[name] = _number(value)
-    return values | dict(map(_split, as_text))
+    """Return the values of --set (OSMO tries a whole number, then a number, then text) and of --set-string."""
+    numbers = {name: _number(value) for name, value in map(_split, texts)}
+    return numbers | dict(map(_split, as_text))
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -174,35 +154,28 @@ def _number(text: str) -> Any:
     return text
 
 
-def _render(text: str, values: Mapping[str, Any]) -> str:
-    kept: list[str] = []
-
-    def keep(match: re.Match[str]) -> str:
-        kept.append(match[0])
-        return f"\ue002{len(kept) - 1}\ue003"
-
-    environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    left = MAX_ROUNDS
-
-    def count_down(*bounds: int) -> range:
-        """Be `range` to the template: loops within loops would not end in anybody's lifetime."""
-        nonlocal left
-        numbers = range(*bounds)
-        left -= len(numbers)
-        if left < 0:
-            raise OverflowError(f"loops of more than {MAX_ROUNDS:,} rounds")
-        return numbers
-
-    environment.globals["range"] = count_down
+def _load(text: str) -> tuple[yaml.Node | None, Any]:
+    """Return the root node of a YAML document, which knows its lines, and its content; raises YAMLError."""
+    loader = LOADER(text)
     try:
-        rendered = environment.from_string(TOKEN.sub(keep, text)).render(values)
+        node = loader.get_single_node()
+        return node, loader.construct_document(node) if node else None
+    except (ValueError, TypeError, AttributeError, OverflowError, LookupError) as error:
+        # PyYAML lets these through for a number or a date that is none, such as 2024-13-45.
+        raise yaml.YAMLError(f"a value does not have the form of its type: {one_line(error)}") from error
+
+
+def _render(text: str, values: Mapping[str, Any]) -> str:
+    environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    try:
+        rendered = environment.from_string(TOKEN.sub(r"<osmo:\1>", text)).render(values)
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(error.lineno, f"not a valid template: {error.message}") from error
     except Exception as error:  # a template can raise whatever its expressions raise
         line = _template_line(error)
         source = text.splitlines()[line - 1].strip() if line else ""
         raise TemplateError(line, f"cannot be rendered: {one_line(error)} in: {source}") from error
-    return re.sub("\ue002(\\d+)\ue003", lambda match: kept[int(match[1])], rendered)
+    return _HIDDEN_TOKEN.sub(r"{{\1}}", rendered)
 
 
 def _template_line(error: BaseException) -> int:
@@ -214,18 +187,37 @@ def _template_line(error: BaseException) -> int:
     return line
 
 
-def _walk(node: yaml.Node | None, keys: Keys) -> Iterator[tuple[Keys, int, bool]]:
-    """Yield every part of a document: its keys, its line from 0, and whether its key had been given before."""
+def _origins(text: str, values: Mapping[str, Any], rendered: str) -> dict[int, int]:
+    """Return line of `rendered` (from 0) -> line of `text` (from 1) by rendering `text` with numbered lines."""
+    numbered = "".join(f"{line} #line {number}\n" for number, line in enumerate(text.splitlines(), 1))
+    try:
+        lines = _render(numbered, values).splitlines()
+    except TemplateError:  # within an expression that spans several lines, a number is a syntax error
+        return {}
+    if len(lines) != len(rendered.splitlines()):
+        return {}
+    found = {index: _LINE_NUMBER.findall(line) for index, line in enumerate(lines)}
+    return {index: int(numbers[-1]) for index, numbers in found.items() if numbers}
+
+
+def _walk(node: yaml.Node | None, keys: Keys, seen: set[int]) -> Iterator[tuple[Keys, int, bool]]:
+    """Yield every part of a document: its keys, its line from 0, and whether its mapping held the key before.
+
+    An alias repeats a node that has been seen, perhaps the one it is part of; its parts are not visited again.
+    """
+    if id(node) in seen:
+        return
+    seen.add(id(node))
     if isinstance(node, yaml.MappingNode):
-        seen: set[Any] = set()
+        names: set[Any] = set()
         for key, value in node.value:
-            yield (*keys, key.value), key.start_mark.line, key.value in seen
-            seen.add(key.value)
-            yield from _walk(value, (*keys, key.value))
+            yield (*keys, key.value), key.start_mark.line, key.value in names
+            names.add(key.value)
+            yield from _walk(value, (*keys, key.value), seen)
     elif isinstance(node, yaml.SequenceNode):
-        for place, item in enumerate(node.value):
-            yield (*keys, place), item.start_mark.line, False
-            yield from _walk(item, (*keys, place))
+        for index, item in enumerate(node.value):
+            yield (*keys, index), item.start_mark.line, False
+            yield from _walk(item, (*keys, index), seen)
 
 
 def _line(text: str, position: int) -> int:

@@ -1,4 +1,4 @@
-"""A task's words and environment in; its process, its log and its exit code out. Nothing of it outlives `stop`."""
+"""A task as a process with a log. Nothing that it has started outlives `stop`."""
 
 import contextlib
 import functools
@@ -14,7 +14,7 @@ from pathlib import Path
 from common.cli.command import UserError, one_line
 
 GRACE_S = 30.0  # what a cluster usually grants between SIGTERM and SIGKILL
-MARK = "OSMO_LOCAL_TASK"  # in the environment of a task and of all that it starts, whatever session that is in
+MARK = "OSMO_LOCAL_TASK"  # a variable that all descendants of a task inherit, whatever session they are in
 MASKED_CHARACTERS = 8  # shorter secrets are not masked, as in OSMO
 
 
@@ -25,10 +25,10 @@ class Process:
         self, words: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path, secrets: Sequence[str]
     ) -> None:
         self._mark = str(log.parent)
-        self._sweep()  # what an earlier runner left behind when it was killed
+        self._kill_descendants()  # of an earlier runner that was killed
         self._secrets = [secret.encode() for secret in secrets if len(secret) >= MASKED_CHARACTERS]
         self.log, self.last_line = log, ""
-        self._told_to_end = False
+        self._is_terminating = False
         self.started = time.monotonic()
         try:
             self._child = subprocess.Popen(
@@ -41,12 +41,12 @@ class Process:
                 start_new_session=True,
             )
             self.pid = self._child.pid
-            self._pump = threading.Thread(target=self._write_log, daemon=True)
-            self._pump.start()
-        except (OSError, ValueError) as error:  # in a container, too, such a task fails and nothing else does
+            self._log_writer = threading.Thread(target=self._write_log, daemon=True)
+            self._log_writer.start()
+        except (OSError, ValueError) as error:  # fails this task alone, as in a container
             raise UserError(f"{words[0]!r} cannot be started: {one_line(error)}") from error
-        except BaseException:  # Ctrl-C after the task began and before anybody can stop it by name
-            self._sweep()
+        except BaseException:  # Ctrl-C after the task was started, before the runner knows this object
+            self._kill_descendants()
             raise
 
     def poll(self) -> int | None:
@@ -54,25 +54,25 @@ class Process:
         code = self._child.poll()
         if code is None:
             return None
-        if self._pump.is_alive():
-            self._pump.join(0.05)
-        if self._pump.is_alive() and self._told_to_end and self._has_group():
-            return None  # a shell ends at once, while what it waited for is saving
-        if self._pump.is_alive():  # something it left running holds the log open; a container would end it too
+        if self._log_writer.is_alive():
+            self._log_writer.join(0.05)
+        if self._log_writer.is_alive() and self._is_terminating and self._has_group():
+            return None  # a shell ends at once, while the command that it waited for is still saving
+        if self._log_writer.is_alive():  # a process left behind holds the log open; a container would end it too
             self.kill()
         return 128 - code if code < 0 else code
 
     def terminate(self) -> None:
-        """Ask the process and its group to end."""
-        self._told_to_end = True
+        """Send SIGTERM to the process and its group."""
+        self._is_terminating = True
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        """End everything that the task started."""
-        self._sweep()
+        """Kill everything that the task has started."""
+        self._kill_descendants()
         self._child.wait()
-        self._pump.join()
+        self._log_writer.join()
 
     def _has_group(self) -> bool:
         try:
@@ -81,19 +81,19 @@ class Process:
             return False
         return True
 
-    def _sweep(self) -> None:
-        """Kill all that carries the task's mark, until a look at all processes finds none: it may be starting others."""
-        while pids := [int(entry.name) for entry in Path("/proc").iterdir() if self._is_ours(entry)]:
+    def _kill_descendants(self) -> None:
+        """Kill every process with the task's mark until none is found: a process may be starting others meanwhile."""
+        while pids := [int(entry.name) for entry in Path("/proc").iterdir() if self._is_descendant(entry)]:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
 
-    def _is_ours(self, entry: Path) -> bool:
+    def _is_descendant(self, entry: Path) -> bool:
         try:
             mark = f"{MARK}={self._mark}".encode()
             return entry.name.isdecimal() and mark in (entry / "environ").read_bytes().split(b"\0")
-        except OSError:  # gone already, or not ours to look at
+        except OSError:  # it has ended, or belongs to another user
             return False
 
     def _write_log(self) -> None:
@@ -107,20 +107,20 @@ class Process:
 
 
 def stop(processes: Sequence[Process], grace_s: float = GRACE_S) -> None:
-    """Ask processes to end, wait for them together, and kill what is left."""
+    """Send SIGTERM to processes, wait up to `grace_s` for all of them, and kill what is left."""
     for process in processes:
         process.terminate()
     end = time.monotonic() + grace_s
     try:
         while any(process.poll() is None for process in processes) and time.monotonic() < end:
             time.sleep(0.05)
-    finally:  # also when somebody presses Ctrl-C a second time
+    finally:  # also on a second Ctrl-C
         for process in processes:
             process.kill()
 
 
 def current_environment(root: Path) -> dict[str, str]:
-    """The environment of this machine that stands for the image: this Python first on the PATH, our packages on its path."""
+    """Return the environment that stands for the image: this Python first on PATH, this project on PYTHONPATH."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     packages = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PATH": path, "PYTHONPATH": packages}

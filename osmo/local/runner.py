@@ -1,4 +1,4 @@
-"""A plan and a work folder in; every task run as a process in the order of its inputs, and what became of each out.
+"""Runs every task of a workflow as a process, in the order of their inputs.
 
 The work folder holds run.json (the state, after every change), workflow.yaml (what is run), a folder per task with
 log.txt, input/N, output and root (the task's own file system), and the results below datasets/ and urls/.
@@ -10,28 +10,19 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel, ConfigDict
+
 from common.cli.command import UserError, one_line
-from common.storage.files import write_json
-from osmo.local.plan import Group, Task, TaskGraph, fill
+from common.storage.files import write_file
 from osmo.local.processes import GRACE_S, Process, current_environment, stop
-from osmo.local.status_table import (
-    AGAIN,
-    COMPLETED,
-    FAILED,
-    RUNNING,
-    STOPPED,
-    TIMED_OUT,
-    UPSTREAM,
-    WAITING,
-    Row,
-    StatusTable,
-)
+from osmo.local.status_table import Row, Status, StatusTable
 from osmo.local.storage import Storage, transfer
+from osmo.local.task_graph import Group, Task, TaskGraph, fill
 from osmo.task.container_paths import CONTAINER_PATHS, moved
 
 STATE, SPEC, LOG = "run.json", "workflow.yaml", "log.txt"
@@ -41,92 +32,96 @@ log = logging.getLogger(__name__)
 
 
 class TaskResult(NamedTuple):
-    """What became of a task."""
+    """How a task ended."""
 
     status: str
     exit_code: int | None
-    seconds: float
     tries: int
     output: Path
     log: Path
 
 
 class Result(NamedTuple):
-    """What became of a workflow: completed, failed or stopped, and its tasks by name."""
+    """How a workflow ended: completed, failed or stopped, and its tasks by name."""
 
     status: str
     tasks: dict[str, TaskResult]
     work: Path
 
 
-@dataclass(frozen=True)
-class Options:
-    """How this machine runs a workflow."""
+class Run(BaseModel):
+    """A run of a workflow on this machine, as run.json keeps it: all that `restart` needs."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: Path  # the workflow file; localpath is relative to its folder
     workflow_id: str
-    environment: Mapping[str, str]  # --set-env: for every task
-    jobs: int  # tasks at the same time
-    retries: int  # RESCHEDULE starts a group again at most so often
-    origin: Mapping[str, Any]  # kept in run.json, so that `restart` needs the folder only
+    maps: dict[str, Path]  # --map: url or dataset name -> folder
+    environment: dict[str, str]  # --set-env: for every task
+    retries: int  # how often RESCHEDULE starts a group again
+    tasks: dict[str, Row] = {}
 
 
 class Runner:
-    """Runs the groups of a plan; those that `done` names are completed already."""
+    """Runs the groups of a workflow; tasks that are completed in `run.tasks` are not run again."""
 
-    def __init__(self, plan: TaskGraph, work: Path, storage: Storage, options: Options, board: StatusTable) -> None:
-        self._plan, self._work, self._storage, self._options, self._board = plan, work, storage, options, board
-        self._rows = {task.name: Row(WAITING, None, 0.0, 0, "") for task in plan.tasks}
+    def __init__(self, graph: TaskGraph, run: Run, work: Path, jobs: int) -> None:
+        self._graph, self._settings, self._work, self._jobs = graph, run, work, jobs
+        self._storage = Storage(work, run.maps, graph.written_urls, run.file.parent)
+        self._rows = {task.name: run.tasks.get(task.name, Row()) for task in graph.tasks}
+        self._table = StatusTable(run.tasks)
         self._running: dict[str, dict[str, Process]] = {}  # group -> task -> process
         self._uploaded: dict[tuple[str, str], float] = {}
-        together = min(options.jobs, plan.width)
+        concurrent = min(jobs, graph.width)
         self._threads: dict[str, str] = {}
-        if together > 1 and "OMP_NUM_THREADS" not in os.environ:  # threads of several tasks would wait for each other
-            self._threads["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // together))
+        if (
+            concurrent > 1 and "OMP_NUM_THREADS" not in os.environ
+        ):  # else the threads of several tasks wait for each other
+            self._threads["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // concurrent))
 
-    def run(self, done: Mapping[str, Row]) -> Result:
-        """Run to the end; a signal that raises KeyboardInterrupt stops all tasks and leaves a run that can go on."""
-        self._rows |= done
+    def run(self) -> Result:
+        """Run to the end. A signal that raises KeyboardInterrupt stops all tasks; the run can then be resumed."""
         self._save()
         try:
             while self._step():
-                self._board.show(self._rows)
+                self._table.show(self._rows)
                 time.sleep(TICK_S)
         except KeyboardInterrupt:
             self._stop_all()
         self._save()
-        self._board.finish(self._rows)
+        self._table.finish(self._rows)
         statuses = {row.status for row in self._rows.values()}
-        status = STOPPED if STOPPED in statuses else COMPLETED if statuses == {COMPLETED} else FAILED
+        status = Status.COMPLETED if statuses == {Status.COMPLETED} else Status.FAILED
+        status = Status.STOPPED if Status.STOPPED in statuses else status
         return Result(status, {name: self._result(name) for name in self._rows}, self._work)
 
     def _step(self) -> bool:
-        """Take in what has ended, start what can start; returns whether there is more to come."""
-        for group in self._plan.groups:
+        """Handle what has ended and start what can start; returns whether the run goes on."""
+        for group in self._graph.groups:
             if group.name in self._running:
-                self._watch(group)
-        for group in self._plan.groups:
-            if self._status(group) == WAITING:
-                needed = [self._status(other) for other in self._plan.groups if other.name in group.needs]
-                if any(status in (FAILED, UPSTREAM) for status in needed):
-                    self._mark(group, UPSTREAM)
-                elif all(status == COMPLETED for status in needed) and self._has_room(group):
+                self._poll(group)
+        for group in self._graph.groups:
+            if self._status(group) == Status.WAITING:
+                needed = [self._status(other) for other in self._graph.groups if other.name in group.needs]
+                if any(status in (Status.FAILED, Status.UPSTREAM_FAILED) for status in needed):
+                    self._mark(group, Status.UPSTREAM_FAILED)
+                elif all(status == Status.COMPLETED for status in needed) and self._has_room(group):
                     self._start(group)
-        return any(self._status(group) in (RUNNING, WAITING) for group in self._plan.groups)
+        return any(self._status(group) in (Status.RUNNING, Status.WAITING) for group in self._graph.groups)
 
-    def _status(self, group: Group) -> str:
+    def _status(self, group: Group) -> Status:
         status = self._rows[group.lead.name].status
-        return FAILED if status == TIMED_OUT else status
+        return Status.FAILED if status == Status.TIMED_OUT else status
 
     def _has_room(self, group: Group) -> bool:
         busy = sum(map(len, self._running.values()))
-        return busy == 0 or busy + len(group.tasks) <= self._options.jobs
+        return busy == 0 or busy + len(group.tasks) <= self._jobs
 
     def _start(self, group: Group) -> None:
         port = _free_port() if len(group.tasks) > 1 else None
         processes = self._running[group.name] = {}
         for task in group.tasks:
-            tries = self._rows[task.name].tries + 1
-            self._rows[task.name] = Row(RUNNING, None, 0.0, tries, "")
+            self._rows[task.name] = Row(Status.RUNNING, tries=self._rows[task.name].tries + 1)
             try:
                 processes[task.name] = self._start_task(task, port)
             except UserError as error:
@@ -134,7 +129,7 @@ class Runner:
                     file.write(f"error: {error}\n")
                 stop(list(processes.values()))
                 del self._running[group.name]
-                self._mark(group, FAILED)
+                self._mark(group, Status.FAILED)
                 break
         self._save()
 
@@ -142,107 +137,114 @@ class Runner:
         folder = self._folder(task)
         root, output, inputs = folder / "root", folder / "output", folder / "input"
         # A task alone finds its own files again, as on a disk that stays; a group has only what its urls hold, because
-        # its members must go on from the same step.
+        # its members must resume from the same step.
         for stale in (output, inputs, *([root] if port else [])):
             shutil.rmtree(stale, ignore_errors=True)
         for new in (output, inputs, root / "workspace"):
             new.mkdir(parents=True, exist_ok=True)
-        tokens = {"output": str(output), "workflow_id": self._options.workflow_id}
+        tokens = {"output": str(output), "workflow_id": self._settings.workflow_id}
         tokens |= {f"host:{name}": "127.0.0.1" for name in self._rows}
-        for number, entry in enumerate(task.inputs):
-            container_path = inputs / str(number)
-            tokens[f"input:{number}"] = str(container_path)
-            if "task" in entry:
-                tokens[f"input:{entry['task']}"] = str(container_path)
-                container_path.mkdir()
-                transfer(self._work / entry["task"] / "output", container_path, entry.get("regex"))
-            else:
-                self._storage.bring(fill(entry, tokens), container_path)
-        placed = {file["path"]: _write(file, root, tokens) for file in task.files}
-        words = [placed.get(word, word) for word in fill(task.words, tokens)]
+        tokens |= self._fetch_inputs(task, inputs, tokens)
+        written = {file["path"]: _write(file, root, tokens) for file in task.files}
+        words = [written.get(word, word) for word in fill(task.words, tokens)]
         secrets = credentials(task)
         environment = {
             **current_environment(PACKAGES),
             **self._threads,
             **{variable: moved(path, root) for variable, path in CONTAINER_PATHS.items()},
-            **self._options.environment,
+            **self._settings.environment,
             **{key: moved(value, root) for key, value in fill(task.environment, tokens).items()},
             **secrets,
             **({"MASTER_PORT": str(port)} if port else {}),
         }
         return Process(words, environment, root / "workspace", folder / LOG, list(secrets.values()))
 
-    def _watch(self, group: Group) -> None:
-        """Take in how far a group's tasks are, and end the group when its fate is known."""
-        codes = self._codes(group)
-        counts = [task for task in group.tasks if task.lead or not group.ignore_nonlead]
-        failed = [t for t in counts if t.name in codes and t.action(codes[t.name]) != "COMPLETE"]
-        spent_s = {task.name: self._rows[task.name].seconds for task in group.tasks}
-        if failed:
-            first = min(failed, key=lambda task: spent_s[task.name])
-            wanted = first.action(codes[first.name]) == "RESCHEDULE"
-            self._end(group, WAITING if wanted and self._rows[first.name].tries <= self._options.retries else FAILED)
-        elif len(codes) == len(group.tasks) or spent_s[group.lead.name] + GRACE_S < max(spent_s.values()):
-            self._end(group, COMPLETED)  # all have ended, or the lead has and the others do not follow
-        elif max(spent_s.values()) > self._plan.exec_timeout_s:
-            self._end(group, TIMED_OUT)
+    def _fetch_inputs(self, task: Task, inputs: Path, tokens: Mapping[str, str]) -> dict[str, str]:
+        """Fill `inputs`/N with each input of a task; returns the tokens of these folders."""
+        found = {}
+        for number, entry in enumerate(task.inputs):
+            folder = inputs / str(number)
+            found[f"input:{number}"] = str(folder)
+            if "task" in entry:
+                found[f"input:{entry['task']}"] = str(folder)
+                folder.mkdir()
+                transfer(self._work / entry["task"] / "output", folder, entry.get("regex"))
+            else:
+                self._storage.fetch(fill(entry, tokens), folder)
+        return found
 
-    def _codes(self, group: Group) -> dict[str, int]:
-        """The exit codes of a group's tasks that have ended; rows and checkpoints of the others are brought up to date."""
+    def _poll(self, group: Group) -> None:
+        """Update the rows of a running group, and end it once its result is known."""
+        codes = self._exit_codes(group)
+        decisive = [task for task in group.tasks if task.is_lead or not group.ignores_nonlead]
+        failed = [task for task in decisive if task.name in codes and task.action(codes[task.name]) != "COMPLETE"]
+        seconds = {task.name: self._rows[task.name].seconds for task in group.tasks}
+        if failed:
+            first = min(failed, key=lambda task: seconds[task.name])
+            may_retry = self._rows[first.name].tries <= self._settings.retries
+            wants_retry = first.action(codes[first.name]) == "RESCHEDULE"
+            self._end(group, Status.WAITING if wants_retry and may_retry else Status.FAILED)
+        elif len(codes) == len(group.tasks) or seconds[group.lead.name] + GRACE_S < max(seconds.values()):
+            self._end(group, Status.COMPLETED)  # all have ended, or the lead has and the others do not follow
+        elif max(seconds.values()) > self._graph.exec_timeout_s:
+            self._end(group, Status.TIMED_OUT)
+
+    def _exit_codes(self, group: Group) -> dict[str, int]:
+        """Return the exit codes of the tasks that have ended; update the rows and due checkpoints of the others."""
         codes: dict[str, int] = {}
         for task in group.tasks:
             process, row = self._running[group.name][task.name], self._rows[task.name]
             code = process.poll()
             if row.exit_code is None:
-                spent_s = time.monotonic() - process.started
-                self._rows[task.name] = row._replace(exit_code=code, seconds=spent_s, note=process.last_line)
+                elapsed_s = time.monotonic() - process.started
+                self._rows[task.name] = replace(row, exit_code=code, seconds=elapsed_s, note=process.last_line)
             if code is None:
                 self._upload_checkpoints(task, process.started)
             else:
                 codes[task.name] = code
         return codes
 
-    def _end(self, group: Group, status: str) -> None:
-        """Take a group's results and end what is left of it; WAITING starts it again."""
+    def _end(self, group: Group, status: Status) -> None:
+        """Stop what is left of a group and keep its results; WAITING starts it again."""
         processes = self._running.pop(group.name)
         stop(list(processes.values()))
         for task in group.tasks:
-            row, process = self._rows[task.name], processes[task.name]
-            self._rows[task.name] = row._replace(status=status, note=process.last_line)
+            row = replace(self._rows[task.name], status=status, note=processes[task.name].last_line)
+            self._rows[task.name] = row
             self._upload_checkpoints(task)
             for entry in task.outputs:  # after a failure too: OSMO uploads what a failing command left
-                named = fill(entry, {"workflow_id": self._options.workflow_id})
-                self._storage.keep(named, self._folder(task) / "output")
-            if status == WAITING:
-                self._board.show({**self._rows, task.name: self._rows[task.name]._replace(status=AGAIN)})
+                self._storage.keep(
+                    fill(entry, {"workflow_id": self._settings.workflow_id}), self._folder(task) / "output"
+                )
+            if status == Status.WAITING:
+                self._table.show({**self._rows, task.name: replace(row, status=Status.RESTARTING)})
         self._save()
 
     def _upload_checkpoints(self, task: Task, started: float | None = None) -> None:
-        """Copy a task's checkpoint folders to their urls under their own names, as OSMO does: all, or those that are due."""
+        """Copy the checkpoint folders of a task to their urls under their own names, as OSMO does: all, or those due."""
         for checkpoint in task.checkpoints:
             last = self._uploaded.get((task.name, checkpoint.path), started or 0.0)
-            if started is not None and time.monotonic() - last < checkpoint.every_s:
+            if started is not None and time.monotonic() - last < checkpoint.period_s:
                 continue
             source = self._folder(task) / "root" / checkpoint.path.lstrip("/")
-            self._storage.upload(source, checkpoint.url, checkpoint.regex, link=False, under=f"{source.name}/")
+            self._storage.upload(source, checkpoint.url, checkpoint.regex, link=False, prefix=f"{source.name}/")
             self._uploaded[task.name, checkpoint.path] = time.monotonic()
 
     def _stop_all(self) -> None:
         processes = [process for group in self._running.values() for process in group.values()]
         log.info("stopping %d tasks", len(processes))
         stop(processes)
-        for group in self._plan.groups:
+        for group in self._graph.groups:
             if group.name in self._running:
                 for task in group.tasks:
                     self._upload_checkpoints(task)
-                self._mark(group, STOPPED)
-            elif self._status(group) == WAITING:
-                self._mark(group, STOPPED)
+            if group.name in self._running or self._status(group) == Status.WAITING:
+                self._mark(group, Status.STOPPED)
         self._running.clear()
 
-    def _mark(self, group: Group, status: str) -> None:
+    def _mark(self, group: Group, status: Status) -> None:
         for task in group.tasks:
-            self._rows[task.name] = self._rows[task.name]._replace(status=status)
+            self._rows[task.name] = replace(self._rows[task.name], status=status)
         self._save()
 
     def _folder(self, task: Task) -> Path:
@@ -252,15 +254,15 @@ class Runner:
 
     def _result(self, name: str) -> TaskResult:
         row, folder = self._rows[name], self._work / name
-        return TaskResult(row.status, row.exit_code, row.seconds, row.tries, folder / "output", folder / LOG)
+        return TaskResult(row.status, row.exit_code, row.tries, folder / "output", folder / LOG)
 
     def _save(self) -> None:
-        rows = {name: row._asdict() for name, row in self._rows.items()}
-        write_json(self._work / STATE, {**self._options.origin, "tasks": rows})
+        run = self._settings.model_copy(update={"tasks": self._rows})
+        write_file(self._work / STATE, run.model_dump_json(indent=2).encode())
 
 
 def credentials(task: Task) -> dict[str, str]:
-    """Return the variables that a task's credentials fill in, from those of the same name here; UserError when missing."""
+    """Return the variables of a task's credentials, from those of the same name here; UserError when one is missing."""
     found = {}
     for name, payload in task.credentials.items():
         if not isinstance(payload, Mapping):
@@ -273,25 +275,21 @@ def credentials(task: Task) -> dict[str, str]:
 
 
 def _write(file: Mapping[str, Any], root: Path, tokens: Mapping[str, str]) -> str:
+    """Write an entry of `files` below `root` and return its path."""
     path = root / str(file["path"]).lstrip("/")
     text = str(file["contents"])
     is_base64 = str(file.get("base64", "false")).lower() == "true"
     if ".." in path.parts:
-        raise UserError(f"file {file['path']} would leave the task's folder; write its path without ..")
+        raise UserError(f"file {file['path']} would be outside the task's folder; write its path without ..")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(text) if is_base64 else fill(text, tokens).encode())
     except (OSError, ValueError) as error:
-        raise UserError(f"file {file['path']} cannot be put into its place: {one_line(error)}") from error
+        raise UserError(f"file {file['path']} cannot be written: {one_line(error)}") from error
     return str(path)
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def tail(path: Path, lines: int) -> Sequence[str]:
-    """The last lines of a log."""
-    return path.read_text(errors="replace").splitlines()[-lines:] if path.exists() else []
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

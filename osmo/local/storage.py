@@ -1,6 +1,6 @@
-"""Urls and datasets of a workflow in; folders of this machine, filled as OSMO would fill them, out.
+"""The urls and datasets of a workflow as folders of this machine, filled as OSMO would fill them.
 
-A url lies in the folder that --map gives it, else below urls/ in the work folder; a dataset below datasets/.
+A url is the folder that --map gives it, else a folder below urls/ in the work folder; a dataset is one below datasets/.
 """
 
 import os
@@ -16,55 +16,50 @@ from common.cli.command import UserError
 CONNECTION = "AZURE_STORAGE_CONNECTION_STRING"  # what OSMO's DATA credential holds, too
 
 
-def transfer(source: Path, to: Path, regex: str | None = None, link: bool = True, under: str = "") -> None:
-    """Bring the files below `source` to `to` as OSMO's upload does: linked folders, empty folders are left out.
+def transfer(source: Path, target: Path, regex: str | None = None, link: bool = True, prefix: str = "") -> None:
+    """Copy the files below `source` to `target` as OSMO's upload does: linked folders and empty folders are left out.
 
-    `regex` must match the start of the relative path, which `under` precedes. Files are hard links where the disk allows
-    it, else copies.
+    `regex` must match the start of `prefix` + relative path, which is the name below `target`. Files become hard links
+    where the disk allows it, else copies.
     """
-    matches = _pattern(regex)
+    matches = _matcher(regex)
     files = (
         [source] if source.is_file() else [Path(folder, name) for folder, _, names in os.walk(source) for name in names]
     )
     for file in files:
-        name = under + file.relative_to(source if source.is_dir() else source.parent).as_posix()
-        if not matches(name) or not file.is_file():
-            continue
-        target = to / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _put(file.resolve(), target, link)
+        name = prefix + file.relative_to(source if source.is_dir() else source.parent).as_posix()
+        if matches(name) and file.is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            _copy(file.resolve(), target / name, link)
 
 
-def _pattern(regex: str | None) -> Callable[[str], object]:
+def _matcher(regex: str | None) -> Callable[[str], object]:
     try:
         return re.compile(regex or "").match
     except re.error as error:
         raise UserError(f"regex {regex}: {error}") from error
 
 
-def _put(file: Path, target: Path, link: bool) -> None:
-    if not link and target.exists() and _same(file, target):
-        return
+def _copy(file: Path, target: Path, link: bool) -> None:
+    if not link and target.exists():
+        here, there = file.stat(), target.stat()
+        if (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns):
+            return
     target.unlink(missing_ok=True)
     try:
         if link:
             target.hardlink_to(file)
             return
-    except OSError:  # another disk, or a file of somebody else: a copy does as well
+    except OSError:  # another disk, or a file of another user: a copy does as well
         pass
     shutil.copy2(file, target)
 
 
-def _same(file: Path, other: Path) -> bool:
-    here, there = file.stat(), other.stat()
-    return (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns)
-
-
 class Storage:
-    """The places outside the tasks: urls and datasets."""
+    """Everything outside the tasks' own folders: urls and datasets."""
 
-    def __init__(self, work: Path, maps: Mapping[str, Path], written_urls: list[str], folder: Path) -> None:
-        self._work, self._folder = work, folder  # `folder` is the workflow file's: localpath starts there
+    def __init__(self, work: Path, maps: Mapping[str, Path], written_urls: list[str], localpath_root: Path) -> None:
+        self._work, self._localpath_root = work, localpath_root
         self._maps = {key.rstrip("/"): path for key, path in maps.items()}
         self._written = [url.rstrip("/") for url in written_urls]
 
@@ -72,7 +67,7 @@ class Storage:
         """Raise UserError, before anything runs, when an input cannot be found on this machine."""
         if "url" in entry:
             url = entry["url"]
-            if self._mapped(url) is None and not self._is_ours(url) and not os.environ.get(CONNECTION):
+            if self._mapped(url) is None and not self._is_written_here(url) and not os.environ.get(CONNECTION):
                 raise UserError(
                     f"input {url} is not on this machine: give its folder with --map {url.rstrip('/')}=FOLDER"
                 )
@@ -83,34 +78,34 @@ class Storage:
                 f"input task {entry['task']} is of an earlier run in the cluster, which is not on this machine"
             )
 
-    def bring(self, entry: Mapping[str, Any], to: Path) -> None:
-        """Fill `to` with what a url or dataset input holds."""
-        to.mkdir(parents=True, exist_ok=True)
+    def fetch(self, entry: Mapping[str, Any], target: Path) -> None:
+        """Fill `target` with what a url or dataset input holds."""
+        target.mkdir(parents=True, exist_ok=True)
         if "dataset" in entry:
             dataset = entry["dataset"]
-            transfer(self._dataset(dataset), to / _plain(dataset["name"]), dataset.get("regex"))
+            transfer(self._dataset(dataset), target / _plain_name(dataset["name"]), dataset.get("regex"))
             return
         url, regex = entry["url"], entry.get("regex")
         folder = self._mapped(url)
-        if folder is None and not self._is_ours(url):
-            _download(url, to, regex)
+        if folder is None and not self._is_written_here(url):
+            _download(url, target, regex)
         else:
-            transfer(folder or self._own(url), to, regex)
+            transfer(folder or self._own_folder(url), target, regex)
 
     def keep(self, entry: Mapping[str, Any], output: Path) -> None:
-        """Take what a task left in its output folder to where an `outputs` entry says."""
+        """Copy a task's output folder to where an entry of `outputs` says."""
         if "url" in entry:
             self.upload(output, entry["url"], entry.get("regex"))
             return
         dataset = entry.get("dataset") or entry["update_dataset"]
-        folder = self._work / "datasets" / _plain(dataset["name"])
+        folder = self._work / "datasets" / _plain_name(dataset["name"])
         if "dataset" in entry:  # a new version, not an addition
             shutil.rmtree(folder, ignore_errors=True)
         transfer(output, folder / dataset.get("path", ""), dataset.get("regex"))
 
-    def upload(self, source: Path, url: str, regex: str | None, link: bool = True, under: str = "") -> None:
-        """Take files to a url."""
-        transfer(source, self._mapped(url) or self._own(url), regex, link, under)
+    def upload(self, source: Path, url: str, regex: str | None, link: bool = True, prefix: str = "") -> None:
+        """Copy files to a url."""
+        transfer(source, self._mapped(url) or self._own_folder(url), regex, link, prefix)
 
     def _mapped(self, url: str) -> Path | None:
         url = url.rstrip("/")
@@ -119,30 +114,31 @@ class Storage:
                 return self._maps[key] / url[len(key) :].lstrip("/")
         return None
 
-    def _is_ours(self, url: str) -> bool:
-        """Whether this workflow writes there: what is not there yet is then an empty folder, no mistake."""
-        return self._own(url).exists() or any(url.rstrip("/").startswith(written) for written in self._written)
+    def _is_written_here(self, url: str) -> bool:
+        """Whether this workflow writes to the url: before it does, the url is an empty folder and no mistake."""
+        return self._own_folder(url).exists() or any(url.rstrip("/").startswith(written) for written in self._written)
 
-    def _own(self, url: str) -> Path:
+    def _own_folder(self, url: str) -> Path:
         return self._work / "urls" / url.replace("://", "/").rstrip("/")
 
     def _dataset(self, dataset: Mapping[str, Any]) -> Path:
-        name = _plain(dataset["name"])
-        places = [self._maps.get(name), self._work / "datasets" / name]
+        name = _plain_name(dataset["name"])
+        candidates = [self._maps.get(name), self._work / "datasets" / name]
         if "localpath" in dataset:
-            places.insert(0, self._folder / dataset["localpath"])
-        for place in places:
-            if place is not None and place.exists():
-                return place
+            candidates.insert(0, self._localpath_root / dataset["localpath"])
+        for folder in candidates:
+            if folder is not None and folder.exists():
+                return folder
         raise UserError(f"dataset {name} is not on this machine: give its folder with --map {name}=FOLDER")
 
 
-def _plain(name: str) -> str:
+def _plain_name(name: str) -> str:
+    """Return the name of a dataset without its bucket and tag: [BUCKET/]NAME[:TAG]."""
     return name.rpartition("/")[2].partition(":")[0]
 
 
-def _download(url: str, to: Path, regex: str | None) -> None:
-    """Bring the blobs below an azure:// url from the account of $AZURE_STORAGE_CONNECTION_STRING, such as Azurite's."""
+def _download(url: str, target: Path, regex: str | None) -> None:
+    """Download the blobs below an azure:// url from the account of $AZURE_STORAGE_CONNECTION_STRING, such as Azurite's."""
     from azure.core.exceptions import AzureError
     from azure.storage.blob import ContainerClient
 
@@ -153,15 +149,15 @@ def _download(url: str, to: Path, regex: str | None) -> None:
         raise UserError(
             f"{CONNECTION} is of account {client.account_name}, not of {url}; use --map {url}=FOLDER instead"
         )
-    matches = _pattern(regex)
+    matches = _matcher(regex)
     try:
         for blob in client.list_blobs(name_starts_with=f"{prefix}/" if prefix else None):
             name = blob.name[len(prefix) :].lstrip("/")
             if ".." in Path(name).parts or not matches(name):
                 continue
-            target = to / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as file:
+            path = target / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
                 client.download_blob(blob.name).readinto(file)
     except AzureError as error:
         raise UserError(f"{url} cannot be downloaded: {type(error).__name__}; see {CONNECTION}") from error

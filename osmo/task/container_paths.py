@@ -1,6 +1,6 @@
-"""Where things lie in a task's container, and the environment variable that moves each.
+"""The paths of a task's container, and the environment variable that moves each.
 
-On a machine of one's own the runner sets these variables, so that nothing needs root and tasks side by side do not meet.
+On this machine the runner sets the variables, so that nothing needs root and concurrent tasks do not share a path.
 """
 
 import os
@@ -17,12 +17,12 @@ ROOTS = ("/data", "/workspace", "/output")
 
 
 def container_path(variable: str) -> Path:
-    """Where a thing lies: what the environment says, else the container's place."""
+    """Return the path that the environment variable names, else the path in the container."""
     return Path(os.environ.get(variable) or CONTAINER_PATHS[variable])
 
 
 def moved(path: str, root: Path) -> str:
-    """Return a container's path as it is below `root`; texts that are no path of ours stay as they are."""
+    """Return a path of the container as a path below `root`; other texts are returned unchanged."""
     if any(path == top or path.startswith(f"{top}/") for top in ROOTS):
         return str(root / path.lstrip("/"))
     return path

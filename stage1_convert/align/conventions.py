@@ -1,29 +1,11 @@
 """Joint angles as the robot published them in; states and actions as the dataset defines them out."""
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from common.cli.command import UserError
-
 Float64 = npt.NDArray[np.float64]
-
-
-@functools.lru_cache(maxsize=64)  # asked for every message, and the names hardly ever change
-def columns(names: tuple[str, ...], wanted: tuple[str, ...]) -> npt.NDArray[np.intp] | None:
-    """Return where the `wanted` joints stand among `names`, None when the message speaks of other joints only.
-
-    Raises UserError when some of the wanted joints are there and others are missing, or one is named twice.
-    """
-    if not set(wanted) & set(names):
-        return None
-    for joint in wanted:
-        if names.count(joint) != 1:
-            fault = "is missing" if joint not in names else "is named twice"
-            raise UserError(f"joint {joint} {fault}; the message names {', '.join(names)}")
-    return np.array([names.index(joint) for joint in wanted])
 
 
 def wrap(angles: Float64) -> Float64:

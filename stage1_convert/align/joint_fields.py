@@ -1,11 +1,11 @@
 """Readers of joint values and joint commands: by joint name from each message, in the order of the dataset's joints."""
 
+import functools
 from collections.abc import Sequence
 
 from rosbags.typesys.store import Typestore
 
 from common.cli.command import UserError
-from stage1_convert.align import conventions
 from stage1_convert.bags.cdr import FieldReader
 from stage1_convert.bags.cdr_layout import MessageLayout, Offset
 
@@ -15,12 +15,27 @@ ARRAY = "std_msgs/msg/Float64MultiArray"
 COMMANDS = (JOINT_STATE, TRAJECTORY, ARRAY)
 
 
+@functools.lru_cache(maxsize=64)  # asked for every layout, and the names hardly ever change
+def joint_columns(names: tuple[str, ...], wanted: tuple[str, ...]) -> list[int] | None:
+    """Return where the `wanted` joints stand among `names`, None when the message is about other joints only.
+
+    Raises UserError when some of the wanted joints are there and others are missing, or one is named twice.
+    """
+    if not set(wanted) & set(names):
+        return None
+    for joint in wanted:
+        if names.count(joint) != 1:
+            fault = "is missing" if joint not in names else "is named twice"
+            raise UserError(f"joint {joint} {fault}; the message names {', '.join(names)}")
+    return [names.index(joint) for joint in wanted]
+
+
 def joint_state_reader(types: Typestore, joints: tuple[str, ...], wanted: Sequence[str]) -> FieldReader:
     """Return a reader of the `wanted` ones of position, velocity and effort: all joints of the first, then of the next."""
 
     def select(layout: MessageLayout) -> list[Offset] | None:
         names = layout.names("name")
-        columns = conventions.columns(names, joints)
+        columns = joint_columns(names, joints)
         if columns is None:
             return None
         selected = []
@@ -31,7 +46,7 @@ def joint_state_reader(types: Typestore, joints: tuple[str, ...], wanted: Sequen
             if numbers.length != len(names):
                 plural = {"velocity": "velocities"}.get(field, f"{field}s")
                 raise UserError(f"{len(names)} joints are named and {numbers.length} {plural} given")
-            selected += [numbers.element(int(column)) for column in columns]
+            selected += [numbers.element(column) for column in columns]
         return selected
 
     return FieldReader(types, JOINT_STATE, ("name", *wanted), len(joints) * len(wanted), select)
@@ -45,14 +60,14 @@ def command_reader(types: Typestore, msgtype: str, joints: tuple[str, ...]) -> F
 
     def select_first_point(layout: MessageLayout) -> list[Offset] | None:
         names = layout.names("joint_names")
-        columns = conventions.columns(names, joints)
+        columns = joint_columns(names, joints)
         if columns is None:
             return None
         positions = layout.offsets.get("points.0.positions")
         if positions is None or positions.length != len(names):
             given = positions.length if positions else "no point and no"
             raise UserError(f"{len(names)} joints are named and {given} positions given")
-        return [positions.element(int(column)) for column in columns]
+        return [positions.element(column) for column in columns]
 
     def select_all(layout: MessageLayout) -> list[Offset]:
         data = layout.offsets["data"]

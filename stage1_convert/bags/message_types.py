@@ -10,12 +10,14 @@ from rosbags.typesys.store import Typestore
 from common.cli.command import UserError, one_line
 
 HEADER = "std_msgs/msg/Header"
+FFMPEG, FOXGLOVE = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket", "foxglove_msgs/msg/CompressedVideo"
+VIDEO_TYPES = (FFMPEG, FOXGLOVE)
+IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", *VIDEO_TYPES)
 # Types outside the ROS distributions that older .db3 bags hold without defining them.
 FOREIGN = {
-    "ffmpeg_image_transport_msgs/msg/FFMPEGPacket": "std_msgs/Header header\nint32 width\nint32 height\n"
+    FFMPEG: "std_msgs/Header header\nint32 width\nint32 height\n"
     "string encoding\nuint64 pts\nuint8 flags\nbool is_bigendian\nuint8[] data\n",
-    "foxglove_msgs/msg/CompressedVideo": "builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\n"
-    "string format\n",
+    FOXGLOVE: "builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\nstring format\n",
 }
 IDL_SEPARATOR = "=" * 80 + "\n"
 

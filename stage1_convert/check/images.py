@@ -1,10 +1,8 @@
 """The stored images of a dataset in; how often each value occurs in every episode's, and their faults, out."""
 
 import concurrent.futures
-import contextlib
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -15,14 +13,13 @@ import pyarrow.parquet as pq
 
 from common.cli.command import UserError, one_line, progress
 from common.lerobot.dataset import Feature
-from common.lerobot.images import Image, decode_image
+from common.lerobot.images import Image, captured_stderr, decode_image, decode_intact
 from stage1_convert.check.faults import Findings
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes, episode_of_rows
 from stage1_convert.check.rows import Part, Rows
 from stage1_convert.check.videos import check_videos
 from stage1_convert.dataset.stats import TALLY, tally
-from stage1_convert.images.decode import DAMAGE
 
 Tally = npt.NDArray[np.int64]
 BATCH_ROWS = 64
@@ -76,14 +73,12 @@ def _check_images(
 
 
 def _look(cells: Sequence[bytes | None], shape: tuple[int, ...]) -> list[tuple[str | None, Tally]]:
-    """Return each image's fault, or how often its values occur; libjpeg's complaints are looked up only when it has
-    some, because it tells nobody but the error stream.
+    """Return each image's fault, or how often its values occur; which image libjpeg complains about is looked up only
+    when it does, because it prints no name.
     """
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, tempfile.TemporaryFile() as told:
-        with _stderr_into(told.fileno()):
-            looks = list(pool.map(lambda cell: _decode(cell, shape), cells))
-        complaints = told.seek(0, os.SEEK_END)
-    if not complaints:
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, captured_stderr() as printed:
+        looks = list(pool.map(lambda cell: _decode(cell, shape), cells))
+    if not printed():
         return looks
     return [look if look[0] else (_complaint(cell), look[1]) for cell, look in zip(cells, looks, strict=True)]
 
@@ -103,21 +98,8 @@ def _size_fault(image: Image, shape: tuple[int, ...]) -> str | None:
 
 
 def _complaint(cell: bytes | None) -> str | None:
-    with tempfile.TemporaryFile() as told:
-        with _stderr_into(told.fileno()):
-            decode_image(cell or b"")
-        told.seek(0)
-        damage = next((line for line in told if DAMAGE.search(line)), None)
-    return f"the image is damaged: {damage.decode(errors='replace').strip()}" if damage else None
-
-
-@contextlib.contextmanager
-def _stderr_into(handle: int) -> Iterator[None]:
-    """Send what the process writes to file descriptor 2 to another, while the block runs."""
-    stderr = os.dup(2)
-    os.dup2(handle, 2)
     try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
+        decode_intact(cell or b"")
+    except UserError as error:
+        return one_line(error)
+    return None

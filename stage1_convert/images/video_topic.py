@@ -7,13 +7,12 @@ are decoded one after the other; those before the first key frame carry no image
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import av
 import numpy as np
 
 from common.cli.command import UserError, one_line
 from common.lerobot.images import MAX_PIXELS, Image
 
-FFMPEG, FOXGLOVE = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket", "foxglove_msgs/msg/CompressedVideo"
-VIDEO_TYPES = (FFMPEG, FOXGLOVE)
 KEY_FLAG = 1  # AV_PKT_FLAG_KEY
 MAX_REORDERED = 32  # packets that B-frames may hold an image back for; H.264 and H.265 allow 16
 
@@ -24,23 +23,21 @@ class Codec(NamedTuple):
     name: str
     shift: int
     mask: int
-    keys: range
+    key_types: range
 
 
-H264, H265 = (
-    Codec("h264", 0, 0x1F, range(5, 6)),
-    Codec("hevc", 1, 0x3F, range(16, 22)),
-)  # ITU-T H.264 7.4.1, H.265 7.4.2
-WORDS = {"264": H264, "avc": H264, "265": H265, "hevc": H265}
+H264 = Codec("h264", 0, 0x1F, range(5, 6))  # ITU-T H.264, 7.4.1
+H265 = Codec("hevc", 1, 0x3F, range(16, 22))  # ITU-T H.265, 7.4.2
+CODECS = {"264": H264, "avc": H264, "265": H265, "hevc": H265}  # part of the name that a packet gives -> codec
 
 
-def starts_video(msgtype: str, packet: Any) -> bool:
+def starts_video(packet: Any) -> bool:
     """Tell whether decoding can begin with this packet."""
-    if msgtype == FFMPEG:
+    if hasattr(packet, "flags"):  # an FFMPEGPacket
         return bool(packet.flags & KEY_FLAG)
     codec = _codec(packet)
-    heads = (part[0] for part in packet.data.tobytes().split(b"\0\0\1")[1:] if part)
-    return any(head >> codec.shift & codec.mask in codec.keys for head in heads)
+    units = (unit[0] for unit in packet.data.tobytes().split(b"\0\0\1")[1:] if unit)
+    return any(first >> codec.shift & codec.mask in codec.key_types for first in units)
 
 
 class VideoDecoder:
@@ -57,8 +54,6 @@ class VideoDecoder:
 
         Raises UserError when a packet is damaged or gives no image.
         """
-        import av
-
         if self._context is None:
             self._context = av.CodecContext.create(_codec(packet).name, "r")
             self._context.thread_count = 1
@@ -76,12 +71,10 @@ class VideoDecoder:
                 raise UserError(f"packet {self._next} gave no image")
 
     def _decode(self, unit: Any) -> Iterator[tuple[int, Image]]:
-        import av
-
         try:
             for frame in self._context.decode(unit):
                 if frame.is_corrupt:
-                    raise UserError("the packet decodes to a damaged image")
+                    raise UserError("the packet is damaged: so is the image it decodes to")
                 self._decoded[frame.pts] = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
         except av.FFmpegError as error:
             raise UserError(f"the packet does not decode: {one_line(error)}") from error
@@ -94,7 +87,7 @@ class VideoDecoder:
 
 def _codec(packet: Any) -> Codec:
     name = str(packet.encoding if hasattr(packet, "encoding") else packet.format)
-    codec = next((codec for word, codec in WORDS.items() if word in name.lower()), None)
+    codec = next((codec for part, codec in CODECS.items() if part in name.lower()), None)
     if codec is None:
         raise UserError(f"video of format {name!r} is not supported; supported: h264, h265")
     return codec

@@ -13,13 +13,13 @@ import numpy as np
 from common.cli.command import UserError, one_line, progress
 from common.storage.files import free_bytes
 from common.storage.worker import Limits, map_isolated
-from stage1_convert.align.episodes import Span
+from stage1_convert.align.split import Span
 from stage1_convert.bags.bag import open_bag
 from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config
 from stage1_convert.dataset.video_file import VideoFile
 from stage1_convert.pipeline.convert_bag import BagPlan, plan_bag
-from stage1_convert.pipeline.frames import Shots
+from stage1_convert.pipeline.frames import FrameReader
 from stage1_convert.sources.folder import size_bytes
 from stage1_convert.sources.source import BagInfo, BagSource, FetchedBag, Source
 
@@ -116,8 +116,8 @@ def forecast(source: Source, config: Config) -> BagEstimate:
     numbers = len(config.state_names) + len(config.action_names)
     row_bytes = 4 * numbers + 36 + 16 * (1 + len(config.streams))  # and the traces of meta/sync
     gaps = [
-        f"a gap of {gap['frames']} frames after {(gap['start_ns'] - int(plan.plan.ticks_ns[0])) / 1e9:.2f} s: nothing "
-        f"from {', '.join(gap['streams'])}"
+        f"a gap of {gap.frames} frames after {(gap.start_ns - int(plan.plan.ticks_ns[0])) / 1e9:.2f} s: nothing "
+        f"from {', '.join(gap.streams)}"
         for gap in plan.plan.gaps
     ]
     left_out = sum(span.frames for span in plan.plan.left_out)
@@ -134,12 +134,12 @@ def _image_bytes(source: Source, plan: BagPlan, config: Config, scratch: Path) -
         ticks = list(range(first.start, min(first.stop, first.start + VIDEO_FRAMES)))
     spans = [Span(tick, tick + 1, "start") for tick in ticks]
     with open_bag(source.path, scratch, config.data.ros_distro) as bag:
-        shots = Shots(bag, plan.tape, plan.plan._replace(episodes=spans), config, trust_images=False)
-        frames = list(itertools.islice(shots.frames(), len(spans)))
+        reader = FrameReader(bag, plan.bag_streams, plan.plan._replace(episodes=spans), config, trust_images=False)
+        frames = list(itertools.islice(reader.frames(), len(spans)))
     if not video:
-        return sum(len(shot.data) for frame in frames for shot in frame.values()) / len(frames)
+        return sum(len(image.data) for frame in frames for image in frame.values()) / len(frames)
     size_bytes = 0
-    for camera, size in shots.sizes.items():
+    for camera, size in reader.sizes.items():
         file = VideoFile(scratch / f"{camera}.mp4", size, config.data.fps)
         for frame in frames:
             image = frame[camera].image

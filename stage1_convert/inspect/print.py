@@ -13,9 +13,9 @@ from common.lerobot.images import resize
 from common.storage.files import write_file
 from common.storage.worker import Limits, map_isolated
 from stage1_convert.align.joint_fields import COMMANDS
-from stage1_convert.align.streams import IMAGE_TYPES
+from stage1_convert.bags.message_types import IMAGE_TYPES
 from stage1_convert.bags.storage import limits_for
-from stage1_convert.images.decode import encode
+from stage1_convert.images.encode import encode
 from stage1_convert.inspect.proposal import propose
 from stage1_convert.inspect.survey import Camera, Survey, TopicStats, changes, survey
 from stage1_convert.sources.folder import find_bags, size_bytes

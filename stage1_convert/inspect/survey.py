@@ -10,14 +10,14 @@ import numpy as np
 
 from common.cli.command import UserError, one_line
 from common.lerobot.images import Image
+from stage1_convert.align.clock import Clock, Int64, choose_clock
 from stage1_convert.align.joint_fields import JOINT_STATE
-from stage1_convert.align.resample import Clock, Int64, StampOrder, choose_clock, sampled_step
-from stage1_convert.align.streams import IMAGE_TYPES
 from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.bags.cdr import FieldReader, stamp_reader
+from stage1_convert.bags.message_types import IMAGE_TYPES, VIDEO_TYPES
 from stage1_convert.bags.storage import Bytes, storage_files
-from stage1_convert.images.decode import read_still
-from stage1_convert.images.video_topic import VIDEO_TYPES, VideoDecoder, starts_video
+from stage1_convert.images.decode import read_image
+from stage1_convert.images.video_topic import VideoDecoder, starts_video
 from stage1_convert.sources.source import Source
 
 HEAD_BYTES = 4096  # of a message: enough for its stamp
@@ -183,7 +183,7 @@ class _TopicReader:
             return
         try:
             packet: Any = self._bag.deserialize(self._name, data)
-            if self._shown or starts_video(self._topic.type, packet):
+            if self._shown or starts_video(packet):
                 self._shown = self._shown or bytes(data)
                 self._frame = next((image for _, image in self._video.add(number, packet)), None)
         except UserError as error:
@@ -196,7 +196,7 @@ class _TopicReader:
                 return Camera("video", mean_bytes, self._frame, None if self._frame is not None else "no key frame")
             message: Any = self._bag.deserialize(self._name, self._shown)
             encoding = getattr(message, "encoding", None) or str(message.format)
-            return Camera(encoding, mean_bytes, read_still(message).pixels, None)
+            return Camera(encoding, mean_bytes, read_image(message).pixels, None)
         except UserError as error:
             return Camera("unknown", mean_bytes, None, one_line(error))
 
@@ -204,10 +204,7 @@ class _TopicReader:
 def _clock(header_ns: Int64, receive_ns: Int64, has_header: bool) -> Clock:
     if not has_header:
         return Clock(receive_ns, "receive", "messages of this type carry no stamp", None)
-    sampled, order = slice(None, None, sampled_step(len(header_ns))), StampOrder()
-    order.add(header_ns)
-    clock = choose_clock(header_ns[sampled], receive_ns[sampled], order, "auto")
-    return clock._replace(stamps_ns=header_ns if clock.source == "header" else receive_ns)
+    return choose_clock(header_ns, receive_ns, "auto")
 
 
 def changes(orders: list[Order]) -> Iterator[str]:

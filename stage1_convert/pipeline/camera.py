@@ -1,8 +1,9 @@
-"""An open bag and its tape in; the images of those samples that frames show, in the order of the recording, out.
+"""Reads the images of a bag's cameras again, in the order of the recording, and decodes those that frames show.
 
-Samples are numbered as in the tape: sample i of a camera is the one with clock.stamps_ns[i].
+Sample i of a camera is the one with clock.stamps_ns[i] in its Stream.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,78 +13,80 @@ import numpy.typing as npt
 from common.cli.command import UserError
 from stage1_convert.align.streams import BagStreams, Stream
 from stage1_convert.bags.bag import Bag
+from stage1_convert.bags.message_types import VIDEO_TYPES
 from stage1_convert.bags.storage import Bytes
-from stage1_convert.images.decode import Still, read_still, still_of
-from stage1_convert.images.video_topic import VIDEO_TYPES, VideoDecoder
+from stage1_convert.images.decode import CameraImage, read_image
+from stage1_convert.images.video_topic import VideoDecoder
 
-SEEN_OF_TRUSTED = 16  # of images that are trusted, one in so many is decoded: for statistics
+DECODED_OF_TRUSTED = 16  # of images that are trusted, one in so many is decoded: for statistics
+
+Needed = npt.NDArray[np.bool_ | np.int64]  # (samples,), 0 for those that no frame shows
+Numbered = Iterator[tuple[int, CameraImage]]  # by sample
 
 
 def read_images(
-    bag: Bag,
-    tape: BagStreams,
-    needed: Mapping[str, npt.NDArray[np.bool_ | np.int32]],
-    depth_range_m: Sequence[float],
-    trust: bool = False,
-) -> Iterator[tuple[str, int, Still]]:
+    bag: Bag, bag_streams: BagStreams, needed: Mapping[str, Needed], depth_range_m: Sequence[float], trust: bool = False
+) -> Iterator[tuple[str, int, CameraImage]]:
     """Yield (camera, sample, image) for the samples that are needed, each camera's in order.
 
-    `needed` has an array (samples,) for each camera that is read, 0 for those that are not. With `trust` most JPEGs are
-    not decoded (their pixels are None). Raises UserError, naming camera, message and stamp, when an image is damaged.
+    Only the cameras in `needed` are read. With `trust` most JPEGs are not decoded (their pixels are None). Raises
+    UserError, naming camera, message and stamp, when an image is damaged.
     """
-    cameras = {camera: _Camera(camera, bag, tape.streams[camera], marks) for camera, marks in needed.items()}
-    camera_of = {camera.stream.topic: camera for camera in cameras.values()}
-    for topic, _, data in bag.records(camera_of):
-        camera = camera_of[topic]
-        for sample, still in camera.add(data, depth_range_m, trust):
-            yield camera.name, sample, still
-    for camera in cameras.values():
-        for sample, still in camera.end():
-            yield camera.name, sample, still
+    readers = {
+        bag_streams.streams[name].topic: _CameraReader(name, bag, bag_streams.streams[name], samples)
+        for name, samples in needed.items()
+    }
+    for topic, _, data in bag.records(readers):
+        for sample, image in readers[topic].add(data, depth_range_m, trust):
+            yield readers[topic].name, sample, image
+    for reader in readers.values():
+        for sample, image in reader.end():
+            yield reader.name, sample, image
 
 
-class _Camera:
-    """One camera while its topic is read; only samples that are needed, or that a video needs, are taken apart."""
+@contextlib.contextmanager
+def message_named(camera: str, stream: Stream, sample: int) -> Iterator[None]:
+    """Put the camera, the message and its stamp in front of a UserError."""
+    try:
+        yield
+    except UserError as error:
+        stamp_ns = stream.clock.stamps_ns[sample]
+        raise UserError(f"camera {camera}, message {stream.numbers[sample]} stamped {stamp_ns} ns: {error}") from error
 
-    def __init__(self, name: str, bag: Bag, stream: Stream, needed: npt.NDArray[np.bool_ | np.int32]) -> None:
-        self.name, self.stream = name, stream
-        self._bag, self._needed = bag, needed
+
+class _CameraReader:
+    """Reads one camera; it deserializes only messages that frames show, or that a video needs."""
+
+    def __init__(self, name: str, bag: Bag, stream: Stream, needed: Needed) -> None:
+        self.name = name
+        self._bag, self._stream, self._needed = bag, stream, needed
         self._video = VideoDecoder() if bag.topics[stream.topic].type in VIDEO_TYPES else None
         self._message = -1
         self._sample = 0
 
-    def add(self, data: Bytes, depth_range_m: Sequence[float], trust: bool) -> Iterator[tuple[int, Still]]:
+    def add(self, data: Bytes, depth_range_m: Sequence[float], trust: bool) -> Numbered:
         """Take the next message of the topic."""
         self._message += 1
-        sample = self._sample
-        if sample == len(self.stream.numbers) or self.stream.numbers[sample] != self._message:
+        sample, numbers = self._sample, self._stream.numbers
+        if sample == len(numbers) or numbers[sample] != self._message:
             return
         self._sample += 1
         if self._video is None and not self._needed[sample]:
             return
-        try:
-            content: Any = self._bag.deserialize(self.stream.topic, data)
+        with message_named(self.name, self._stream, sample):
+            content: Any = self._bag.deserialize(self._stream.topic, data)
             if self._video is None:
-                yield sample, read_still(content, depth_range_m, trust and sample % SEEN_OF_TRUSTED != 0)
-                return
-            yield from self._shown(self._video.add(sample, content))
-        except UserError as error:
-            raise self._named(sample, error) from error
+                yield sample, read_image(content, depth_range_m, trust and sample % DECODED_OF_TRUSTED != 0)
+            else:
+                yield from self._shown(self._video.add(sample, content))
 
-    def end(self) -> Iterator[tuple[int, Still]]:
+    def end(self) -> Numbered:
         """Give what a video still holds back."""
         if self._video:
-            try:
+            with message_named(self.name, self._stream, self._sample - 1):
                 yield from self._shown(self._video.end())
-            except UserError as error:
-                raise self._named(self._sample - 1, error) from error
 
-    def _shown(self, images: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Still]]:
+    def _shown(self, images: Iterator[tuple[int, Any]]) -> Numbered:
         for sample, pixels in images:
             if self._needed[sample]:
-                yield sample, still_of(pixels)
-
-    def _named(self, sample: int, error: UserError) -> UserError:
-        stamp_ns = self.stream.clock.stamps_ns[sample]
-        number = self.stream.numbers[sample]
-        return UserError(f"camera {self.name}, message {number} stamped {stamp_ns} ns: {error}")
+                yield sample, CameraImage.of_pixels(pixels)

@@ -1,6 +1,6 @@
 """One bag in; its part, episodes on disk that have no place in a dataset yet, or the reason why there is none, out.
 
-The bag is read twice: first the tape, which decides what each frame shows, then the images, one at a time.
+The bag is read twice: first its stamps and numbers, which decide what each frame shows, then the images, one at a time.
 """
 
 import itertools
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from common.cli.command import UserError, one_line
 from common.lerobot.dataset import ACTION, IMAGES, STATE
 from common.storage.files import DiskFullError, sha256
-from stage1_convert.align import state_action as rows
+from stage1_convert.align import state_action
 from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
 from stage1_convert.align.streams import BagStreams, Stream, read_streams
 from stage1_convert.bags.bag import Bag, open_bag
@@ -27,9 +27,10 @@ from stage1_convert.dataset.episode_file import GROUP_BYTES, EpisodeOffset, RowF
 from stage1_convert.dataset.image_column import ImageColumnWriter, StoredImage
 from stage1_convert.dataset.schema import describe_features
 from stage1_convert.dataset.writer import EpisodeFiles
+from stage1_convert.images.video_topic import starts_video
 from stage1_convert.pipeline.board import Progress
 from stage1_convert.pipeline.cache import ConvertedBag, key_of, new_part, piece_in, read_part, write_record
-from stage1_convert.pipeline.frames import Shots
+from stage1_convert.pipeline.frames import FrameReader
 from stage1_convert.sources.source import Source
 
 BATCH_ROWS = 64
@@ -90,7 +91,7 @@ class BagPlan(NamedTuple):
     """
 
     report: dict[str, Any]
-    tape: BagStreams
+    bag_streams: BagStreams
     plan: EpisodePlan
 
 
@@ -101,12 +102,13 @@ def plan_bag(source: Source, config: Config, scratch: Path) -> BagPlan:
     """
     report: dict[str, Any] = {"warnings": []}
     with open_bag(source.path, scratch, config.data.ros_distro) as bag:
-        tape, plan = _read_and_plan(bag, source.name, config, report)
+        bag_streams, plan = _read_and_plan(bag, source.name, config, report)
         report["warnings"] += bag.warnings
     report["episodes"] = [
-        {"frames": span.frames, "start_ns": plan.ticks_ns[span.start], "begins": span.reason} for span in plan.episodes
+        {"frames": span.frames, "start_ns": int(plan.ticks_ns[span.start]), "begins": span.reason}
+        for span in plan.episodes
     ]
-    return BagPlan(report, tape, plan)
+    return BagPlan(report, bag_streams, plan)
 
 
 def _fingerprint(path: Path) -> dict[str, str]:
@@ -120,33 +122,34 @@ def _fingerprint(path: Path) -> dict[str, str]:
 
 
 def _read_and_plan(bag: Bag, called: str, config: Config, report: dict[str, Any]) -> tuple[BagStreams, EpisodePlan]:
-    """Read the tape, plan the episodes, and fill in what conversion.json tells of them."""
+    """Read the streams, plan the episodes, and fill in what conversion.json tells of them."""
     report["custom_data"] = bag.custom
-    tape = read_streams(bag, config)
+    bag_streams = read_streams(bag, config, starts_video)
     messages = report["messages"] = dict[str, Any]()
-    for stream in tape.streams.values():
+    for stream in bag_streams.streams.values():
         declared = bag.topics[stream.topic].declared
         messages[stream.topic] = {"declared": declared, "read": stream.read, "used": 0}
         if stream.read != declared:
             report["warnings"].append(f"topic {stream.topic}: {declared} messages declared, {stream.read} read")
-    report["clock"] = {name: _describe_clock(stream) for name, stream in tape.streams.items()}
-    angles = tape.streams[JOINTS].values[:, : len(config.conventions.joint_order)]
-    plan = make_plan(tape.clocks, angles, tape.markers_ns, config)
+    report["clock"] = {name: _describe_clock(stream) for name, stream in bag_streams.streams.items()}
+    angles = bag_streams.streams[JOINTS].values[:, : len(config.conventions.joint_order)]
+    plan = make_plan(bag_streams.clocks, angles, bag_streams.markers_ns, config)
     if called in config.data.episodes:
         plan = choose(plan, config.data.episodes[called])
-    first_ns = min(int(clock.stamps_ns[0]) for clock in tape.clocks.values())
-    last_ns = max(int(clock.stamps_ns[-1]) for clock in tape.clocks.values())
-    report["warm_up_s"] = round((plan.ticks_ns[0] - first_ns) / 1e9, 6)
-    report["tail_s"] = round((last_ns - plan.ticks_ns[-1]) / 1e9, 6)
-    report["gaps"] = plan.gaps
+    first_ns = min(int(clock.stamps_ns[0]) for clock in bag_streams.clocks.values())
+    last_ns = max(int(clock.stamps_ns[-1]) for clock in bag_streams.clocks.values())
+    report["warm_up_s"] = round((int(plan.ticks_ns[0]) - first_ns) / 1e9, 6)
+    report["tail_s"] = round((last_ns - int(plan.ticks_ns[-1])) / 1e9, 6)
+    report["gaps"] = [gap._asdict() for gap in plan.gaps]
     report["left_out"] = [
-        {"start_ns": plan.ticks_ns[span.start], "frames": span.frames, "reason": span.reason} for span in plan.left_out
+        {"start_ns": int(plan.ticks_ns[span.start]), "frames": span.frames, "reason": span.reason}
+        for span in plan.left_out
     ]
-    for name, stream in tape.streams.items():
-        used = sum(map(len, plan.used(name)))
+    for name, stream in bag_streams.streams.items():
+        used = len(np.unique(plan.shown(name)))
         messages[stream.topic]["used"] = max(messages[stream.topic]["used"], used)
-    rows.check_numbers(tape, plan, config)
-    return tape, plan
+    state_action.check_numbers(bag_streams, plan, config)
+    return bag_streams, plan
 
 
 def _describe_clock(stream: Stream) -> dict[str, Any]:
@@ -168,53 +171,52 @@ class _Conversion:
         scratch.mkdir()
         with open_bag(source.path, scratch, self._config.data.ros_distro) as bag:
             try:
-                tape, plan = _read_and_plan(bag, source.name, self._config, self._report)
+                bag_streams, plan = _read_and_plan(bag, source.name, self._config, self._report)
                 lengths = [span.frames for span in plan.episodes]
                 self._board.plan(self._number, len(lengths), sum(lengths))
-                shots = Shots(bag, tape, plan, self._config, self._trust)
-                frames, pieces = shots.frames(), []
+                reader = FrameReader(bag, bag_streams, plan, self._config, self._trust)
+                frames, pieces = reader.frames(), []
                 for at in range(len(lengths)):
                     first = start.first_index + sum(lengths[:at])
                     numbers = EpisodeOffset(start.episode_index + at, first, start.task_index)
-                    pieces.append(self._write(at, tape, plan, shots, frames, numbers))
-                    tape.forget()
+                    pieces.append(self._write(at, bag_streams, plan, reader, frames, numbers))
             finally:
                 self._report["warnings"] += bag.warnings
         shutil.rmtree(scratch)
-        self._report["compressed"] = sorted(shots.compressed)
-        write_record(self._folder, ConvertedBag(self._report, shots.sizes, pieces))
+        self._report["compressed"] = sorted(reader.compressed)
+        write_record(self._folder, ConvertedBag(self._report, reader.sizes, pieces))
 
     def _write(
         self,
         at: int,
-        tape: BagStreams,
+        bag_streams: BagStreams,
         plan: EpisodePlan,
-        shots: Shots,
+        reader: FrameReader,
         frames: Iterator[dict[str, StoredImage]],
         place: EpisodeOffset,
     ) -> EpisodeFiles:
         """Write the `at`-th episode: its rows, the sources of its frames and its videos."""
         config, span = self._config, plan.episodes[at]
-        sources = rows.sources_of(tape, plan, span)
+        sources = state_action.provenance(bag_streams, plan, span)
         reels = {
             camera: ImageColumnWriter(self._folder / f"{at:03d}.{camera}.mp4", config.data)
             for camera in config.data.cameras
         }
         piece = piece_in(self._folder, at, (), {}, {})
         pq.write_table(pa.table(sources), piece.sources)
-        values = _columns(rows.numbers_of(tape, plan, span, config), sources, config)
+        values = _columns(state_action.states_actions(bag_streams, plan, span, config), sources, config)
         file: RowFile | None = None
         for first, stop in _batches(frames, reels, span.frames):
             columns = {name: column[first:stop] for name, column in values.items()}
             images = {IMAGES + camera: reel.column(stop - first) for camera, reel in reels.items()}
             columns |= {key: column for key, column in images.items() if column is not None}
-            file = file or RowFile(piece.rows, schema_of(describe_features(config, shots.sizes)), place)
+            file = file or RowFile(piece.rows, schema_of(describe_features(config, reader.sizes)), place)
             file.add(pa.record_batch(columns))
             self._board.wrote(self._number, stop - first)
         assert file is not None
         file.close()
         report = {"frames": span.frames, "start_ns": int(sources["tick_ns"][0]), "begins": span.reason}
-        report |= rows.describe_ages(sources, list(reels), tape.streams)
+        report |= state_action.describe_ages(sources, list(reels), bag_streams.streams)
         report["repeated"] = {camera: reel.repeated for camera, reel in reels.items()}
         return piece._replace(images={camera: reel.close() for camera, reel in reels.items()}, report=report)
 
@@ -226,9 +228,9 @@ def _batches(
     first = 0
     while first < length:
         most = stop = min(first + BATCH_ROWS, length)
-        for row, shot in enumerate(itertools.islice(frames, most - first), first + 1):
+        for row, images in enumerate(itertools.islice(frames, most - first), first + 1):
             for camera, reel in reels.items():
-                reel.add(shot[camera])
+                reel.add(images[camera])
             if sum(reel.waiting_bytes for reel in reels.values()) >= GROUP_BYTES:
                 stop = row
                 break
@@ -236,12 +238,12 @@ def _batches(
         first = stop
 
 
-def _columns(numbers: rows.StatesActions, sources: dict[str, Any], config: Config) -> dict[str, pa.Array]:
+def _columns(numbers: state_action.StatesActions, sources: dict[str, Any], config: Config) -> dict[str, pa.Array]:
     """Return an episode's columns but for its images and its place."""
     frames = sources["frame_index"]
     columns = {STATE: _vectors(numbers.states), ACTION: _vectors(numbers.actions)}
     if config.data.sync_columns:
-        for stream, age in rows.ages_ms(sources, config.streams).items():
+        for stream, age in state_action.ages_ms(sources, config.streams).items():
             columns[f"sync.{stream}_age_ms"] = pa.array(age.astype(np.float32))
     columns["timestamp"] = pa.array((frames / config.data.fps).astype(np.float32))
     return {**columns, "frame_index": pa.array(frames)}

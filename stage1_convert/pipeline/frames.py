@@ -1,4 +1,4 @@
-"""An open bag and its plan in; every frame's images, as the dataset stores them, out: one reading, little memory."""
+"""Turns the images of a bag into the images of its frames, as the dataset stores them, in one reading."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -8,73 +8,68 @@ import numpy as np
 from common.cli.command import UserError
 from common.lerobot.images import resize
 from stage1_convert.align.episodes import EpisodePlan
-from stage1_convert.align.spool import forget
 from stage1_convert.align.streams import BagStreams
 from stage1_convert.bags.bag import Bag
 from stage1_convert.config import Config
 from stage1_convert.dataset import stats
 from stage1_convert.dataset.image_column import StoredImage
-from stage1_convert.images import decode
-from stage1_convert.pipeline.camera import SEEN_OF_TRUSTED, read_images
+from stage1_convert.images.decode import CameraImage
+from stage1_convert.images.encode import encode
+from stage1_convert.pipeline.camera import DECODED_OF_TRUSTED, message_named, read_images
 
 
-class Shots:
+class FrameReader:
     """Reads the images of one bag; `sizes` holds each camera's (height, width) as soon as it has been seen, `compressed`
     the cameras of which an image lost detail here.
     """
 
-    def __init__(self, bag: Bag, tape: BagStreams, plan: EpisodePlan, config: Config, trust_images: bool) -> None:
-        self._bag, self._tape, self._plan, self._config, self._trust = bag, tape, plan, config, trust_images
-        resize = config.conventions.image_resize
-        self._size = (resize[0], resize[1]) if resize else None
+    def __init__(
+        self, bag: Bag, bag_streams: BagStreams, plan: EpisodePlan, config: Config, trust_images: bool
+    ) -> None:
+        self._bag, self._bag_streams, self._plan, self._config = bag, bag_streams, plan, config
+        self._trust = trust_images
         self.sizes: dict[str, tuple[int, int]] = {}
         self.compressed: set[str] = set()
-        self._last: dict[str, decode.Still] = {}
+        self._last: dict[str, CameraImage] = {}
 
     def frames(self) -> Iterator[dict[str, StoredImage]]:
         """Yield every frame's images by camera, over all episodes in order."""
-        plan, cameras = self._plan, self._config.data.cameras
-        uses = {c: plan.uses(c, len(self._tape.streams[c].numbers)) for c in cameras}
-        firsts = {c: {int(plan.picks[c][span.start]) for span in plan.episodes} for c in cameras}
-        waiting: dict[str, deque[StoredImage]] = {camera: deque() for camera in cameras}
-        images = read_images(self._bag, self._tape, uses, self._config.data.depth_range_m, self._trust)
-        for camera, sample, still in images:
-            try:
-                # An episode's first image is always looked at: there is something to tell of every episode.
-                shot = self._take(camera, still, sample, sample in firsts[camera] or sample % SEEN_OF_TRUSTED == 0)
-            except UserError as error:
-                stream = self._tape.streams[camera]
-                number, stamp_ns = stream.numbers[sample], stream.clock.stamps_ns[sample]
-                raise UserError(f"camera {camera}, message {number} stamped {stamp_ns} ns: {error}") from error
-            waiting[camera].extend([shot] * int(uses[camera][sample]))
-            if sample in firsts[camera]:
-                forget(uses[camera])
+        plan, streams, data = self._plan, self._bag_streams.streams, self._config.data
+        uses = {name: np.bincount(plan.shown(name), minlength=len(streams[name].numbers)) for name in data.cameras}
+        firsts = {name: {int(plan.picks[name][span.start]) for span in plan.episodes} for name in data.cameras}
+        waiting: dict[str, deque[StoredImage]] = {name: deque() for name in data.cameras}
+        for name, sample, image in read_images(self._bag, self._bag_streams, uses, data.depth_range_m, self._trust):
+            # An episode's first image is always counted, so that every episode has statistics.
+            counted = not self._trust or sample in firsts[name] or sample % DECODED_OF_TRUSTED == 0
+            with message_named(name, streams[name], sample):
+                stored = self._store(name, image, sample, counted)
+            waiting[name].extend([stored] * int(uses[name][sample]))
             while all(waiting.values()):
-                yield {name: queue.popleft() for name, queue in waiting.items()}
+                yield {camera: queue.popleft() for camera, queue in waiting.items()}
 
-    def _take(self, camera: str, still: decode.Still, sample: int, looked_at: bool) -> StoredImage:
-        last, self._last[camera] = self._last.get(camera), still
-        repeated = last is not None and _same(last, still)
-        size, storage = self._size or (still.height, still.width), self._config.data.storage
+    def _store(self, camera: str, image: CameraImage, sample: int, counted: bool) -> StoredImage:
+        """Return an image as the dataset stores it, with its statistics if it is `counted`."""
+        last, self._last[camera] = self._last.get(camera), image
+        repeated = last is not None and _is_same(last, image)
+        conventions, storage = self._config.conventions, self._config.data.storage
+        recorded = image.height, image.width
+        size = (conventions.image_resize[0], conventions.image_resize[1]) if conventions.image_resize else recorded
         if self.sizes.setdefault(camera, size) != size:
             before = "{}x{}".format(*self.sizes[camera])
             raise UserError(f"the image is {size[0]}x{size[1]}, the ones before it {before}")
-        looked_at |= not self._trust
-        if still.file is not None and still.form == storage and size == (still.height, still.width):
-            seen = still.decoded() if looked_at else still.pixels
-            return StoredImage(still.file, None, None if seen is None else stats.tally(seen, sample), repeated)
-        image = resize(still.decoded(), size)
-        counted = stats.tally(image, sample) if looked_at else None
+        if image.file is not None and image.file_format == storage and size == recorded:
+            seen = image.rgb() if counted else image.pixels
+            return StoredImage(image.file, None, None if seen is None else stats.tally(seen, sample), repeated)
+        pixels = resize(image.rgb(), size)
+        tally = stats.tally(pixels, sample) if counted else None
         if storage == "video":
-            return StoredImage(b"", image, counted, repeated)
+            return StoredImage(b"", pixels, tally, repeated)
         if storage == "jpeg":
             self.compressed.add(camera)
-        return StoredImage(
-            decode.encode(image, storage, self._config.conventions.jpeg_quality), None, counted, repeated
-        )
+        return StoredImage(encode(pixels, storage, conventions.jpeg_quality), None, tally, repeated)
 
 
-def _same(one: decode.Still, two: decode.Still) -> bool:
+def _is_same(one: CameraImage, two: CameraImage) -> bool:
     if one.file is not None and two.file is not None:
         return one.file == two.file
     if one.pixels is None or two.pixels is None or one.pixels.shape != two.pixels.shape:

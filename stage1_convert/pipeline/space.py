@@ -16,9 +16,10 @@ from common.storage.files import free_bytes
 from common.storage.worker import Limits, map_isolated
 from stage1_convert.align.streams import find_topics
 from stage1_convert.bags.bag import Bag, open_bag
+from stage1_convert.bags.message_types import VIDEO_TYPES
 from stage1_convert.config import Config
-from stage1_convert.images.decode import Still, encode, read_still
-from stage1_convert.images.video_topic import VIDEO_TYPES
+from stage1_convert.images.decode import CameraImage, read_image
+from stage1_convert.images.encode import encode
 from stage1_convert.pipeline.cache import RECORD, parts_path, recorded_bags
 from stage1_convert.sources.source import BagInfo, Source
 
@@ -81,18 +82,18 @@ def _camera_bytes(bag: Bag, topic: str, config: Config) -> int:
     if bag.topics[topic].type in VIDEO_TYPES:
         return 0
     records = list(itertools.islice(bag.records([topic]), SAMPLED))
-    stills = [read_still(bag.deserialize(topic, data), config.data.depth_range_m) for _, _, data in records]
+    images = [read_image(bag.deserialize(topic, data), config.data.depth_range_m) for _, _, data in records]
     span_s = (records[-1].receive_ns - records[0].receive_ns) / 1e9 if records else 0
     if not span_s:
         return 0
     shown = min(1.0, config.data.fps * span_s / (len(records) - 1))  # of the images of a fast camera, only some
-    least = min(_stored_bytes(still, config) for still in stills)
+    least = min(_stored_bytes(image, config) for image in images)
     return int(bag.topics[topic].declared * shown * SURE_SHARE) * least
 
 
-def _stored_bytes(still: Still, config: Config) -> int:
+def _stored_bytes(image: CameraImage, config: Config) -> int:
     size = config.conventions.image_resize
-    if still.file is not None and still.form == config.data.storage and size is None:
-        return len(still.file)
-    image = resize(still.decoded(), (size[0], size[1]) if size else (still.height, still.width))
-    return len(encode(image, config.data.storage, config.conventions.jpeg_quality))
+    if image.file is not None and image.file_format == config.data.storage and size is None:
+        return len(image.file)
+    pixels = resize(image.rgb(), (size[0], size[1]) if size else (image.height, image.width))
+    return len(encode(pixels, config.data.storage, config.conventions.jpeg_quality))

@@ -1,16 +1,18 @@
-"""Summaries of several evaluations in; their order by one number, and whether the winner's lead means anything, out. Pure."""
+"""Rank evaluations by one number of their summaries, and test whether the lead of the winner is significant. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from pydantic import JsonValue
 
 from common.cli.command import UserError
+from stage3_eval.metrics.summary import EpisodeSummary, Record, Summary
 
 RESAMPLES, SEED = 10_000, 0
-FEW = 3  # episodes: with fewer no spread can be told
+MIN_EPISODES = 3  # of which a spread can be estimated
 EXAMPLES = "policy.first_step.mae, drift.from_commanded.1.0s.mean or latency.p50_s"
-# What a comparison shows of each evaluation: words -> its place in summary.json.
+# Columns of a comparison: heading -> dotted path in summary.json.
 COLUMNS = {
     "mean error": "policy.valid_horizon.mae",
     "first step": "policy.first_step.mae",
@@ -18,26 +20,68 @@ COLUMNS = {
     "drift after 1 s": "drift.from_commanded.1.0s.mean",
     "latency p50 (s)": "latency.p50_s",
 }
-# Without these in common, numbers of two evaluations cannot be held against each other.
+# Two evaluations that differ in one of these cannot be compared.
 COMMON = ("dataset_fingerprint", "protocol", "action_meaning")
 
 
-class Lead(NamedTuple):
-    """How much better the winner is than the next one per common episode, and where 95 % of resamples put that."""
+class Result(NamedTuple):
+    """One evaluation of a comparison."""
+
+    label: str
+    summary: Summary
+    losses: list[tuple[float, float]]  # (step, loss) of the training, where its run is on this machine
+    link: str | None  # to the page of the evaluation, relative to that of the comparison
+
+
+class Lead(Record):
+    """How much better the winner is than the runner-up per common episode, and the 95 % interval of the resamples."""
 
     mean: float
     low: float
     high: float
     episodes: int
+    larger_than_spread: bool  # the winner would be the winner on nearly every choice of such episodes
 
-    @property
-    def larger_than_spread(self) -> bool:
-        """Whether the winner would be the winner on nearly every choice of such episodes."""
-        return self.low > 0
+
+class Comparison(Record):
+    """comparison.json: values by label, best first, the winner and its lead, and the hyperparameters that differ."""
+
+    format: Literal["stage3_eval_comparison"] = "stage3_eval_comparison"
+    metric: str
+    order: list[str]
+    values: dict[str, float]
+    columns: dict[str, dict[str, float | None]]
+    winner: str | None
+    incomparable: str | None
+    runner_up: str
+    lead: Lead | None
+    changed: dict[str, dict[str, JsonValue]]
+    checkpoints: dict[str, str]
+    episodes: dict[str, list[int]]
+
+
+def compare_summaries(summaries: Mapping[str, Summary], metric: str) -> Comparison:
+    """Compare the summaries by label; raises UserError when one of them has no such metric."""
+    order, reason = rank(summaries, metric), find_difference(summaries)
+    winner, second = order[:2]
+    trees = {label: summaries[label].to_json() for label in order}
+    return Comparison(
+        metric=metric,
+        order=order,
+        values={label: read_metric(summaries[label], metric, label) for label in order},
+        columns={label: {head: look_up(trees[label], path) for head, path in COLUMNS.items()} for label in order},
+        winner=None if reason else winner,
+        incomparable=reason,
+        runner_up=second,
+        lead=None if reason else measure_lead(summaries[winner], summaries[second], metric),
+        changed=find_changed({label: _config(summaries[label]) for label in order}),
+        checkpoints={label: summaries[label].checkpoint for label in order},
+        episodes={label: summaries[label].episodes for label in order},
+    )
 
 
 def look_up(tree: Any, path: str) -> Any:
-    """Follow a dotted path through nested dictionaries, whose keys may hold dots themselves; None where it ends nowhere."""
+    """Follow a dotted path through nested dictionaries, whose keys may contain dots; None where there is no such path."""
     if not path:
         return tree
     for key in tree if isinstance(tree, Mapping) else ():
@@ -48,51 +92,52 @@ def look_up(tree: Any, path: str) -> Any:
     return None
 
 
-def value(summary: Mapping[str, Any], metric: str, label: str) -> float:
-    """Return a summary's number of that dotted path; raises UserError naming the evaluation when there is none."""
-    found = look_up(summary, metric)
+def read_metric(summary: Summary, metric: str, label: str) -> float:
+    """Return the number at a dotted path; raises UserError naming the evaluation when there is none."""
+    found = look_up(summary.to_json(), metric)
     if not isinstance(found, int | float):
         raise UserError(f"--metric {metric}: {label} has no such number in its summary.json; try {EXAMPLES}")
     return float(found)
 
 
-def incomparable(summaries: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Say why numbers of these evaluations cannot be held against each other, None when they can."""
+def find_difference(summaries: Mapping[str, Summary]) -> str | None:
+    """Return why these evaluations cannot be compared, None when they can."""
     for key in COMMON:
-        seen: dict[str, str] = {}
+        labels: dict[str, str] = {}
         for label, summary in summaries.items():
-            seen.setdefault(str(summary[key]), label)
-        if len(seen) > 1:
-            one, other = list(seen.values())[:2]
-            return f"{one} and {other} differ in {key.replace('_', ' ')}"
+            labels.setdefault(getattr(summary, key), label)
+        if len(labels) > 1:
+            first, second = list(labels.values())[:2]
+            return f"{first} and {second} differ in {key.replace('_', ' ')}"
     return None
 
 
-def ranked(summaries: Mapping[str, Mapping[str, Any]], metric: str) -> list[str]:
+def rank(summaries: Mapping[str, Summary], metric: str) -> list[str]:
     """Return the labels, best (lowest) first: by all episodes, or by the common ones when not all have the same."""
-    episodes = {tuple(summary["episodes"]) for summary in summaries.values()}
-    common = common_episodes(list(summaries.values()), metric)
-    whole = len(episodes) == 1 or not common
+    same = len({tuple(summary.episodes) for summary in summaries.values()}) == 1
+    common = find_common_episodes(list(summaries.values()), metric)
     scores = {
-        label: value(summary, metric, label) if whole else float(np.mean(_by_episode(summary, metric, common)))
+        label: read_metric(summary, metric, label)
+        if same or not common
+        else float(np.mean(_by_episode(summary, metric, common)))
         for label, summary in summaries.items()
     }
     return sorted(scores, key=lambda label: scores[label])
 
 
-def common_episodes(summaries: Sequence[Mapping[str, Any]], metric: str) -> list[int]:
-    """Return the episodes that all evaluations have, and know the metric of."""
-    sets = [
-        {of["episode_index"] for of in summary["by_episode"] if isinstance(look_up(of, metric), int | float)}
+def find_common_episodes(summaries: Sequence[Summary], metric: str) -> list[int]:
+    """Return the episodes that all evaluations have the metric of."""
+    numbers = [
+        {episode.episode_index for episode in summary.by_episode if _episode_metric(episode, metric) is not None}
         for summary in summaries
     ]
-    return sorted(set.intersection(*sets))
+    return sorted(set.intersection(*numbers))
 
 
-def lead(winner: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> Lead | None:
+def measure_lead(winner: Summary, other: Summary, metric: str) -> Lead | None:
     """Resample the common episodes, in pairs; None when they are too few or the metric is not known by episode."""
-    common = common_episodes([winner, other], metric)
-    if len(common) < FEW:
+    common = find_common_episodes([winner, other], metric)
+    if len(common) < MIN_EPISODES:
         return None
     gain = np.subtract(_by_episode(other, metric, common), _by_episode(winner, metric, common))
     rng = np.random.default_rng(SEED)
@@ -100,44 +145,54 @@ def lead(winner: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> Le
         [gain[rng.integers(0, len(gain), (100, len(gain)))].mean(axis=1) for _ in range(RESAMPLES // 100)]
     )
     low, high = np.percentile(means, (2.5, 97.5)).tolist()
-    return Lead(float(gain.mean()), low, high, len(common))
+    return Lead(mean=float(gain.mean()), low=low, high=high, episodes=len(common), larger_than_spread=low > 0)
 
 
-def changed(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def find_changed(configs: Mapping[str, Mapping[str, JsonValue]]) -> dict[str, dict[str, JsonValue]]:
     """Return dotted key -> label -> value of every hyperparameter that is not the same everywhere."""
     flat = {label: dict(_flatten(config)) for label, config in configs.items()}
-    keys = dict.fromkeys(key for of in flat.values() for key in of)
-    differing = {key: {label: of.get(key) for label, of in flat.items()} for key in keys if _matters(key)}
-    return {key: of for key, of in differing.items() if len({repr(value) for value in of.values()}) > 1}
+    keys = dict.fromkeys(key for values in flat.values() for key in values if _matters(key))
+    by_key = {key: {label: values.get(key) for label, values in flat.items()} for key in keys}
+    return {key: values for key, values in by_key.items() if len({repr(value) for value in values.values()}) > 1}
 
 
-def verdict(told: Mapping[str, Any]) -> str:
-    """Say in one line who wins, and whether that means anything."""
-    if told["incomparable"]:
-        return f"no winner: {told['incomparable']}"
-    winner, second, of = told["winner"], told["runner_up"], told["lead"]
-    if told["values"][winner] == told["values"][second]:
-        return f"no winner: {winner} and {second} have the same {told['metric']}"
-    if of is None:
+def verdict(comparison: Comparison) -> str:
+    """Return in one line who wins, and whether that is significant."""
+    if comparison.incomparable:
+        return f"no winner: {comparison.incomparable}"
+    winner, second, lead = comparison.winner, comparison.runner_up, comparison.lead
+    if winner and comparison.values[winner] == comparison.values[second]:
+        return f"no winner: {winner} and {second} have the same {comparison.metric}"
+    if lead is None:
         return f"{winner} is ahead of {second}, but there are too few common episodes to tell whether by chance"
-    if of["larger_than_spread"]:
-        return f"{winner} wins: its lead over {second} is larger than the spread over {of['episodes']} episodes"
-    return f"{winner} is ahead of {second}, but not by more than the spread over {of['episodes']} episodes"
+    if lead.larger_than_spread:
+        return f"{winner} wins: its lead over {second} is larger than the spread over {lead.episodes} episodes"
+    return f"{winner} is ahead of {second}, but not by more than the spread over {lead.episodes} episodes"
 
 
-def _by_episode(summary: Mapping[str, Any], metric: str, numbers: Sequence[int]) -> list[float]:
-    by_number = {of["episode_index"]: of for of in summary["by_episode"]}
-    return [float(look_up(by_number[number], metric)) for number in numbers]
+def _config(summary: Summary) -> Mapping[str, JsonValue]:
+    config = summary.training.get("config")
+    return config if isinstance(config, dict) else {}
 
 
-def _flatten(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, of in config.items():
-        if isinstance(of, Mapping):
-            yield from _flatten(of, f"{above}{key}.")
+def _episode_metric(episode: EpisodeSummary, metric: str) -> float | None:
+    found = look_up(episode.model_dump(), metric)
+    return float(found) if isinstance(found, int | float) else None
+
+
+def _by_episode(summary: Summary, metric: str, numbers: Sequence[int]) -> list[float]:
+    values = {episode.episode_index: _episode_metric(episode, metric) for episode in summary.by_episode}
+    return [value for number in numbers if (value := values[number]) is not None]
+
+
+def _flatten(config: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, JsonValue]]:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
-            yield f"{above}{key}", of
+            yield f"{prefix}{key}", value
 
 
 def _matters(key: str) -> bool:
-    """Where results and caches lie changes nothing in them, nor does what tracks, saves and feeds the run."""
+    """Whether a key shapes the result: folders, tracking, saving and data loading do not."""
     return not key.startswith("wandb.") and not key.endswith(("_dir", ".device", ".num_workers", "_freq"))

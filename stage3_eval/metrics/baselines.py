@@ -1,4 +1,4 @@
-"""An episode's recording in, chunks that need no policy out: what a policy has to be better than. Pure.
+"""Baselines: chunks made from the recording alone, which a policy has to be better than. Pure.
 
 Letters in array names: T frames of an episode, C chunk steps, A action dimensions.
 """
@@ -10,15 +10,15 @@ import numpy as np
 from stage3_eval.metrics.errors import Floats
 
 DELTA = "delta"
-# What each baseline commands, by what actions mean; a position is absolute: next_position or command.
+# zero_action is for deltas, hold_still for absolute positions (next_position, command).
 MEANINGS = {
     "zero_action": "does not move: every delta is zero",
     "hold_still": "stays where the arm is at the frame of the prediction",
     "repeat_last": "repeats the last action before the frame",
     "dataset_mean": "always the dataset's mean action",
-    "linear_extrapolation": "goes on at the present speed",
+    "linear_extrapolation": "continues at the current speed",
 }
-SAME_FOR_DELTAS = "goes on at the present speed; for deltas that is repeating the last one"
+SAME_FOR_DELTAS = "continues at the current speed; for deltas that is repeating the last one"
 
 
 def baseline_chunks(
@@ -26,8 +26,8 @@ def baseline_chunks(
 ) -> Iterator[tuple[str, Floats]]:
     """Yield name and chunks (T, n_steps, A) of each baseline, one at a time.
 
-    `position_TA` holds the measured position of each action's joint, None where the dataset has none. All that a baseline
-    knows at frame t is the recording up to t: the last action is the one at t-1, at t=0 it is standing still.
+    `position_TA` holds the measured position of the joint of each action, None where the dataset has none. At frame t a
+    baseline knows only the recording before t: the last action is the one at t-1, at t=0 it is standing still.
     """
     is_delta = action_meaning == DELTA
     still_TA = np.zeros_like(recorded_TA) if is_delta or position_TA is None else position_TA
@@ -47,7 +47,7 @@ def baseline_chunks(
 
 
 def describe_baselines(action_meaning: str) -> dict[str, str]:
-    """Return what each baseline does, in words."""
+    """Return a description of each baseline."""
     same = {"linear_extrapolation": SAME_FOR_DELTAS} if action_meaning == DELTA else {}
     return MEANINGS | same
 

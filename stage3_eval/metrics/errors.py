@@ -1,21 +1,22 @@
-"""Predicted chunks and recorded actions in, the errors between them out. Pure.
+"""Errors between predicted chunks and recorded actions. Pure.
 
 Letters in array names: T frames of an episode, S chunks (each starts at a frame), C chunk steps, A action dimensions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from stage3_eval.metrics.summary import ChunkErrors, ErrorStats, JointErrors, Scope
+
 Floats = npt.NDArray[np.floating[Any]]
 Frames = npt.NDArray[np.int64]
-FIRST_STEP, VALID_HORIZON = "first_step", "valid_horizon"
 
 
 class Errors(NamedTuple):
-    """Sums over the compared (frame, step) pairs, kept by step and joint so that episodes add up."""
+    """Sums over the compared (frame, step) pairs, kept by step and joint so that episodes can be added up."""
 
     absolute_CA: Floats
     square_CA: Floats
@@ -46,7 +47,7 @@ def chunk_errors(predicted_SCA: Floats, recorded_TA: Floats, start_S: Frames | N
 
 
 def frame_errors(predicted_SCA: Floats, recorded_TA: Floats, start_S: Frames) -> Floats:
-    """Return (S, A): how far each chunk is off, per joint, on average over its steps inside the episode."""
+    """Return the mean error (S, A) of each chunk, per joint, over its steps inside the episode."""
     total_SA = np.zeros((len(start_S), recorded_TA.shape[1]))
     for step in range(predicted_SCA.shape[1]):
         inside_S = start_S + step < len(recorded_TA)
@@ -56,42 +57,41 @@ def frame_errors(predicted_SCA: Floats, recorded_TA: Floats, start_S: Frames) ->
     return mean_SA
 
 
-def together(episodes: Sequence[Errors]) -> Errors:
-    """Return the errors of all episodes' pairs."""
+def add_errors(episodes: Sequence[Errors]) -> Errors:
+    """Return the errors over the pairs of all episodes."""
     absolute, square, largest, pairs = zip(*episodes, strict=True)
     return Errors(np.sum(absolute, axis=0), np.sum(square, axis=0), np.max(largest, axis=0), np.sum(pairs, axis=0))
 
 
-def summarize(errors: Errors, joints: Sequence[str]) -> dict[str, Any]:
-    """Return mae, rmse and max, overall and per joint, of the first step and over the valid horizon, as plain numbers.
+def summarize(errors: Errors, joints: Sequence[str]) -> ChunkErrors:
+    """Return mae, rmse and max, overall and per joint, of the first step and over the valid horizon.
 
     The overall values are over all joints. `mae_by_step` ends with the last step that any episode is long enough for.
     """
     compared = errors.pairs_C > 0
     by_step_C = errors.absolute_CA[compared].mean(axis=1) / errors.pairs_C[compared]
-    return {
-        FIRST_STEP: _summarize_steps(errors, joints, 1),
-        VALID_HORIZON: _summarize_steps(errors, joints, len(compared)),
-        "mae_by_step": by_step_C.tolist(),
-    }
+    first, horizon = _summarize_steps(errors, joints, 1), _summarize_steps(errors, joints, len(compared))
+    return ChunkErrors(first_step=first, valid_horizon=horizon, mae_by_step=by_step_C.tolist())
 
 
-def compare_to_best(policy: dict[str, Any], baselines: dict[str, Any], scope: str) -> tuple[str, float | None]:
-    """Return the baseline with the lowest mae in `scope` and policy mae / its mae, None when it makes no error."""
-    name = min(baselines, key=lambda name: float(baselines[name][scope]["mae"]))
-    best = baselines[name][scope]["mae"]
-    return name, policy[scope]["mae"] / best if best > 0 else None
+def compare_to_best(
+    policy: ChunkErrors, baselines: Mapping[str, ChunkErrors], scope: Scope
+) -> tuple[str, float | None]:
+    """Return the baseline with the lowest mae in `scope` and the policy's mae over its, None when it makes no error."""
+    name = min(baselines, key=lambda name: baselines[name].scope(scope).mae)
+    best = baselines[name].scope(scope).mae
+    return name, policy.scope(scope).mae / best if best > 0 else None
 
 
-def _summarize_steps(errors: Errors, joints: Sequence[str], n_steps: int) -> dict[str, Any]:
+def _summarize_steps(errors: Errors, joints: Sequence[str], n_steps: int) -> JointErrors:
     pairs = errors.pairs_C[:n_steps].sum()
     mae_A = errors.absolute_CA[:n_steps].sum(axis=0) / pairs
     mean_square_A = errors.square_CA[:n_steps].sum(axis=0) / pairs
     max_A = errors.largest_CA[:n_steps].max(axis=0)
-    per_joint = zip(joints, mae_A.tolist(), np.sqrt(mean_square_A).tolist(), max_A.tolist(), strict=True)
-    return {
-        "mae": float(mae_A.mean()),
-        "rmse": float(np.sqrt(mean_square_A.mean())),
-        "max": float(max_A.max()),
-        "per_joint": {joint: {"mae": mae, "rmse": rmse, "max": largest} for joint, mae, rmse, largest in per_joint},
-    }
+    stats = zip(joints, mae_A.tolist(), np.sqrt(mean_square_A).tolist(), max_A.tolist(), strict=True)
+    return JointErrors(
+        mae=float(mae_A.mean()),
+        rmse=float(np.sqrt(mean_square_A.mean())),
+        max=float(max_A.max()),
+        per_joint={joint: ErrorStats(mae=mae, rmse=rmse, max=largest) for joint, mae, rmse, largest in stats},
+    )

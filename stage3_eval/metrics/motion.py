@@ -1,16 +1,17 @@
-"""Executed and recorded actions in; how far the arm would have drifted and how fast it would have moved out. Pure.
+"""How far the arm would have drifted from the recording, and how far each joint is moved within a frame. Pure.
 
 Letters in array names: T frames of an episode, S chunks, C chunk steps, A action dimensions, N compared windows.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from stage3_eval.metrics.baselines import DELTA
 from stage3_eval.metrics.errors import Floats, Frames
+from stage3_eval.metrics.summary import Drifts, DriftStats, JointDrift
 
 AFTER_S = (0.5, 1.0)
 FROM_MEASURED, FROM_COMMANDED = STARTS = ("from_measured", "from_commanded")
@@ -21,7 +22,7 @@ class Drift(NamedTuple):
 
     sum_A: Floats
     largest_A: Floats
-    windows: npt.NDArray[np.int64]
+    windows: int
 
 
 class Steps(NamedTuple):
@@ -29,7 +30,7 @@ class Steps(NamedTuple):
 
     largest_A: Floats
     over_A: npt.NDArray[np.int64]
-    frames: npt.NDArray[np.int64]
+    frames: int
 
 
 def drifts(
@@ -38,10 +39,10 @@ def drifts(
     """Return "<from>.<seconds>" -> the drift after so many seconds, for every window that lies inside the episode.
 
     `from_measured`: every chunk is followed from the position measured at its frame. `from_commanded`: the executed actions
-    are added up and the measured position is never looked at again. Deltas add up; a position is where it is. Truth is
-    where the recorded actions lead, so a recorded jump at +-pi does no harm. What a chunk is too short for is left out.
+    are added up and the measured position is never read again. Deltas add up, positions do not. The reference is where the
+    recorded actions lead, so a recorded jump at +-pi does no harm. Times that a chunk is too short for are left out.
     """
-    found = {}
+    found: dict[str, Drift] = {}
     n_frames, n_steps = len(recorded_TA), chunk_SCA.shape[1]
     for after_s in AFTER_S:
         frames = max(1, round(after_s * fps))
@@ -68,31 +69,32 @@ def steps(action_TA: Floats, position_TA: Floats | None, action_meaning: str, li
         first = action_TA[:1] if position_TA is None else position_TA[:1]
         step_TA = np.abs(np.diff(action_TA, axis=0, prepend=first))
     over_A = np.zeros(action_TA.shape[1], np.int64) if limit_A is None else (step_TA > limit_A).sum(axis=0)
-    return Steps(step_TA.max(axis=0).astype(np.float64), over_A, np.array(len(action_TA)))
+    return Steps(step_TA.max(axis=0).astype(np.float64), over_A, len(action_TA))
 
 
-def add_drifts(one: Drift, other: Drift) -> Drift:
-    """Return the drift over the windows of both."""
-    return Drift(
-        one.sum_A + other.sum_A, np.maximum(one.largest_A, other.largest_A), np.asarray(one.windows + other.windows)
-    )
+def add_drifts(episodes: Sequence[Drift]) -> Drift:
+    """Return the drift over the windows of all episodes."""
+    sums, largest, windows = zip(*episodes, strict=True)
+    return Drift(np.sum(sums, axis=0), np.max(largest, axis=0), sum(windows))
 
 
-def add_steps(one: Steps, other: Steps) -> Steps:
-    """Return the steps of both."""
-    return Steps(
-        np.maximum(one.largest_A, other.largest_A), one.over_A + other.over_A, np.asarray(one.frames + other.frames)
-    )
+def add_steps(episodes: Sequence[Steps]) -> Steps:
+    """Return the steps of all episodes."""
+    largest, over, frames = zip(*episodes, strict=True)
+    return Steps(np.max(largest, axis=0), np.sum(over, axis=0), sum(frames))
 
 
-def describe_drifts(of: Mapping[str, Drift], joints: list[str]) -> dict[str, Any]:
-    """Return from -> seconds -> mean and max, overall and per joint; None where no chunk or episode was long enough."""
-    return {start: {f"{s}s": _describe_drift(of.get(f"{start}.{s}"), joints) for s in AFTER_S} for start in STARTS}
+def describe_drifts(drifts: Mapping[str, Drift], joints: Sequence[str]) -> Drifts:
+    """Return start -> time -> mean and max, overall and per joint; None where no chunk or episode was long enough."""
+    return {
+        start: {f"{seconds}s": _describe_drift(drifts.get(f"{start}.{seconds}"), joints) for seconds in AFTER_S}
+        for start in STARTS
+    }
 
 
 def _drift(end_NA: Floats) -> Drift:
     away_NA = np.abs(end_NA)
-    return Drift(away_NA.sum(axis=0), away_NA.max(axis=0), np.array(len(away_NA)))
+    return Drift(away_NA.sum(axis=0), away_NA.max(axis=0), len(away_NA))
 
 
 def _windows(error_TA: Floats, frames: int, action_meaning: str) -> Floats:
@@ -103,13 +105,13 @@ def _windows(error_TA: Floats, frames: int, action_meaning: str) -> Floats:
     return ends
 
 
-def _describe_drift(drift: Drift | None, joints: list[str]) -> dict[str, Any] | None:
+def _describe_drift(drift: Drift | None, joints: Sequence[str]) -> JointDrift | None:
     if drift is None:
         return None
     mean_A = drift.sum_A / drift.windows
-    per_joint = zip(joints, mean_A.tolist(), drift.largest_A.tolist(), strict=True)
-    return {
-        "mean": float(mean_A.mean()),
-        "max": float(drift.largest_A.max()),
-        "per_joint": {joint: {"mean": mean, "max": largest} for joint, mean, largest in per_joint},
-    }
+    stats = zip(joints, mean_A.tolist(), drift.largest_A.tolist(), strict=True)
+    return JointDrift(
+        mean=float(mean_A.mean()),
+        max=float(drift.largest_A.max()),
+        per_joint={joint: DriftStats(mean=mean, max=largest) for joint, mean, largest in stats},
+    )

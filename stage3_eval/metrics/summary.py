@@ -1,143 +1,165 @@
-"""The scores of every episode, one after the other, in; the summary, plain numbers for summary.json, out.
+"""The records of summary.json, as they are computed, written and read again."""
 
-Only running totals and a few numbers per episode are kept, however many episodes there are.
-"""
+from typing import Any, Literal
 
-import math
-import platform
-from pathlib import Path
-from typing import Any
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-import numpy as np
-import torch
-
-from common.lerobot.dataset import Episode
-from stage3_eval.metrics import errors as metrics
-from stage3_eval.metrics import motion
-from stage3_eval.metrics.baselines import describe_baselines
-from stage3_eval.metrics.errors import FIRST_STEP, VALID_HORIZON, Errors
-from stage3_eval.metrics.scores import EXECUTED, POLICY, RECORDED, EpisodeScores, merge
-
-APPLY = {
-    "delta": "add each action to the joint positions: to the measured ones, read anew when a chunk arrives, or to the last "
-    "commanded ones, which never looks at the arm again; the two drifts show what either costs",
-    "next_position": "command each action as the joint positions to reach within one frame; errors do not add up",
-    "command": "send each action as it is to the command topic the recording came from; errors do not add up",
-}
+Scope = Literal["first_step", "valid_horizon"]
+FIRST_STEP: Scope = "first_step"
+VALID_HORIZON: Scope = "valid_horizon"
+FORMAT: Literal["stage3_eval"] = "stage3_eval"
+FORMAT_VERSION: Literal[2] = 2
+Protocol = Literal["open_loop", "queue"]
 
 
-class Totals:
-    """Everything added up over the episodes so far."""
+class Record(BaseModel):
+    """A JSON object with exactly the declared keys."""
 
-    def __init__(self, joints: list[str]) -> None:
-        self._joints = joints
-        self._errors: dict[str, Errors] = {}
-        self._drift: dict[str, motion.Drift] = {}
-        self._steps: dict[str, motion.Steps] = {}
-        self._latency_s: list[float] = []
-        self._by_episode: list[dict[str, Any]] = []
-
-    def add(self, episode: Episode, scores: EpisodeScores) -> None:
-        """Take in one episode."""
-        joints = self._joints
-        self._errors = merge(self._errors, scores.errors, lambda one, other: metrics.together([one, other]))
-        self._drift = merge(self._drift, scores.drift, motion.add_drifts)
-        self._steps = merge(self._steps, scores.steps, motion.add_steps)
-        self._latency_s += scores.latency_s.tolist()
-        told = _score(scores.errors, joints)
-        scopes = (FIRST_STEP, VALID_HORIZON)
-        overall = {scope: {key: told[POLICY][scope][key] for key in ("mae", "rmse", "max")} for scope in scopes}
-        self._by_episode.append(
-            {
-                "episode_index": episode.number,
-                "frames": episode.length,
-                "policy": overall,
-                "best_baseline": told["best_baseline"],
-                "ratio_to_best_baseline": told["ratio_to_best_baseline"],
-                "drift": _overall(motion.describe_drifts(scores.drift, joints)),
-            }
-        )
-
-    @property
-    def latency_s(self) -> list[float]:
-        """Every timed call, in order."""
-        return self._latency_s
-
-    def summary(self, facts: dict[str, Any], first_call_s: float, device: str) -> dict[str, Any]:
-        """Return the whole summary: `facts`, scores, drift, what a robot needs to know, latency, by episode."""
-        meaning, joints = facts["action_meaning"], self._joints
-        scores = _score(self._errors, joints)
-        drift = motion.describe_drifts(self._drift, joints)
-        told = {**facts, **scores, "baseline_meanings": describe_baselines(meaning), "drift": drift}
-        if facts["units"] == "rad":
-            told["degrees"] = in_degrees({key: told[key] for key in (POLICY, "baselines", "drift")})
-        return {
-            **told,
-            "robot": _robot(self._steps, facts, joints),
-            "latency": describe_latency(self._latency_s, first_call_s, device),
-            "by_episode": self._by_episode,
-        }
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def in_degrees(value: Any) -> Any:
-    """Return nested numbers of radians as degrees."""
-    if isinstance(value, dict):
-        return {key: in_degrees(of) for key, of in value.items()}
-    if isinstance(value, list):
-        return [in_degrees(of) for of in value]
-    return math.degrees(value) if isinstance(value, float) else value
+class ErrorStats(Record):
+    """Distances between predicted and recorded actions, in the dataset's units."""
+
+    mae: float
+    rmse: float
+    max: float
 
 
-def describe_latency(seconds: list[float], first_call_s: float, device: str) -> dict[str, Any]:
-    """Return percentiles of the warm batch-1 calls, the first call, and the machine that they are true of."""
-    points = np.percentile(seconds, (50, 95, 99)).tolist() if seconds else [None] * 3
-    times = dict(zip(("p50_s", "p95_s", "p99_s"), points, strict=True))
-    machine = torch.cuda.get_device_name() if device == "cuda" else _processor()
-    where = {"device": device, "machine": machine, "threads": torch.get_num_threads(), "torch": torch.__version__}
-    return {**where, "batch_size": 1, "n": len(seconds), **times, "first_call_s": first_call_s}
+class JointErrors(ErrorStats):
+    """The same over all joints, and of each joint by its name."""
+
+    per_joint: dict[str, ErrorStats]
 
 
-def _score(errors: dict[str, Errors], joints: list[str]) -> dict[str, Any]:
-    baselines = {name: metrics.summarize(of, joints) for name, of in errors.items()}
-    policy = baselines.pop(POLICY)
-    best = {scope: metrics.compare_to_best(policy, baselines, scope) for scope in (FIRST_STEP, VALID_HORIZON)}
-    return {
-        POLICY: policy,
-        "baselines": baselines,
-        "best_baseline": {scope: name for scope, (name, _) in best.items()},
-        "ratio_to_best_baseline": {scope: ratio for scope, (_, ratio) in best.items()},
-    }
+class ChunkErrors(Record):
+    """Errors of the first step of a chunk, over all its steps inside the episode, and the mean error of each step."""
+
+    first_step: JointErrors
+    valid_horizon: JointErrors
+    mae_by_step: list[float]
+
+    def scope(self, scope: Scope) -> JointErrors:
+        """Return the errors of the first step or of the valid horizon."""
+        return self.first_step if scope == FIRST_STEP else self.valid_horizon
 
 
-def _overall(drift: dict[str, Any]) -> dict[str, Any]:
-    return {
-        start: {after: None if of is None else {"mean": of["mean"], "max": of["max"]} for after, of in at.items()}
-        for start, at in drift.items()
-    }
+class DriftStats(Record):
+    """Distances of a joint from where the recorded actions lead."""
+
+    mean: float
+    max: float
 
 
-def _robot(steps: dict[str, motion.Steps], facts: dict[str, Any], joints: list[str]) -> dict[str, Any]:
-    executed, recorded = steps[EXECUTED], steps[RECORDED]
-    fps, limit = facts["fps"], facts["evaluation"]["max_joint_speed"]
+class JointDrift(DriftStats):
+    """The same over all joints, and of each joint by its name."""
 
-    def by_joint(values: Any) -> dict[str, Any]:
-        return dict(zip(joints, np.asarray(values).tolist(), strict=True))
-
-    return {
-        "apply": APPLY[facts["action_meaning"]],
-        "largest_step": by_joint(executed.largest_A),
-        "largest_recorded_step": by_joint(recorded.largest_A),
-        "largest_speed_per_s": by_joint(executed.largest_A * fps),
-        "speed_limit_per_s": None if limit is None else by_joint(limit),
-        "share_over_limit": None if limit is None else by_joint(executed.over_A / executed.frames),
-        "recorded_share_over_limit": None if limit is None else by_joint(recorded.over_A / recorded.frames),
-    }
+    per_joint: dict[str, DriftStats]
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+Drifts = dict[str, dict[str, JointDrift | None]]  # start -> time such as "0.5s"; None: no chunk or episode is so long
+
+
+class RobotFacts(Record):
+    """How the actions are to be applied and how far and fast they move each joint, by the joint's name."""
+
+    apply: str
+    largest_step: dict[str, float]
+    largest_recorded_step: dict[str, float]
+    largest_speed_per_s: dict[str, float]
+    speed_limit_per_s: dict[str, float] | None
+    share_over_limit: dict[str, float] | None
+    recorded_share_over_limit: dict[str, float] | None
+
+
+class Latency(Record):
+    """Percentiles of the timed predictions, None without any, and the machine they were measured on."""
+
+    device: str
+    machine: str
+    threads: int
+    torch: str
+    batch_size: int
+    n: int
+    p50_s: float | None
+    p95_s: float | None
+    p99_s: float | None
+    first_call_s: float
+
+
+class EpisodeSummary(Record):
+    """The numbers of one episode, over all joints."""
+
+    episode_index: int
+    frames: int
+    policy: dict[Scope, ErrorStats]
+    best_baseline: dict[Scope, str]
+    ratio_to_best_baseline: dict[Scope, float | None]
+    drift: dict[str, dict[str, DriftStats | None]]
+
+
+class Degrees(Record):
+    """The parts of the summary that are angles, in degrees."""
+
+    policy: ChunkErrors
+    baselines: dict[str, ChunkErrors]
+    drift: Drifts
+
+
+class Identity(Record):
+    """Everything that decides the result: two evaluations with the same identity are the same evaluation."""
+
+    format_version: int = FORMAT_VERSION
+    checkpoint_files: dict[str, str]  # name -> sha256
+    dataset_fingerprint: str
+    episodes: list[int]
+    protocol: Protocol
+    action_meaning: str
+    device: str
+    batch_size: int
+    latency_steps: int | None
+    max_joint_speed: list[float] | None
+    attention: int
+
+
+class Header(Record):
+    """The part of the summary that is known before the first prediction."""
+
+    format: Literal["stage3_eval"] = FORMAT
+    format_version: Literal[2] = FORMAT_VERSION
+    protocol: Protocol
+    checkpoint: str
+    checkpoint_sha256: str
+    dataset: str
+    dataset_fingerprint: str
+    action_meaning: str
+    units: str
+    fps: int = Field(gt=0)
+    chunk_size: int = Field(gt=0)
+    n_action_steps: int = Field(gt=0)
+    temporal_ensemble_coeff: float | None
+    joint_names: list[str]
+    episodes: list[int]
+    frames: int
+    held_out: bool | None
+    training: dict[str, JsonValue]  # as the checkpoint records it
+    evaluation: Identity
+
+
+class Summary(Header):
+    """summary.json: what was evaluated, errors, baselines, drift, latency, and the same by episode."""
+
+    policy: ChunkErrors
+    baselines: dict[str, ChunkErrors]
+    best_baseline: dict[Scope, str]
+    ratio_to_best_baseline: dict[Scope, float | None]
+    baseline_meanings: dict[str, str]
+    drift: Drifts
+    degrees: Degrees | None = None  # the key is missing where the units are not radians
+    robot: RobotFacts
+    latency: Latency
+    by_episode: list[EpisodeSummary]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object as it is written."""
+        return self.model_dump(mode="json", exclude=None if self.degrees else {"degrees"})

@@ -1,4 +1,4 @@
-"""One episode's recorded and predicted arrays in, its table for parquet out: columns, types, documented schema. Pure.
+"""The parquet table of one episode: columns, types, and a schema that documents them. Pure.
 
 Letters in array names: T frames of the episode, A action dimensions.
 """
@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from stage3_eval.metrics.summary import Header
+
 METADATA_KEY = b"stage3_eval"
-# What ends in _ is followed by the name of a joint in the dataset.
+# A name that ends in _ is followed by the name of a joint in the dataset.
 COLUMNS = {
     "episode_index": "number of the episode in the dataset",
     "frame_index": "number of the frame in the episode",
@@ -31,14 +33,14 @@ def episode_table(
     predicted_TA: npt.NDArray[np.float32],
     latency_T_s: npt.NDArray[np.float64],
     state_names: Sequence[str],
-    joints: Sequence[str],
-    facts: Mapping[str, Any],
+    header: Header,
 ) -> pa.Table:
     """Build the table of one episode, a row per frame.
 
-    `rows` holds the dataset's columns by their names there; NaN in `latency_T_s` becomes null; `facts` (what the numbers
-    come from and their units) go into the schema's metadata as JSON, beside the meaning of every column.
+    `rows` holds the columns of the dataset by name; NaN in `latency_T_s` becomes null. `header` goes into the metadata of the
+    schema as JSON, with the meaning of every column.
     """
+    joints = header.joint_names
     recorded_TA = rows["action"].astype(np.float32)
     columns: dict[str, pa.Array] = {
         "episode_index": pa.array(rows["episode_index"], pa.int64()),
@@ -55,5 +57,5 @@ def episode_table(
         for name, values_T in zip(names, values_TN.T, strict=True):
             columns[prefix + name] = pa.array(np.ascontiguousarray(values_T), pa.float32())
     columns["inference_time_s"] = pa.array(latency_T_s, pa.float64(), from_pandas=True)
-    about = {key: value for key, value in facts.items() if key not in ("training", "evaluation")}
+    about = header.model_dump(mode="json", exclude={"training", "evaluation"})
     return pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps({**about, "columns": COLUMNS})})

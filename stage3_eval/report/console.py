@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from stage3_eval.metrics.errors import FIRST_STEP, VALID_HORIZON
 from stage3_eval.metrics.motion import FROM_COMMANDED, FROM_MEASURED
+from stage3_eval.metrics.summary import FIRST_STEP, VALID_HORIZON
 from stage3_eval.report.formatting import verdict
 
 

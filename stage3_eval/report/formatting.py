@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from stage3_eval.metrics.errors import FIRST_STEP
+from stage3_eval.metrics.summary import FIRST_STEP
 from stage3_eval.report.style import CSS
 
 BASELINE_WORDS = {

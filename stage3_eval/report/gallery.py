@@ -4,6 +4,7 @@ Letters in array names: T frames of the episode, C chunk steps, A action dimensi
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,8 +12,9 @@ import numpy as np
 from common.act.checkpoint import ENVIRONMENT
 from common.lerobot.dataset import ACTION, STATE, Dataset, Episode, image_key
 from stage3_eval.inputs import Inputs
-from stage3_eval.metrics.errors import VALID_HORIZON, Floats
+from stage3_eval.metrics.errors import Floats
 from stage3_eval.metrics.scores import EpisodeScores
+from stage3_eval.metrics.summary import VALID_HORIZON
 from stage3_eval.recording import Columns, images_at, positions, read_rows
 from stage3_eval.report.charts import Image, Line, heat_map, image, line_chart
 from stage3_eval.report.curves import chunk_positions
@@ -23,6 +25,9 @@ MAX_SHOWN, BEST_SHOWN = 12, 3
 STRIP, STRIP_PX, MOMENT_PX = 8, 160, 420
 MAX_POINTS = 600  # of a curve: more cannot be seen
 CURVES = [("recorded", "recorded"), ("policy", "predicted")]
+
+
+ScoresByNumber = Mapping[int, EpisodeScores]
 
 
 class Moment(NamedTuple):
@@ -43,41 +48,48 @@ def choose_shown(by_episode: list[dict[str, Any]]) -> list[int]:
     return numbers[: MAX_SHOWN - BEST_SHOWN] + numbers[-BEST_SHOWN:]
 
 
-def show_episodes(inputs: Inputs, summary: dict[str, Any], stored: Any, shown: list[int]) -> str:
+def show_episodes(inputs: Inputs, summary: dict[str, Any], scores: ScoresByNumber, shown: list[int]) -> str:
     """Return one part per shown episode: filmstrip, heat map, curves; the first is open."""
     by_number = {episode.number: episode for episode in inputs.episodes}
-    top = max(float(np.quantile(stored.of(by_number[number]).heat_TA, 0.98)) for number in shown)
+    top = max(float(np.quantile(scores[number].heat_TA, 0.98)) for number in shown)
     return "".join(
-        _episode(inputs, summary, by_number[number], stored.of(by_number[number]), top, number == shown[0])
-        for number in shown
+        _episode(inputs, summary, by_number[number], scores[number], top, number == shown[0]) for number in shown
     )
 
 
-def show_moments(inputs: Inputs, summary: dict[str, Any], stored: Any, shown: list[int], attention: int) -> str:
+def show_moments(
+    inputs: Inputs, summary: dict[str, Any], scores: ScoresByNumber, shown: list[int], attention: int
+) -> str:
     """Return the worst moments of all episodes with what the cameras saw; of `attention` of them also what mattered."""
     count = max(6, attention)
-    moments = _worst(stored, count, per_episode=max(2, math.ceil(count / len(inputs.episodes))))
+    moments = _worst(inputs, scores, count, per_episode=max(2, math.ceil(count / len(inputs.episodes))))
     words = "<p>The frames whose chunks were furthest from the recording.</p>"
     if attention:
         words += (
             '<p class="soft">Bright in the second image: where a small change would have changed the predicted chunk most '
             "(the gradient of the chunk with respect to the image, smoothed).</p>"
         )
-    parts = [_moment(inputs, summary, stored, moment, shown, place < attention) for place, moment in enumerate(moments)]
+    parts = [_moment(inputs, summary, scores, moment, shown, place < attention) for place, moment in enumerate(moments)]
     return f'{words}{legend(CURVES)}<div class="moments">{"".join(parts)}</div>'
 
 
-def _worst(stored: Any, count: int, per_episode: int) -> list[Moment]:
+def _worst(inputs: Inputs, scores: ScoresByNumber, count: int, per_episode: int) -> list[Moment]:
     kept: list[Moment] = []
-    for episode, scores in stored:
-        here = zip(scores.moment_M.tolist(), scores.moment_M_error.tolist(), scores.moment_MCA, strict=True)
+    for episode in inputs.episodes:
+        found = scores[episode.number]
+        here = zip(found.moment_M.tolist(), found.moment_M_error.tolist(), found.moment_MCA, strict=True)
         kept += [Moment(episode, frame, error, chunk) for frame, error, chunk in list(here)[:per_episode]]
         kept = sorted(kept, key=lambda moment: -moment.error)[:count]
     return kept
 
 
 def _moment(
-    inputs: Inputs, summary: dict[str, Any], stored: Any, moment: Moment, shown: list[int], attention: bool
+    inputs: Inputs,
+    summary: dict[str, Any],
+    scores: ScoresByNumber,
+    moment: Moment,
+    shown: list[int],
+    attention: bool,
 ) -> str:
     fps, units, joints, number_ = summary["fps"], summary["units"], summary["joint_names"], moment.episode.number
     rows = read_rows(inputs.dataset, moment.episode, _columns(inputs))
@@ -87,7 +99,7 @@ def _moment(
     first, shown_CA, predicted_CA = moment.frame, recorded_CA, moment.chunk_CA[: len(recorded_CA)]
     if len(recorded_CA) < 2:  # one step is no curve: what was executed around it is
         around = slice(max(0, moment.frame - fps // 2), moment.frame + fps // 2)
-        executed_TA = stored.of(moment.episode).executed_TA
+        executed_TA = scores[moment.episode.number].executed_TA
         first, shown_CA, predicted_CA = around.start, rows[ACTION][around], executed_TA[around]
     seconds = [(first + step) / fps for step in range(len(shown_CA))]
     lines = [

@@ -1,13 +1,15 @@
 """A summary and the scores behind it in; report.html out: one page that needs nothing else, not even a network."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from common.storage.files import write_file
 from stage3_eval.inputs import Inputs
-from stage3_eval.metrics.errors import FIRST_STEP, VALID_HORIZON
 from stage3_eval.metrics.motion import FROM_COMMANDED, FROM_MEASURED
+from stage3_eval.metrics.scores import EpisodeScores
+from stage3_eval.metrics.summary import FIRST_STEP, VALID_HORIZON
 from stage3_eval.output import episode_file
 from stage3_eval.report.charts import Line, Mark, histogram, line_chart
 from stage3_eval.report.formatting import (
@@ -40,16 +42,17 @@ PROTOCOLS = {
 
 
 def write_page(
-    path: Path, summary: dict[str, Any], latency_s: list[float], inputs: Inputs, stored: Any, attention: int
+    path: Path, summary: dict[str, Any], inputs: Inputs, scores: Mapping[int, EpisodeScores], attention: int
 ) -> None:
-    """Write the page at once. `stored` yields (episode, scores) and gives one episode's scores by `of(episode)`."""
+    """Write the page at once. `scores` are those of each episode by its number."""
+    latency_s = [seconds for found in scores.values() for seconds in found.latency_s.tolist()]
     shown = choose_shown(summary["by_episode"])
     body = [
         _verdict(summary),
         _baselines(summary),
         _joints(summary),
-        section("worst", "Worst moments", show_moments(inputs, summary, stored, shown, attention)),
-        section("episodes", "Episodes", _list_episodes(summary, shown) + show_episodes(inputs, summary, stored, shown)),
+        section("worst", "Worst moments", show_moments(inputs, summary, scores, shown, attention)),
+        section("episodes", "Episodes", _list_episodes(summary, shown) + show_episodes(inputs, summary, scores, shown)),
         _latency(summary, latency_s),
         _robot(summary),
         _origin(summary),

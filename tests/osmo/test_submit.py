@@ -84,9 +84,9 @@ def test_without_building_the_images_must_be_in_the_registry(tools: Path) -> Non
     ("fails", "missing", "words"),
     [
         ("", "docker", "docker is not on the PATH: sudo apt-get install docker.io"),
-        ("docker info", "", "docker does not answer: sudo systemctl start docker"),
+        ("docker info", "", "docker does not respond: sudo systemctl start docker"),
         ("", "osmo", "the OSMO command line is not on the PATH"),
-        ("osmo pool list", "", "OSMO does not know you: osmo login https://192.168.1.100"),
+        ("osmo pool list", "", "you are not logged in to OSMO: osmo login https://192.168.1.100"),
         ("docker push", "", "docker login 192.168.1.100:5000, or for plain http"),
         ("osmo workflow submit", "", "osmo credential set NAME"),
     ],

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from common.storage.files import describe_folder
-from osmo.local.__main__ import Result, restart, run
+from osmo.local.__main__ import restart, run
+from osmo.local.runner import Result
 from tests.conftest import ROOT
 from tests.osmo.conftest import BAGS_URL, OSMO, TINY
 

@@ -51,21 +51,17 @@ class Warm:
             command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def start(
-        self, log: Path, module: str, *args: object, die_at: int = 0, die_after: str = "", **environment: str
-    ) -> "Command":
+    def start(self, log: Path, module: str, *args: object, die_at: int = 0, **environment: str) -> "Command":
         """Fork `python -m module args` in a process group of its own; its output goes to `log`.
 
         With `die_at` = n the whole group is killed by its n-th change to the file system, before it happens. With
-        `die_after` the command is killed in the midst of the first large write after a file has taken this name, and with
-        `die_at` = -n in the midst of the first after its n-th change.
+        `die_at` = -n the command is killed in the midst of the first large write after its n-th change.
         """
         order = {
             "module": module,
             "args": list(map(str, args)),
             "log": str(log),
             "die_at": die_at,
-            "die_after": die_after,
             "environment": environment,
         }
         return Command(int(self.ask(order)["pid"]), log, self)

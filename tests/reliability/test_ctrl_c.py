@@ -1,41 +1,32 @@
-"""Ctrl-C once stops cleanly and says how to go on, twice stops at once; the same command then ends what was begun."""
+"""After start-up, Ctrl-C once stops in an orderly way, twice at once, and the same command then completes the work."""
 
-import itertools
 import os
 import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, group_ends
+from tests.conftest import group_ends
 from tests.reliability.harness import Command, Ended, Warm, hashes, leftovers, loops
 from tests.reliability.test_p22_a_killed_evaluation import tables
 from tests.stage1_convert.recording import cell
 
-COMMANDS = ("stage1_convert", "stage2_train", "stage3_eval", "demo", "demo.record", "demo.rollout", "osmo.local")
 STOPPED = "stopped; run the same command again to go on\n"
-MOST_S = 10.0  # on a busy machine
-SOON_S = 20.0  # generous: a busy machine, and what is being written is finished
+SOON_S = 20.0  # generous: the machine may be busy, and a file that is being written is completed
 
 
-def stop(command: Command, times: int, imports: bool = False) -> str:
-    """Press Ctrl-C: the terminal sends the signal to every process of the group. Return what was said.
-
-    A command that still `imports` in the midst of its work may end by the first one at once.
-    """
+def stop(command: Command, times: int) -> str:
+    """Press Ctrl-C, which a terminal sends to every process of the group, and return the output."""
     command.signal(signal.SIGINT)
     if times == 2:
         while catches_ctrl_c(command.pid) and not command.ends_within(0.002):
             pass
         command.signal(signal.SIGINT)
     ended = command.join(SOON_S)
-    orderly_only = times == 1 and not imports
-    assert ended.code == 130 or (ended.code == -signal.SIGINT and not orderly_only), ended.output
+    assert ended.code == 130 or (times == 2 and ended.code == -signal.SIGINT), ended.output
     assert "Traceback" not in ended.output
     assert "Exception" not in ended.output
     assert group_ends(command.pid, SOON_S), ended.output
@@ -43,36 +34,9 @@ def stop(command: Command, times: int, imports: bool = False) -> str:
 
 
 def catches_ctrl_c(pid: int) -> bool:
-    """Tell whether a process answers the signal itself; the first one that it gets is the last that it does (proc(5))."""
+    """Return whether a process has a handler for the signal, as it has from its start-up to the first Ctrl-C (proc(5))."""
     mask = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
     return mask is not None and bool(int(mask[1], 16) >> (signal.SIGINT - 1) & 1)
-
-
-@pytest.mark.parametrize("command", [f"{module} --help" for module in COMMANDS])
-@pytest.mark.parametrize("later", [1, 150, *range(2, loops(2, 150), 10)])
-def test_a_command_that_still_imports(command: str, later: int) -> None:
-    """Python tells of each module that it has imported; the heaviest are still to come."""
-    stop_importing(command, later)
-
-
-@pytest.mark.parametrize("later", [300, *range(400, loops(400, 1000), 20)])
-def test_a_command_that_imports_more_when_its_flags_are_read(later: int) -> None:
-    """PyTorch makes a TypeError of an interrupt now and then."""
-    assert STOPPED in stop_importing("stage3_eval --checkpoint nowhere --dataset nowhere --out nowhere", later)
-
-
-def stop_importing(words: str, later: int) -> str:
-    command = [sys.executable, "-X", "importtime", "-m", *words.split()]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr
-        told = iter(process.stderr.readline, "")
-        assert any(line.endswith(" common.cli.ctrl_c\n") for line in told)
-        assert len(list(itertools.islice(told, later))) == later
-        process.send_signal(signal.SIGINT)
-        said = process.stderr.read()
-    assert process.returncode == -signal.SIGINT, said
-    assert "Traceback" not in said
-    return said
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -83,8 +47,8 @@ def test_a_conversion(warm: Warm, tmp_path: Path, times: int) -> None:
     assert warm.run(tmp_path / "log", *arguments, tmp_path / "whole").code == 0
     command = warm.start(tmp_path / "log", *arguments, tmp_path / "out")
     command.wait_for(lambda: any(tmp_path.glob(".out.parts/[!.]*/record.json")))
-    said = stop(command, times)
-    assert times == 2 or said.startswith(STOPPED)
+    output = stop(command, times)
+    assert times == 2 or output.startswith(STOPPED)
     assert not (tmp_path / "out").exists()
     again = warm.run(tmp_path / "log", *arguments, tmp_path / "out")
     assert again.code == 0
@@ -99,9 +63,9 @@ def test_an_evaluation(warm: Warm, tmp_path: Path, image_dataset: Path, act_tiny
     more = ("--action-meaning", "delta", "--latency-steps", 1, "--out")
     cache, out = os.fspath(tmp_path / "cache"), tmp_path / "out"
     command = warm.start(tmp_path / "log", "stage3_eval", *arguments, *more, out, XDG_CACHE_HOME=cache)
-    command.wait_for((out / ".unfinished" / "episode_000.parquet").exists)
-    said = stop(command, times, imports=True)  # matplotlib, for the page
-    assert times == 2 or STOPPED in said
+    command.wait_for(lambda: any(tmp_path.rglob("episode_000.parquet")))
+    output = stop(command, times)
+    assert times == 2 or STOPPED in output
     assert warm.run(tmp_path / "log", "stage3_eval", *arguments, *more, out, XDG_CACHE_HOME=cache).code == 0
     assert len(tables(out)) == 3
     assert not leftovers(tmp_path)
@@ -116,13 +80,13 @@ def bags(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def interrupted(command: Command, times: list[float]) -> Ended:
-    """Press Ctrl-C after these waits in seconds; workers get the signal, too, as they would from a terminal."""
+    """Press Ctrl-C after each of these waits in seconds; the workers receive the signal, too, as from a terminal."""
     command.wait_for(lambda: catches_ctrl_c(command.pid))
     for seconds in times:
         if not command.ends_within(seconds):
             command.signal(signal.SIGINT)
-    ended = command.join(MOST_S)
-    assert group_ends(command.pid, MOST_S), ended.output
+    ended = command.join(SOON_S)
+    assert group_ends(command.pid, SOON_S), ended.output
     return ended
 
 
@@ -133,19 +97,19 @@ def test_a_conversion_at_any_moment(bags: Path, warm: Warm, ram: Path) -> None:
     whole, chance, codes = convert(ram / "whole").join(), random.Random(0), list[int]()
     latest_s = whole.seconds / 2
     while len(codes) < loops(4, 200):
-        waits = [chance.uniform(0, latest_s), chance.choice([0, 0.001, 0.02])][: 1 + len(codes) % 2]
+        presses = 1 + len(codes) % 2
+        waits = [chance.uniform(0, latest_s), chance.choice([0, 0.001, 0.02])][:presses]
         ended = interrupted(convert(ram / "out"), waits)
         assert "Traceback" not in ended.output
         if ended.code == 0:  # too late
             latest_s *= 0.9
             shutil.rmtree(ram / "out")
             continue
-        assert ended.code in (130, -signal.SIGINT), ended.output
+        assert ended.code == 130 or (presses == 2 and ended.code == -signal.SIGINT), ended.output
         if ended.code == 130:
             assert ended.output.count(STOPPED) == 1, ended.output
             assert not leftovers(ram)
         codes.append(ended.code)
-    assert codes[::2].count(130) > len(codes) / 2 * 0.9, "one Ctrl-C, unless something is just imported, is orderly"
     assert convert(ram / "out").join().code == 0
     assert hashes(ram / "out") == hashes(ram / "whole")
     assert not leftovers(ram)
@@ -159,11 +123,11 @@ def test_a_recording_at_any_moment(warm: Warm, ram: Path) -> None:
     while len(codes) < loops(4, 100):
         ended = interrupted(record(ram / "out"), [chance.uniform(0, whole.seconds / 2)])
         assert "Traceback" not in ended.output
-        assert ended.code in (0, 130, -signal.SIGINT), ended.output
-        assert ended.code == -signal.SIGINT or not leftovers(ram)
+        assert ended.code in (0, 130), ended.output
+        assert not leftovers(ram)
         if ended.code:
             codes.append(ended.code)
-        else:  # what was begun is ended sooner or later
+        else:  # the work was completed before
             assert hashes(ram / "out") == hashes(ram / "whole")
             shutil.rmtree(ram / "out")
     assert record(ram / "out").join().code == 0

@@ -23,9 +23,9 @@ from common.cli.command import UserError
 from stage1_convert.align.joint_fields import joint_state_reader
 from stage1_convert.bags.bag import open_bag
 from stage1_convert.bags.mcap import CHUNK, DATA_END
-from stage1_convert.bags.message_types import FOREIGN
-from stage1_convert.images.decode import read_still
-from stage1_convert.images.video_topic import FFMPEG, VideoDecoder
+from stage1_convert.bags.message_types import FFMPEG, FOREIGN
+from stage1_convert.images.decode import read_image
+from stage1_convert.images.video_topic import VideoDecoder
 from tests.stage1_convert.conversion import report, run
 from tests.stage1_convert.images.test_decode import video_message
 from tests.stage1_convert.memory import at_most
@@ -111,7 +111,7 @@ IMAGES: dict[str, Callable[[], Any]] = {
 def test_a_image_that_claims_to_be_huge(kind: str) -> None:
     message = IMAGES[kind]()
     with pytest.raises(UserError, match=r"is refused; the limit|does not fit"), at_most(MOST_BYTES):
-        read_still(message)
+        read_image(message)
 
 
 @pytest.mark.parametrize(("name", "head"), [(b"zTXt", b"note\0\0"), (b"iCCP", b"profile\0\0")])
@@ -119,7 +119,7 @@ def test_what_a_image_carries_along_is_not_unpacked(name: bytes, head: bytes) ->
     message = compressed_image(START_NS, swollen_png(name, head), "png")
     with at_most(MOST_BYTES):
         try:
-            assert read_still(message).pixels is not None
+            assert read_image(message).pixels is not None
         except UserError as error:
             assert "libpng error" in str(error)
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from common.cli.command import UserError
 from common.cli.config import load
-from stage1_convert.align import resample as sync
+from stage1_convert.align.clock import Clock, Int64, choose_clock
 from stage1_convert.align.episodes import make_plan
+from stage1_convert.align.resample import grid
 from stage1_convert.config import Config
 from tests.reliability.harness import loops
 from tests.stage1_convert.align.test_episodes import planned, steady
@@ -43,14 +44,11 @@ MINUTE_NS = 60 * 10**9
 
 def test_a_clock_that_jumped_by_years_is_refused() -> None:
     with pytest.raises(UserError, match="a clock jumped"):
-        sync.grid(0, T0, 30)
+        grid(0, T0, 30)
 
 
-def clock(header_ns: npt.ArrayLike, receive_ns: npt.ArrayLike, wanted: str = "auto") -> sync.Clock:
-    header, order = np.array(header_ns, np.int64), sync.StampOrder()
-    for few in np.split(header, [1, 1, 60]):
-        order.add(few)
-    return sync.choose_clock(header, np.array(receive_ns, np.int64), order, wanted)
+def clock(header_ns: npt.ArrayLike, receive_ns: npt.ArrayLike, wanted: str = "auto") -> Clock:
+    return choose_clock(np.array(header_ns, np.int64), np.array(receive_ns, np.int64), wanted)
 
 
 RECEIVED = T0 + np.arange(100) * 10 * MS
@@ -253,7 +251,7 @@ steps_ms = st.one_of(st.integers(1, 60), st.sampled_from([0, 0, -1, -40, -700, 3
 streams = st.lists(st.tuples(steps_ms, st.integers(0, 30)), min_size=5, max_size=80)
 
 
-def stamps_of(stream: list[tuple[int, int]]) -> tuple[sync.Int64, sync.Int64]:
+def stamps_of(stream: list[tuple[int, int]]) -> tuple[Int64, Int64]:
     """Return header stamps that do what they like, and the receive times of the messages, which never go back."""
     steps = np.array(stream, np.int64) * MS
     ahead_ns = T0 + np.cumsum(np.maximum(steps[:, 0], 0))

@@ -47,7 +47,7 @@ def _fork(order: dict[str, Any]) -> int:
     if pid:
         os.setpgid(pid, pid)  # here, too: whoever hears of it may send signals to its group
         return pid
-    code, changes = 1, _Changes(0, "")
+    code, changes = 1, _Changes(0)
     try:
         _end_with_parent()
         os.setpgid(0, 0)
@@ -56,7 +56,7 @@ def _fork(order: dict[str, Any]) -> int:
         os.dup2(log, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.environ.update(order["environment"])
-        changes = _Changes(order["die_at"], order["die_after"])
+        changes = _Changes(order["die_at"])
         sys.addaudithook(changes.count)
         sys.argv = [order["module"], *order["args"]]
         runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
@@ -79,12 +79,11 @@ def _wait(pid: int) -> dict[str, int]:
 class _Changes:
     """Counts this process's changes to the file system, and kills its group before the one that is its last.
 
-    With `last` below zero, or once a file takes the name `after`, the kernel kills the process in the midst of its next
-    large write instead.
+    With `last` below zero, the kernel kills the process in the midst of its next large write instead.
     """
 
-    def __init__(self, last: int, after: str) -> None:
-        self.done, self._last, self._after = 0, last, after
+    def __init__(self, last: int) -> None:
+        self.done, self._last = 0, last
 
     def count(self, event: str, args: tuple[Any, ...]) -> None:
         """Take an audit event of Python's."""
@@ -93,9 +92,8 @@ class _Changes:
             self.done += 1
             if self.done == self._last:
                 os.killpg(0, signal.SIGKILL)
-        takes_name = self._after and event == "os.rename" and os.fspath(args[1]).endswith(self._after)
-        if takes_name or (self.done and self.done == -self._last):
-            self._last, self._after = 0, ""
+        if self.done and self.done == -self._last:
+            self._last = 0
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # setrlimit(2)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_FSIZE, (LARGE_BYTES, LARGE_BYTES))

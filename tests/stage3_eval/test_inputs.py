@@ -92,11 +92,11 @@ def test_another_frame_rate_is_warned_about(
     assert "trained at 15 fps, the dataset has 30" in caplog.text
 
 
-def test_a_camera_the_policy_does_not_look_at_is_warned_about(
+def test_a_camera_the_policy_does_not_use_is_warned_about(
     golden: Dataset, trained: Checkpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
     require_match(Policy(replace(trained, shape=PolicyShape(6, 6, {}))), golden)
-    assert "does not look at observation.images.color" in caplog.text
+    assert "does not use observation.images.color" in caplog.text
 
 
 def test_a_camera_under_another_name_in_training_is_found(golden: Dataset, trained: Checkpoint) -> None:

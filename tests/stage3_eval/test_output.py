@@ -1,6 +1,7 @@
-"""--out takes one evaluation, whole or to be gone on with, and nothing else is ever lost in it."""
+"""--out takes one evaluation, whole, and never overwrites anything else."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,17 +9,29 @@ from pathlib import Path
 import pytest
 
 from common.cli.command import UserError
-from stage3_eval.output import FORMAT, WORK, finished, publish, require_ours, unfinished
+from stage3_eval.metrics.summary import FORMAT, Identity
+from stage3_eval.output import SUMMARY, WORK, new_results, read_finished, require_evaluation
 from tests.conftest import ROOT
 
-IDENTITY = {"checkpoint": "a", "episodes": [0, 1]}
+IDENTITY = Identity(
+    checkpoint_files={},
+    dataset_fingerprint="a",
+    episodes=[0, 1],
+    protocol="open_loop",
+    action_meaning="delta",
+    device="cpu",
+    batch_size=1,
+    latency_steps=None,
+    max_joint_speed=None,
+    attention=0,
+)
 
 
 def fill(folder: Path, episodes: int) -> None:
     folder.mkdir(exist_ok=True)
     for number in range(episodes):
         (folder / f"episode_{number:03d}.parquet").write_bytes(b"new")
-    (folder / "summary.json").write_text(json.dumps({"format": FORMAT, "evaluation": IDENTITY}))
+    (folder / "summary.json").write_text(json.dumps({"format": FORMAT}))
 
 
 def names(folder: Path) -> list[str]:
@@ -26,95 +39,85 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_new_an_empty_and_an_evaluated_folder_may_be_written(tmp_path: Path) -> None:
-    require_ours(tmp_path / "new")
+    require_evaluation(tmp_path / "new")
     (tmp_path / "empty").mkdir()
-    require_ours(tmp_path / "empty")
+    require_evaluation(tmp_path / "empty")
     fill(tmp_path / "ours", 2)
-    require_ours(tmp_path / "ours")
+    require_evaluation(tmp_path / "ours")
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("notes.txt", "keep me"), ("summary.json", '{"format": "another"}'), ("episode_000.parquet", "another tool's")],
+    [("notes.txt", "keep me"), ("summary.yaml", "another"), ("episode_000.parquet", "another tool's")],
 )
 def test_a_folder_with_anything_else_is_refused_by_name(name: str, text: str, tmp_path: Path) -> None:
+    if name == "notes.txt":
+        fill(tmp_path, 2)
     (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=name):
-        require_ours(tmp_path)
+    with pytest.raises(UserError, match=f"holds {name}, which is no evaluation of ours"):
+        require_evaluation(tmp_path)
 
 
-def test_a_foreign_file_beside_an_earlier_evaluation_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("format_name", [FORMAT, "another"])
+def test_a_foreign_or_damaged_summary_is_refused_by_its_key(format_name: str, tmp_path: Path) -> None:
+    assert read_finished(tmp_path / "out", IDENTITY) is None
     fill(tmp_path / "out", 2)
-    (tmp_path / "out" / "notes.txt").write_text("keep me")
-    with pytest.raises(UserError, match=r"notes\.txt"):
-        require_ours(tmp_path / "out")
+    (tmp_path / "out" / SUMMARY).write_text(json.dumps({"format": format_name}))
+    with pytest.raises(UserError, match=r"summary\.json is not a summary of format version 2: (protocol|format): "):
+        read_finished(tmp_path / "out", IDENTITY)
 
 
-def test_a_file_is_no_folder_for_results(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file"):
-        require_ours(tmp_path / "file")
-
-
-def test_the_same_evaluation_is_recognized_and_another_refused_naming_what_differs(tmp_path: Path) -> None:
-    assert finished(tmp_path / "out", IDENTITY) is None
-    fill(tmp_path / "out", 2)
-    summary = finished(tmp_path / "out", IDENTITY)
-    assert summary is not None
-    assert summary["evaluation"] == IDENTITY
-    with pytest.raises(UserError, match=r"another evaluation: its episodes is \[0, 1\], now it is \[2\]"):
-        finished(tmp_path / "out", IDENTITY | {"episodes": [2]})
-
-
-def test_what_is_written_comes_into_the_folder_at_the_end_and_nothing_else_is_left(tmp_path: Path) -> None:
-    with unfinished(tmp_path / "out", IDENTITY) as folder:
+def test_the_files_are_moved_into_the_folder_at_the_end(tmp_path: Path) -> None:
+    with new_results(tmp_path / "out") as folder:
         fill(folder, 2)
-        (folder / "scores_000.npz").write_bytes(b"")
         assert names(tmp_path / "out") == [WORK]
     assert names(tmp_path / "out") == ["episode_000.parquet", "episode_001.parquet", "summary.json"]
     assert names(tmp_path) == ["out"]
 
 
-def test_a_stopped_evaluation_goes_on_with_what_it_has(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), unfinished(tmp_path / "out", IDENTITY) as folder:
-        (folder / "episode_000.parquet").write_bytes(b"done")
-        raise KeyboardInterrupt
-    require_ours(tmp_path / "out")
-    with unfinished(tmp_path / "out", IDENTITY) as folder:
-        assert (folder / "episode_000.parquet").read_bytes() == b"done"
-
-
-def test_what_another_evaluation_left_behind_is_not_taken(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), unfinished(tmp_path / "out", IDENTITY) as folder:
-        (folder / "episode_000.parquet").write_bytes(b"done")
-        (tmp_path / "out" / "episode_001.parquet").write_bytes(b"moved already")
-        raise KeyboardInterrupt
-    with unfinished(tmp_path / "out", IDENTITY | {"checkpoint": "b"}) as folder:
-        assert not list(folder.glob("*.parquet"))
+def test_a_failed_evaluation_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError), new_results(tmp_path / "out") as folder:
+        fill(folder, 2)
+        raise UserError("damaged")
     assert names(tmp_path / "out") == []
 
 
-def test_the_summary_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill(tmp_path / "work", 3)
+def test_a_killed_evaluation_starts_again_from_nothing(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    moved: list[str] = []
-    replace = Path.replace
+    fill(tmp_path / "out" / WORK, 1)
+    (tmp_path / "out" / "episode_001.parquet").write_bytes(b"moved already")
+    require_evaluation(tmp_path / "out")
+    with new_results(tmp_path / "out") as folder:
+        assert names(folder) == [".lock"]
+        assert names(tmp_path / "out") == [WORK]
 
-    def record(path: Path, target: Path) -> Path:
-        moved.append(path.name)
-        return replace(path, target)
 
-    monkeypatch.setattr(Path, "replace", record)
-    publish(tmp_path / "work", tmp_path / "out")
-    assert len(moved) == 4
-    assert moved[-1] == "summary.json"
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from stage3_eval.output import new_results
+from tests.stage3_eval.test_output import fill
+def kill(event, args):
+    if event == "os.rename" and str(args[1]).endswith("summary.json"):
+        os.kill(os.getpid(), signal.SIGKILL)
+with new_results(Path(sys.argv[1])) as folder:
+    fill(folder, 3)
+    sys.addaudithook(kill)
+"""
+
+
+def test_the_summary_is_moved_last(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert names(tmp_path) == [WORK, *(f"episode_00{number}.parquet" for number in range(3))]
+    assert SUMMARY in names(tmp_path / WORK)
 
 
 def test_two_evaluations_into_one_folder_do_not_mix(tmp_path: Path) -> None:
     with (
-        unfinished(tmp_path / "out", IDENTITY),
+        new_results(tmp_path / "out"),
         pytest.raises(UserError, match=r"process \d+ on \S+ is evaluating into it"),
-        unfinished(tmp_path / "out", IDENTITY),
+        new_results(tmp_path / "out"),
     ):
         pass
 
@@ -122,13 +125,12 @@ def test_two_evaluations_into_one_folder_do_not_mix(tmp_path: Path) -> None:
 MOUNTED = """
 import sys
 from pathlib import Path
-from stage3_eval.output import finished, unfinished
-from tests.stage3_eval.test_output import IDENTITY, fill, names
+from stage3_eval.output import new_results
+from tests.stage3_eval.test_output import fill, names
 out = Path(sys.argv[1])
-with unfinished(out, IDENTITY) as folder:
+with new_results(out) as folder:
     fill(folder, 1)
 assert names(out) == ["episode_000.parquet", "summary.json"], names(out)
-assert finished(out, IDENTITY)
 """
 
 

@@ -1,6 +1,5 @@
 """The network computes what LeRobot's computes: names, numbers, gradients, and the step that follows from them."""
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -28,6 +27,7 @@ from common.act.network import (
 )
 from common.act.resnet import ResNet, load_backbone_weights
 from common.cli.command import UserError
+from common.cli.config import changed
 from stage2_train.loss import Loss, act_loss
 from tests.golden import golden_weights
 
@@ -64,7 +64,7 @@ def shapes(variant: str) -> dict[str, list[int]]:
 def golden_config(variant: str) -> ActConfig:
     path = GOLDEN / (f"config.{variant}.json" if variant else "pretrained_model/config.json")
     values = json.loads(path.read_text())
-    return ActConfig(**{field.name: values[field.name] for field in dataclasses.fields(ActConfig)})
+    return ActConfig(**{name: values[name] for name in ActConfig.model_fields})
 
 
 @functools.cache
@@ -278,7 +278,7 @@ def scrambled(module: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("pre_norm", [False, True])
 def test_encoder_equals_torchs_own_layers(activation: Literal["relu", "gelu"], pre_norm: bool) -> None:
-    config = dataclasses.replace(SMALL, feedforward_activation=activation, pre_norm=pre_norm)
+    config = changed(SMALL, feedforward_activation=activation, pre_norm=pre_norm)
     encoder = scrambled(Encoder(config, 2))
     norm = nn.LayerNorm(32) if pre_norm else None
     layer = nn.TransformerEncoderLayer(32, 4, 48, 0.0, activation, batch_first=True, norm_first=pre_norm)
@@ -295,7 +295,7 @@ def test_encoder_equals_torchs_own_layers(activation: Literal["relu", "gelu"], p
 def test_decoder_equals_one_written_with_torchs_attention(
     activation: Literal["relu", "gelu"], pre_norm: bool, n_layers: int
 ) -> None:
-    config = dataclasses.replace(SMALL, feedforward_activation=activation, pre_norm=pre_norm, n_decoder_layers=n_layers)
+    config = changed(SMALL, feedforward_activation=activation, pre_norm=pre_norm, n_decoder_layers=n_layers)
     decoder = scrambled(Decoder(config))
     memory, memory_place, place = torch.randn(3, 7, 32), torch.randn(7, 32), torch.randn(5, 32)
     x = torch.zeros(3, 5, 32)
@@ -319,7 +319,7 @@ def test_decoder_equals_one_written_with_torchs_attention(
 
 @pytest.mark.parametrize("pre_norm", [False, True])
 def test_vae_token_is_the_same_when_the_last_layer_leaves_the_others_out(pre_norm: bool) -> None:
-    encoder = scrambled(Encoder(dataclasses.replace(SMALL, pre_norm=pre_norm), 2))
+    encoder = scrambled(Encoder(changed(SMALL, pre_norm=pre_norm), 2))
     x, place, mask = torch.randn(3, 7, 32), torch.randn(7, 32), torch.rand(3, 1, 1, 7) > 0.3
     mask[..., 0] = True
     close(encoder(x, place, mask, n_out=1), encoder(x, place, mask)[:, :1])
@@ -336,7 +336,7 @@ def test_attention_equals_torchs_with_a_padding_mask() -> None:
 
 def test_attention_with_dropout_has_the_mean_of_attention_without() -> None:
     torch.manual_seed(0)
-    attention = scrambled(Attention(dataclasses.replace(SMALL, dropout=0.3)))
+    attention = scrambled(Attention(changed(SMALL, dropout=0.3)))
     x = torch.randn(1, 6, 32)
     mask = torch.tensor([[True] * 4 + [False] * 2])
     still = attention(x, x, x, mask)

@@ -1,30 +1,30 @@
 """Configuration: values convert by the field's type, and a mistake is named before any work."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
 from common.cli import config
 from common.cli.command import UserError
-from common.cli.config import option, section
+from common.cli.config import Section
+from common.cli.validation import validate
 
 
-@dataclass(frozen=True)
-class Inner:
-    rate: float = option(1e-5, "a rate", low=0, high=1)
-    count: int = option(3, "a count", low=1)
-    flag: bool = option(False, "a flag")
-    name: str = option("x", "a name")
-    size: list[int] | None = option(None, "a size", low=1)
-    map: dict[str, str] = option({}, "a map")
+class Inner(Section):
+    rate: float = Field(default=1e-5, ge=0, le=1, description="a rate")
+    count: int = Field(default=3, ge=1, description="a count")
+    flag: bool = Field(default=False, description="a flag")
+    name: str = Field(default="x", description="a name")
+    size: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, description="a size")
+    map: dict[str, str] = Field(default={}, description="a map")
 
 
-@dataclass(frozen=True)
-class Outer:
-    inner: Inner = section(Inner)
+class Outer(Section):
+    inner: Inner = Inner()
 
 
 def test_a_rate_written_as_5e_5_is_a_number() -> None:
@@ -110,7 +110,7 @@ def test_what_is_written_is_what_is_read(rate: float, count: int, flag: bool) ->
 def test_any_text_as_a_config_file_is_read_or_refused_but_never_a_crash(text: str) -> None:
     try:
         tree = config._parse(text, "text")
-        config._build(Outer, tree, "")
+        validate(Outer, tree)
     except UserError as refusal:
         assert str(refusal)  # either outcome is right, a crash is not
 
@@ -151,4 +151,4 @@ def test_any_overrides_are_read_or_refused_but_never_a_crash(overrides: dict[str
     except UserError as refusal:
         assert str(refusal)
     else:
-        assert config.from_json(Inner, config.to_dict(loaded)["inner"]) == loaded.inner
+        assert validate(Inner, config.to_dict(loaded)["inner"], strict=True) == loaded.inner

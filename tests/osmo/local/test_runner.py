@@ -12,10 +12,11 @@ from textwrap import dedent, indent
 
 import pytest
 
-from osmo.local.__main__ import Result, restart, run
-from osmo.local.plan import seconds
-from osmo.local.status_table import RUNNING, Row, StatusTable
+from osmo.local.__main__ import restart, run
+from osmo.local.runner import Result
+from osmo.local.status_table import Row, Status, StatusTable
 from osmo.local.storage import transfer
+from osmo.local.task_graph import seconds
 from tests.conftest import ROOT
 
 TOP = "workflow:\n  name: toy\n  resources: {default: {cpu: 1}}\n"
@@ -366,9 +367,9 @@ def test_a_log_shows_now_and_then_what_a_running_task_says(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("osmo.local.status_table.LOG_PERIOD_S", 0.0)
-    board = StatusTable({})
+    table = StatusTable({})
     for note in ("step 50 of 100", "step 100 of 100"):
-        board.show({"train-act": Row(RUNNING, None, 1.0, 1, note)})
+        table.show({"train-act": Row(Status.RUNNING, seconds=1.0, tries=1, note=note)})
     said = capsys.readouterr().err.splitlines()
     assert said[1:] == ["train-act: step 50 of 100", "train-act: step 100 of 100"]
 

@@ -13,7 +13,7 @@ import pytest
 
 from common.cli.command import TransientError, UserError
 from osmo.task.container_paths import CONTAINER_PATHS, container_path
-from osmo.task.launch import copy_run, find, main, restore, verdict, wait_for_host
+from osmo.task.launch import copy_run, find, main, restore, training_exit_code, wait_for_host
 from tests.conftest import GOLDEN, ROOT, TINY_TRAINING
 
 
@@ -33,7 +33,7 @@ from tests.conftest import GOLDEN, ROOT, TINY_TRAINING
 def test_the_code_of_a_training_is_the_code_of_its_cause(
     torchrun: int, ranks: list[int | None], told: bool, expected: int
 ) -> None:
-    assert verdict(torchrun, ranks, told) == expected
+    assert training_exit_code(torchrun, ranks, told) == expected
 
 
 def test_a_dataset_is_found_where_osmo_puts_it(tmp_path: Path) -> None:
@@ -77,7 +77,9 @@ def test_a_run_is_copied_without_links_and_temporaries(tmp_path: Path) -> None:
 
 def test_a_host_that_never_gets_a_name_is_a_transient_cause() -> None:
     wait_for_host("localhost", 0)
-    with pytest.raises(TransientError, match=r"the lead's name no-such-host.invalid is not known after 0 s"):
+    with pytest.raises(
+        TransientError, match=r"the name of the lead, no-such-host.invalid, cannot be resolved after 0 s"
+    ):
         wait_for_host("no-such-host.invalid", 0)
 
 
@@ -113,7 +115,7 @@ def test_a_launcher_that_is_stopped_while_it_waits_for_the_lead_may_be_started_a
         first = process.stderr.readline()
         process.terminate()
         assert process.wait(timeout=60) == 75
-    assert "waiting for the lead" in first
+    assert "waiting for the name of the lead" in first
 
 
 @contextmanager

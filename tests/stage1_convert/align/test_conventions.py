@@ -1,12 +1,10 @@
 """Joint order, signs, wrapping and actions."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from common.cli.command import UserError
 from stage1_convert.align import conventions
 from stage1_convert.align.conventions import Float64
 
@@ -50,22 +48,3 @@ def test_deltas_are_the_same_whether_states_are_wrapped_or_not(states: Float64) 
 def test_signs_are_multiplied_before_wrapping() -> None:
     states = conventions.to_states(np.array([[4.0, 4.0]]), [1.0, -1.0], True)
     np.testing.assert_allclose(states, [[4 - 2 * np.pi, 2 * np.pi - 4]])
-
-
-@given(st.permutations(["a", "b", "c", "gripper"]))
-def test_columns_are_found_by_name(names: list[str]) -> None:
-    found = conventions.columns(tuple(names), ("c", "a", "b"))
-    assert found is not None
-    assert [names[column] for column in found] == ["c", "a", "b"]
-
-
-def test_a_message_about_other_joints_has_no_columns() -> None:
-    assert conventions.columns(("finger",), ("a", "b")) is None
-
-
-@pytest.mark.parametrize(
-    ("names", "words"), [(["a", "x"], "joint b is missing"), (["a", "b", "b"], "b is named twice")]
-)
-def test_missing_and_doubled_joints_are_refused(names: list[str], words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        conventions.columns(tuple(names), ("a", "b"))

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from common.cli.command import UserError
 from common.cli.config import load
-from stage1_convert.align import resample as sync
+from stage1_convert.align.clock import Clock
 from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
+from stage1_convert.align.split import runs
 from stage1_convert.config import Config
 
 MS = 1_000_000
@@ -20,8 +21,8 @@ T0 = 1_700_000_000 * 10**9
 NO_MARKERS = np.zeros(0, np.int64)
 
 
-def clock(stamps_ns: npt.ArrayLike) -> sync.Clock:
-    return sync.Clock(np.asarray(stamps_ns, np.int64), "header", "", None)
+def clock(stamps_ns: npt.ArrayLike) -> Clock:
+    return Clock(np.asarray(stamps_ns, np.int64), "header", "", None)
 
 
 def steady(seconds: float, hz: int = 100, start_ns: int = T0) -> npt.NDArray[np.int64]:
@@ -83,12 +84,9 @@ def test_every_frame_is_in_one_episode_or_left_out_for_a_reason_or_in_a_gap(
         taken[span.start : span.stop] += 1
         assert span.frames > 0
     for gap in plan.gaps:
-        start = plan.ticks_ns.first_from(np.array([gap["start_ns"]]))[0]
-        taken[start : start + gap["frames"]] += 1
+        start = int(np.searchsorted(plan.ticks_ns, gap.start_ns))
+        taken[start : start + gap.frames] += 1
     assert (taken == 1).all()
-    for name, stamps_ns in (("joints", joints_ns), ("color", images_ns)):
-        shown = np.concatenate([plan.picks[name][span.start : span.stop] for span in plan.episodes])
-        np.testing.assert_array_equal(plan.uses(name, len(stamps_ns)), np.bincount(shown, minlength=len(stamps_ns)))
     limit_ms = 50 if "data.resample=nearest" in overrides else 100
     for span in plan.episodes:
         ticks_ns = plan.ticks_ns[span.start : span.stop]
@@ -108,8 +106,8 @@ def test_a_gap_splits_and_the_frames_in_it_are_told() -> None:
     plan = planned(steady(4), images_ns)
     (first, second), (gap,) = plan.episodes, plan.gaps
     assert (first.reason, second.reason) == ("start", "gap")
-    assert first.stop + gap["frames"] == second.start
-    assert gap["streams"] == ["color"]
+    assert first.stop + gap.frames == second.start
+    assert gap.streams == ["color"]
 
 
 def test_drop_keeps_only_the_longest_piece_between_gaps() -> None:
@@ -190,8 +188,8 @@ def test_a_delayed_grid_begins_that_much_later_and_keeps_its_distance() -> None:
     camera_ns = steady(2.0, hz=30) + np.random.default_rng(1).integers(-4_000_000, 4_000_000, 60)
     plain, delayed = (planned(steady(2.0), camera_ns, f"data.grid_delay_ms={delay_ms}") for delay_ms in (0, 16))
     assert delayed.ticks_ns[0] - plain.ticks_ns[0] == 16_000_000
-    assert sum(map(len, plain.used("color"))) < len(plain.picks["color"])  # jitter repeats images
-    assert sum(map(len, delayed.used("color"))) == len(delayed.picks["color"])
+    assert len(np.unique(plain.shown("color"))) < len(plain.picks["color"])  # jitter repeats images
+    assert len(np.unique(delayed.shown("color"))) == len(delayed.picks["color"])
 
 
 def test_chosen_episodes_stay_and_the_others_are_left_out() -> None:
@@ -202,3 +200,15 @@ def test_chosen_episodes_stay_and_the_others_are_left_out() -> None:
     assert [span for span in chosen.left_out if span not in plan.left_out] == [second._replace(reason="not_chosen")]
     with pytest.raises(UserError, match=r"data\.episodes asks for its episode 3; it has 0 to 2"):
         choose(plan, [1, 3])
+
+
+@given(st.lists(st.booleans(), max_size=30))
+def test_runs_are_exactly_the_true_stretches(values: list[bool]) -> None:
+    good = np.array(values, np.bool_)
+    pieces = runs(good)
+    rebuilt = np.zeros(len(good), np.bool_)
+    for start, stop in pieces:
+        assert start < stop
+        rebuilt[start:stop] = True
+    np.testing.assert_array_equal(rebuilt, good)
+    assert all(one[1] < two[0] for one, two in itertools.pairwise(pieces))

@@ -1,12 +1,11 @@
-"""The grid, the clocks and the rules by which a tick finds its sample."""
-
-import itertools
+"""The grid, and the rules by which a tick finds its sample."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stage1_convert.align import resample as sync
+from stage1_convert.align.clock import Int64
+from stage1_convert.align.resample import RULES, grid, hold, interpolate, linear, nearest
 
 MS = 1_000_000
 T0 = 1_700_000_000 * 10**9
@@ -17,28 +16,23 @@ limits = st.integers(0, 200 * MS)
 
 @given(st.integers(0, 2**60), st.integers(0, 10**10), st.integers(1, 240))
 def test_the_grid_is_exact_and_complete(start_ns: int, span_ns: int, fps: int) -> None:
-    grid = sync.grid(start_ns, start_ns + span_ns, fps)
-    assert all(tick == start_ns + k * 10**9 // fps for k, tick in enumerate(grid[:].tolist()))
-    assert [grid[k] for k in range(len(grid))] == grid[:].tolist()
-    assert grid.first_from(grid[:]) == list(range(len(grid)))
-    assert grid.first_from(grid[:] + 1) == list(range(1, len(grid) + 1))
-    assert grid[-1] <= start_ns + span_ns < start_ns + len(grid) * 10**9 // fps
+    ticks_ns = grid(start_ns, start_ns + span_ns, fps)
+    assert ticks_ns.tolist() == [start_ns + k * 10**9 // fps for k in range(len(ticks_ns))]
+    assert ticks_ns[-1] <= start_ns + span_ns < start_ns + len(ticks_ns) * 10**9 // fps
 
 
 def test_the_grid_does_not_drift_over_a_day() -> None:
-    grid = sync.grid(T0, T0 + 24 * 3600 * 10**9, 30)
-    assert grid[30 * 3600 * 24] == T0 + 24 * 3600 * 10**9
+    ticks_ns = grid(T0, T0 + 24 * 3600 * 10**9, 30)
+    assert ticks_ns[30 * 3600 * 24] == T0 + 24 * 3600 * 10**9
 
 
 def test_a_grid_that_ends_before_it_starts_is_empty() -> None:
-    assert len(sync.grid(T0, T0 - 1, 30)) == 0
+    assert len(grid(T0, T0 - 1, 30)) == 0
 
 
 @given(stamps, ticks, limits)
-def test_hold_takes_the_newest_sample_and_never_the_future(
-    stamps_ns: sync.Int64, ticks_ns: sync.Int64, limit_ns: int
-) -> None:
-    index, good = sync.pick(stamps_ns, ticks_ns, "hold", limit_ns)
+def test_hold_takes_the_newest_sample_and_never_the_future(stamps_ns: Int64, ticks_ns: Int64, limit_ns: int) -> None:
+    index, good = hold(stamps_ns, ticks_ns, limit_ns)
     for tick, at, fine in zip(ticks_ns, index, good, strict=True):
         past = [k for k, stamp in enumerate(stamps_ns) if stamp <= tick]
         assert fine == bool(past and tick - stamps_ns[past[-1]] <= limit_ns)
@@ -48,9 +42,9 @@ def test_hold_takes_the_newest_sample_and_never_the_future(
 
 @given(stamps, ticks, limits)
 def test_nearest_takes_the_closest_sample_within_its_tolerance(
-    stamps_ns: sync.Int64, ticks_ns: sync.Int64, limit_ns: int
+    stamps_ns: Int64, ticks_ns: Int64, limit_ns: int
 ) -> None:
-    index, good = sync.pick(stamps_ns, ticks_ns, "nearest", limit_ns)
+    index, good = nearest(stamps_ns, ticks_ns, limit_ns)
     off = np.abs(stamps_ns[None] - ticks_ns[:, None]).min(axis=1)
     np.testing.assert_array_equal(good, off <= limit_ns)
     np.testing.assert_array_equal(np.abs(stamps_ns[index] - ticks_ns), off)
@@ -58,49 +52,37 @@ def test_nearest_takes_the_closest_sample_within_its_tolerance(
 
 @given(stamps, ticks, limits)
 def test_linear_needs_a_sample_on_either_side_within_its_tolerance(
-    stamps_ns: sync.Int64, ticks_ns: sync.Int64, limit_ns: int
+    stamps_ns: Int64, ticks_ns: Int64, limit_ns: int
 ) -> None:
-    index, good = sync.pick(stamps_ns, ticks_ns, "linear", limit_ns)
+    index, good = linear(stamps_ns, ticks_ns, limit_ns)
     for tick, at, fine in zip(ticks_ns, index, good, strict=True):
         if fine and stamps_ns[at] != tick:
             assert tick - limit_ns <= stamps_ns[at] < tick < stamps_ns[at + 1] <= tick + limit_ns
 
 
 @given(stamps, limits, st.sampled_from(["hold", "nearest"]))
-def test_later_ticks_never_show_earlier_samples(stamps_ns: sync.Int64, limit_ns: int, rule: str) -> None:
-    index, _ = sync.pick(stamps_ns, np.arange(0, 2_000 * MS, 33 * MS), rule, limit_ns)
+def test_later_ticks_never_show_earlier_samples(stamps_ns: Int64, limit_ns: int, rule: str) -> None:
+    index, _ = RULES[rule](stamps_ns, np.arange(0, 2_000 * MS, 33 * MS), limit_ns)
     assert (np.diff(index) >= 0).all()
 
 
 @given(stamps, st.floats(-3, 3), st.floats(-2, 2))
-def test_interpolation_follows_a_steady_turn_across_pi(stamps_ns: sync.Int64, offset: float, speed: float) -> None:
+def test_interpolation_follows_a_steady_turn_across_pi(stamps_ns: Int64, offset: float, speed: float) -> None:
     turn = offset + speed * stamps_ns / 1e9
     angles = np.remainder(turn + np.pi, 2 * np.pi)[:, None] - np.pi
     ticks_ns = np.arange(stamps_ns[0], stamps_ns[-1] + 1, 7 * MS)
-    index, good = sync.pick(stamps_ns, ticks_ns, "linear", 200 * MS)
-    found = sync.interpolate(stamps_ns, angles, ticks_ns, index, np.array([True]))[good, 0]
+    index, good = linear(stamps_ns, ticks_ns, 200 * MS)
+    found = interpolate(stamps_ns, angles, ticks_ns, index, np.array([True]))[good, 0]
     expected = offset + speed * ticks_ns[good] / 1e9
     np.testing.assert_allclose(np.exp(1j * found), np.exp(1j * expected), atol=1e-9)
 
 
 def test_interpolation_halfway_between_two_angles_beside_pi_is_pi_and_not_zero() -> None:
     ends_ns, angles = np.array([0, 100 * MS]), np.array([[3.1, -3.1, 1.0], [-3.1, 3.1, 2.0]])
-    found = sync.interpolate(ends_ns, angles, np.array([50 * MS]), np.array([0]), np.full(3, True))
+    found = interpolate(ends_ns, angles, np.array([50 * MS]), np.array([0]), np.full(3, True))
     np.testing.assert_allclose(found, [[np.pi, -np.pi, 1.5]])
 
 
 def test_the_earlier_of_two_equally_near_samples_is_taken() -> None:
-    index, good = sync.pick(np.array([0, 10 * MS]), np.array([5 * MS]), "nearest", 5 * MS)
+    index, good = nearest(np.array([0, 10 * MS]), np.array([5 * MS]), 5 * MS)
     assert (index.tolist(), good.tolist()) == ([0], [True])
-
-
-@given(st.lists(st.booleans(), max_size=30))
-def test_runs_are_exactly_the_true_stretches(values: list[bool]) -> None:
-    good = np.array(values, np.bool_)
-    pieces = sync.runs(good)
-    rebuilt = np.zeros(len(good), np.bool_)
-    for start, stop in pieces:
-        assert start < stop
-        rebuilt[start:stop] = True
-    np.testing.assert_array_equal(rebuilt, good)
-    assert all(one[1] < two[0] for one, two in itertools.pairwise(pieces))

@@ -19,6 +19,7 @@ from stage1_convert.bags.bag import open_bag
 from stage1_convert.bags.cdr import FieldBatch, number_reader
 from stage1_convert.bags.cdr_layout import NUMBERS, MessageLayout, Offset, check_path, find_layout
 from stage1_convert.config import Config
+from stage1_convert.images.video_topic import starts_video
 from tests.stage1_convert.recording import (
     JOINT_STATE,
     JOINT_TOPIC,
@@ -244,7 +245,7 @@ def test_an_array_of_commands_has_one_number_for_each_joint() -> None:
 def tape_of(tmp_path: Path, recording: Recording, *overrides: str) -> BagStreams:
     bag = recording.write(tmp_path / "bag")
     with open_bag(bag, tmp_path, "humble") as opened:
-        return read_streams(opened, load(Config, None, overrides))
+        return read_streams(opened, load(Config, None, overrides), starts_video)
 
 
 def test_all_streams_stand_on_the_tape(tmp_path: Path) -> None:
@@ -272,7 +273,14 @@ def test_all_streams_stand_on_the_tape(tmp_path: Path) -> None:
     assert tape.streams["grip"].clock.reason == "std_msgs/msg/Float32 has no stamp"
     assert tape.streams["command"].values[39].tolist() == list(range(39, 45))
     assert tape.streams["joints"].values.shape == (150, 6)
-    assert tape.read == {"joints": 150, "color": 45, "fz": 40, "grip": 40, "x": 40, "command": 40}
+    assert {name: stream.read for name, stream in tape.streams.items()} == {
+        "joints": 150,
+        "color": 45,
+        "fz": 40,
+        "grip": 40,
+        "x": 40,
+        "command": 40,
+    }
     assert tape.markers_ns.tolist() == [START_NS + 500 * MS]
 
 

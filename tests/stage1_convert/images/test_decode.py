@@ -17,10 +17,10 @@ from common.cli.command import UserError
 from common.cli.config import load
 from stage1_convert.align.streams import BagStreams, read_streams
 from stage1_convert.bags.bag import Bag, open_bag
-from stage1_convert.bags.message_types import FOREIGN
+from stage1_convert.bags.message_types import FFMPEG, FOREIGN, FOXGLOVE
 from stage1_convert.config import Config
-from stage1_convert.images.decode import ENCODINGS, Still, read_still
-from stage1_convert.images.video_topic import FFMPEG, FOXGLOVE
+from stage1_convert.images.decode import ENCODINGS, CameraImage, read_image
+from stage1_convert.images.video_topic import starts_video
 from stage1_convert.pipeline.camera import read_images
 from tests.stage1_convert.recording import (
     JOINT_STATE,
@@ -45,7 +45,7 @@ NEAR_M, FAR_M = 0.5, 2.5
 
 
 def pixels_of(message: Any, depth_range_m: tuple[float, float] = (NEAR_M, FAR_M)) -> Image:
-    pixels = read_still(message, depth_range_m).pixels
+    pixels = read_image(message, depth_range_m).pixels
     assert pixels is not None
     return pixels
 
@@ -148,16 +148,16 @@ def test_compressed_depth_of_metres_is_undone_from_its_inverse() -> None:
 def test_compressed_depth_of_another_kind_is_refused() -> None:
     message = compressed_image(START_NS, struct.pack("<iff", 0, 0, 0) + b"RVL", "16UC1; compressedDepth rvl")
     with pytest.raises(UserError, match="'16UC1; compressedDepth rvl' is not supported"):
-        read_still(message)
+        read_image(message)
 
 
 def test_a_color_file_is_handed_on_as_it_is_and_a_gray_one_is_not() -> None:
     data = jpeg(draw(3))
-    still = read_still(compressed_image(START_NS, data))
-    assert (still.file, still.form, still.height, still.width) == (data, "jpeg", 48, 64)
-    assert read_still(compressed_image(START_NS, png(draw(3)), "png")).form == "png"
+    still = read_image(compressed_image(START_NS, data))
+    assert (still.file, still.file_format, still.height, still.width) == (data, "jpeg", 48, 64)
+    assert read_image(compressed_image(START_NS, png(draw(3)), "png")).file_format == "png"
     gray = cv2.imencode(".jpg", draw(3)[..., 0])[1].tobytes()
-    assert read_still(compressed_image(START_NS, gray)).file is None
+    assert read_image(compressed_image(START_NS, gray)).file is None
 
 
 def test_a_camera_held_sideways_gives_rows_as_they_are_stored() -> None:
@@ -172,12 +172,12 @@ def test_a_camera_held_sideways_gives_rows_as_they_are_stored() -> None:
 def test_a_trusted_jpeg_is_not_decoded_but_its_end_and_size_are_looked_at() -> None:
     data = jpeg(draw(3))
     broken_inside = data[:600] + bytes(20) + data[620:]
-    assert read_still(compressed_image(START_NS, broken_inside), trust=True) == Still(
+    assert read_image(compressed_image(START_NS, broken_inside), trust=True) == CameraImage(
         48, 64, None, broken_inside, "jpeg"
     )
     with pytest.raises(UserError, match="cut off"):
-        read_still(compressed_image(START_NS, data[:-40]), trust=True)
-    assert read_still(compressed_image(START_NS, png(draw(3)), "png"), trust=True).pixels is not None
+        read_image(compressed_image(START_NS, data[:-40]), trust=True)
+    assert read_image(compressed_image(START_NS, png(draw(3)), "png"), trust=True).pixels is not None
 
 
 def packets(codec: str, count: int, b_frames: int = 0, gop: int = 10) -> list[tuple[int, bool, bytes]]:
@@ -245,7 +245,7 @@ def test_every_packet_of_a_video_gives_its_own_image(tmp_path: Path, msgtype: st
     config = load(Config, None, ["conventions.joint_order=[a]"])
     path = video_bag(tmp_path / "bag", msgtype, codec, stream, defined=codec == "libx264")
     with open_bag(path, tmp_path, "humble") as bag:
-        tape = read_streams(bag, config)
+        tape = read_streams(bag, config, starts_video)
         assert list(shown(bag, tape)) == [(at, at) for at in range(25)]
         assert list(shown(bag, tape, 4)) == [(at, at) for at in range(0, 25, 4)]
         assert tape.streams["color"].clock.source == "header"
@@ -257,7 +257,7 @@ def test_images_that_were_sent_out_of_order_go_with_their_own_packets(tmp_path: 
     order = [number for number, _, _ in stream]
     assert order != sorted(order)
     with open_bag(video_bag(tmp_path / "bag", FOXGLOVE, "libx264", stream), tmp_path, "humble") as bag:
-        tape = read_streams(bag, load(Config, None, ["conventions.joint_order=[a]"]))
+        tape = read_streams(bag, load(Config, None, ["conventions.joint_order=[a]"]), starts_video)
         assert list(shown(bag, tape)) == list(enumerate(order))
 
 
@@ -265,7 +265,7 @@ def test_images_that_were_sent_out_of_order_go_with_their_own_packets(tmp_path: 
 def test_packets_before_the_first_key_frame_carry_no_image_and_that_is_told(tmp_path: Path, msgtype: str) -> None:
     stream = packets("libx264", 25)[4:]  # the recorder was started in the middle; the next key frame is the tenth
     with open_bag(video_bag(tmp_path / "bag", msgtype, "libx264", stream), tmp_path, "humble") as bag:
-        tape = read_streams(bag, load(Config, None, ["conventions.joint_order=[a]"]))
+        tape = read_streams(bag, load(Config, None, ["conventions.joint_order=[a]"]), starts_video)
         assert list(shown(bag, tape)) == [(at, at + 10) for at in range(15)]
         assert tape.streams["color"].numbers.tolist() == list(range(6, 21))
         assert tape.streams["color"].read == 21
@@ -276,7 +276,7 @@ def test_a_damaged_packet_is_refused_with_its_number(tmp_path: Path) -> None:
     stream = packets("libx264", 12)
     stream[5] = (5, False, stream[5][2][:20] + bytes(40))
     with open_bag(video_bag(tmp_path / "bag", FFMPEG, "libx264", stream), tmp_path, "humble") as bag:
-        tape = read_streams(bag, load(Config, None, ["conventions.joint_order=[a]"]))
+        tape = read_streams(bag, load(Config, None, ["conventions.joint_order=[a]"]), starts_video)
         with pytest.raises(UserError, match=f"camera color, message 5 stamped {START_NS + 5 * 33 * MS} ns: the packet"):
             list(shown(bag, tape))
 
@@ -286,7 +286,7 @@ def test_only_the_images_that_frames_need_are_decoded(tmp_path: Path) -> None:
     said = recording.images[7]
     recording.images[7] = said._replace(message=compressed_image(START_NS, b"junk"))
     with open_bag(recording.write(tmp_path / "bag"), tmp_path, "humble") as bag:
-        tape = read_streams(bag, load(Config, None, ["data.time_source=receive"]))
+        tape = read_streams(bag, load(Config, None, ["data.time_source=receive"]), starts_video)
         assert list(shown(bag, tape, 2)) == [(at, at) for at in range(0, 45, 2)]
         with pytest.raises(
             UserError, match=f"camera color, message 7 stamped {said.receive_ns} ns: the image is neither"
@@ -296,9 +296,9 @@ def test_only_the_images_that_frames_need_are_decoded(tmp_path: Path) -> None:
 
 def test_of_trusted_images_some_are_decoded_for_statistics(tmp_path: Path) -> None:
     with open_bag(cell().write(tmp_path / "bag"), tmp_path, "humble") as bag:
-        tape = read_streams(bag, load(Config, None, []))
+        tape = read_streams(bag, load(Config, None, []), starts_video)
         marks = {"color": np.ones(45, np.bool_)}
         stills = [still for _, _, still in read_images(bag, tape, marks, (0, 4), trust=True)]
     assert [at for at, still in enumerate(stills) if still.pixels is not None] == [0, 16, 32]
     assert all(still.file for still in stills)
-    assert tape.topics["color"] == JPEG_TOPIC
+    assert tape.streams["color"].topic == JPEG_TOPIC

@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 
 from stage3_eval.metrics.baselines import baseline_chunks, describe_baselines
 from stage3_eval.metrics.errors import (
-    FIRST_STEP,
-    VALID_HORIZON,
     Floats,
+    add_errors,
     chunk_errors,
     compare_to_best,
     frame_errors,
     summarize,
-    together,
 )
+from stage3_eval.metrics.summary import FIRST_STEP, ErrorStats
+from tests.stage3_eval.summaries import chunk_errors as make_errors
 
 # Three frames, two joints, chunks of two steps; the recording goes up by one per frame in joint b.
 RECORDED = np.array([[0.0, 10.0], [0.0, 11.0], [0.0, 12.0]])
@@ -37,19 +37,19 @@ def test_the_numbers_equal_those_worked_out_by_hand() -> None:
     chunk_TCA = np.stack([RECORDED + np.array([1, 0]), RECORDED + np.array([0, 3])], axis=1)
     # joint a: step 0 errs by 1 in three frames, step 1 by 0 in two. joint b: step 0 by 0, step 1 by |3 - 1| in two.
     summary = summarize(chunk_errors(chunk_TCA, RECORDED), ["a", "b"])
-    assert summary[FIRST_STEP]["mae"] == 0.5
-    assert summary[FIRST_STEP]["per_joint"]["a"] == {"mae": 1.0, "rmse": 1.0, "max": 1.0}
-    horizon = summary[VALID_HORIZON]
-    assert horizon["per_joint"]["a"] == pytest.approx({"mae": 3 / 5, "rmse": (3 / 5) ** 0.5, "max": 1})
-    assert horizon["per_joint"]["b"] == pytest.approx({"mae": 4 / 5, "rmse": (8 / 5) ** 0.5, "max": 2})
-    assert (horizon["mae"], horizon["rmse"], horizon["max"]) == pytest.approx((7 / 10, (11 / 10) ** 0.5, 2))
-    assert summary["mae_by_step"] == [0.5, 1.0]
+    assert summary.first_step.mae == 0.5
+    assert summary.first_step.per_joint["a"] == ErrorStats(mae=1.0, rmse=1.0, max=1.0)
+    horizon = summary.valid_horizon
+    assert horizon.per_joint["a"].model_dump() == pytest.approx({"mae": 3 / 5, "rmse": (3 / 5) ** 0.5, "max": 1})
+    assert horizon.per_joint["b"].model_dump() == pytest.approx({"mae": 4 / 5, "rmse": (8 / 5) ** 0.5, "max": 2})
+    assert (horizon.mae, horizon.rmse, horizon.max) == pytest.approx((7 / 10, (11 / 10) ** 0.5, 2))
+    assert summary.mae_by_step == [0.5, 1.0]
 
 
 def test_steps_no_episode_is_long_enough_for_are_left_out() -> None:
     summary = summarize(chunk_errors(np.ones((2, 5, 1)), np.zeros((2, 1))), ["a"])
-    assert summary["mae_by_step"] == [1.0, 1.0]
-    assert summary[VALID_HORIZON]["mae"] == 1.0
+    assert summary.mae_by_step == [1.0, 1.0]
+    assert summary.valid_horizon.mae == 1.0
 
 
 @given(st.integers(1, 7), st.integers(1, 7), st.integers(1, 3), st.integers(0, 2**32 - 1))
@@ -59,10 +59,10 @@ def test_errors_equal_a_double_loop_over_frames_and_steps(frames: int, steps: in
     pairs = [
         np.abs(chunk_TCA[t, k] - recorded_TA[t + k]) for t in range(frames) for k in range(steps) if t + k < frames
     ]
-    horizon = summarize(chunk_errors(chunk_TCA, recorded_TA), [str(i) for i in range(joints)])[VALID_HORIZON]
-    assert horizon["mae"] == pytest.approx(np.mean(pairs))
-    assert horizon["rmse"] == pytest.approx(np.mean(np.square(pairs)) ** 0.5)
-    assert horizon["max"] == np.max(pairs)
+    horizon = summarize(chunk_errors(chunk_TCA, recorded_TA), [str(i) for i in range(joints)]).valid_horizon
+    assert horizon.mae == pytest.approx(np.mean(pairs))
+    assert horizon.rmse == pytest.approx(np.mean(np.square(pairs)) ** 0.5)
+    assert horizon.max == np.max(pairs)
 
 
 def test_episodes_together_weigh_every_pair_alike() -> None:
@@ -70,10 +70,10 @@ def test_episodes_together_weigh_every_pair_alike() -> None:
         chunk_errors(np.ones((1, 2, 1)), np.zeros((1, 1))),
         chunk_errors(np.zeros((3, 2, 1)), np.zeros((3, 1))),
     )
-    both = summarize(together([short, long]), ["a"])
-    assert both[FIRST_STEP]["mae"] == 1 / 4
-    assert both[VALID_HORIZON]["mae"] == 1 / 6
-    assert summarize(together([short, short]), ["a"])[VALID_HORIZON]["max"] == 1
+    both = summarize(add_errors([short, long]), ["a"])
+    assert both.first_step.mae == 1 / 4
+    assert both.valid_horizon.mae == 1 / 6
+    assert summarize(add_errors([short, short]), ["a"]).valid_horizon.max == 1
 
 
 def baselines(meaning: str, states: Floats | None = None, n_steps: int = 1) -> dict[str, Floats]:
@@ -137,7 +137,7 @@ def test_holding_still_errs_at_the_first_step_as_a_zero_delta_does() -> None:
     zero = dict(baseline_chunks(following - states, states, np.zeros(1), "delta", 3))["zero_action"]
     as_position = summarize(chunk_errors(held, following), ["a"])
     as_delta = summarize(chunk_errors(zero, following - states), ["a"])
-    assert as_position[FIRST_STEP]["mae"] == pytest.approx(as_delta[FIRST_STEP]["mae"])
+    assert as_position.first_step.mae == pytest.approx(as_delta.first_step.mae)
 
 
 def test_a_baseline_repeats_its_action_over_the_whole_chunk() -> None:
@@ -162,13 +162,12 @@ def test_a_frames_error_is_the_mean_over_its_steps_inside_the_episode() -> None:
     assert errors.tolist() == [[7 / 3], [3 / 2], [1]]
 
 
-def scored(mae: float) -> dict[str, dict[str, float]]:
-    return {FIRST_STEP: {"mae": mae}}
-
-
 def test_the_policy_is_measured_against_the_best_baseline() -> None:
-    assert compare_to_best(scored(1), {"worse": scored(4), "best": scored(2)}, FIRST_STEP) == ("best", 0.5)
+    assert compare_to_best(make_errors(1), {"worse": make_errors(4), "best": make_errors(2)}, FIRST_STEP) == (
+        "best",
+        0.5,
+    )
 
 
 def test_a_baseline_without_error_leaves_nothing_to_measure_against() -> None:
-    assert compare_to_best(scored(1), {"perfect": scored(0)}, FIRST_STEP) == ("perfect", None)
+    assert compare_to_best(make_errors(1), {"perfect": make_errors(0)}, FIRST_STEP) == ("perfect", None)

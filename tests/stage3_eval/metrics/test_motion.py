@@ -1,5 +1,7 @@
 """Drift and steps are those worked out by hand, whatever an action means."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,14 +16,24 @@ def every_frame(n: int) -> np.ndarray:
     return np.arange(n)
 
 
+def describe(found: dict[str, Drift]) -> dict[str, Any]:
+    """Return "start.time" -> the numbers of the drift of one joint, a."""
+    drift_by_start = describe_drifts(found, ["a"])
+    return {
+        f"{start}.{time}": drift and drift.model_dump()
+        for start, times in drift_by_start.items()
+        for time, drift in times.items()
+    }
+
+
 def test_deltas_that_are_always_too_large_drift_further_and_further() -> None:
     recorded = np.full((10, 1), 0.5)
     chunks = np.full((10, 5, 1), 0.6)
-    told = describe_drifts(drifts(chunks, every_frame(10), chunks[:, 0], recorded, "delta", FPS), ["a"])
+    described = describe(drifts(chunks, every_frame(10), chunks[:, 0], recorded, "delta", FPS))
     for start in ("from_measured", "from_commanded"):
-        assert told[start]["0.5s"]["mean"] == pytest.approx(0.2)
-        assert told[start]["1.0s"]["mean"] == pytest.approx(0.4)
-        assert told[start]["1.0s"]["per_joint"]["a"] == pytest.approx({"mean": 0.4, "max": 0.4})
+        assert described[f"{start}.0.5s"]["mean"] == pytest.approx(0.2)
+        assert described[f"{start}.1.0s"]["mean"] == pytest.approx(0.4)
+        assert described[f"{start}.1.0s"]["per_joint"]["a"] == pytest.approx({"mean": 0.4, "max": 0.4})
 
 
 def test_a_chunk_that_errs_late_drifts_from_where_it_was_measured_but_not_when_it_is_renewed() -> None:
@@ -29,10 +41,10 @@ def test_a_chunk_that_errs_late_drifts_from_where_it_was_measured_but_not_when_i
     chunks = np.zeros((8, 4, 1))
     chunks[:, 1:] = 1.0  # only the first step of each chunk is right
     found = drifts(chunks, every_frame(8), chunks[:, 0], recorded, "delta", FPS)
-    told = describe_drifts(found, ["a"])
-    assert told["from_measured"]["0.5s"]["mean"] == 1
-    assert told["from_measured"]["1.0s"]["mean"] == 3
-    assert told["from_commanded"]["1.0s"]["mean"] == 0
+    described = describe(found)
+    assert described["from_measured.0.5s"]["mean"] == 1
+    assert described["from_measured.1.0s"]["mean"] == 3
+    assert described["from_commanded.1.0s"]["mean"] == 0
 
 
 def test_errors_that_cancel_do_not_drift() -> None:
@@ -46,17 +58,17 @@ def test_errors_that_cancel_do_not_drift() -> None:
 def test_positions_do_not_add_up(meaning: str) -> None:
     recorded = np.arange(10.0)[:, None]
     chunks = recorded[np.minimum(np.arange(10)[:, None] + np.arange(4), 9)] + 0.25
-    told = describe_drifts(drifts(chunks, every_frame(10), chunks[:, 0], recorded, meaning, FPS), ["a"])
-    assert told["from_measured"]["1.0s"]["mean"] == 0.25
-    assert told["from_commanded"]["1.0s"]["mean"] == 0.25
+    described = describe(drifts(chunks, every_frame(10), chunks[:, 0], recorded, meaning, FPS))
+    assert described["from_measured.1.0s"]["mean"] == 0.25
+    assert described["from_commanded.1.0s"]["mean"] == 0.25
 
 
 def test_what_no_chunk_or_episode_is_long_enough_for_is_not_told() -> None:
     recorded = np.zeros((3, 1))
-    told = describe_drifts(drifts(recorded[:, None], every_frame(3), recorded, recorded, "delta", FPS), ["a"])
-    assert told["from_measured"]["0.5s"] is None  # chunks of one step
-    assert told["from_commanded"]["0.5s"] is not None
-    assert told["from_commanded"]["1.0s"] is None  # three frames
+    described = describe(drifts(recorded[:, None], every_frame(3), recorded, recorded, "delta", FPS))
+    assert described["from_measured.0.5s"] is None  # chunks of one step
+    assert described["from_commanded.0.5s"] is not None
+    assert described["from_commanded.1.0s"] is None  # three frames
 
 
 @given(st.integers(2, 12), st.integers(1, 6), st.integers(0, 2**32 - 1))
@@ -77,17 +89,17 @@ def test_drift_equals_following_both_paths_frame_by_frame(frames: int, n_steps: 
 
 
 def test_drifts_of_episodes_weigh_every_window_alike() -> None:
-    one = Drift(np.array([3.0]), np.array([2.0]), np.array(2))
-    other = Drift(np.array([1.0]), np.array([1.0]), np.array(2))
-    told = describe_drifts({"from_measured.0.5": add_drifts(one, other)}, ["a"])
-    assert told["from_measured"]["0.5s"] == {"mean": 1.0, "max": 2.0, "per_joint": {"a": {"mean": 1.0, "max": 2.0}}}
+    first = Drift(np.array([3.0]), np.array([2.0]), 2)
+    second = Drift(np.array([1.0]), np.array([1.0]), 2)
+    described = describe({"from_measured.0.5": add_drifts([first, second])})
+    assert described["from_measured.0.5s"] == {"mean": 1.0, "max": 2.0, "per_joint": {"a": {"mean": 1.0, "max": 2.0}}}
 
 
 def test_a_delta_is_a_step_and_a_position_one_from_the_position_before() -> None:
     actions = np.array([[1.0], [-3.0], [2.0]])
     limit = np.array([2.5])
     of_deltas = steps(actions, None, "delta", limit)
-    assert (of_deltas.largest_A.tolist(), of_deltas.over_A.tolist(), int(of_deltas.frames)) == ([3.0], [1], 3)
+    assert (of_deltas.largest_A.tolist(), of_deltas.over_A.tolist(), of_deltas.frames) == ([3.0], [1], 3)
     measured = np.array([[-2.0], [0.0], [0.0]])
     of_positions = steps(actions, measured, "next_position", limit)  # 3 from the measured -2, then 4, then 5
     assert (of_positions.largest_A.tolist(), of_positions.over_A.tolist()) == ([5.0], [3])

@@ -8,8 +8,10 @@ import pyarrow as pa
 import pytest
 
 from stage3_eval.metrics.table import COLUMNS, METADATA_KEY, episode_table
+from tests.stage3_eval.summaries import make_summary
 
 STATES, JOINTS = ["pan", "lift", "grip"], ["pan", "lift"]
+HEADER = make_summary([1.0], joint_names=JOINTS)
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def table() -> pa.Table:
         "action": np.array([[0.5, 1], [1.5, 2]], np.float32),
     }
     predicted_TA = np.array([[1, 0], [1, 2]], np.float32)
-    return episode_table(rows, predicted_TA, np.array([np.nan, 0.25]), STATES, JOINTS, {"units": "rad"})
+    return episode_table(rows, predicted_TA, np.array([np.nan, 0.25]), STATES, HEADER)
 
 
 def test_columns_and_types_are_those_promised(table: pa.Table) -> None:
@@ -51,5 +53,7 @@ def test_a_frame_that_was_not_timed_has_null(table: pa.Table) -> None:
 
 def test_the_schema_explains_itself(table: pa.Table) -> None:
     metadata = json.loads(table.schema.metadata[METADATA_KEY])
-    assert metadata == {"units": "rad", "columns": COLUMNS}
+    assert metadata["columns"] == COLUMNS
+    assert (metadata["units"], metadata["joint_names"]) == ("rad", JOINTS)
+    assert not {"training", "evaluation"} & metadata.keys()
     assert all(any(field.name.startswith(prefix) for prefix in COLUMNS) for field in table.schema)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stage3_eval.__main__ import main
-from stage3_eval.metrics.errors import VALID_HORIZON
+from stage3_eval.metrics.summary import VALID_HORIZON
 from stage3_eval.report.formatting import amount, both, number, share, times, verdict
 from stage3_eval.report.gallery import BEST_SHOWN, MAX_SHOWN, choose_shown
 from tests.browser import NARROW, WIDE, visit

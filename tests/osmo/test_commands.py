@@ -1,0 +1,58 @@
+"""The `osmo ...` commands in our READMEs and workflow files exist, with these flags, in the releases of OSMO."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.osmo.conftest import OSMO, WORKFLOWS
+
+KNOWN = yaml.safe_load(Path(__file__).with_name("commands.yaml").read_text())
+
+
+def commands(text: str) -> list[str]:
+    """Return the commands of a text: in backticks, in code blocks or comments, continued lines joined."""
+    text = re.sub(r"\\\n[ #]*", " ", text)
+    return re.findall(r"(?:^[ #]*|`|&& |  # )(osmo [a-z][^`\n]*)", text, re.MULTILINE)
+
+
+def mistakes(command: str) -> list[str]:
+    words = shlex.split(command)
+    name = next((name for name in (" ".join(words[1:3]), words[1]) if name in KNOWN), None)
+    if name is None:
+        return ["no such command"]
+    flags = [word.partition("=")[0] for word in words if re.match(r"--?[a-zA-Z]", word)]
+    wrong = [flag for flag in flags if flag not in KNOWN[name]["flags"]]
+    # Releases up to 6.3 ignore all but the last of these.
+    return wrong + [flag for flag in ("--set", "--set-string", "--set-env") if flags.count(flag) > 1]
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", OSMO / "README.md", *WORKFLOWS], ids=lambda path: path.name)
+def test_the_commands_we_tell_people_to_type_exist(path: Path) -> None:
+    found = commands(path.read_text())
+    assert found
+    assert {command: wrong for command in found if (wrong := mistakes(command))} == {}
+
+
+def test_commands_that_6_4_has_not_are_those_of_datasets() -> None:
+    found = {" ".join(shlex.split(command)[1:3]) for command in commands((OSMO / "README.md").read_text())}
+    gone = {name for name in found if name in KNOWN and "6.4" not in KNOWN[name]["releases"]}
+    assert gone == {"dataset upload", "dataset download"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "osmo login --url https://192.168.1.100",
+        "`osmo workflow logs ID --task train-act --follow`",
+        "# osmo secret create wandb-api-key --value x",
+        "osmo workflow submit x.yaml \\\n    --set a=1 \\\n    --set b=2",
+        "mkdir -p a && osmo dataset download ur10e-act-checkpoint --output a",
+    ],
+)
+def test_a_wrong_command_would_be_found(text: str) -> None:
+    (command,) = commands(text)
+    assert mistakes(command)
