@@ -15,7 +15,7 @@ class LocalBags:
     def __init__(self, src: Path) -> None:
         self.root = src.resolve()
         self._found = {source.name: source for source in find_bags(src)}
-        self.bags = [BagInfo(source.name, size_bytes(source.path), source.path) for source in self._found.values()]
+        self.bags = [BagInfo(source.name, size_bytes(source.path)) for source in self._found.values()]
 
     def missing_bytes(self, _bags: Sequence[BagInfo]) -> int:
         """Return 0: all bags are here."""

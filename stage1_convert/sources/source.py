@@ -13,11 +13,10 @@ class Source(NamedTuple):
 
 
 class BagInfo(NamedTuple):
-    """A bag of a source; `path` is None where it may have to be downloaded."""
+    """A bag of a source, whether it is on this disk or not."""
 
     name: str
     size_bytes: int
-    path: Path | None = None
 
 
 class FetchedBag(NamedTuple):
