@@ -15,7 +15,7 @@ from stage1_convert.check import check, print_report
 from stage1_convert.config import Config
 from stage1_convert.pipeline.convert import Options, convert
 from stage1_convert.pipeline.merge import merge
-from stage1_convert.sources.source import open_source
+from stage1_convert.sources import open_source
 from tests.conftest import GOLDEN, run_module
 from tests.stage1_convert.check.corrupt import COLOR, FILES, corrupt, expand
 from tests.stage1_convert.conversion import run
