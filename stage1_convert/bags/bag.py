@@ -18,7 +18,6 @@ import yaml
 from rosbags.typesys.store import Typestore
 
 from common.cli.command import UserError, one_line
-from common.storage.foreign_yaml import load
 from stage1_convert.bags.compression import ZSTD_MAGIC, unpack, unpack_file
 from stage1_convert.bags.mcap import Mcap
 from stage1_convert.bags.message_types import typestore
@@ -265,7 +264,7 @@ def _read_metadata(path: Path) -> Metadata:
             [], {}, {}, [f"{path.name} is missing: files whose names and times follow each other were joined"]
         )
     try:
-        _, tree = load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
         information = tree["rosbag2_bagfile_information"]
         names = [PurePosixPath(name).name for name in information["relative_file_paths"]]
         topics = {
@@ -276,7 +275,7 @@ def _read_metadata(path: Path) -> Metadata:
         }
         seconds = int((information.get("duration") or {}).get("nanoseconds", 0)) / 1e9
         custom = {str(key): str(value) for key, value in (information.get("custom_data") or {}).items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, yaml.YAMLError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, yaml.YAMLError) as error:
         why = getattr(error, "problem", None) or type(error).__name__
         fault = f"metadata.yaml is not readable ({why}): the storage was read without it"
         return Metadata([], {}, {}, [fault])
