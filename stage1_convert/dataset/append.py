@@ -24,6 +24,7 @@ from common.lerobot.dataset import (
     Dataset,
     Episode,
     data_file,
+    episode_paths,
 )
 from common.storage.files import read_json, write_json
 from stage1_convert.dataset import stats
@@ -116,7 +117,7 @@ class _Joined:
         """Write meta/."""
         meta, totals = self._root / "meta", (self.n_episodes, self.n_frames, len(self._tasks))
         meta.mkdir(exist_ok=True)
-        info = describe_info(self._model.features, self._model.fps, self._model.info.get("robot_type"), totals)
+        info = describe_info(self._model.features, self._model.fps, self._model.info.robot_type, totals)
         write_json(meta / "info.json", info)
         found = {key: self._columns.stats(key) for key in self._keys}
         found |= {key: self._image_stats(key, datasets) for key in self._images}
@@ -205,7 +206,7 @@ def _shifted(table: pa.Table, by: int) -> pa.Table:
 
 
 def _episode_rows(root: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted((root / "meta" / "episodes").glob("*/*.parquet")):
+    for path in episode_paths(root):
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=BATCH_ROWS):
                 yield from batch.to_pylist()

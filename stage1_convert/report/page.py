@@ -9,10 +9,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import yaml
 
-from common.lerobot.dataset import STATE, Dataset
+from common.lerobot.dataset import STATE, Dataset, read_episodes
 from common.storage.files import read_json, write_file
 from stage1_convert.report.card import UNRECORDED, card
 from stage1_convert.report.record import (
@@ -70,9 +69,7 @@ def render(root: Path, cards: int = CARDS) -> str:
 
 def _tasks(root: Path) -> list[str]:
     """Return what every episode shows, in words."""
-    paths = sorted((root / "meta" / "episodes").glob("*/*.parquet"))
-    tables = (pq.read_table(path, columns=["tasks"], partitioning=None) for path in paths)
-    return ["; ".join(tasks) for table in tables for tasks in table.column("tasks").to_pylist()]
+    return ["; ".join(row["tasks"]) for row in read_episodes(root, "tasks".__eq__)]
 
 
 def _header(parts: Sequence[Part], dataset: Dataset, told: Sequence[EpisodeRecord], title: str) -> str:
@@ -87,7 +84,7 @@ def _header(parts: Sequence[Part], dataset: Dataset, told: Sequence[EpisodeRecor
     return (
         f"<header><h1>{escape(title)}</h1>"
         f'<p class="lead">{escape(some)}</p>'
-        f'<p class="soft">{escape(str(dataset.info.get("robot_type")))} · {dataset.fps:g} frames per second · '
+        f'<p class="soft">{escape(str(dataset.info.robot_type))} · {dataset.fps:g} frames per second · '
         f"{joints} · {escape(images)} · actions: {escape(meaning)}</p></header>"
     )
 
