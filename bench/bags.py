@@ -1,6 +1,6 @@
-"""A length in, a bag as a robot cell would record it out: 500 Hz joint states and 30 Hz images that look like a scene.
+"""Writes a bag as a robot cell would record it: joint states at 500 Hz and images at 30 Hz that resemble a scene.
 
-A few images take turns, so that writing them costs next to nothing; reading and decoding them costs what it always does.
+A few images alternate, so that writing costs next to nothing; reading and decoding them costs the same as for real images.
 """
 
 import functools
@@ -25,9 +25,9 @@ DISTINCT, HEIGHT, WIDTH = 16, 480, 640
 
 @functools.cache
 def images() -> tuple[Image, ...]:
-    """Return RGB images (height, width, 3) with slopes, edges, texture and a camera's noise."""
+    """Return RGB images (height, width, 3) with gradients, edges, texture and camera noise."""
     rng = np.random.default_rng(0)
-    return tuple(_image(rng, turn) for turn in range(DISTINCT))
+    return tuple(_image(rng, phase) for phase in range(DISTINCT))
 
 
 @functools.cache
@@ -42,28 +42,29 @@ def encode(image: Image, quality: int = 95) -> bytes:
 
 
 def write_bag(path: Path, frames: int, raw: bool = False) -> Path:
-    """Write an mcap bag of `frames` images, raw or JPEG, and the joint states of the same time; returns `path`."""
+    """Write an mcap bag of `frames` images, raw or JPEG, with the joint states of the same period; returns `path`."""
     topic = RAW_TOPIC if raw else f"{RAW_TOPIC}/compressed"
     kind = "sensor_msgs/msg/Image" if raw else "sensor_msgs/msg/CompressedImage"
-    shown = [_message(kind, _raw(p)) for p in images()] if raw else [_message(kind, _jpeg(j)) for j in jpegs()]
+    bodies = map(_raw, images()) if raw else map(_jpeg, jpegs())
+    image_messages = [_message(kind, body) for body in bodies]
     joints = _message("sensor_msgs/msg/JointState", _joints())
     with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         camera = writer.add_connection(topic, kind, typestore=TYPES)
         arm = writer.add_connection(JOINT_TOPIC, "sensor_msgs/msg/JointState", typestore=TYPES)
-        done = 0
+        joint_count = 0
         for frame in range(frames):
             stamp_ns = START_NS + frame * 10**9 // CAMERA_HZ
-            while done * 10**9 // JOINT_HZ <= (frame + 1) * 10**9 // CAMERA_HZ:
-                joint_ns = START_NS + done * 10**9 // JOINT_HZ
+            while joint_count * 10**9 // JOINT_HZ <= (frame + 1) * 10**9 // CAMERA_HZ:
+                joint_ns = START_NS + joint_count * 10**9 // JOINT_HZ
                 writer.write(arm, joint_ns, _stamped(joints, joint_ns))
-                done += 1
-            writer.write(camera, stamp_ns + 5_000_000, _stamped(shown[frame % DISTINCT], stamp_ns))
+                joint_count += 1
+            writer.write(camera, stamp_ns + 5_000_000, _stamped(image_messages[frame % DISTINCT], stamp_ns))
     return path
 
 
-def _image(rng: np.random.Generator, turn: int) -> Image:
+def _image(rng: np.random.Generator, phase: int) -> Image:
     y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
-    waves = [np.sin(x / 97 + turn) * 80, np.cos((x + y) / 130 + turn) * 70, np.sin(y / 77 - turn) * 90]
+    waves = [np.sin(x / 97 + phase) * 80, np.cos((x + y) / 130 + phase) * 70, np.sin(y / 77 - phase) * 90]
     noise = rng.normal(0, 1, (HEIGHT, WIDTH, 3)).astype(np.float32)
     texture = cv2.GaussianBlur(noise, (0, 0), 2) * 40
     image = np.clip(np.stack(waves, axis=-1) + 120 + texture + noise * 3, 0, 255).astype(np.uint8)
@@ -79,7 +80,7 @@ def _message(kind: str, body: dict[str, Any]) -> bytes:
 
 
 def _stamped(message: bytes, stamp_ns: int) -> bytes:
-    """Set the header's stamp, the first eight bytes behind the encapsulation's four: serializing anew is far slower."""
+    """Replace the header stamp, the eight bytes after the four of the encapsulation: serializing again is far slower."""
     return message[:4] + np.array([stamp_ns // 10**9, stamp_ns % 10**9], "<u4").tobytes() + message[12:]
 
 

@@ -1,6 +1,6 @@
-"""Gradients of two processes over gloo against those of one on the same global batch, and how many reductions it takes.
+"""Gradients of two processes over gloo against those of one process on the same global batch, and the buckets reduced.
 
-`python -m bench.ddp`: it starts its second process itself.
+`python -m bench.ddp`: it starts both processes itself.
 """
 
 import logging
@@ -14,41 +14,42 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.bars import print_bar
-from bench.step import inputs
+from bench.step import random_inputs
 from common.act.network import Act, ActConfig
 from common.cli.command import Parser, run
+from stage2_train.distributed import World, init_distributed
 from stage2_train.loss import act_loss
-from stage2_train.ranks import Ranks, join
 
 BATCH, SIZE = 4, (96, 128)
 
 
-def gradients(ranks: Ranks) -> tuple[dict[str, Tensor], int]:
+def gradients(world: World) -> tuple[dict[str, Tensor], int]:
     """Return this rank's averaged gradients of a global batch, in float64, and how many buckets were reduced."""
     torch.manual_seed(0)
     network = Act(ActConfig(dim_model=128, dim_feedforward=256, dropout=0.0), 6, 6, 1).double().train()
-    state, (image,), action, is_pad, noise = inputs(BATCH, SIZE, 100, ranks.device)
+    state, (image,), action, is_pad, noise = random_inputs(BATCH, SIZE, 100, world.device)
     image, reduced = image.double(), 0
-    model = ranks.wrap(network)
+    model = world.wrap(network)
 
     def count(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
         nonlocal reduced
         reduced += 1
-        work = dist.all_reduce(bucket.buffer().div_(ranks.world_size), async_op=True)
+        work = dist.all_reduce(bucket.buffer().div_(world.size), async_op=True)
         assert work is not None
         return work.get_future().then(lambda done: done.value()[0])  # type: ignore[no-any-return]
 
-    if ranks.world_size > 1:
+    if world.size > 1:
         model.register_comm_hook(None, count)  # type: ignore[operator]
-    share = BATCH // ranks.world_size
-    mine = slice(ranks.rank * share, (ranks.rank + 1) * share)
-    output = model(state.double()[mine], [image[mine]], action.double()[mine], is_pad[mine], noise.double()[mine])
+    part = BATCH // world.size
+    own = slice(world.rank * part, (world.rank + 1) * part)
+    output = model(state.double()[own], [image[own]], action.double()[own], is_pad[own], noise.double()[own])
     valid = int((~is_pad).sum())
-    act_loss(output, action.double()[mine], is_pad[mine], 10.0, valid, ranks.world_size).total.backward()  # type: ignore[no-untyped-call]
+    act_loss(output, action.double()[own], is_pad[own], 10.0, valid, world.size).total.backward()  # type: ignore[no-untyped-call]
     return {name: p.grad.contiguous() for name, p in network.named_parameters() if p.grad is not None}, reduced
 
 
@@ -59,12 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(argv)
     logging.getLogger().setLevel(logging.WARNING)
     if flags.out:
-        with join("cpu") as ranks:
-            found, reduced = gradients(ranks)
-            if ranks.is_first:
-                save_file(found, flags.out, {"reduced": str(reduced)})
+        with init_distributed("cpu") as world:
+            averaged, reduced = gradients(world)
+            if world.is_main:
+                save_file(averaged, flags.out, {"reduced": str(reduced)})
         return 0
-    alone, _ = gradients(Ranks(0, 1, torch.device("cpu")))
+    alone, _ = gradients(World(0, 1, torch.device("cpu")))
     with tempfile.TemporaryDirectory() as folder:
         together, reduced = _two_processes(Path(folder) / "gradients.safetensors")
     worst = max(
@@ -76,15 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _two_processes(out: Path) -> tuple[dict[str, Tensor], int]:
-    from safetensors import safe_open
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    place = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     command = [sys.executable, "-m", "bench.ddp", "--out", str(out)]
-    both = [subprocess.Popen(command, env={**place, "RANK": str(rank)}) for rank in (0, 1)]
-    for process in both:
+    processes = [subprocess.Popen(command, env={**environment, "RANK": str(rank)}) for rank in (0, 1)]
+    for process in processes:
         if process.wait(300):
             raise RuntimeError(f"a process of bench.ddp ended with {process.returncode}")
     with safe_open(out, framework="pt") as file:

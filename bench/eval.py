@@ -1,4 +1,4 @@
-"""The evaluation's claims: batches against single frames, the deployed network against the training's, and its latency.
+"""Measures the evaluation: batches against single frames, the deployed network against the training's, and latency.
 
 `python -m bench.eval` takes a minute or two on two cores: the default policy (52 M parameters), random weights and images.
 """
@@ -27,7 +27,7 @@ JOINTS, CAMERA = 6, "color"
 LARGE, SMALL = (480, 640), (64, 96)
 MAPPING = {"STATE": "MEAN_STD", "ACTION": "MEAN_STD", "VISUAL": "MEAN_STD"}
 TIMED = 20
-# What others say of the default ACT at 480x640, batch 1, and on which machine; not of this run.
+# Published figures of the default ACT at 480x640, batch 1, and the machine; not measured here.
 PUBLISHED = (
     ("LeRobot 0.6.1 predict_action_chunk", "2-core AMD EPYC (Zen 4), CPU", "340 ms"),
     ("ACT, several reports", "RTX 4090", "14.6-22 ms"),
@@ -48,8 +48,8 @@ def new_policy(size: tuple[int, int]) -> Policy:
     """Return the default policy for one camera of this size, with random weights."""
     shape = PolicyShape(JOINTS, JOINTS, {CAMERA: (*size, 3)})
     statistics = {
-        f"{key}.{name}": torch.full(of, value)
-        for key, of in shape.sizes().items()
+        f"{key}.{name}": torch.full(size, value)
+        for key, size in shape.sizes().items()
         for name, value in (("mean", 0.4), ("std", 0.3))
     }
     torch.manual_seed(0)
@@ -66,24 +66,24 @@ def observations(size: tuple[int, int], frames: int) -> dict[str, Any]:
 
 
 def _batches(policy: Policy, size: tuple[int, int]) -> None:
-    frames, at_once = (32, 32) if size == SMALL else (4, 4)
+    frames = 32 if size == SMALL else 4
     episode = observations(size, frames)
 
     def predict(batch_size: int) -> Tensor:
         starts = range(0, frames, batch_size)
         return torch.cat(
             [
-                policy.predict_chunk({key: of[start : start + batch_size] for key, of in episode.items()})
+                policy.predict_chunk({key: rows[start : start + batch_size] for key, rows in episode.items()})
                 for start in starts
             ]
         )
 
-    apart = float((predict(at_once) - predict(1)).abs().max())
-    single_s, batched_s = seconds([lambda: predict(1), lambda: predict(at_once)], rounds=3)
+    difference = float((predict(frames) - predict(1)).abs().max())
+    single_s, batched_s = seconds([lambda: predict(1), lambda: predict(frames)], rounds=3)
     bar, ratio = (2.0 if size == SMALL else 1.0), single_s / batched_s
     name = f"{size[0]}x{size[1]}"
-    print_bar("eval", f"one at a time / batches of {at_once} at {name} >= {bar:g}", ratio, ratio >= bar)
-    print_bar("eval", f"batches equal single frames to 1e-5 at {name}", apart, apart <= 1e-5)
+    print_bar("eval", f"one at a time / batches of {frames} at {name} >= {bar:g}", ratio, ratio >= bar)
+    print_bar("eval", f"batches equal single frames to 1e-5 at {name}", difference, difference <= 1e-5)
 
 
 def _deployed(policy: Policy, size: tuple[int, int]) -> None:
@@ -99,21 +99,21 @@ def _deployed(policy: Policy, size: tuple[int, int]) -> None:
         lambda: plain(state_BD, [image.contiguous() for image in images]).actions_BCA,
     ]
     with torch.no_grad():
-        answers = [side() for side in sides]
+        actions = [side() for side in sides]
         deployed_s, training_s, plain_s = seconds(sides, rounds=9 if size == SMALL else 5)
     name = f"{size[0]}x{size[1]}"
-    apart = max(float((answer - answers[0]).abs().max()) for answer in answers[1:])
-    print_bar("eval", f"deployed equals the training's forward to 1e-5 at {name}", apart, apart <= 1e-5)
-    # The training's module folds its norms too, at every call: what that costs shows where the images are small.
+    difference = max(float((other - actions[0]).abs().max()) for other in actions[1:])
+    print_bar("eval", f"deployed equals the training's forward to 1e-5 at {name}", difference, difference <= 1e-5)
+    # The training's module also folds its norms, but at every call, which costs most where images are small.
     bar, ratio = (1.2 if size == SMALL else 1.0), training_s / deployed_s
     print_bar("eval", f"the training's module in eval mode / deployed at {name} >= {bar:g}", ratio, ratio >= bar)
     if size == LARGE:
         ratio = plain_s / deployed_s
-        print_bar("eval", f"NCHW with batch norms apart / deployed at {name} >= 1.2", ratio, ratio >= 1.2)
+        print_bar("eval", f"NCHW with separate batch norms / deployed at {name} >= 1.2", ratio, ratio >= 1.2)
 
 
 def _plain(network: Act) -> Act:
-    """Return the network with its backbone as written down: convolution, then batch norm, in NCHW."""
+    """Return the network with a plain backbone: convolution, then batch norm, in NCHW."""
     plain = copy.deepcopy(network)
     for module in plain.backbone.modules():
         if isinstance(module, torch.nn.Conv2d):
@@ -125,12 +125,12 @@ def _plain(network: Act) -> Act:
 class _PlainBackbone(torch.nn.Module):
     def __init__(self, backbone: Any) -> None:
         super().__init__()
-        self.of, self.channels = backbone, backbone.channels
+        self.backbone, self.channels = backbone, backbone.channels
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        of = self.of
-        x = F.max_pool2d(_convolve(image_BCHW, of.conv1, of.bn1).relu(), 3, stride=2, padding=1)
-        for block in (*of.layer1, *of.layer2, *of.layer3, *of.layer4):
+        net = self.backbone
+        x = F.max_pool2d(_convolve(image_BCHW, net.conv1, net.bn1).relu(), 3, stride=2, padding=1)
+        for block in (*net.layer1, *net.layer2, *net.layer3, *net.layer4):
             y = _convolve(_convolve(x, block.conv1, block.bn1).relu(), block.conv2, block.bn2)
             skip = x if block.downsample is None else _convolve(x, *block.downsample)
             x = (y + skip).relu()

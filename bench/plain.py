@@ -1,7 +1,5 @@
-"""ACT as it is usually written: nn.MultiheadAttention that returns its weights, contiguous images, batch norms of their own,
-AdamW in a loop over the tensors, losses read at every step. The baseline that `bench.step` holds the training step against.
-
-It computes what `common.act.network` computes: `plain_copy` gives one with the same weights.
+"""ACT as it is usually written, the baseline of `bench.step`: nn.MultiheadAttention that returns its weights, contiguous
+images, separate batch norms. It computes the same function as `common.act.network`.
 """
 
 from collections.abc import Sequence
@@ -31,17 +29,17 @@ class PlainLayer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        place: Tensor,
+        position: Tensor,
         memory: Tensor | None = None,
-        memory_place: Tensor | None = None,
+        memory_position: Tensor | None = None,
         mask: Any = None,
     ) -> Tensor:
         """Attend to itself, to the memory if there is one, and feed forward; normalized after each."""
-        key = x + place
+        key = x + position
         x = self.norms[0](x + self.drop(self.self_attn(key, key, value=x, key_padding_mask=mask)[0]))
         if memory is not None:
-            assert memory_place is not None
-            update = self.multihead_attn(x + place, memory + memory_place, value=memory)[0]
+            assert memory_position is not None
+            update = self.multihead_attn(x + position, memory + memory_position, value=memory)[0]
             x = self.norms[1](x + self.drop(update))
         update = self.linear2(self.drop(F.relu(self.linear1(x))))
         out: Tensor = self.norms[-1](x + self.drop(update))
@@ -53,17 +51,17 @@ class PlainAct(nn.Module):
 
     def __init__(self, act: Act) -> None:
         super().__init__()
-        self.act = act  # the parts that are linear layers, embeddings and convolutions are taken from it
+        self.act = act  # linear layers, embeddings and convolutions are taken from it
         config = act.config
         self.vae_layers = nn.ModuleList(_plain_layer(config, layer) for layer in act.vae_encoder.layers)
         self.encoder_layers = nn.ModuleList(_plain_layer(config, layer) for layer in act.encoder.layers)
         self.decoder_layers = nn.ModuleList(_plain_layer(config, layer, True) for layer in act.decoder.layers)
 
     def parameters(self, recurse: bool = True) -> Any:
-        """Every parameter that the forward pass uses, once."""
-        twins = {id(p) for part in ("vae_encoder", "encoder") for p in getattr(self.act, part).parameters()}
-        twins |= {id(p) for p in self.act.decoder.layers.parameters()}
-        return (p for p in super().parameters(recurse) if id(p) not in twins)
+        """Yield every parameter that the forward pass uses once."""
+        replaced = {id(p) for part in ("vae_encoder", "encoder") for p in getattr(self.act, part).parameters()}
+        replaced |= {id(p) for p in self.act.decoder.layers.parameters()}
+        return (p for p in super().parameters(recurse) if id(p) not in replaced)
 
     def forward(
         self, state: Tensor, images: Sequence[Tensor], action: Tensor, is_pad: Tensor, noise: Tensor
@@ -77,31 +75,31 @@ class PlainAct(nn.Module):
             act.vae_encoder_action_input_proj(action),
         ]
         x = torch.cat(tokens, dim=1).transpose(0, 1)
-        place = act.vae_encoder_pos_enc.transpose(0, 1)
+        position = act.vae_encoder_pos_enc.transpose(0, 1)
         mask = torch.cat([torch.zeros(batch, 2, dtype=torch.bool, device=state.device), is_pad], dim=1)
         for layer in self.vae_layers:
-            x = layer(x, place, mask=mask)
+            x = layer(x, position, mask=mask)
         mu, log_variance = act.vae_encoder_latent_output_proj(x[0]).chunk(2, dim=-1)
         latent = mu + (log_variance / 2).exp() * noise
         rows = [act.encoder_latent_input_proj(latent), act.encoder_robot_state_input_proj(state)]
-        places = [act.encoder_1d_feature_pos_embed.weight[:, None]]
+        positions = [act.encoder_1d_feature_pos_embed.weight[:, None]]
         for image in images:
             features = act.encoder_img_feat_input_proj(plain_backbone(act.backbone, image))
             height, width = features.shape[-2:]
             grid = grid_sinusoid(height, width, act.config.dim_model).to(features)
             rows.extend(features.flatten(2).permute(2, 0, 1))
-            places.append(grid[:, None])
-        x, place = torch.stack(rows), torch.cat(places)
+            positions.append(grid[:, None])
+        x, position = torch.stack(rows), torch.cat(positions)
         for layer in self.encoder_layers:
-            x = layer(x, place)
+            x = layer(x, position)
         y = torch.zeros(act.config.chunk_size, batch, act.config.dim_model, device=state.device)
         for layer in self.decoder_layers:
-            y = layer(y, act.decoder_pos_embed.weight[:, None], x, place)
+            y = layer(y, act.decoder_pos_embed.weight[:, None], x, position)
         return act.action_head(act.decoder.norm(y)).transpose(0, 1), mu, log_variance
 
 
 def plain_backbone(backbone: ResNet, image: Tensor) -> Tensor:
-    """Run the same ResNet in contiguous layout, each batch norm as two operations of its own after its convolution."""
+    """Run the same ResNet in contiguous layout, each batch norm as two operations after its convolution."""
     x = F.max_pool2d(F.relu(_conv_norm(image, backbone.conv1, backbone.bn1)), 3, 2, 1)
     for stage in range(1, 5):
         for block in backbone.get_submodule(f"layer{stage}").children():
@@ -125,6 +123,6 @@ def _plain_layer(config: ActConfig, layer: nn.Module, cross: bool = False) -> Pl
     norms = [layer.norm1, layer.norm2, *([layer.norm3] if cross else [])]
     pairs = [(plain.self_attn, layer.self_attn), (plain.linear1, layer.linear1), (plain.linear2, layer.linear2)]
     pairs += [(plain.multihead_attn, layer.multihead_attn)] if cross else []
-    for mine, theirs in [*pairs, *zip(plain.norms, norms, strict=True)]:
-        mine.load_state_dict(theirs.state_dict())
+    for copied, original in [*pairs, *zip(plain.norms, norms, strict=True)]:
+        copied.load_state_dict(original.state_dict())
     return plain

@@ -1,7 +1,7 @@
-"""A bag in, a LeRobot-like dataset file out the slow way: the side that `bench.convert` is compared with.
+"""Converts a bag into a LeRobot-like dataset file by way of PNG files: the side that `bench.convert` compares with.
 
-What recorders built on LeRobot's writer do for every image: decode it, write it as a PNG file (zlib level 6), read a
-sample of the files back for the statistics, read all of them back and embed them into parquet.
+It does what recorders built on LeRobot's writer do for every image: decode it, write it as a PNG file (zlib level 6), read
+a sample of the files for the statistics, read all of them again and embed them into parquet.
 """
 
 from pathlib import Path
@@ -33,9 +33,9 @@ def convert_with_png_files(bag: Path, folder: Path) -> int:
             states.append(joints)
             count += 1
     sample = np.linspace(0, count - 1, min(count, max(100, round(count**0.75)))).astype(int)
-    table = np.stack([np.asarray(Image.open(_file(folder, at)))[::4, ::4] for at in sample]).reshape(-1, 3)
-    np.quantile(table, [0.01, 0.1, 0.5, 0.9, 0.99], axis=0), table.mean(axis=0), table.std(axis=0)
-    images = [{"bytes": _file(folder, at).read_bytes(), "path": _file(folder, at).name} for at in range(count)]
+    pixels = np.stack([np.asarray(Image.open(_file(folder, i)))[::4, ::4] for i in sample]).reshape(-1, 3)
+    np.quantile(pixels, [0.01, 0.1, 0.5, 0.9, 0.99], axis=0), pixels.mean(axis=0), pixels.std(axis=0)
+    images = [{"bytes": _file(folder, i).read_bytes(), "path": _file(folder, i).name} for i in range(count)]
     columns = {"observation.images.color": images, "observation.state": [state.tolist() for state in states]}
     pq.write_table(pa.table(columns), folder / "file-000.parquet")
     return count

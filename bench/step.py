@@ -1,4 +1,4 @@
-"""How long an optimizer step of ACT takes, against its own bare operations and against ACT as it is usually written.
+"""Duration of an optimizer step of ACT, against its own bare operations and against ACT as it is usually written.
 
 `python -m bench.step [--batch 4] [--size 480 640] [--rounds 3] [--profile]`; on CUDA as well: `--device cuda`.
 """
@@ -21,96 +21,92 @@ from stage2_train.optimizer import Optimizer
 from stage2_train.train import keep_freed_memory
 
 STATE = ACTION = 6
-# The operations that do the arithmetic. Whatever else a step does, copies, additions, masks, Python, is on top of them.
-PRIMITIVES = (
-    *("convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbmm", "native_layer_norm", "_softmax"),
-    *(
-        "native_layer_norm_backward",
-        "_softmax_backward_data",
-        "max_pool2d_with_indices",
-        "max_pool2d_with_indices_backward",
-    ),
-    *("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward"),
-    *("_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_backward"),
-    *("_scaled_dot_product_efficient_attention", "_scaled_dot_product_efficient_attention_backward"),
-    *("mkldnn_max_pool2d", "_fused_adamw_", "relu_", "threshold_backward"),
-)
+# The operations that do the arithmetic. Everything else in a step, copies, additions, masks, Python, is overhead.
+ATTENTION = ("flash_attention_for_cpu", "flash_attention", "efficient_attention")
+WITH_BACKWARD: tuple[str, ...] = ("convolution", "native_layer_norm", "max_pool2d_with_indices")
+WITH_BACKWARD += tuple(f"_scaled_dot_product_{kind}" for kind in ATTENTION)
+PRIMITIVES = {
+    *WITH_BACKWARD,
+    *(f"{name}_backward" for name in WITH_BACKWARD),
+    *("mm", "addmm", "bmm", "baddbmm", "_softmax", "_softmax_backward_data", "mkldnn_max_pool2d"),
+    *("relu_", "threshold_backward", "_fused_adamw_"),
+}
 
 
 class Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps every primitive that runs, with the very tensors it ran on."""
+    """Records every primitive that runs, with the tensors it ran on."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        """Note an operation and run it."""
+        """Record an operation and run it."""
         if func.overloadpacket.__name__ in PRIMITIVES:
             self.calls.append((func, args, kwargs or {}))
         return func(*args, **(kwargs or {}))
 
     def replay(self) -> None:
-        """Run them all once more, and nothing else."""
+        """Run the recorded primitives again, and nothing else."""
         with torch.no_grad():
             for func, args, kwargs in self.calls:
                 func(*args, **kwargs)
 
 
-def inputs(batch: int, size: Sequence[int], chunk: int, device: torch.device) -> list[Any]:
+def random_inputs(batch: int, size: Sequence[int], chunk: int, device: torch.device) -> list[Any]:
     """Return state, images, actions, padding and noise, normalized, on the device."""
-    image = torch.randn(batch, *size, 3, device=device).permute(0, 3, 1, 2)  # as the loader gives it: channels last
+    image = torch.randn(batch, *size, 3, device=device).permute(0, 3, 1, 2)  # channels last, as the loader gives it
     is_pad = torch.arange(chunk, device=device).expand(batch, -1) >= chunk - 10
     action = torch.randn(batch, chunk, ACTION, device=device)
     return [torch.randn(batch, STATE, device=device), [image], action, is_pad, torch.randn(batch, 32, device=device)]
 
 
-def ours(act: Act, given: list[Any], amp: bool) -> Callable[[], object]:
+def trainer_step(act: Act, inputs: list[Any], amp: bool) -> Callable[[], object]:
     """Return one step as the trainer does it."""
     network = copy.deepcopy(act)
     optimizer = Optimizer(network, TrainingConfig())
-    device = given[0].device.type
+    device = inputs[0].device.type
 
     def step() -> None:
         with torch.autocast(device, torch.bfloat16, enabled=amp):
-            output = network(*given)
-        optimizer.backward(act_loss(output, given[2], given[3], 10.0).total, 0)
+            output = network(*inputs)
+        optimizer.backward(act_loss(output, inputs[2], inputs[3], 10.0).total)
         optimizer.step(0)
         _wait(device)
 
     return step
 
 
-def plain(act: Act, given: list[Any]) -> Callable[[], object]:
+def plain_step(act: Act, inputs: list[Any]) -> Callable[[], object]:
     """Return one step as it is usually written."""
     network = PlainAct(copy.deepcopy(act))
     parameters = list(network.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, weight_decay=1e-4, foreach=True)
-    contiguous = [given[0], [image.contiguous() for image in given[1]], *given[2:]]
+    contiguous = [inputs[0], [image.contiguous() for image in inputs[1]], *inputs[2:]]
 
     def step() -> None:
-        loss = act_loss(network(*contiguous), given[2], given[3], 10.0)
+        loss = act_loss(network(*contiguous), inputs[2], inputs[3], 10.0)
         loss.total.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(parameters, 10.0)
         optimizer.step()
         optimizer.zero_grad()
         for value in (*loss, norm):
             value.item()
-        _wait(given[0].device.type)
+        _wait(inputs[0].device.type)
 
     return step
 
 
-def bare(act: Act, given: list[Any], amp: bool) -> Callable[[], object]:
-    """Return the primitives of a step of ours, without the rest of it."""
-    step, record = ours(act, given, amp), Record()
+def bare_step(act: Act, inputs: list[Any], amp: bool) -> Callable[[], object]:
+    """Return the primitives of the trainer's step, without the rest of it."""
+    step, record = trainer_step(act, inputs, amp), Record()
     step()
     with record:
         step()
 
     def replay() -> None:
         record.replay()
-        _wait(given[0].device.type)
+        _wait(inputs[0].device.type)
 
     return replay
 
@@ -120,20 +116,20 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _require_same_loss(act: Act, given: list[Any]) -> None:
-    """The baseline must compute the same thing, or the comparison would mean nothing."""
-    one, other = copy.deepcopy(act).eval(), PlainAct(copy.deepcopy(act)).eval()
+def _require_same_output(act: Act, inputs: list[Any]) -> None:
+    """Check that the baseline computes the same function, without which the comparison would mean nothing."""
+    network, plain = copy.deepcopy(act).eval(), PlainAct(copy.deepcopy(act)).eval()
     with torch.no_grad():
-        torch.testing.assert_close(one(*given)[0], other(*given)[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(network(*inputs)[0], plain(*inputs)[0], atol=1e-4, rtol=1e-4)
 
 
 def _profile(step: Callable[[], object]) -> None:
     from torch.profiler import ProfilerActivity, profile
 
     step()
-    with profile(activities=[ProfilerActivity.CPU]) as found:
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
         step()
-    print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=16, max_name_column_width=44))
+    print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=16, max_name_column_width=44))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -150,28 +146,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = torch.device(flags.device)
     if device.type == "cpu":
         keep_freed_memory()  # as the trainer does
-        torch.set_num_threads(1)  # so that time of computing can be told from time of waiting for a busy machine
+        torch.set_num_threads(1)  # CPU time then does not depend on how busy the machine is
     act = Act(ActConfig(), STATE, ACTION, n_cameras=1).to(device).train()
-    given = inputs(flags.batch, flags.size, act.config.chunk_size, device)
+    inputs = random_inputs(flags.batch, flags.size, act.config.chunk_size, device)
     if flags.profile:
-        _profile(ours(act, given, amp=False))
+        _profile(trainer_step(act, inputs, amp=False))
         return 0
-    _require_same_loss(act, given)
-    sides = [
-        ours(act, given, False),
-        bare(act, given, False),
-        plain(act, given),
-        ours(act, given, True),
-        bare(act, given, True),
-    ]
+    _require_same_output(act, inputs)
+    sides = [trainer_step(act, inputs, False), bare_step(act, inputs, False), plain_step(act, inputs)]
+    sides += [trainer_step(act, inputs, True), bare_step(act, inputs, True)]
     for side in sides:
         side()
-    step_s, bare_s, plain_s, half_s, half_bare_s = (cpu_seconds if device.type == "cpu" else seconds)(
-        sides, flags.rounds
-    )
-    print(
-        f"step {step_s:.3f} s, bare {bare_s:.3f} s, plain {plain_s:.3f} s; in bfloat16 {half_s:.3f} s, bare {half_bare_s:.3f} s"
-    )
+    timed = cpu_seconds if device.type == "cpu" else seconds
+    step_s, bare_s, plain_s, half_s, half_bare_s = timed(sides, flags.rounds)
+    print(f"float32: step {step_s:.3f} s, bare {bare_s:.3f} s, plain {plain_s:.3f} s")
+    print(f"bfloat16: step {half_s:.3f} s, bare {half_bare_s:.3f} s")
     print_bar("step", "bare primitives / step in fp32 >= 0.85", bare_s / step_s, bare_s / step_s >= 0.85)
     print_bar("step", "plain / step in fp32 >= 1", plain_s / step_s, plain_s >= step_s)
     print_bar("step", "plain in fp32 / step in bf16 >= 1.6", plain_s / half_s, plain_s / half_s >= 1.6)

@@ -1,7 +1,7 @@
-"""From nothing to a policy that moved the arm: bags, dataset, training, evaluation and closed loop, and one summary.
+"""Runs the whole project on simulated bags: recording, dataset, training, evaluation and closed loop, and a summary.
 
-Runs the commands a user runs on bags of their own, and prints them. The three stages are tasks of the workflow file that a
-cluster takes, run on this machine.
+It runs and prints the commands that a user runs on bags of their own. The three stages are tasks of the workflow file for
+a cluster, run on this machine.
 """
 
 import json
@@ -20,12 +20,10 @@ from common.storage.files import read_json, require_ours, write_json
 from stage2_train.config import TrainConfig
 
 HERE = Path(__file__).parent
-MARK = "demo.json"  # what makes a folder the demo's own, so that nobody else's files are ever removed
+MARK = "demo.json"  # marks an output folder of the demo: no other folder is ever cleared
 TARGETS = 20
 WORKFLOW = Path("osmo/convert-train-eval.yaml")
-BAGS_URL = (
-    "azure://stosmorbt3dev001/datasets/houston_recordings"  # the workflow's default; --map puts a folder in its place
-)
+BAGS_URL = "azure://stosmorbt3dev001/datasets/houston_recordings"  # the default of the workflow; --map replaces it
 TASKS = {"convert": "convert", "train": "train-act", "evaluate": "eval-act"}
 DATASET = Path("workflow/convert/output/dataset")
 RUN = Path("workflow/train-act/output/train-rosbag-act")
@@ -33,21 +31,19 @@ EVALUATION = Path("workflow/eval-act/output")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run everything and print what came of it."""
+    """Run everything and print the summary."""
     parser = Parser("python -m demo", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="output folder (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, default=800, help="episodes to record (default: %(default)s)")
     parser.add_argument(
-        "--out", type=Path, default=Path("demo-output"), help="folder for everything (default: demo-output)"
-    )
-    parser.add_argument("--episodes", type=int, default=800, help="episodes to record (default: 800)")
-    parser.add_argument(
-        "--override", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="changes demo/train.yaml"
+        "--override", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change demo/train.yaml"
     )
     flags = parser.parse_args(argv)
     out: Path = flags.out
-    _own(out, flags.episodes)
+    _prepare(out, flags.episodes)
     started = time.monotonic()
-    took_s: dict[str, float] = {}
-    _call(took_s, "record", "demo.record", "--out", out / "bags", "--episodes", flags.episodes)
+    seconds: dict[str, float] = {}
+    _call(seconds, "record", "demo.record", "--out", out / "bags", "--episodes", flags.episodes)
     train = configuration.load(TrainConfig, HERE / "train.yaml", flags.override).training
     values = {
         "bags": "url",
@@ -62,22 +58,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     settings = [f"{key}={value}" for key, value in values.items()]
     bags, cache = f"{BAGS_URL}={out / 'bags'}", f"XDG_CACHE_HOME={(out / 'cache').resolve()}"
-    where = ("--work", out / "workflow", "--map", bags, "--set-env", cache)
-    _call(took_s, "workflow", "osmo.local", "run", WORKFLOW, *where, "--set", *settings)
+    folders = ("--work", out / "workflow", "--map", bags, "--set-env", cache)
+    _call(seconds, "workflow", "osmo.local", "run", WORKFLOW, *folders, "--set", *settings)
     checkpoint = out / RUN / f"checkpoint_{train.steps:06d}" / "pretrained_model"
     rollout = ("demo.rollout", "--checkpoint", checkpoint, "--targets", TARGETS)
-    _call(took_s, "untrained", *rollout, "--untrained", "--out", out / "rollout-untrained")
-    _call(took_s, "rollout", *rollout, "--out", out / "rollout")
+    _call(seconds, "untrained", *rollout, "--untrained", "--out", out / "rollout-untrained")
+    _call(seconds, "rollout", *rollout, "--out", out / "rollout")
 
-    summary = _summary(out, {**took_s, "all": time.monotonic() - started})
+    summary = _summary(out, {**seconds, "all": time.monotonic() - started})
     write_json(out / "summary.json", summary)
     print(_describe(out, summary))
     return 0
 
 
-def _own(out: Path, episodes: int) -> None:
-    """Make `out` the demo's folder and clear the last run's results; bags of as many episodes stay as they are."""
-    require_ours(out, "demo of ours", sign=MARK)
+def _prepare(out: Path, episodes: int) -> None:
+    """Create the output folder, or clear an earlier run; bags of the same number of episodes are kept."""
+    require_ours(out, "output of the demo", sign=MARK)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / MARK, {"made_by": "python -m demo"})
     truth = out / "bags" / "truth.json"
@@ -87,27 +83,29 @@ def _own(out: Path, episodes: int) -> None:
 
 
 def _precision() -> list[str]:
-    """Train in bfloat16 where the processor computes in it: elsewhere it is emulated, and slower than float32."""
+    """Return an override for bfloat16 where the processor supports it: elsewhere it is emulated, and slower than float32."""
     cpuinfo = Path("/proc/cpuinfo")
-    known = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
-    return ["training.amp=bf16"] if known & {"amx_bf16", "avx512_bf16"} else []
+    features = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return ["training.amp=bf16"] if features & {"amx_bf16", "avx512_bf16"} else []
 
 
-def _call(took_s: dict[str, float], name: str, module: str, *args: object) -> None:
+def _call(seconds: dict[str, float], name: str, module: str, *args: object) -> None:
+    """Print and run a command, and add its duration to `seconds`."""
     words = ["-m", module, *map(str, args)]
     print(f"\n$ python {shlex.join(words)}", flush=True)
     started = time.monotonic()
     done = subprocess.run([sys.executable, *words], check=False)
-    took_s[name] = time.monotonic() - started
+    seconds[name] = time.monotonic() - started
     if done.returncode:
         raise UserError(f"python -m {module} ended with exit code {done.returncode}; its message is above")
 
 
-def _summary(out: Path, took_s: dict[str, float]) -> dict[str, Any]:
+def _summary(out: Path, seconds: dict[str, float]) -> dict[str, Any]:
     tasks = read_json(out / "workflow" / "run.json")["tasks"]
     evaluation = read_json(out / EVALUATION / "summary.json")
     counts = {name: read_json(out / name / "rollouts.json")["successes"] for name in ("rollout", "rollout-untrained")}
     last = json.loads((out / RUN / "metrics.jsonl").read_text().splitlines()[-1])
+    stages = {name: tasks[task]["seconds"] for name, task in TASKS.items()}
     return {
         "steps": last["step"],
         "step_s": last["step_s"],
@@ -115,32 +113,32 @@ def _summary(out: Path, took_s: dict[str, float]) -> dict[str, Any]:
         "targets": TARGETS,
         "reached": counts["rollout"],
         "reached_untrained": counts["rollout-untrained"],
-        "took_s": {"record": took_s["record"], **{name: tasks[t]["seconds"] for name, t in TASKS.items()}, **took_s},
+        "took_s": {"record": seconds["record"], **stages, **seconds},
     }
 
 
 def _describe(out: Path, summary: dict[str, Any]) -> str:
-    took_s, ratio, reached = summary["took_s"], summary["ratio_to_best_baseline"], summary["reached"]
+    seconds, ratio, reached = summary["took_s"], summary["ratio_to_best_baseline"], summary["reached"]
     untrained = summary["reached_untrained"]
-    times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in took_s.items() if name not in ("all", "workflow"))
+    times = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if name not in ("all", "workflow"))
     return f"""
-From bags to a policy that moved the arm, in {took_s["all"] / 60:.1f} minutes ({times})
+The demo finished in {seconds["all"] / 60:.1f} minutes ({times}).
 
   closed loop   {reached} of {TARGETS} held-out targets reached within 3 cm; untrained: {untrained} of {TARGETS}
-  open loop     {ratio:.2f} of the best trivial baseline's error on held-out episodes, over the whole chunk
-  aims          at least 16 of 20: {_met(reached >= 16)}; at most 0.50: {_met(ratio <= 0.5)}
+  open loop     {ratio:.2f} times the error of the best baseline on held-out episodes, over the whole chunk
+  goals         at least 16 of 20 targets: {_met(reached >= 16)}; at most 0.50 times the error: {_met(ratio <= 0.5)}
 
-Look at
-  {out}/rollout/rollout.png            the trained policy drives the arm
-  {out}/rollout-untrained/rollout.png  the same network before training
-  {out}/{EVALUATION}/report.html           the evaluation: verdict, curves, worst moments
-  {out}/{DATASET}/meta/conversion.html   what became of every bag
-  {out}/{RUN}/curves.png   loss and learning rate
+Results
+  {out}/rollout/rollout.png              the trained policy drives the arm
+  {out}/rollout-untrained/rollout.png    the same network before training
+  {out}/{EVALUATION}/report.html         the evaluation: verdict, curves, largest errors
+  {out}/{DATASET}/meta/conversion.html   the conversion of every bag
+  {out}/{RUN}/curves.png                 loss and learning rate
 """
 
 
-def _met(aim: bool) -> str:
-    return "met" if aim else "NOT met"
+def _met(goal: bool) -> str:
+    return "met" if goal else "NOT met"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""UR10e joint angles in, positions of its frames out (forward kinematics), and back for a tool that points down.
+"""Kinematics of the UR10e: the positions of its frames for joint angles, and the joint angles for a tool that points down.
 
-Everything is in the robot's `base` frame of the DH convention: meters, z up, the table is z = 0 and the arm at rest
-reaches towards -x. Angles are radians, in the order of JOINT_NAMES.
+All positions are in the robot's `base` frame of the DH convention: meters, z up, the table at z = 0, and the arm at rest
+reaching towards -x. Angles are in radians, in the order of JOINT_NAMES.
 """
 
 import numpy as np
@@ -42,25 +42,25 @@ def origins(joints: npt.ArrayLike) -> Array:
 
 
 def tool_position(joints: npt.ArrayLike) -> Array:
-    """Return where the tool tip is, (..., 3) in meters, for joint angles (..., 6)."""
+    """Return the position (..., 3) of the tool tip in meters for joint angles (..., 6)."""
     return origins(joints)[..., 6, :]
 
 
 def joints_pointing_down(xyz_m: npt.ArrayLike) -> Array:
     """Return the angles (..., 6) that bring the tool tip to xyz (..., 3) in meters, pointing straight down.
 
-    Of the eight solutions the one with the elbow up and the shoulder facing the point is taken, and the tool keeps
-    its heading in the room, so neighboring points have neighboring angles; over all points with x < 0 nothing
-    wraps around. Raises ValueError when a point is out of reach.
+    Of the eight solutions, the one with the elbow up and the shoulder facing the point is returned, and the tool keeps
+    its heading, so neighboring points have neighboring angles; over all points with x < 0 no angle wraps around.
+    Raises ValueError when a point is out of reach.
     """
     x, y, z = np.moveaxis(np.asarray(xyz_m, np.float64), -1, 0)
     upper_m, fore_m = -DH_A_M[1], -DH_A_M[2]
     lateral_m, wrist_m, tool_m = DH_D_M[3:]
-    # The arm moves in a vertical plane that passes the shoulder axis at a distance of `lateral_m`.
+    # The arm moves in a vertical plane that passes the shoulder axis at distance `lateral_m`.
     forward_sq = x**2 + y**2 - lateral_m**2
     forward_m = np.sqrt(np.maximum(forward_sq, 0.0))
     pan = np.arctan2(-y, -x) - np.arctan2(lateral_m, forward_m)
-    # Within that plane: the two long links have to reach wrist 1, which stands behind and above the tool tip.
+    # Within that plane: the two long links must reach wrist 1, which is behind and above the tool tip.
     reach_m, rise_m = forward_m - wrist_m, z + tool_m - DH_D_M[0]
     cos_elbow = (reach_m**2 + rise_m**2 - upper_m**2 - fore_m**2) / (2 * upper_m * fore_m)
     if np.any(forward_sq < 0) or not np.all(np.abs(cos_elbow) <= 1):
@@ -72,7 +72,7 @@ def joints_pointing_down(xyz_m: npt.ArrayLike) -> Array:
 
 
 def _link_transforms(q: Array) -> Array:
-    """Return each joint's own transform (..., 6, 4, 4), from its frame to the one before it."""
+    """Return the transform (..., 6, 4, 4) of each joint, from its frame to the previous one."""
     cos_q, sin_q, cos_a, sin_a = np.cos(q), np.sin(q), np.cos(DH_ALPHA), np.sin(DH_ALPHA)
     links = np.zeros((*q.shape, 4, 4))
     links[..., 0, 0], links[..., 0, 1], links[..., 0, 2] = cos_q, -sin_q * cos_a, sin_q * sin_a

@@ -1,4 +1,4 @@
-"""A seed in, tasks out (where the arm starts, where the target lies); a task in, the expert's motion out.
+"""Draws random tasks (a start of the arm and a position of the target), and computes the motion of an expert for each.
 
 The expert knows the target: it moves all joints along one minimum-jerk curve to the hover point above it, and holds.
 """
@@ -11,44 +11,43 @@ import numpy.typing as npt
 from demo import scene
 from demo.arm import Array, joints_pointing_down, tool_position
 
-HOVER_M = 0.05  # the goal: the tool tip this high above the target's center
+HOVER_M = 0.05  # the goal: the height of the tool tip above the center of the target
 MOVE_S = 1.4
-EPISODE_S = 2.0  # the rest is holding still
+EPISODE_S = 2.0  # after the move, the arm holds still
 
-# A task's random numbers come from (seed, stream, index), so the targets of the recordings and those of the rollouts
-# are different ones even when both commands are given the same seed.
+# The random numbers of a task come from (seed, stream, index): recordings and rollouts have different targets even with
+# the same seed.
 RECORDING_STREAM, ROLLOUT_STREAM = 0, 1
 
 START_Z_M = (0.10, 0.35)
-START_SPREAD = 0.04  # rad, standard deviation per joint: starts are not all exactly upright, a policy has to correct
-START_AWAY_M = 0.10  # no start is closer to its goal: arriving has to be earned
-SEEN_PX = 20  # pixels of the target that the camera must see at the start
+START_SPREAD = 0.04  # rad, standard deviation per joint: the tool starts slightly tilted, which a policy must correct
+START_AWAY_M = 0.10  # smallest distance of a start from its goal
+VISIBLE_PX = 20  # pixels of the target that the camera must see at the start
 
 
 class Task(NamedTuple):
-    """Where the arm starts, joint angles (6,), and where the target's center lies on the table, xy (2,) in meters."""
+    """The joint angles (6,) at the start, and the center of the target on the table, xy (2,) in meters."""
 
     start: Array
     target_xy_m: Array
 
 
 def task_rng(seed: int, stream: int, index: int) -> np.random.Generator:
-    """Return the generator of task `index` of a stream, RECORDING_STREAM or ROLLOUT_STREAM."""
+    """Return the random generator of task `index` of a stream, RECORDING_STREAM or ROLLOUT_STREAM."""
     return np.random.default_rng([seed, stream, index])
 
 
 def sample_task(rng: np.random.Generator) -> Task:
     """Draw a target, uniform over the workspace, and a start with the tool anywhere above the workspace.
 
-    A start close to the goal is drawn again, and so is one that hides the target from the camera: nobody could tell
-    from such an image where to go.
+    A start that is close to the goal is drawn again, and so is one in which the arm hides the target from the camera.
     """
     low, high = np.array([scene.WORKSPACE_X_M, scene.WORKSPACE_Y_M, START_Z_M]).T
     target_xy_m = rng.uniform(low[:2], high[:2])
     while True:
         start = joints_pointing_down(rng.uniform(low, high)) + rng.normal(0.0, START_SPREAD, 6)
         away_m = np.linalg.norm(tool_position(start) - hover_point(target_xy_m))
-        if away_m >= START_AWAY_M and scene.target_pixels(scene.render(start, target_xy_m)) >= SEEN_PX:
+        if away_m >= START_AWAY_M and scene.target_pixels(scene.render(start, target_xy_m)) >= VISIBLE_PX:
             return Task(start, target_xy_m)
 
 
@@ -64,7 +63,7 @@ def motion(task: Task, time_s: npt.ArrayLike) -> tuple[Array, Array]:
     Minimum jerk from rest to rest: Flash and Hogan, "The coordination of arm movements", J. Neurosci. 5 (1985).
     """
     phase = np.clip(np.asarray(time_s, np.float64) / MOVE_S, 0.0, 1.0)[:, None]
-    way = joints_pointing_down(hover_point(task.target_xy_m)) - task.start
-    positions = task.start + way * (10 * phase**3 - 15 * phase**4 + 6 * phase**5)
-    velocities = way * (30 * phase**2 - 60 * phase**3 + 30 * phase**4) / MOVE_S
+    distance = joints_pointing_down(hover_point(task.target_xy_m)) - task.start
+    positions = task.start + distance * (10 * phase**3 - 15 * phase**4 + 6 * phase**5)
+    velocities = distance * (30 * phase**2 - 60 * phase**3 + 30 * phase**4) / MOVE_S
     return positions, velocities

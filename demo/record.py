@@ -1,7 +1,7 @@
-"""A seed in, a folder of rosbag2 bags out, as a recorder on the cell's ROS 2 network would have written them.
+"""Records the simulated cell into rosbag2 bags, as a recorder on the ROS 2 network of a real cell would.
 
-One bag per episode, all four kinds in turn: sqlite3 or mcap storage, JPEG or raw images. Beside the bags stand
-truth.json, what no bag tells (targets, starts, lost frames), written first, and recording.json, written last.
+One bag per episode, in all four combinations of sqlite3 or mcap storage and JPEG or raw images. Next to the bags are
+truth.json, with what no bag contains (targets, starts, lost frames), written first, and recording.json, written last.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
 from common.cli.command import Parser, UserError, progress, run
-from common.storage.files import read_json, remove_stale, require_free, require_ours, sync, temporary_path, write_json
+from common.storage.files import read_json, remove_stale, require_ours, sync, temporary_path, write_json
 from common.storage.worker import Limits, map_isolated
 from demo.arm import JOINT_NAMES, Array
 from demo.expert import EPISODE_S, RECORDING_STREAM, Task, motion, sample_task, task_rng
@@ -38,27 +38,26 @@ JOINT_TOPIC, JOINT_TYPE = "/joint_states", "sensor_msgs/msg/JointState"
 RAW_TOPIC, RAW_TYPE = "/camera/color/image_raw", "sensor_msgs/msg/Image"
 JPEG_TOPIC, JPEG_TYPE = "/camera/color/image_raw/compressed", "sensor_msgs/msg/CompressedImage"
 TYPES = {JOINT_TOPIC: JOINT_TYPE, RAW_TOPIC: RAW_TYPE, JPEG_TOPIC: JPEG_TYPE}
-# Universal_Robots_ROS2_Driver publishes in this order, not in the order of the chain: whoever reads must go by name.
+# Universal_Robots_ROS2_Driver publishes in this order, not in the order of the chain: readers must go by name.
 DRIVER_ORDER = [1, 2, 3, 4, 5, 0]
 
 EPOCH_NS = 1_700_000_000 * 10**9
-PERIOD_NS = 10 * 10**9  # from one episode's start to the next one's
+PERIOD_NS = 10 * 10**9  # between the starts of consecutive episodes
 JOINT_HZ, CAMERA_HZ = 500, 30
 JPEG_QUALITY = 95
 LOST_SHARE = 0.01
-BAG_BYTES = 2_000_000  # no bag is larger
 LIMITS = Limits(1 << 30, 600.0)
 
 
 class Stamps(NamedTuple):
-    """When M messages were made (header stamp) and when the recorder got them (bag time), int64 ns each."""
+    """The header stamps of M messages and the times at which the recorder received them, (M,) int64 ns each."""
 
     header_ns: Nanoseconds
     receive_ns: Nanoseconds
 
 
 class Episode(NamedTuple):
-    """Everything random about one episode; its bag follows from it."""
+    """The random choices of one episode; they determine its bag."""
 
     name: str
     storage: StoragePlugin
@@ -71,7 +70,7 @@ class Episode(NamedTuple):
 
 
 def plan_episode(seed: int, index: int) -> Episode:
-    """Draw episode `index` of a recording; nothing but the two numbers decides it."""
+    """Draw episode `index` of a recording; seed and index determine it."""
     rng = task_rng(seed, RECORDING_STREAM, index)
     task = sample_task(rng)
     start_ns = EPOCH_NS + index * PERIOD_NS
@@ -89,7 +88,7 @@ def plan_episode(seed: int, index: int) -> Episode:
 
 
 def messages(episode: Episode) -> list[Message]:
-    """Return all messages of an episode's bag in the order in which they were received."""
+    """Return all messages of an episode in the order in which they are received."""
     received = [*_joint_messages(episode), *_camera_messages(episode)]
     return sorted(received, key=lambda message: message[0])
 
@@ -106,25 +105,24 @@ def record(out: Path, episodes: int = 200, seed: int = 0, workers: int = 1) -> b
         if read_json(out / RECORDING) != recording:
             raise UserError(f"{out} holds another recording than {wanted}; give another --out")
         return False
-    plans = [plan_episode(seed, index) for index in range(episodes)]
-    truth = recording | {"bags": [_truth(plan) for plan in plans]}
+    planned = [plan_episode(seed, index) for index in range(episodes)]
+    truth = recording | {"bags": [_truth(episode) for episode in planned]}
     if (out / TRUTH).is_file():
         if read_json(out / TRUTH) != json.loads(json.dumps(truth)):
-            raise UserError(f"{out} holds a part of another recording than {wanted}; give another --out")
+            raise UserError(f"{out} holds part of another recording than {wanted}; give another --out")
     else:
-        require_ours(out, "recording of ours", sign=TRUTH)
-    missing = [index for index, plan in enumerate(plans) if not (out / plan.name).exists()]
-    require_free(out, len(missing) * BAG_BYTES, f"{len(missing)} bags")
+        require_ours(out, "recording", sign=TRUTH)
+    missing = [index for index, episode in enumerate(planned) if not (out / episode.name).exists()]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / TRUTH, truth)
-    orders = [_Order(out, seed, index) for index in missing]
+    jobs = [(out, seed, index) for index in missing]
     try:
-        with contextlib.closing(map_isolated(_record_episode, orders, workers, lambda _: LIMITS)) as results:
-            for refusal in progress(results, len(orders), "recording", "bag"):
-                if refusal:
-                    raise refusal
+        with contextlib.closing(map_isolated(_record_episode, jobs, workers, lambda _: LIMITS)) as results:
+            for error in progress(results, len(jobs), "recording", "bag"):
+                if error:
+                    raise error
     finally:
-        remove_stale(out)  # what a worker had begun
+        remove_stale(out)  # of a worker that was stopped
     write_json(out / RECORDING, recording)
     return True
 
@@ -132,9 +130,11 @@ def record(out: Path, episodes: int = 200, seed: int = 0, workers: int = 1) -> b
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and record."""
     parser = Parser(prog="python -m demo.record", description="Record the simulated cell into rosbag2 bags.")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the bags; new, empty or interrupted")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the bags: new, empty, or of an interrupted recording"
+    )
     parser.add_argument("--episodes", type=_at_least(1), default=200, help="number of bags (%(default)s)")
-    parser.add_argument("--seed", type=_at_least(0), default=0, help="decides every byte recorded (%(default)s)")
+    parser.add_argument("--seed", type=_at_least(0), default=0, help="determines every recorded byte (%(default)s)")
     parser.add_argument("--workers", type=_at_least(1), default=os.cpu_count() or 1, help="processes (%(default)s)")
     args = parser.parse_args(argv)
     if record(args.out, args.episodes, args.seed, args.workers):
@@ -145,17 +145,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _joint_stamps(rng: np.random.Generator) -> Stamps:
-    """Stamps since the start: a controller's steady clock, and a millisecond of network."""
+    """Return stamps since the start: the steady clock of a controller, and a millisecond of network latency."""
     count = round(EPISODE_S * JOINT_HZ)
     header_s = np.arange(count) / JOINT_HZ + rng.normal(0.0, 20e-6, count).clip(-100e-6, 100e-6)
     return _stamps(header_s, rng.normal(1e-3, 0.1e-3, count).clip(0.6e-3, 1.4e-3))
 
 
 def _camera_stamps(rng: np.random.Generator) -> tuple[Stamps, list[int]]:
-    """Stamps since the start, without the lost frames, and their numbers.
+    """Return stamps since the start without those of the lost frames, and the numbers of the lost frames.
 
-    A camera runs free: its first frame comes at any time, its clock jitters, and an image takes 20 ms to arrive.
-    Neither the first nor the last frame is lost and never two in a row, so each loss is one gap of two periods.
+    A camera is not synchronized: its first frame comes at any time, its clock jitters, and an image takes 20 ms to
+    arrive. Never the first, the last or two consecutive frames are lost, so each loss is one gap of two periods.
     """
     count = round(EPISODE_S * CAMERA_HZ)
     jitter_s = rng.normal(0.0, 1.5e-3, count).clip(-5e-3, 5e-3)
@@ -186,7 +186,7 @@ def _joint_messages(episode: Episode) -> Iterator[Message]:
 
 
 def _camera_messages(episode: Episode) -> Iterator[Message]:
-    """Each image shows the arm where it was when the image was taken, not when it arrived."""
+    """Each image shows the arm at its header stamp, not at its receive time."""
     header_ns, receive_ns = episode.camera_stamps
     positions, _ = motion(episode.task, (header_ns - episode.start_ns) / 1e9)
     for index, received in enumerate(receive_ns.tolist()):
@@ -221,18 +221,10 @@ def _cdr(msgtype: str, stamp_ns: int, frame_id: str, body: dict[str, Any]) -> by
     return bytes(store.serialize_cdr(store.types[msgtype](header=header, **body), msgtype))
 
 
-class _Order(NamedTuple):
-    """A bag to be recorded."""
-
-    out: Path
-    seed: int
-    episode: int
-
-
-def _record_episode(order: _Order) -> None:
-    """Write one bag; under its name stands all of it or nothing."""
-    out, episode = order.out, plan_episode(order.seed, order.episode)
-    # The bag is made within a temporary folder, not as one: rosbags names the storage file after the bag's folder.
+def _record_episode(job: tuple[Path, int, int]) -> None:
+    """Write one bag, (out, seed, index), which appears under its name only when it is complete."""
+    out, episode = job[0], plan_episode(job[1], job[2])
+    # Within a temporary folder the bag has its final name, because rosbags names the storage file after the folder.
     temporary = temporary_path(out / episode.name)
     try:
         bag = temporary / episode.name
@@ -265,7 +257,7 @@ def _truth(episode: Episode) -> dict[str, Any]:
 
 
 def _at_least(low: int) -> Callable[[str], int]:
-    """Return an argparse type for whole numbers from `low` on."""
+    """Return an argparse type for whole numbers of at least `low`."""
 
     def whole_number(text: str) -> int:
         value = int(text)

@@ -1,7 +1,7 @@
-"""A trained policy in, closed-loop rollouts in the simulated cell out: a table, rollouts.json and rollout.png.
+"""Lets a trained policy drive the simulated cell in closed loop: prints a table, writes rollouts.json and rollout.png.
 
-The policy sees only images and joint angles. Its targets come from a stream of random numbers that recordings never
-draw from (demo.expert), so none of them was in the training data.
+The policy sees images and joint angles only. Its targets come from a stream of random numbers that recordings never draw
+from (see demo.expert), so none of them is in the training data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,19 +25,19 @@ from demo.scene import HEIGHT_PX, WIDTH_PX, Image, render
 DEFAULT_FPS = 30
 ROLLOUT_S = 2.5
 SUCCESS_M = 0.03
-SETTLED_STEPS = 5  # the final distance is the mean over these last steps: passing by is not arriving
+SETTLED_STEPS = 5  # the final distance is the mean over these last steps, so that passing the target does not count
 
 STRIP_ROLLOUTS, STRIP_TIMES = 4, 6
-STRIP_TILE_PX = 192  # a tile of the strip is at least this high
+STRIP_TILE_PX = 192  # least height of a tile of the strip
 CAPTION_PX = 20
 
 
 class Driver(Protocol):
-    """What a rollout needs of a policy; `common.policy.Policy` is one."""
+    """The part of `common.policy.Policy` that a rollout uses."""
 
     @property
     def action_meaning(self) -> str | None:
-        """`delta` (added to the joints) or `next_position`."""
+        """`delta` (added to the joint angles) or `next_position`."""
 
     @property
     def joint_names(self) -> list[str]:
@@ -60,7 +60,7 @@ class Driver(Protocol):
 
 @dataclass(frozen=True)
 class Rollouts:
-    """How the arm moved for N tasks: joint angles (N, steps + 1, 6), the start included, at `fps` per second."""
+    """The motion of the arm in N tasks: joint angles (N, steps + 1, 6), the start included, at `fps` per second."""
 
     tasks: list[Task]
     joints: Array
@@ -86,14 +86,14 @@ class Rollouts:
 
 
 def held_out_tasks(seed: int, count: int) -> list[Task]:
-    """Draw `count` tasks from the rollouts' own stream of random numbers."""
+    """Draw `count` tasks from the random stream of the rollouts."""
     return [sample_task(task_rng(seed, ROLLOUT_STREAM, index)) for index in range(count)]
 
 
 def rollout(policy: Driver, tasks: Sequence[Task]) -> Rollouts:
     """Drive the simulated arm with the policy for ROLLOUT_S seconds, all tasks as one batch.
 
-    Raises UserError when the policy is made for another robot or does not say what its actions mean.
+    Raises UserError when the policy is for another robot or the meaning of its actions is unknown.
     """
     _require_fit(policy)
     order = [JOINT_NAMES.index(name) for name in policy.joint_names]
@@ -110,7 +110,7 @@ def rollout(policy: Driver, tasks: Sequence[Task]) -> Rollouts:
 
 
 def describe(rollouts: Rollouts) -> str:
-    """Return the table that is printed: a line per target and the number of successes."""
+    """Return the table to print: a line per target and the number of successes."""
     lines = [" target     x cm     y cm   start cm   final cm   closest cm"]
     for index, (task, distances_m, final_m) in enumerate(
         zip(rollouts.tasks, rollouts.distances_m, rollouts.final_m, strict=True)
@@ -122,7 +122,7 @@ def describe(rollouts: Rollouts) -> str:
 
 
 def to_json(rollouts: Rollouts) -> list[dict[str, Any]]:
-    """Return one record per rollout, meters and radians."""
+    """Return one JSON record per rollout, in meters and radians."""
     return [
         {
             "target_xy_m": task.target_xy_m.tolist(),
@@ -137,7 +137,7 @@ def to_json(rollouts: Rollouts) -> list[dict[str, Any]]:
 
 
 def draw_strip(rollouts: Rollouts, height_px: int = HEIGHT_PX, width_px: int = WIDTH_PX) -> Image:
-    """Return an RGB image of the first rollouts, one per row, time from left to right, as the policy saw them."""
+    """Return an RGB image of the first rollouts as the policy saw them: one per row, time from left to right."""
     steps = np.linspace(0, rollouts.joints.shape[1] - 1, STRIP_TIMES).round().astype(int)
     distances_m = rollouts.distances_m
     rows = []
@@ -156,9 +156,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m demo.rollout", description="Let a trained policy drive the simulated cell.")
     parser.add_argument("--checkpoint", type=Path, required=True, help="pretrained_model folder")
     parser.add_argument("--targets", type=int, default=20, help="number of held-out targets (%(default)s)")
-    parser.add_argument("--seed", type=int, default=1000, help="decides targets and starts (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1000, help="determines targets and starts (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("rollouts"), help="folder for the results (%(default)s)")
-    parser.add_argument("--untrained", action="store_true", help="random weights instead, for comparison")
+    parser.add_argument("--untrained", action="store_true", help="use random weights, for comparison")
     args = parser.parse_args(argv)
     if args.targets < 1 or args.seed < 0:
         raise UserError(f"--targets {args.targets} --seed {args.seed}: expected at least 1 and 0")
@@ -180,12 +180,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _require_fit(policy: Driver) -> None:
     if sorted(policy.joint_names) != sorted(JOINT_NAMES):
         raise UserError(
-            f"the policy moves the joints {', '.join(policy.joint_names)}; this cell's are {', '.join(JOINT_NAMES)}"
+            f"the policy moves the joints {', '.join(policy.joint_names)}; those of this cell are {', '.join(JOINT_NAMES)}"
         )
     if policy.action_meaning not in ("delta", "next_position"):
         raise UserError(
-            f"the policy's actions mean {policy.action_meaning!r}: the cell knows delta and next_position; "
-            "give a checkpoint that says which in its train_config.json"
+            f"the meaning of the policy's actions is {policy.action_meaning!r}: the cell supports delta and next_position; "
+            "give a checkpoint whose train_config.json states one of them"
         )
 
 
@@ -198,12 +198,12 @@ def _observe(policy: Driver, order: list[int], joints: Array, tasks: Sequence[Ta
 
 
 def _tile(image: Image, caption: str) -> Image:
-    """Enlarge an image by a whole number and write the caption below it."""
+    """Enlarge an image by an integer factor and write the caption below it."""
     scale = -(-STRIP_TILE_PX // image.shape[0])
     enlarged = image.repeat(scale, axis=0).repeat(scale, axis=1)
     tile = np.pad(enlarged, ((0, CAPTION_PX), (0, 4), (0, 0)), constant_values=255)
-    place = (4, tile.shape[0] - 6)
-    cv2.putText(tile, caption, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    position = (4, tile.shape[0] - 6)
+    cv2.putText(tile, caption, position, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
     return tile
 
 

@@ -1,4 +1,4 @@
-"""Joint angles and a target in, the camera's RGB image of the cell out: a table, a red target disc and the arm.
+"""Renders the camera image of the cell: a table, a red target disc and the arm.
 
 A pinhole camera stands in front of the arm and looks down at the workspace. Images are drawn larger and averaged
 down, so that they change smoothly, by less than a pixel, when the arm or the target moves a little.
@@ -23,10 +23,10 @@ TARGET_RADIUS_M = 0.04
 CAMERA_EYE_M = np.array([-1.3, 0.0, 1.2])
 CAMERA_LOOK_AT_M = np.array([-0.75, 0.0, 0.03])
 CAMERA_FOV_DEG = 25.5  # from the top of the image to its bottom
-NEAREST_M = 0.1  # what comes closer to the camera than this is not drawn
+NEAREST_M = 0.1  # links closer to the camera are not drawn
 
 OVERSAMPLING = 2
-SUBPIXEL_BITS = 4  # OpenCV takes coordinates as whole numbers of 1/2**bits pixels
+SUBPIXEL_BITS = 4  # OpenCV takes coordinates as integers in units of 1/2**bits pixels
 
 TABLE: Color = (206, 202, 192)
 GRID: Color = (190, 186, 176)
@@ -37,11 +37,11 @@ METAL: Color = (150, 158, 170)
 JOINT_CAP: Color = (64, 128, 196)
 TOOL: Color = (44, 50, 60)
 TIP: Color = (40, 220, 70)
-SHADOW: Color = (158, 158, 158)  # of 255: the light that is left below the arm
+SHADOW: Color = (158, 158, 158)  # of 255: the light that remains below the arm
 
 
 class Link(NamedTuple):
-    """A straight piece of the arm between two DH frames, with its thickness."""
+    """A straight part of the arm between two DH frames, with its thickness."""
 
     start: int
     end: int
@@ -65,7 +65,7 @@ SHADING = ((1.0, 0.55), (0.82, 1.0), (0.35, 1.25))  # (share of the thickness, b
 
 
 class Projected(NamedTuple):
-    """Points as the camera sees them: pixel coordinates (N, 2), depth (N,), and pixels per meter there (N,)."""
+    """Points in the image: pixel coordinates (N, 2), depth (N,), and pixels per meter at that depth (N,)."""
 
     pixels: Array
     depth_m: Array
@@ -73,7 +73,7 @@ class Projected(NamedTuple):
 
 
 def project(points_m: npt.ArrayLike, height_px: int = HEIGHT_PX, width_px: int = WIDTH_PX) -> Projected:
-    """Project points (N, 3) onto an image of height_px x width_px; pixel (0, 0) is the top left pixel's corner."""
+    """Project points (N, 3) onto an image of height_px x width_px; (0, 0) is the corner of the top left pixel."""
     in_camera = (np.asarray(points_m, np.float64) - CAMERA_EYE_M) @ _camera_axes().T
     depth_m = np.maximum(in_camera[:, 2], NEAREST_M)
     px_per_m = height_px / 2 / np.tan(np.radians(CAMERA_FOV_DEG) / 2) / depth_m
@@ -84,7 +84,7 @@ def project(points_m: npt.ArrayLike, height_px: int = HEIGHT_PX, width_px: int =
 def render(
     joints: npt.ArrayLike, target_xy_m: npt.ArrayLike, height_px: int = HEIGHT_PX, width_px: int = WIDTH_PX
 ) -> Image:
-    """Return the camera's image, (height_px, width_px, 3) uint8 RGB, for angles (6,) and a target at xy (2,)."""
+    """Return the camera image, (height_px, width_px, 3) uint8 RGB, for joint angles (6,) and a target at xy (2,)."""
     size = height_px * OVERSAMPLING, width_px * OVERSAMPLING
     points = origins(joints)
     canvas = _table(*size).copy()
@@ -95,14 +95,14 @@ def render(
 
 
 def target_pixels(image: Image) -> int:
-    """Count the pixels of an RGB image (H, W, 3) that can only be the target's: nothing else in the cell is red."""
+    """Count the pixels of the target in an RGB image (H, W, 3): nothing else in the cell is red."""
     red, green, blue = np.moveaxis(image.astype(np.int16), -1, 0)
     return int(np.count_nonzero(red - np.maximum(green, blue) > 60))
 
 
 @cache
 def _camera_axes() -> Array:
-    """Return the camera's right, down and forward directions as the rows of a (3, 3) matrix."""
+    """Return the right, down and forward directions of the camera as the rows of a (3, 3) matrix."""
     forward = CAMERA_LOOK_AT_M - CAMERA_EYE_M
     forward /= np.linalg.norm(forward)
     right = np.cross(forward, [0.0, 0.0, 1.0])
@@ -112,7 +112,7 @@ def _camera_axes() -> Array:
 
 @cache
 def _table(height_px: int, width_px: int) -> Image:
-    """Draw the empty table with a grid of GRID_M."""
+    """Return the image of the empty table with grid lines every GRID_M."""
     canvas = np.full((height_px, width_px, 3), TABLE, np.uint8)
     (x_from, x_to), (y_from, y_to) = (-1.2, 0.4), (-0.8, 0.8)
     across = [[(x, y_from, 0), (x, y_to, 0)] for x in np.arange(x_from, x_to, GRID_M)]
@@ -133,24 +133,24 @@ def _draw_target(canvas: Image, target_xy_m: Array) -> None:
 
 
 def _with_shadow(canvas: Image, points_m: Array) -> Image:
-    """Darken what lies straight below the arm: with the tip it shows the tool's place over the table and its height."""
+    """Darken what is straight below the arm: shadow and tip together show where the tool is and how high."""
     light = np.full_like(canvas, 255)
-    seen = project(points_m * (1, 1, 0), *canvas.shape[:2])
-    for outline, in_front in zip(_outlines(seen, 1.0), _in_front(seen), strict=True):
+    projected = project(points_m * (1, 1, 0), *canvas.shape[:2])
+    for outline, in_front in zip(_outlines(projected, 1.0), _in_front(projected), strict=True):
         if in_front:
             cv2.fillConvexPoly(light, outline, SHADOW, cv2.LINE_AA, SUBPIXEL_BITS)
     return np.asarray(cv2.multiply(canvas, light, scale=1 / 255), np.uint8)
 
 
 def _draw_arm(canvas: Image, points_m: Array) -> None:
-    """Draw the links from the farthest to the nearest, each as a dark capsule with brighter ones within.
+    """Draw the links from the farthest to the nearest, each as a dark capsule with brighter ones inside.
 
-    The tip comes last, as a light that shines through the tool: what matters most must be seen in every image.
+    The tip is drawn last, over everything else: it must be visible in every image.
     """
-    seen = project(points_m, *canvas.shape[:2])
-    layers = [(_outlines(seen, share), brightness) for share, brightness in SHADING]
-    in_front = _in_front(seen)
-    far_to_near = np.argsort(-(seen.depth_m[STARTS] + seen.depth_m[ENDS])[:TIP_LINK], kind="stable")
+    projected = project(points_m, *canvas.shape[:2])
+    layers = [(_outlines(projected, share), brightness) for share, brightness in SHADING]
+    in_front = _in_front(projected)
+    far_to_near = np.argsort(-(projected.depth_m[STARTS] + projected.depth_m[ENDS])[:TIP_LINK], kind="stable")
     for k in (*far_to_near, TIP_LINK):
         if in_front[k]:
             for outlines, brightness in layers:
@@ -158,21 +158,21 @@ def _draw_arm(canvas: Image, points_m: Array) -> None:
                 cv2.fillConvexPoly(canvas, outlines[k], color, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
-def _outlines(seen: Projected, share: float) -> npt.NDArray[np.int32]:
-    """Return each link's outline (links, corners, 2), a thick line with round ends, thinner where it is farther away."""
-    along = seen.pixels[ENDS] - seen.pixels[STARTS]
+def _outlines(projected: Projected, share: float) -> npt.NDArray[np.int32]:
+    """Return the outline (links, corners, 2) of each link: a thick line with round ends, thinner where it is farther away."""
+    along = projected.pixels[ENDS] - projected.pixels[STARTS]
     heading = np.arctan2(along[:, 1], along[:, 0])[:, None]
     half_turn = np.linspace(-np.pi / 2, np.pi / 2, 12)
     caps = []
     for points, turn in ((ENDS, heading + half_turn), (STARTS, heading + half_turn + np.pi)):
-        radius_px = (share * RADII_M * seen.px_per_m[points])[:, None, None]
-        caps.append(seen.pixels[points, None] + radius_px * np.stack([np.cos(turn), np.sin(turn)], axis=-1))
+        radius_px = (share * RADII_M * projected.px_per_m[points])[:, None, None]
+        caps.append(projected.pixels[points, None] + radius_px * np.stack([np.cos(turn), np.sin(turn)], axis=-1))
     return _fixed(np.concatenate(caps, axis=1))
 
 
-def _in_front(seen: Projected) -> npt.NDArray[np.bool_]:
-    """Return which links (links,) are in front of the camera as a whole: others have no outline to speak of."""
-    return np.minimum(seen.depth_m[STARTS], seen.depth_m[ENDS]) > NEAREST_M
+def _in_front(projected: Projected) -> npt.NDArray[np.bool_]:
+    """Return which links (links,) are entirely in front of the camera; others have no valid outline."""
+    return np.minimum(projected.depth_m[STARTS], projected.depth_m[ENDS]) > NEAREST_M
 
 
 def _fixed(pixels: Array) -> npt.NDArray[np.int32]:

@@ -1,55 +1,35 @@
-"""`torchrun -m stage2_train --config cfg.yaml`: a dataset in, checkpoints out; without torchrun it is one process."""
+"""`torchrun -m stage2_train --config cfg.yaml`: trains a policy on a dataset; without torchrun in a single process."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from common.cli import config as configuration
 from common.cli.command import Parser, add_config_flags, run
+from common.cli.config import load
 from stage2_train.config import TrainConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the configuration and train, or look at what a training would do, or after the cache."""
+    """Train, or show what a training would do, or list or clear the frame cache."""
     parser = Parser("python -m stage2_train", description=__doc__)
     add_config_flags(parser, "data, model, augment, training, wandb")
-    parser.add_argument("--dry-run", action="store_true", help="show what a training would be; nothing is written")
+    parser.add_argument("--dry-run", action="store_true", help="show what a training would do; nothing is written")
     parser.add_argument("--cache", choices=["list", "clear"], help="list or remove decoded images (data.cache_dir)")
     flags = parser.parse_args(argv)
-    config = configuration.load(TrainConfig, flags.config, flags.override)
+    config = load(TrainConfig, flags.config, flags.override)
+
+    # Imported here because torch takes seconds, and a mistake in the configuration is to be reported at once.
+    from stage2_train.checkpoints.fine_tuning import with_base_settings
+    from stage2_train.dry_run import dry_run, show_cache
+    from stage2_train.train import denormals_flushed, train
+
     if flags.cache:
-        return cache(config, flags.cache)
-
-    # Importing torch takes seconds, a mistake in the config should not.
-    import torch
-
-    from stage2_train.checkpoints.finetune import adopt
-    from stage2_train.preview import preview
-    from stage2_train.train import train
-
-    # Momenta of units that have died halve every seven steps: after some 800 they are denormal, and a CPU takes a fifth
-    # longer for every step. Threads inherit the setting from the one that starts them, so it comes before the first work.
-    torch.set_flush_denormal(True)
-    try:
-        config = adopt(config)
+        show_cache(config, clear=flags.cache == "clear")
+        return 0
+    with denormals_flushed():
+        config = with_base_settings(config)
         if flags.dry_run:
-            preview(config)
+            dry_run(config)
         else:
             train(config)
-    finally:
-        torch.set_flush_denormal(False)
-    return 0
-
-
-def cache(config: TrainConfig, what: str) -> int:
-    """List or remove the decoded images and copied columns in data.cache_dir."""
-    from common.lerobot.frame_cache import clear_cache, default_cache_dir, list_cache
-
-    folder = Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()
-    for line in list_cache(folder) or [f"nothing is cached in {folder}"]:
-        print(line)
-    if what == "clear":
-        clear_cache(folder)
-        print("removed")
     return 0
 
 

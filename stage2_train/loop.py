@@ -1,224 +1,225 @@
-"""A prepared training in, its steps done: gradients, update, and now and then metrics, validation and a checkpoint."""
+"""The training loop: fetch, forward, backward, clip, step; now and then log, validate and save."""
 
 import contextlib
 import gc
 import logging
 import resource
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from common.act.checkpoint import Checkpoint
-from common.act.network import Act
-from common.cli.command import TransientError, UserError
+from common.cli.command import TransientError
 from common.lerobot.dataset import Dataset, Episode
-from common.lerobot.frame_cache import DecodedFrames
-from stage2_train.batches import Batch, BatchOrder, Recordings, Samples, batches, step_seed
-from stage2_train.checkpoints.contents import trainable
+from stage2_train.batches import Batch, BatchOrder, ChunkDataset, FrameStore, load_batches, step_seed
+from stage2_train.checkpoints.initial import parameter_count
 from stage2_train.checkpoints.resume import ResumePoint
-from stage2_train.checkpoints.saving import Numbered, Saver
+from stage2_train.checkpoints.writer import CheckpointWriter, TrainingState, TrainingStep
 from stage2_train.config import TrainConfig
+from stage2_train.distributed import AsyncFlags, World
+from stage2_train.finite_check import FiniteCheck
+from stage2_train.loss import Loss
 from stage2_train.loss_module import LossModule
-from stage2_train.optimizer import NEVER, Optimizer
-from stage2_train.ranks import Poll, Ranks
-from stage2_train.track import Metrics, Tracker, Window, tracker
+from stage2_train.optimizer import Optimizer
+from stage2_train.tracking.averages import Averages, Metrics
+from stage2_train.tracking.tracker import Tracker
 from stage2_train.validate import Validation
 
 log = logging.getLogger(__name__)
 
 
-class Run:
+class StepResult(NamedTuple):
+    """What one optimizer step did; the tensors are on the device and not yet read."""
+
+    loss: Loss  # of this rank's part of the global batch
+    grad_norm: Tensor
+    lr: float
+    duration_s: float
+    data_wait_s: float
+
+
+class Due(NamedTuple):
+    """What is to be done after a step."""
+
+    log: bool
+    validate: bool
+    save: bool
+
+
+class Outputs(NamedTuple):
+    """What the main process writes to."""
+
+    tracker: Tracker
+    writer: CheckpointWriter
+
+
+class Trainer:
     """One training, from its first step or from a checkpoint to its last step."""
 
     def __init__(
         self,
         config: TrainConfig,
         dataset: Dataset,
-        recordings: Recordings,
+        store: FrameStore,
         episodes: list[Episode],
         held_out: list[Episode],
         checkpoint: Checkpoint,
-        ranks: Ranks,
+        world: World,
     ) -> None:
         training, model = config.training, config.model
-        self.config, self.ranks, self.dataset = config, ranks, dataset
-        self.plan = BatchOrder(
-            *(training.seed, training.batch_size, ranks.rank, ranks.world_size, model.latent_dim),
-            *(training.grad_accumulation, config.augment.enabled),
+        self.config, self.world, self.checkpoint = config, world, checkpoint
+        self.order = BatchOrder(
+            seed=training.seed,
+            batch_size=training.batch_size,
+            rank=world.rank,
+            world_size=world.size,
+            latent_dim=model.latent_dim,
+            grad_accumulation=training.grad_accumulation,
+            augment=config.augment.enabled,
         )
-        self.samples = Samples(recordings, episodes, model.chunk_size)
+        self.dataset = ChunkDataset(store, episodes, model.chunk_size)
         self.validation = (
-            Validation(recordings, held_out, model.chunk_size, training.batch_size, model.latent_dim)
-            if held_out
-            else None
+            Validation(store, held_out, model.chunk_size, training.batch_size, model.latent_dim) if held_out else None
         )
-        self.checkpoint, self.network = checkpoint, checkpoint.network.to(ranks.device).train()
-        self.optimizer = Optimizer(self.network, training, ranks.world_size)
-        self.cameras = list(dataset.cameras)
-        self.window = Window(ranks.device)
-        self.first_step, self.dataset_changed = 0, False
+        self.network = checkpoint.network.to(world.device).train()
+        self.optimizer = Optimizer(self.network, training, world.size)
+        self.finite_check = FiniteCheck(world, self.optimizer.scaler, training.lr)
+        self.cameras, self.averages, self.first_step = list(dataset.cameras), Averages(world.device), 0
         log.info(
             "%d episodes (%d held out), %d frames, %.1f M parameters; batch %d x %d processes x %d = %d; on %s",
-            *(len(episodes), len(held_out), len(self.samples), trainable(self.network) / 1e6),
-            *(training.batch_size, ranks.world_size, training.grad_accumulation, self.plan.global_batch, ranks.device),
+            *(len(episodes), len(held_out), len(self.dataset), parameter_count(self.network) / 1e6),
+            *(training.batch_size, world.size, training.grad_accumulation, self.order.global_batch, world.device),
         )
 
-    def go_on_from(self, start: ResumePoint | None, first_step: int) -> None:
-        """Take over the state of a checkpoint, which the first rank reads and shares, or leave things as they are."""
+    def start_from(self, resume_point: ResumePoint | None, first_step: int) -> None:
+        """Load the checkpoint that the main process has opened, if any, and share it with all ranks."""
         self.first_step = first_step
-        if start is not None:
-            start.load(self.network, self.optimizer)
-            log.info("going on from %s", start.folder)
+        if resume_point is not None:
+            resume_point.load(self.network, self.optimizer)
+            log.info("resuming from %s", resume_point.folder)
         if first_step:
-            self.ranks.share(list(self.optimizer.tensors().values()))
-            self.window.load(start.window() if start else None, self.ranks)
+            state = self.optimizer.tensors()
+            self.world.broadcast(list(state.values()))
+            self.optimizer.load(state)
+            self.averages.load(resume_point.averages() if resume_point else None, self.world)
         if self.config.training.compile:
             self.network.compile()
-        model = self.ranks.wrap(self.network, self.config.training.ddp_bucket_mb)  # shares the weights
-        self.learner = LossModule(
-            self.network,
-            model,
-            self.checkpoint.normalizer.to(self.ranks.device),
-            self.cameras,
-            self.config.training,
-            self.config.augment,
+        model = self.world.wrap(self.network, self.config.training.ddp_bucket_mb)  # broadcasts the weights
+        normalizer = self.checkpoint.normalizer.to(self.world.device)
+        self.loss_module = LossModule(
+            self.network, model, normalizer, self.cameras, self.config.training, self.config.augment
         )
 
-    def loop(self, terminated: threading.Event) -> None:
-        """Train to the last step; log, validate and save on the way.
+    def run(self, stop_requested: Callable[[], bool]) -> None:
+        """Train to the last step.
 
-        Raises TransientError, or SystemExit on all ranks but the first, once `terminated` is set on any rank.
+        Once `stop_requested()` is true on any rank, saves and raises TransientError (SystemExit on the other ranks).
         """
-        training, ranks = self.config.training, self.ranks
-        poll, saved = Poll(ranks), time.monotonic()
-        pin = ranks.device.type == "cuda"
-        feed = batches(self.samples, self.plan, self.first_step, training.steps, training.num_workers, pin)
-        with self._saver() as saver, self._tracker() as track, _garbage_later():
+        training, world, flags = self.config.training, self.world, AsyncFlags(self.world)
+        pin_memory = world.device.type == "cuda"
+        batches = load_batches(
+            self.dataset, self.order, self.first_step, training.steps, training.num_workers, pin_memory
+        )
+        self.saved_s = time.monotonic()
+        with self._outputs() as outputs, _garbage_collection_paused():
             for step in range(self.first_step, training.steps):
-                started = time.perf_counter()
-                wait_s = self.gradients(feed, step)
-                lr, grad_norm = self.optimizer.step(step)
-                self.window.add_step(time.perf_counter() - started, wait_s)
+                result = self.train_step(batches, step)
+                self.finite_check.record(step, result.loss.total, result.grad_norm)
+                self.averages.add(result.loss, result.duration_s, result.data_wait_s)
 
-                done, last = step + 1, step + 1 == training.steps
-                due = time.monotonic() - saved >= training.save_every_min * 60 if training.save_every_min else False
-                stop, timed = poll.ask(terminated.is_set(), due)
-                logs, saves = (
-                    done % training.log_freq == 0 or last,
-                    done % training.save_freq == 0 or last or stop or timed,
-                )
-                metrics: Metrics = {}
-                if logs or saves:
-                    self._stop_if_not_finite()
-                if logs:
-                    metrics = self._metrics(done, lr, grad_norm.item())
-                    gc.collect(0)
-                if self.validation and (done % training.val_freq == 0 or last):
-                    metrics["val_loss"] = self.validation.loss(self.learner, ranks)
-                if metrics:
-                    track.log({"step": done, **metrics})
-                track.tick(done)
-                numbered = self._numbered(track) if saves else None
-                saved = time.monotonic() if saves else saved
-                if saver:
-                    saver.save(done, numbered, metrics.get("val_loss"))
+                done = step + 1
+                stop, save_now = flags.any(stop_requested(), self._save_timer_expired())
+                due = self._due(done, save_now=stop or save_now)
+                if any(due):
+                    self.finite_check.require()
+                metrics = self._metrics(done, result) if due.log else {}
+                if self.validation is not None and due.validate:
+                    metrics["val_loss"] = self.validation.loss(self.loss_module, world)
+                state = self._state(done) if due.save else None
+                if outputs:
+                    outputs.tracker.update(done, metrics)
+                    outputs.writer.save(done, state, metrics.get("val_loss"))
                 if stop:
-                    self._leave(saver, done)
+                    self._stop(outputs, done)
 
-    def _leave(self, saver: Saver | None, done: int) -> None:
-        if saver:
-            saver.wait()
-        self.ranks.wait_for_all()  # torchrun ends the others as soon as one is gone
-        self.ranks.leave(
-            TransientError(f"stopped by SIGTERM; saved at step {done}, the same command goes on from there")
-        )
-
-    def gradients(self, feed: Iterator[Batch], step: int) -> float:
-        """Add up the gradients of this rank's part of a global batch, averaged over the ranks; returns the wait for data."""
-        parts, ranks, wait_s = self.plan.accumulation, self.ranks, 0.0
+    def train_step(self, batches: Iterator[Batch], step: int) -> StepResult:
+        """Do one optimizer step on this rank's part of a global batch; nothing waits for the device."""
+        parts, world = self.order.grad_accumulation, self.world
+        started_s, data_wait_s, losses = time.perf_counter(), 0.0, []
         for part in range(parts):
-            asked = time.perf_counter()
-            batch = next(feed).each(lambda tensor: tensor.to(ranks.device, non_blocking=True))
-            wait_s += time.perf_counter() - asked
-            # dropout: nothing random to store or restore
-            torch.manual_seed(step_seed(self.plan.seed, ranks.rank, step * parts + part))
-            with self._no_averaging() if part < parts - 1 else contextlib.nullcontext():
-                loss = self.learner.loss(batch, ranks.world_size * parts)
-                self.optimizer.backward(loss.total / parts if parts > 1 else loss.total, step)
-            self.window.add_loss(loss, 1 / parts)
-        return wait_s
+            fetched_s = time.perf_counter()
+            batch = next(batches).to(world.device)
+            data_wait_s += time.perf_counter() - fetched_s
 
-    def _no_averaging(self) -> contextlib.AbstractContextManager[None]:
-        model = self.learner.model
-        return contextlib.nullcontext() if isinstance(model, Act) else model.no_sync()  # type: ignore[operator]
+            # Dropout depends on (seed, rank, step) alone, so no random state has to be stored.
+            torch.manual_seed(step_seed(self.order.seed, world.rank, step * parts + part))
+            is_last_part = part == parts - 1
+            with contextlib.nullcontext() if is_last_part else self.loss_module.no_sync():
+                loss = self.loss_module.loss(batch, world.size * parts)
+                self.optimizer.backward(loss.total / parts)
+            losses.append(torch.stack(loss).detach() / parts)
 
-    def _stop_if_not_finite(self) -> None:
-        """Leave, all ranks together, when a loss or gradient was not finite; no weight has changed since."""
-        first_R2 = self.ranks.gather(self.optimizer.guard.first_2)
-        if not first_R2.isfinite().any():
-            return
-        losses, gradients = first_R2[:, 0].tolist(), first_R2[:, 1].min().item()
-        rank = losses.index(min(losses))
-        what = f"the loss of rank {rank}" if losses[rank] != NEVER else "a gradient, though no loss,"
-        step = int(min(losses[rank], gradients)) + 1
-        lr = self.config.training.lr
-        self.ranks.leave(
-            UserError(
-                f"{what} is not finite at step {step}, and no weight has changed since; lower training.lr={lr:g} or look "
-                "at the data, and start from the last checkpoint with model.init_from"
-            )
+        lr, grad_norm = self.optimizer.step(step)  # clips, too
+        mean_loss = Loss(*torch.stack(losses).sum(dim=0))
+        return StepResult(mean_loss, grad_norm, lr, time.perf_counter() - started_s, data_wait_s)
+
+    def _due(self, done: int, save_now: bool) -> Due:
+        training, is_last = self.config.training, done == self.config.training.steps
+        return Due(
+            log=is_last or done % training.log_freq == 0,
+            validate=self.validation is not None and (is_last or done % training.val_freq == 0),
+            save=is_last or done % training.save_freq == 0 or save_now,
         )
 
-    def _metrics(self, done: int, lr: float, grad_norm: float) -> Metrics:
-        means, self.window = self.window.means(self.ranks), Window(self.ranks.device)
+    def _save_timer_expired(self) -> bool:
+        period_s = self.config.training.save_every_min * 60
+        return period_s > 0 and time.monotonic() - self.saved_s >= period_s
+
+    def _metrics(self, done: int, result: StepResult) -> Metrics:
+        gc.collect(0)
+        means = self.averages.means(self.world)
         return {
             **means,
-            "lr": lr,
-            "grad_norm": grad_norm,
-            "samples_per_s": self.plan.global_batch / means["step_s"],
-            "epoch": done * self.plan.global_batch / len(self.samples),
-            "memory_gb": _memory_bytes(self.ranks.device) / 1e9,
+            "lr": result.lr,
+            "grad_norm": result.grad_norm.item(),
+            "samples_per_s": self.order.global_batch / means["step_s"],
+            "epoch": done * self.order.global_batch / len(self.dataset),
+            "memory_gb": _peak_memory_bytes(self.world.device) / 1e9,
         }
 
-    def _numbered(self, track: Tracker) -> Numbered:
-        training = self.config.training
-        shares = {
-            "num_processes": self.ranks.world_size,
-            "batch_size": training.batch_size,
-            "grad_accum_steps": training.grad_accumulation,
-        }
-        return Numbered(shares, self.window.state(self.ranks), self._look_at_dataset, track.draw)
+    def _state(self, done: int) -> TrainingState:
+        training, self.saved_s = self.config.training, time.monotonic()
+        step = TrainingStep(done, self.world.size, training.batch_size, training.grad_accumulation)
+        return TrainingState(step, self.averages.state(self.world))
 
-    def _look_at_dataset(self) -> None:
-        """Notice, once, that the dataset is no longer what this training opened; raises UserError where that matters to it."""
-        changed = None if self.dataset_changed else self.dataset.changed_file()
-        if changed is None:
-            return
-        self.dataset_changed = True
-        what = f"{changed} has changed since this training began"
-        if any(isinstance(frames, DecodedFrames) and frames.reads_dataset for frames in self.samples.recordings.frames):
-            raise UserError(
-                f"{what}, which decodes its videos at every use; put it back and run the same command again"
-            )
-        log.warning(
-            "%s: it goes on with what it read then, but can be resumed only where the dataset is as it was", what
+    def _stop(self, outputs: Outputs | None, done: int) -> None:
+        if outputs:
+            outputs.writer.wait()
+        self.world.barrier()  # torchrun ends the other processes as soon as one has exited
+        self.world.exit_with(
+            TransientError(f"stopped by SIGTERM; saved at step {done}, the same command resumes from there")
         )
 
-    def _saver(self) -> contextlib.AbstractContextManager[Saver | None]:
-        if not self.ranks.is_first:
-            return contextlib.nullcontext()
-        training = self.config.training
-        return Saver(Path(training.output_dir), self.checkpoint, self.optimizer, training.keep_last)
-
-    def _tracker(self) -> contextlib.AbstractContextManager[Tracker]:
-        return tracker(Path(self.config.training.output_dir), self.first_step, self.config, self.ranks.is_first)
+    @contextlib.contextmanager
+    def _outputs(self) -> Iterator[Outputs | None]:
+        """Yield what the main process writes to, None on the other ranks."""
+        if not self.world.is_main:
+            yield None
+            return
+        folder, keep_last = Path(self.config.training.output_dir), self.config.training.keep_last
+        with (
+            Tracker(folder, self.config, self.first_step) as tracker,
+            CheckpointWriter(folder, self.checkpoint, self.optimizer, keep_last, tracker.draw_curves) as writer,
+        ):
+            yield Outputs(tracker, writer)
 
 
 @contextlib.contextmanager
-def _garbage_later() -> Iterator[None]:
+def _garbage_collection_paused() -> Iterator[None]:
     """Keep Python's garbage collector out of the steps: it would walk over millions of objects that live to the end."""
     gc.collect()
     gc.freeze()
@@ -230,8 +231,8 @@ def _garbage_later() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _memory_bytes(device: torch.device) -> int:
-    """The most this process has held: of the device's memory, on a CPU of its own."""
+def _peak_memory_bytes(device: torch.device) -> int:
+    """Return the peak of the memory allocated on the GPU, or of this process's own on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,4 +1,4 @@
-"""A batch in robot units in, the loss out: normalized and augmented on the device, predicted, compared."""
+"""The loss of a batch in robot units: augmented and normalized on the device, predicted, compared."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ PRECISIONS = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class LossModule:
-    """The network as the training sees it; `model` is the network or what averages its gradients over the ranks."""
+    """The network with normalization and loss around it; `model` is the network itself or DDP around it."""
 
     def __init__(
         self,
@@ -32,20 +32,21 @@ class LossModule:
     ) -> None:
         self.network, self.model = network, model
         self._normalizer, self._training, self._augmentation = normalizer, training, augmentation
-        self._keys = [image_key(camera) for camera in cameras]
+        self._image_keys = [image_key(camera) for camera in cameras]
         self._precision = PRECISIONS[training.amp]
 
-    def loss(self, batch: Batch, shares: int) -> Loss:
-        """Return this batch's loss; the mean over `shares` of them, on all ranks, is the loss of the global batch."""
+    def loss(self, batch: Batch, parts: int) -> Loss:
+        """Return this batch's loss; the mean over all `parts` of a global batch, on all ranks, is that batch's loss."""
         action_BCA = self._normalizer.apply(ACTION, batch.action_BCA)
         state_BS, images, environment_BE = self._inputs(batch)
         with self._autocast(state_BS):
             output = self.model(state_BS, images, action_BCA, batch.is_pad_BC, batch.noise_BL, environment_BE)
         training = self._training
-        weight, rule = training.kl_weight, training.l1_rule
-        return act_loss(output, action_BCA, batch.is_pad_BC, weight, batch.valid_count, shares, rule)
+        return act_loss(
+            output, action_BCA, batch.is_pad_BC, training.kl_weight, batch.valid_count, parts, training.l1_rule
+        )
 
-    def error(self, batch: Batch) -> Tensor:
+    def prediction_error(self, batch: Batch) -> Tensor:
         """Return (sum, count) of |error| over the valid steps, predicted as on the robot, in float64."""
         action_BCA = self._normalizer.apply(ACTION, batch.action_BCA)
         state_BS, images, environment_BE = self._inputs(batch)
@@ -55,19 +56,23 @@ class LossModule:
         return torch.stack([error_BCA.sum(), (~batch.is_pad_BC).sum() * float(action_BCA.shape[-1])])
 
     @contextlib.contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Turn dropout off for as long as the block runs."""
+    def eval_mode(self) -> Iterator[None]:
+        """Switch dropout off inside the block."""
         self.network.eval()
         try:
             yield
         finally:
             self.network.train()
 
+    def no_sync(self) -> contextlib.AbstractContextManager[None]:
+        """Do not average gradients over the ranks inside the block."""
+        return contextlib.nullcontext() if self.model is self.network else self.model.no_sync()  # type: ignore[operator]
+
     def _inputs(self, batch: Batch) -> tuple[Tensor, list[Tensor], Tensor | None]:
         images = batch.images
-        if batch.chance_BP is not None:
-            images = [augment(image, batch.chance_BP, self._augmentation) for image in images]
-        images = [self._normalizer.image(key, image) for key, image in zip(self._keys, images, strict=True)]
+        if batch.uniform_BU is not None:
+            images = [augment(image, batch.uniform_BU, self._augmentation) for image in images]
+        images = [self._normalizer.image(key, image) for key, image in zip(self._image_keys, images, strict=True)]
         environment_BE = batch.environment_BE
         if environment_BE is not None:
             environment_BE = self._normalizer.apply(ENVIRONMENT, environment_BE)

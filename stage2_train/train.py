@@ -1,11 +1,10 @@
-"""A configuration in, checkpoints out: everything that happens before the first step, in the order in which it happens."""
+"""Everything that happens before the first step of a training, in order."""
 
 import contextlib
 import ctypes
 import logging
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,13 +14,13 @@ from common.cli.command import TransientError, UserError
 from common.lerobot.dataset import Dataset, Episode
 from common.lerobot.frame_cache import default_cache_dir, open_frames
 from common.storage.files import locked, remove_stale
-from stage2_train.batches import Recordings, split
-from stage2_train.checkpoints.contents import new_checkpoint
-from stage2_train.checkpoints.resume import find_start
-from stage2_train.checkpoints.saving import checkpoint_name
+from stage2_train.batches import FrameStore, split_episodes
+from stage2_train.checkpoints.initial import initial_checkpoint
+from stage2_train.checkpoints.resume import find_resume_point
+from stage2_train.checkpoints.writer import checkpoint_name
 from stage2_train.config import TrainConfig, TrainingConfig
-from stage2_train.loop import Run
-from stage2_train.ranks import Ranks, join
+from stage2_train.distributed import World, init_distributed
+from stage2_train.loop import Trainer
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 log = logging.getLogger(__name__)
@@ -30,37 +29,44 @@ log = logging.getLogger(__name__)
 def train(config: TrainConfig) -> Path:
     """Train to the last step and return the folder of the last checkpoint.
 
-    Raises UserError for what the operator can mend, before the first step wherever possible, and TransientError where
-    the same command goes on from what is saved: after SIGTERM, or when another process is lost.
+    Raises UserError for what the operator can fix, before the first step wherever possible, and TransientError where
+    the same command resumes from what is saved: after SIGTERM, or when another process is lost.
     """
-    dataset = Dataset.open(Path(config.data.dataset)).in_size(config.data.size)
-    episodes, held_out = split(dataset, config.data.episodes, config.data.val_fraction)
-    check(config, dataset, episodes)
+    dataset, episodes, held_out = open_dataset(config)
     output_dir = Path(config.training.output_dir)
-    with _terminated() as (terminated, looping), join(config.training.device) as ranks, contextlib.ExitStack() as stack:
-        if not ranks.is_first:
+    with (
+        _sigterm_handler() as sigterm,
+        init_distributed(config.training.device) as world,
+        contextlib.ExitStack() as stack,
+    ):
+        if not world.is_main:
             logging.getLogger().setLevel(logging.WARNING)
-        set_up_device(config.training, ranks)
-        checkpoint = new_checkpoint(config, dataset, held_out)
-        start = None
-        if ranks.is_first:
+        set_up_device(config.training, world)
+        checkpoint = initial_checkpoint(config, dataset, held_out)
+        resume_point = None
+        if world.is_main:
             stack.enter_context(locked(output_dir))
             remove_stale(output_dir)
-            start = find_start(config, dataset.identity, ranks.world_size)
-        first_step = ranks.share_number(start.step if start else 0)
+            resume_point = find_resume_point(config, dataset.identity, world.size)
+        first_step = world.broadcast_int(resume_point.progress.step if resume_point else 0)
         if first_step >= config.training.steps:
-            log.info("finished already: %s has step %d of %d", output_dir, first_step, config.training.steps)
-            return start.folder if start else output_dir / checkpoint_name(first_step)
-        recordings = _open_recordings(config, dataset, ranks)
-        run = Run(config, dataset, recordings, episodes, held_out, checkpoint, ranks)
-        run.go_on_from(start, first_step)
-        looping.set()
-        run.loop(terminated)
+            log.info("already finished: %s has step %d of %d", output_dir, first_step, config.training.steps)
+            return resume_point.folder if resume_point else output_dir / checkpoint_name(first_step)
+        store = _open_frame_store(config, dataset, world)
+        trainer = Trainer(config, dataset, store, episodes, held_out, checkpoint, world)
+        trainer.start_from(resume_point, first_step)
+        sigterm.raises = False
+        trainer.run(lambda: sigterm.received)
         return output_dir / checkpoint_name(config.training.steps)
 
 
-def check(config: TrainConfig, dataset: Dataset, episodes: list[Episode]) -> None:
-    """Refuse what cannot be trained, warn of what is probably not meant."""
+def open_dataset(config: TrainConfig) -> tuple[Dataset, list[Episode], list[Episode]]:
+    """Return the dataset, its training episodes and its held-out episodes.
+
+    Raises UserError for what cannot be trained on, and warns of what is probably a mistake.
+    """
+    dataset = Dataset.open(Path(config.data.dataset)).in_size(config.data.size)
+    episodes, held_out = split_episodes(dataset, config.data.episodes, config.data.val_fraction)
     if dataset.fps != config.data.fps:
         raise UserError(
             f"data.fps={config.data.fps}, but {dataset.root} has {dataset.fps} frames per second; set data.fps"
@@ -76,16 +82,17 @@ def check(config: TrainConfig, dataset: Dataset, episodes: list[Episode]) -> Non
     for camera, (_, _, channels) in dataset.cameras.items():
         if channels != 3:
             raise UserError(f"camera {camera} of {dataset.root} has {channels} channels; images must have 3")
+    return dataset, episodes, held_out
 
 
-def set_up_device(training: TrainingConfig, ranks: Ranks) -> None:
-    """Set what PyTorch keeps for the whole process; raises UserError for a precision that the device has not."""
-    if training.amp == "fp16" and ranks.device.type == "cpu":
+def set_up_device(training: TrainingConfig, world: World) -> None:
+    """Set PyTorch's process-wide options; raises UserError for a precision that the device does not support."""
+    if training.amp == "fp16" and world.device.type == "cpu":
         raise UserError("training.amp=fp16 needs a CUDA device; on a CPU set training.amp=bf16 or none")
     torch.use_deterministic_algorithms(training.deterministic)
     if training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if ranks.device.type == "cuda":
+    if world.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = not training.deterministic
     else:
@@ -93,54 +100,76 @@ def set_up_device(training: TrainingConfig, ranks: Ranks) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what a step frees for the next one: to map and clear it anew took 5 % of a step on a CPU."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc has no mallopt
+    """Let the C library keep freed memory for the next step: to map and clear it again took 5 % of a step on a CPU."""
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries than glibc have no mallopt
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def _open_recordings(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> Recordings:
-    """Open the images and columns: one process of each machine prepares them, the others wait for it."""
-    cache_dir = Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()
-    require_writable(cache_dir)
+@contextlib.contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Flush denormal numbers to zero inside the block, in this thread and those it starts.
 
-    def opened() -> Recordings:
-        frames = open_frames(dataset, cache_dir, config.data.frame_cache, build=builds)
-        return Recordings(dataset, frames, cache_dir)
+    The momenta of dead units halve every seven steps: after some 800 they are denormal, and every step on a CPU takes a
+    fifth longer.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
-    builds = ranks.local_rank == 0
-    recordings = opened() if builds else None
-    ranks.wait_for_all()
-    return recordings or opened()
+
+def cache_dir(config: TrainConfig) -> Path:
+    """Return where decoded images and copied columns are kept."""
+    return Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()
 
 
-def require_writable(cache_dir: Path) -> None:
-    """Raise UserError when nothing can be kept in data.cache_dir."""
+def _open_frame_store(config: TrainConfig, dataset: Dataset, world: World) -> FrameStore:
+    """Open columns and images: one process of each machine fills the cache, the others wait for it."""
+    folder, builds = cache_dir(config), world.local_rank == 0
+    _require_writable(folder)
+
+    def open_store() -> FrameStore:
+        return FrameStore(dataset, open_frames(dataset, folder, config.data.frame_cache, build=builds), folder)
+
+    store = open_store() if builds else None
+    world.barrier()
+    return store or open_store()
+
+
+def _require_writable(folder: Path) -> None:
     problem = None
     try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         problem = error.strerror
-    if problem or not os.access(cache_dir, os.W_OK):
+    if problem or not os.access(folder, os.W_OK):
         raise UserError(
-            f"data.cache_dir={cache_dir} cannot be written to: {problem or 'not permitted'}; "
-            "set data.cache_dir to a folder where decoded images may lie"
+            f"data.cache_dir={folder} cannot be written to: {problem or 'not permitted'}; "
+            "set data.cache_dir to a folder for decoded images"
         )
 
 
-@contextlib.contextmanager
-def _terminated() -> Iterator[tuple[threading.Event, threading.Event]]:
-    """Yield what SIGTERM sets, so that the loop saves and leaves, and what to set when there is a loop to do so."""
-    terminated, looping = threading.Event(), threading.Event()
+class SigtermHandler:
+    """Raises TransientError on SIGTERM until the loop runs; from then on the loop sees `received`, saves and stops."""
 
-    def hear(*_: object) -> None:
-        terminated.set()
-        if not looping.is_set():
+    def __init__(self) -> None:
+        self.received, self.raises = False, True
+
+    def __call__(self, *_: object) -> None:
+        """Handle the signal."""
+        self.received = True
+        if self.raises:
             raise TransientError("stopped by SIGTERM before the first step")
 
-    before = signal.signal(signal.SIGTERM, hear)
+
+@contextlib.contextmanager
+def _sigterm_handler() -> Iterator[SigtermHandler]:
+    handler = SigtermHandler()
+    previous = signal.signal(signal.SIGTERM, handler)
     try:
-        yield terminated, looping
+        yield handler
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)

@@ -210,27 +210,14 @@ class Dataset:
 
     def _digest(self, with_times: bool) -> str:
         digest = hashlib.sha256()
-        for path, (size_bytes, changed_ns) in self.files.items():
-            name = path.relative_to(self.root).as_posix()
-            digest.update(f"{name}\0{size_bytes}\0".encode())
+        for path in sorted(path for path in self.root.rglob("*") if path.is_file()):
+            name, stat = path.relative_to(self.root).as_posix(), path.stat()
+            digest.update(f"{name}\0{stat.st_size}\0".encode())
             if name.startswith("meta/"):
                 digest.update(path.read_bytes())
             elif with_times:
-                digest.update(str(changed_ns).encode())
+                digest.update(str(stat.st_mtime_ns).encode())
         return digest.hexdigest()
-
-    @functools.cached_property
-    def files(self) -> dict[Path, tuple[int, int]]:
-        """Size in bytes and time of change in ns of every file, as they were when this was first asked for."""
-        return _files(self.root)
-
-    def changed_file(self) -> Path | None:
-        """Return a file that has changed, come or gone since `files` was first asked for, by sizes and times alone."""
-        try:
-            now = _files(self.root)
-        except OSError as error:  # it is being changed right now
-            return Path(error.filename or self.root)
-        return next((path for path in {**self.files, **now} if now.get(path) != self.files.get(path)), None)
 
     def columns(self, names: Sequence[str], cache_dir: Path) -> dict[str, npt.NDArray[Any]]:
         """Return whole columns, (rows, dimensions) or (rows,), read through `datasets`' memory-mapped Arrow table.
@@ -350,11 +337,6 @@ class Dataset:
             raise UserError(
                 f"{self.root}: info.json declares {self.info.total_frames} frames, the episodes hold {expected}"
             )
-
-
-def _files(root: Path) -> dict[Path, tuple[int, int]]:
-    stats = ((path, path.stat()) for path in sorted(root.rglob("*")) if path.is_file())
-    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats}
 
 
 def _image_shape(feature: Feature) -> tuple[int, int, int]:

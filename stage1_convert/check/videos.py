@@ -5,24 +5,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from common.cli.command import one_line, progress
 from common.lerobot.dataset import VIDEO_PATH, Feature
 from common.lerobot.images import Image
 from stage1_convert.check.faults import Findings
 from stage1_convert.check.meta import Episodes
-from stage1_convert.dataset.stats import tally
 
 TOLERANCE_S = 1e-4  # LeRobot's, for the time of a video frame
 
-Add = Callable[[str, int, npt.NDArray[np.int64]], None]
+Add = Callable[[str, int, Image], None]
 
 
 class Clip(NamedTuple):
     """An episode's stretch of a video file, and where meta/episodes tells of it."""
 
     episode: int
+    start: int
     length: int
     from_s: float
     to_s: float
@@ -35,10 +34,10 @@ def check_videos(
     """Decode every video of one feature and hold its frames against the episodes' rows and times."""
     clips: dict[Path, list[Clip]] = {}
     names = [f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")]
-    columns = zip(*(episodes.columns[name] for name in names), episodes.columns["length"], strict=True)
-    for number, (chunk, file, from_s, to_s, length) in enumerate(columns):
+    columns = zip(*(episodes.columns[name] for name in names), episodes.bounds, strict=True)
+    for number, (chunk, file, from_s, to_s, (start, stop)) in enumerate(columns):
         path = root / VIDEO_PATH.format(video_key=key, chunk_index=chunk, file_index=file)
-        clips.setdefault(path, []).append(Clip(number, length, from_s, to_s, episodes.places[number]))
+        clips.setdefault(path, []).append(Clip(number, start, stop - start, from_s, to_s, episodes.places[number]))
     folder = root / "videos" / key
     for path in sorted(set(folder.glob("*/*.mp4")) - set(clips)):
         faults.add(path, "belongs to no episode")
@@ -74,7 +73,7 @@ def _check_frames(
 ) -> None:
     import av
 
-    owners = [clip.episode for clip in clips for _ in range(clip.length)]
+    rows = [row for clip in clips for row in range(clip.start, clip.start + clip.length)]
     count, late = 0, False
     try:
         for seconds, image in _frames(path):
@@ -84,12 +83,12 @@ def _check_frames(
             if abs(seconds - count / fps) > TOLERANCE_S and not late:
                 faults.add(path, f"found a frame at {seconds:.6f} s, expected it at {count / fps:.6f} s", count)
                 late = True
-            add(key, owners[count] if count < len(owners) else -1, tally(image))
+            add(key, rows[count] if count < len(rows) else -1, image)
             count += 1
     except (av.FFmpegError, OSError, IndexError) as error:
         faults.add(path, f"cannot be decoded: {one_line(error)}", count)
         return
-    faults.expect(path, "number of frames (the rows of its episodes)", count, len(owners))
+    faults.expect(path, "number of frames (the rows of its episodes)", count, len(rows))
 
 
 def _frames(path: Path) -> Iterator[tuple[float, Image]]:

@@ -156,7 +156,7 @@ def forecast(source: Source, config: Config) -> BagEstimate:
     ]
     left_out = sum(span.frames for span in plan.plan.left_out)
     size_bytes = sum(frames) * (row_bytes + image_bytes)
-    return BagEstimate(source.name, None, frames, gaps, left_out, size_bytes, plan.report["warnings"])
+    return BagEstimate(source.name, None, frames, gaps, left_out, size_bytes, plan.entry.warnings)
 
 
 def _image_bytes(source: Source, plan: BagPlan, config: Config, scratch: Path) -> float:

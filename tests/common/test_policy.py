@@ -219,7 +219,11 @@ def test_weights_that_do_not_fit_the_config_are_refused_naming_the_tensor(broken
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"type": "diffusion"}, "'diffusion'"), ({"chunk_size": None}, "ACT policy"), ({"dim_model": 33}, "dim_model=33")],
+    [
+        ({"type": "diffusion"}, "type=diffusion: expected act"),
+        ({"chunk_size": None}, "ACT policy"),
+        ({"dim_model": 33}, "dim_model=33"),
+    ],
 )
 def test_a_config_of_something_else_is_refused(broken: Path, change: dict[str, object], words: str) -> None:
     settings = json.loads((broken / "config.json").read_text())

@@ -32,11 +32,11 @@ def test_what_is_printed_is_what_was_measured(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     printed = (finished / "printed.txt").read_text()
     assert f"{summary['reached']} of 20 held-out targets" in printed
-    assert f"{summary['ratio_to_best_baseline']:.2f} of the best trivial baseline" in printed
+    assert f"{summary['ratio_to_best_baseline']:.2f} times the error of the best baseline" in printed
 
 
 def test_everything_it_says_to_look_at_is_there(finished: Path) -> None:
-    printed = (finished / "printed.txt").read_text().partition("Look at\n")[2]
+    printed = (finished / "printed.txt").read_text().partition("Results\n")[2]
     named = [Path(line.split()[0]) for line in printed.splitlines() if line.strip()]
     assert len(named) == 5
     for path in named:
@@ -49,5 +49,5 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "train" / "thesis.txt").write_text("mine")
     done = run_module("demo", "--out", tmp_path)
     assert done.returncode == 2
-    assert "holds train, which is no demo of ours" in done.stderr
+    assert "holds train, which is no output of the demo" in done.stderr
     assert (tmp_path / "train" / "thesis.txt").read_text() == "mine"

@@ -9,9 +9,9 @@ from demo.expert import (
     MOVE_S,
     RECORDING_STREAM,
     ROLLOUT_STREAM,
-    SEEN_PX,
     START_AWAY_M,
     START_Z_M,
+    VISIBLE_PX,
     Task,
     motion,
     sample_task,
@@ -94,4 +94,4 @@ def test_no_start_is_close_to_its_goal() -> None:
 
 
 def test_the_camera_sees_the_target_at_every_start() -> None:
-    assert min(scene.target_pixels(scene.render(*task)) for task in tasks(200)) >= SEEN_PX
+    assert min(scene.target_pixels(scene.render(*task)) for task in tasks(200)) >= VISIBLE_PX

@@ -283,20 +283,20 @@ def test_an_unfinished_recording_of_something_else_is_refused(bags: Path, tmp_pa
     out = tmp_path / "bags"
     out.mkdir()
     shutil.copy(bags / "truth.json", out)
-    with pytest.raises(UserError, match="a part of another recording"):
+    with pytest.raises(UserError, match="part of another recording"):
         record(out, COUNT, SEED + 1)
 
 
 def test_a_folder_with_anything_else_in_it_is_refused_and_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"holds thesis\.txt, which is no recording of ours"):
+    with pytest.raises(UserError, match=r"holds thesis\.txt, which is no recording"):
         record(tmp_path, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_a_file_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bags").write_text("mine")
-    with pytest.raises(UserError, match="holds bags, which is no recording of ours"):
+    with pytest.raises(UserError, match="holds bags, which is no recording"):
         record(tmp_path / "bags", 1)
 
 

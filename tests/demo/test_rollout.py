@@ -123,12 +123,12 @@ def test_the_policy_sees_what_the_camera_shows_in_its_size_and_joints_in_its_ord
 
 
 def test_a_policy_for_another_robot_is_refused(tasks: list[Task]) -> None:
-    with pytest.raises(UserError, match=r"joints joint_0, .* this cell's are shoulder_pan_joint"):
+    with pytest.raises(UserError, match=r"joints joint_0, .* those of this cell are shoulder_pan_joint"):
         rollout(pilot_for(tasks, joint_names=[f"joint_{index}" for index in range(6)]), tasks)
 
 
 def test_a_policy_that_does_not_say_what_its_actions_mean_is_refused(tasks: list[Task]) -> None:
-    with pytest.raises(UserError, match="actions mean None"):
+    with pytest.raises(UserError, match="meaning of the policy's actions is None"):
         rollout(pilot_for(tasks, action_meaning=None), tasks)
 
 

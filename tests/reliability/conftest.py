@@ -11,12 +11,15 @@ from typing import NamedTuple
 
 import pytest
 
-from stage2_train.checkpoints.saving import numbered
+from common.lerobot.dataset import Dataset
+from stage2_train.batches import ChunkDataset
+from stage2_train.checkpoints.writer import list_checkpoints
 from stage2_train.train import train
 from tests.azurite.bring import impatient, service
+from tests.conftest import GOLDEN
 from tests.reliability.harness import SOAK, Ended, Warm
-from tests.reliability.noted import Note, notes, path_of
-from tests.stage2_train.tiny import VALIDATED, start, tiny_config, write_dataset
+from tests.reliability.recorded_training import Draws, read_draws, record_path
+from tests.stage2_train.tiny import VALIDATED, open_store, start, tiny_config, write_dataset
 
 __all__ = ["impatient", "service"]
 
@@ -78,55 +81,63 @@ def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-class Noted(NamedTuple):
-    """What the two processes of a training noted, and how the first one ended."""
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> ChunkDataset:
+    """The 42 frames of the dataset with images that LeRobot wrote, each the start of a chunk of 10 steps."""
+    dataset = Dataset.open(GOLDEN / "dataset_image")
+    return ChunkDataset(open_store(dataset, tmp_path_factory.mktemp("cache")), dataset.episodes, 10)
 
-    ranks: list[list[Note]]
+
+class Recorded(NamedTuple):
+    """What each of the two processes of a training drew, and how the first one ended."""
+
+    ranks: list[list[Draws]]
     ended: Ended
 
 
-class Stopped(NamedTuple):
-    """A training of two processes that was killed and started again, beside one that was not: what each rank noted."""
+class Resumed(NamedTuple):
+    """What each rank drew in a training that was killed and resumed, and in one that was not."""
 
-    whole: list[list[Note]]
-    before: list[list[Note]]  # up to the kill
-    after: list[list[Note]]
-    step: int  # where it went on
+    whole: list[list[Draws]]
+    before: list[list[Draws]]  # up to the kill
+    after: list[list[Draws]]
+    step: int  # where it resumed
     out: Path
 
 
 @pytest.fixture(scope="session")
-def undisturbed(warm: Warm, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Noted:
+def undisturbed(warm: Warm, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     """A training of two processes that nobody killed."""
-    return train_noting(warm, dataset, tmp_path_factory.mktemp("undisturbed") / "out")
+    return record_training(warm, dataset, tmp_path_factory.mktemp("undisturbed") / "out")
 
 
 @pytest.fixture(
     scope="session", params=itertools.product([0, 2], [0.5, 0.6, 0.7, 0.8, 0.9] if SOAK else [0.67]), ids=str
 )
-def stopped(
+def resumed(
     warm: Warm,
     dataset: Path,
-    undisturbed: Noted,
+    undisturbed: Recorded,
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
-) -> Stopped:
-    """The same with so many reader threads, killed after such a part of its changes to the disk and started again."""
-    (workers, part), out = request.param, tmp_path_factory.mktemp("stopped") / "out"
+) -> Resumed:
+    """The same with so many loader threads, killed after such a share of its changes to the disk and started again."""
+    (workers, share), out = request.param, tmp_path_factory.mktemp("resumed") / "out"
     threads = f"training.num_workers={workers}"
-    before = train_noting(warm, dataset, out, threads, die_at=int(undisturbed.ended.changes * part))
-    step, folder = numbered(out)[-1]
-    after = train_noting(warm, dataset, out, threads)
+    before = record_training(warm, dataset, out, threads, die_at=int(undisturbed.ended.changes * share))
+    step, folder = list_checkpoints(out)[-1]
+    after = record_training(warm, dataset, out, threads)
     assert (undisturbed.ended.code, before.ended.code, after.ended.code) == (0, -signal.SIGKILL, 0)
-    assert f"going on from {folder}" in after.ended.output
-    return Stopped(undisturbed.ranks, before.ranks, after.ranks, step, out)
+    assert f"resuming from {folder}" in after.ended.output
+    return Resumed(undisturbed.ranks, before.ranks, after.ranks, step, out)
 
 
-def train_noting(warm: Warm, dataset: Path, out: Path, *more: str, die_at: int = 0) -> Noted:
-    """Train as two processes that note what they draw."""
+def record_training(warm: Warm, dataset: Path, out: Path, *more: str, die_at: int = 0) -> Recorded:
+    """Train as two processes that record what they draw."""
     for rank in (0, 1):
-        path_of(out, rank).unlink(missing_ok=True)
+        record_path(out, rank).unlink(missing_ok=True)
     args = ("training.batch_size=2", "training.save_freq=3", *more)
-    commands = start(warm, dataset, out, *args, world_size=2, die_at=die_at, module="tests.reliability.noted")
+    module = "tests.reliability.recorded_training"
+    commands = start(warm, dataset, out, *args, world_size=2, die_at=die_at, module=module)
     first, _ = [command.join() for command in commands]
-    return Noted([notes(out, rank) for rank in (0, 1)], first)
+    return Recorded([read_draws(out, rank) for rank in (0, 1)], first)

@@ -10,7 +10,7 @@ import pytest
 from common.act.runs import pretrained_folder
 from common.cli.command import UserError
 from common.lerobot.dataset import Dataset
-from stage2_train.checkpoints.resume import find_start
+from stage2_train.checkpoints.resume import find_resume_point
 from stage2_train.train import train
 from tests.reliability.damage import damage
 from tests.reliability.harness import loops
@@ -56,19 +56,19 @@ def test_damage_to_any_of_its_files_is_noticed(
     paths = [path for path in (out / NEWEST).rglob("*") if path.is_file()]
     assert len(paths) == 12
     for path, harmed in harmed_in_turn(paths, chance, caplog):
-        start = find_start(config, identity, 1)
+        start = find_resume_point(config, identity, 1)
         assert start is not None
         assert start.folder == out / BEFORE, (path, harmed)
         (line,) = warned(caplog)
-        assert line.startswith(f"{out / NEWEST} is not whole and is passed over: ")
+        assert line.startswith(f"{out / NEWEST} is incomplete or damaged and is skipped: ")
     for path in paths:
         data = path.read_bytes()
         path.unlink()
-        start = find_start(config, identity, 1)
+        start = find_resume_point(config, identity, 1)
         assert start is not None
         assert start.folder == out / BEFORE, path
         path.write_bytes(data)
-    start = find_start(config, identity, 1)
+    start = find_resume_point(config, identity, 1)
     assert start is not None
     assert start.folder == out / NEWEST
 

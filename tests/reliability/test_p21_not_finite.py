@@ -1,88 +1,85 @@
-"""A loss or gradient that is not finite changes no weight on any rank, and stops them all, naming step and rank."""
+"""A loss or gradient that is not finite stops all ranks at the next log or save, and is never written to a checkpoint."""
 
-import logging
 import math
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.amp import GradScaler
 
-from common.act.network import Act, ActConfig
 from common.cli.command import EXIT_USER, UserError
-from stage2_train.config import TrainingConfig
-from stage2_train.optimizer import Optimizer
+from stage2_train.distributed import World
+from stage2_train.finite_check import FiniteCheck
 from stage2_train.train import train
 from tests.reliability.harness import Warm
-from tests.stage2_train.tiny import finish, start, stderr, tiny_config, write_dataset
+from tests.stage2_train.tiny import VALIDATED, finish, start, stderr, tiny_config
+
+DIVERGES = ("training.lr=1e30", "training.steps=60")  # the weights overflow within a few steps
 
 
-def test_every_rank_stops_when_the_loss_is_not_finite(warm: Warm, tmp_path: Path) -> None:
-    dataset, out = write_dataset(tmp_path / "dataset"), tmp_path / "out"
-    # So high a rate that the weights explode within a few steps.
-    args = (
-        "training.lr=1e30",
-        "training.log_freq=50",
-        "training.steps=50",
-        "training.save_freq=1",
-        "training.batch_size=2",
-    )
+def require_finite_checkpoints(out: Path) -> None:
+    for path in out.rglob("*.safetensors"):
+        for name, value in load_file(path).items():
+            assert value.isfinite().all(), (path, name)
+
+
+def test_every_rank_stops_when_the_loss_is_not_finite(warm: Warm, dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    args = (*DIVERGES, "training.log_freq=50", "training.save_freq=1", "training.batch_size=2")
     assert finish(start(warm, dataset, out, *args, world_size=2)) == [EXIT_USER, EXIT_USER], stderr(out)
     errors = [line for rank in (0, 1) for line in stderr(out, rank).splitlines() if line.startswith("error")]
     assert len(errors) == 1
     assert "is not finite at step" in errors[0]
-    for checkpoint in out.glob("checkpoint_*"):
-        for name, value in load_file(checkpoint / "pretrained_model" / "model.safetensors").items():
-            assert value.isfinite().all(), (checkpoint.name, name)
+    assert list(out.glob("checkpoint_*"))
+    require_finite_checkpoints(out)
 
 
-def test_a_bad_loss_of_one_rank_only_stops_the_other_too(warm: Warm, tmp_path: Path) -> None:
-    dataset, out = write_dataset(tmp_path / "dataset"), tmp_path / "out"
-    args = ("training.batch_size=2", "training.log_freq=6")
-    commands = start(warm, dataset, out, *args, world_size=2, module="tests.stage2_train.spoiled")
+def test_a_bad_loss_of_one_rank_only_stops_the_other_too(warm: Warm, dataset: Path, tmp_path: Path) -> None:
+    out, args = tmp_path / "out", ("training.batch_size=2", "training.log_freq=6")
+    commands = start(warm, dataset, out, *args, world_size=2, module="tests.stage2_train.infinite_action")
     assert finish(commands) == [EXIT_USER, EXIT_USER], stderr(out) + stderr(out, 1)
-    assert "error: the loss of rank 1 is not finite at step 4, and no weight has changed since" in stderr(out)
+    assert "error: the loss of rank 1 is not finite at step 4, and no checkpoint was written since" in stderr(out)
     assert not list(out.glob("checkpoint_*"))
 
 
-def test_a_bad_number_in_a_run_of_one_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    dataset = write_dataset(tmp_path / "dataset")
-    with caplog.at_level(logging.INFO), pytest.raises(UserError, match="is not finite at step"):
-        train(tiny_config(dataset, tmp_path / "out", "training.lr=1e30", "training.steps=60", "training.save_freq=60"))
+@pytest.mark.parametrize("due", ["training.log_freq=10", "training.save_freq=10", "training.val_freq=10"])
+def test_whatever_is_due_next_finds_it_and_writes_nothing(dataset: Path, tmp_path: Path, due: str) -> None:
+    rare = ("training.log_freq=60", "training.save_freq=60", VALIDATED[0], "training.val_freq=60")
+    with pytest.raises(UserError, match=r"is not finite at step [1-9],"):
+        train(tiny_config(dataset, tmp_path / "out", *DIVERGES, *rare, due))
+    assert (tmp_path / "out" / "metrics.jsonl").read_text() == ""
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
 
 
-@pytest.fixture
-def network() -> Act:
-    torch.manual_seed(0)
-    return Act(ActConfig(chunk_size=3, dim_model=8, n_heads=2, dim_feedforward=8, n_encoder_layers=1), 2, 2, 0)
+def new_check(scaler: GradScaler) -> FiniteCheck:
+    return FiniteCheck(World(0, 1, torch.device("cpu")), scaler, lr=1e-3)
 
 
-def one_step(network: Act, optimizer: Optimizer, step: int, factor: float, offset: float = 0.0) -> None:
-    loss = network(torch.ones(1, 2), []).actions_BCA.square().sum() * factor + offset
-    optimizer.backward(loss, step)
-    optimizer.step(step)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("loss", "the loss of rank 0 is not finite at step 3"),
+        ("grad_norm", "the gradient norm is not finite at step 3"),
+    ],
+)
+def test_the_first_bad_step_is_named(name: str, message: str, bad: float) -> None:
+    check = new_check(GradScaler("cpu", enabled=False))
+    for step, value in enumerate([1.0, 1.0, bad, 1.0, bad]):
+        values = {"loss": torch.tensor(1.0), "grad_norm": torch.tensor(1.0), name: torch.tensor(value)}
+        check.record(step, **values)
+        if step < 2:
+            check.require()
+    with pytest.raises(UserError, match=message):
+        check.require()
 
 
-# The last is a loss whose gradients are all finite, as those of an infinite L1 are.
-@pytest.mark.parametrize(("factor", "offset"), [(math.nan, 0.0), (math.inf, 0.0), (1.0, math.inf)])
-def test_no_update_after_a_bad_step_and_none_is_forgotten(network: Act, factor: float, offset: float) -> None:
-    optimizer = Optimizer(network, TrainingConfig(lr=1e-2))
-    one_step(network, optimizer, 0, 1.0)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    moments = {name: value.clone() for name, value in optimizer.tensors().items()}
-    one_step(network, optimizer, 1, factor, offset)
-    one_step(network, optimizer, 2, 1.0)  # good again, but the host has not looked yet
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert all(torch.equal(value, moments[name]) for name, value in optimizer.tensors().items())
-    assert optimizer.guard.first_2.tolist() == [1.0, 1.0]
-
-
-def test_float16_halves_its_scale_instead_and_goes_on(network: Act) -> None:
-    optimizer = Optimizer(network, TrainingConfig(lr=1e-2, amp="fp16"))
-    before = network.action_head.weight.detach().clone()
-    one_step(network, optimizer, 0, 1e35)  # finite, but not 65536 times as much
-    assert torch.equal(network.action_head.weight, before)
-    one_step(network, optimizer, 1, 1.0)
-    assert not torch.equal(network.action_head.weight, before)
-    assert optimizer.tensors()["scaler/scale_and_good_steps"].tolist() == [2.0**15, 1.0]
-    assert optimizer.guard.first_2.tolist() == [math.inf, math.inf]
+def test_float16_may_overflow_until_no_loss_scale_is_left() -> None:
+    scaler = GradScaler("cpu")
+    check = new_check(scaler)
+    check.record(0, torch.tensor(1.0), torch.tensor(math.inf))
+    check.require()
+    scaler.load_state_dict({**scaler.state_dict(), "scale": 0.5})
+    with pytest.raises(UserError, match=r"the gradients overflow float16 at every loss scale down to 0\.5"):
+        check.require()

@@ -1,4 +1,4 @@
-"""Training: what it leaves behind, what it means on several processes, and every kind of mistake."""
+"""Training: what it writes, that several processes give the results of one, and what is refused."""
 
 import json
 import logging
@@ -7,17 +7,27 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from common.cli.command import UserError
-from common.cli.config import load
+from common.cli.config import load, to_dict
 from common.policy import Policy
 from stage2_train.__main__ import main
 from stage2_train.config import TrainConfig
 from stage2_train.train import train
 from tests.conftest import GOLDEN, TINY_TRAINING, run_module
 from tests.reliability.harness import SOAK, Warm
-from tests.stage2_train.tiny import finish, metrics, start, stderr, tiny_config, without_times, write_dataset
+from tests.stage2_train.tiny import (
+    TINY,
+    metrics,
+    paths,
+    stderr,
+    tiny_config,
+    train_as,
+    without_times,
+    write_dataset,
+)
 
 WEIGHTS = Path("pretrained_model/model.safetensors")
 
@@ -29,8 +39,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def golden_run(out: Path, cache: Path, *overrides: str) -> Path:
     """Train in this process on images that LeRobot wrote, with dropout off so that runs can be compared."""
-    places = [f"data.dataset={GOLDEN / 'dataset_image'}", f"data.cache_dir={cache}", f"training.output_dir={out}"]
-    train(load(TrainConfig, None, [*TINY_TRAINING, *places, "model.dropout=0", *overrides]))
+    own = [*paths(GOLDEN / "dataset_image", out), f"data.cache_dir={cache}", "model.dropout=0"]
+    train(load(TrainConfig, None, [*TINY_TRAINING, *own, *overrides]))
     return out
 
 
@@ -51,7 +61,7 @@ def test_a_run_leaves_numbered_checkpoints_metrics_and_a_curve(alone: Path) -> N
     assert measured | {"step", "epoch"} == metrics(alone)[0].keys()
 
 
-def test_the_checkpoint_loads_and_remembers_the_training(alone: Path) -> None:
+def test_the_checkpoint_loads_and_records_the_training(alone: Path) -> None:
     policy = Policy.load(alone / "checkpoint_000004" / "pretrained_model")
     assert policy.joint_names[0] == "shoulder_pan"
     assert (policy.fps, policy.chunk_size, policy.cameras) == (30, 10, {"color": (64, 96, 3)})
@@ -83,7 +93,7 @@ def test_the_manifest_lies_beside_pretrained_model_never_in_it(alone: Path) -> N
     assert not (alone / "checkpoint_000004" / "pretrained_model" / "manifest.json").exists()
 
 
-def test_the_normalization_is_imagenets_for_images_and_the_datasets_for_joints(alone: Path) -> None:
+def test_normalization_uses_imagenet_statistics_for_images_and_the_datasets_for_joints(alone: Path) -> None:
     folder = alone / "checkpoint_000004" / "pretrained_model"
     tensors = load_file(folder / "policy_preprocessor_step_3_normalizer_processor.safetensors")
     stats = json.loads((GOLDEN / "dataset_image" / "meta" / "stats.json").read_text())
@@ -103,8 +113,7 @@ def assert_same_weights(one: Path, two: Path) -> None:
 
 def test_two_processes_with_images_give_the_losses_and_weights_of_one(warm: Warm, alone: Path, tmp_path: Path) -> None:
     args = [*TINY_TRAINING, "model.dropout=0", "training.batch_size=2", "model.latent_dim=32"]
-    out = tmp_path / "out"
-    assert finish(start(warm, GOLDEN / "dataset_image", out, *args, world_size=2)) == [0, 0], stderr(out)
+    out = train_as(2, warm, GOLDEN / "dataset_image", tmp_path / "out", *args)
     for one, two in zip(metrics(alone), metrics(out), strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
         assert two["l1_loss"] == pytest.approx(one["l1_loss"], rel=1e-5)
@@ -113,15 +122,16 @@ def test_two_processes_with_images_give_the_losses_and_weights_of_one(warm: Warm
     assert "strides" not in stderr(out) + stderr(out, 1)
 
 
-def test_the_global_batch_counts_not_how_it_is_shared(warm: Warm, dataset: Path, tmp_path: Path) -> None:
+def test_the_result_depends_on_the_global_batch_not_on_how_it_is_split(
+    warm: Warm, dataset: Path, tmp_path: Path
+) -> None:
     same = ("model.dropout=0", "training.steps=20", "training.save_freq=20")
-    for name, shares, world_size in (
+    for name, split, world_size in (
         ("one", ["training.batch_size=4"], 1),
         ("two", ["training.batch_size=2"], 2),
         ("parts", ["training.batch_size=1", "training.grad_accumulation=2"], 2),
     ):
-        out = tmp_path / name
-        assert finish(start(warm, dataset, out, *same, *shares, world_size=world_size)) == [0] * world_size, stderr(out)
+        train_as(world_size, warm, dataset, tmp_path / name, *same, *split)
     for name in ("two", "parts"):
         assert_same_weights(tmp_path / "one" / "checkpoint_000020", tmp_path / name / "checkpoint_000020")
         for one, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / name), strict=True):
@@ -132,26 +142,17 @@ def test_the_global_batch_counts_not_how_it_is_shared(warm: Warm, dataset: Path,
 def test_torchrun_and_plain_python_are_the_same(dataset: Path, tmp_path: Path) -> None:
     train(tiny_config(dataset, tmp_path / "alone"))
     config = tmp_path / "config.yaml"
-    import yaml
-
-    from common.cli.config import to_dict
-
-    tree = to_dict(tiny_config(dataset, tmp_path / "torchrun"))
-    config.write_text(yaml.safe_dump(tree))
+    config.write_text(yaml.safe_dump(to_dict(tiny_config(dataset, tmp_path / "torchrun"))))
     done = run_module("stage2_train", "--config", config, torchrun=1)
     assert done.returncode == 0, done.stderr
     assert without_times(tmp_path / "torchrun") == without_times(tmp_path / "alone")
 
 
-def test_several_cameras_environment_state_and_a_smaller_size_are_trained_and_saved(tmp_path: Path) -> None:
+def test_several_cameras_an_environment_state_and_resized_images_are_trained_on(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "dataset", cameras={"front": (48, 64), "wrist": (40, 40)}, environment=4)
     size = ["data.image_size=[32, 40]", "data.image_stats=imagenet", "training.steps=2", "training.log_freq=1"]
-    variants = [
-        "model.use_vae=false",
-        "model.pre_norm=true",
-        "model.feedforward_activation=gelu",
-        "model.n_decoder_layers=2",
-    ]
+    variants = ["model.use_vae=false", "model.pre_norm=true", "model.n_decoder_layers=2"]
+    variants += ["model.feedforward_activation=gelu"]
     train(tiny_config(dataset, tmp_path / "out", *size, *variants))
     policy = Policy.load(tmp_path / "out" / "checkpoint_000002")
     assert policy.cameras == {"front": (32, 40, 3), "wrist": (32, 40, 3)}
@@ -162,13 +163,12 @@ def test_several_cameras_environment_state_and_a_smaller_size_are_trained_and_sa
 
 
 def test_scaled_learning_rates_follow_the_number_of_processes(warm: Warm, dataset: Path, tmp_path: Path) -> None:
-    args = ("training.scale_lr=true", "training.steps=3", "training.lr=2e-4")
-    assert finish(start(warm, dataset, tmp_path / "out", *args, world_size=2)) == [0, 0], stderr(tmp_path / "out")
+    train_as(2, warm, dataset, tmp_path / "out", "training.scale_lr=true", "training.steps=3", "training.lr=2e-4")
     assert metrics(tmp_path / "out")[0]["lr"] == pytest.approx(4e-4)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("overrides", "message"),
     [
         (["training.lrr=1"], "unknown key training.lrr; did you mean training.lr?"),
         (
@@ -189,14 +189,12 @@ def test_scaled_learning_rates_follow_the_number_of_processes(warm: Warm, datase
     ],
 )
 def test_a_mistake_is_refused_before_anything_is_written(
-    dataset: Path, tmp_path: Path, overrides: list[str], words: str
+    dataset: Path, tmp_path: Path, overrides: list[str], message: str
 ) -> None:
-    cameras = write_dataset(tmp_path / "images", cameras={"front": (32, 32)}) if "nowhere.pth" in words else dataset
-    places = [f"data.dataset={cameras}", f"training.output_dir={tmp_path / 'out'}"]
-    from tests.stage2_train.tiny import TINY
-
-    with pytest.raises(UserError, match=re.escape(words)):
-        main(["--override", *TINY, *places, *overrides])
+    if "nowhere.pth" in message:
+        dataset = write_dataset(tmp_path / "images", cameras={"front": (32, 32)})
+    with pytest.raises(UserError, match=re.escape(message)):
+        main(["--override", *TINY, *paths(dataset, tmp_path / "out"), *overrides])
     assert not (tmp_path / "out").exists()
 
 
@@ -206,20 +204,25 @@ def test_a_mistake_is_one_line_and_exit_code_2() -> None:
     assert done.stderr == "error: unknown key training.lrr; did you mean training.lr?\n"
 
 
+def dataset_with_std(root: Path, key: str, std: list[float] | None) -> Path:
+    """A dataset whose stats.json gives this standard deviation, or none."""
+    path = write_dataset(root) / "meta" / "stats.json"
+    stats = json.loads(path.read_text())
+    stats[key] = {"mean": stats[key]["mean"], **({"std": std} if std else {})}
+    path.write_text(json.dumps(stats))
+    return root
+
+
 def test_missing_statistics_are_refused(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path / "dataset")
-    stats = json.loads((dataset / "meta/stats.json").read_text())
-    del stats["action"]["std"]
-    (dataset / "meta/stats.json").write_text(json.dumps(stats))
+    dataset = dataset_with_std(tmp_path / "dataset", "action", None)
     with pytest.raises(UserError, match=r"the normalization lacks action\.std"):
         train(tiny_config(dataset, tmp_path / "out"))
 
 
-def test_a_joint_that_never_moves_is_floored_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    dataset = write_dataset(tmp_path / "dataset")
-    stats = json.loads((dataset / "meta/stats.json").read_text())
-    stats["observation.state"]["std"][1] = 0.0
-    (dataset / "meta/stats.json").write_text(json.dumps(stats))
+def test_the_std_of_a_joint_that_never_moves_has_a_lower_bound(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = dataset_with_std(tmp_path / "dataset", "observation.state", [1.0, 0.0, 1.0])
     with caplog.at_level(logging.WARNING):
         train(tiny_config(dataset, tmp_path / "out", "training.steps=1"))
     assert "observation.state of 1 hardly varies" in caplog.text
@@ -242,19 +245,12 @@ def test_bfloat16_learns_like_float32_and_saves_float32(alone: Path, cache: Path
     assert {value.dtype for value in weights.values()} == {torch.float32}
 
 
-NO_IMAGES = (
-    "training.steps=150",
-    "training.save_freq=150",
-    "training.log_freq=50",
-    "training.lr=3e-3",
-    "model.dropout=0",
-)
+def test_bfloat16_ends_closer_to_float32_than_another_seed_does(dataset: Path, tmp_path: Path) -> None:
+    longer = ("training.steps=150", "training.save_freq=150", "training.log_freq=50", "training.lr=3e-3")
 
-
-def test_bfloat16_ends_as_near_to_float32_as_another_seed_does(dataset: Path, tmp_path: Path) -> None:
     def last_loss(*overrides: str) -> float:
         out = tmp_path / "".join(overrides)
-        train(tiny_config(dataset, out, *NO_IMAGES, *overrides))
+        train(tiny_config(dataset, out, *longer, "model.dropout=0", *overrides))
         first, *_, last = [row["loss"] for row in metrics(out)]
         assert last < 0.8 * first
         return last
@@ -266,7 +262,7 @@ def test_bfloat16_ends_as_near_to_float32_as_another_seed_does(dataset: Path, tm
     assert 0 < abs(half - full) < noise
 
 
-def test_deterministic_refuses_operations_that_are_not_and_repeats_every_bit(cache: Path, tmp_path: Path) -> None:
+def test_deterministic_refuses_other_operations_and_gives_the_same_bits(cache: Path, tmp_path: Path) -> None:
     def put_twice() -> None:
         torch.zeros(2).put_(torch.tensor([0, 0]), torch.ones(2), accumulate=False)
 
@@ -275,7 +271,7 @@ def test_deterministic_refuses_operations_that_are_not_and_repeats_every_bit(cac
         with pytest.raises(RuntimeError, match="does not have a deterministic implementation"):
             put_twice()
     finally:
-        golden_run(tmp_path / "free", cache, "training.steps=1")  # switches it off again
+        golden_run(tmp_path / "free", cache, "training.steps=1")  # resets the option
     put_twice()
     assert (one / "checkpoint_000004" / WEIGHTS).read_bytes() == (other / "checkpoint_000004" / WEIGHTS).read_bytes()
     assert without_times(one) == without_times(other)
@@ -283,7 +279,7 @@ def test_deterministic_refuses_operations_that_are_not_and_repeats_every_bit(cac
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
 @pytest.mark.skipif(not SOAK, reason="compiling takes minutes; SOAK=1 asks for it")
-def test_a_compiled_network_learns_as_it_does_uncompiled(alone: Path, cache: Path, tmp_path: Path) -> None:
+def test_a_compiled_network_gives_the_losses_of_an_eager_one(alone: Path, cache: Path, tmp_path: Path) -> None:
     golden_run(tmp_path, cache, "training.compile=true")
     for compiled, eager in zip(metrics(tmp_path), metrics(alone), strict=True):
         assert compiled["loss"] == pytest.approx(eager["loss"], rel=1e-4)

@@ -1,4 +1,4 @@
-"""The held-out loss is the L1 of what the policy would answer on the robot, whoever computes which part of it."""
+"""The held-out loss is the L1 error of the policy as on the robot, for any number of processes."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from common.lerobot.dataset import Dataset
 from common.policy import Policy
 from stage2_train.train import train
 from tests.reliability.harness import Warm
-from tests.stage2_train.tiny import finish, metrics, start, stderr, tiny_config
+from tests.stage2_train.tiny import metrics, tiny_config, train_as
 
 HELD_OUT = ("data.val_fraction=0.34", "training.val_freq=4", "training.lr=1e-2")
 
@@ -27,7 +28,7 @@ def val_losses(out: Path) -> dict[int, float]:
     return {int(row["step"]): row["val_loss"] for row in metrics(out) if "val_loss" in row}
 
 
-def test_it_equals_the_policys_error_frame_by_frame(dataset: Path, out: Path, tmp_path: Path) -> None:
+def test_it_equals_the_mean_error_of_the_policy_over_the_frames(dataset: Path, out: Path, tmp_path: Path) -> None:
     policy, opened = Policy.load(out / "checkpoint_000012"), Dataset.open(dataset)
     columns = opened.columns(["observation.state", "action"], tmp_path)
     std = policy.checkpoint.normalizer.statistics()["action.std"].numpy() + 1e-8
@@ -40,11 +41,11 @@ def test_it_equals_the_policys_error_frame_by_frame(dataset: Path, out: Path, tm
     assert val_losses(out)[12] == pytest.approx(np.concatenate(errors).mean(), rel=1e-4)
 
 
-def test_it_comes_every_so_many_steps_and_at_the_end(out: Path) -> None:
+def test_it_is_logged_every_val_freq_steps_and_at_the_end(out: Path) -> None:
     assert list(val_losses(out)) == [4, 8, 12]
 
 
-def test_best_is_the_step_with_the_lowest(out: Path) -> None:
+def test_best_holds_the_step_with_the_lowest_loss(out: Path) -> None:
     losses = val_losses(out)
     best = json.loads((out / "best" / "best.json").read_text())
     assert best == {"step": min(losses, key=losses.__getitem__), "val_loss": min(losses.values())}
@@ -56,17 +57,12 @@ def test_best_is_the_step_with_the_lowest(out: Path) -> None:
 def test_two_processes_share_the_work_and_agree(warm: Warm, dataset: Path, out: Path, tmp_path: Path) -> None:
     args = (*HELD_OUT, "training.lr=1e-4", "model.dropout=0")
     train(tiny_config(dataset, tmp_path / "alone", *args))
-    together = tmp_path / "together"
-    assert finish(start(warm, dataset, together, *args, "training.batch_size=2", world_size=2)) == [0, 0], stderr(
-        together
-    )
+    together = train_as(2, warm, dataset, tmp_path / "together", *args, "training.batch_size=2")
     assert list(val_losses(together).values()) == pytest.approx(list(val_losses(tmp_path / "alone").values()), rel=1e-4)
 
 
-def test_looking_at_held_out_episodes_does_not_change_the_training(dataset: Path, out: Path, tmp_path: Path) -> None:
+def test_validation_does_not_change_the_training(dataset: Path, out: Path, tmp_path: Path) -> None:
     train(tiny_config(dataset, tmp_path / "out", *HELD_OUT, "training.val_freq=1"))
-    from safetensors.torch import load_file
-
     name = "checkpoint_000012/pretrained_model/model.safetensors"
     one, other = load_file(out / name), load_file(tmp_path / "out" / name)
     assert all(torch.equal(value, other[key]) for key, value in one.items())

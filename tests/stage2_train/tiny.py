@@ -1,4 +1,4 @@
-"""Datasets and trainings so small that a run takes a blink."""
+"""Datasets and trainings so small that a run takes a fraction of a second."""
 
 import json
 import shutil
@@ -12,6 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.cli.config import load
+from common.lerobot.dataset import Dataset
+from common.lerobot.frame_cache import open_frames
+from stage2_train.batches import FrameStore
 from stage2_train.config import TrainConfig
 from tests.reliability.harness import Command, Warm
 
@@ -41,11 +44,9 @@ def write_dataset(
 ) -> Path:
     """A LeRobot v3.0 dataset with 3 joints, 2 actions and PNG images; one parquet file per episode."""
     rng = np.random.default_rng(0)
-    vectors = {
-        "observation.state": 3,
-        "action": 2,
-        **({"observation.environment_state": environment} if environment else {}),
-    }
+    vectors = {"observation.state": 3, "action": 2}
+    if environment:
+        vectors["observation.environment_state"] = environment
     features: dict[str, object] = {k: {"dtype": "float32", "shape": [n], "names": None} for k, n in vectors.items()}
     for camera, size in cameras.items():
         names = ["height", "width", "channels"]
@@ -69,37 +70,39 @@ def write_dataset(
         columns |= {"frame_index": pa.array(range(length)), "episode_index": pa.array([number] * length)}
         columns |= {"index": pa.array(range(first, first + length)), "task_index": pa.array([0] * length)}
         _write(root / f"data/chunk-000/file-{number:03d}.parquet", pa.table(columns))
-        episodes.append(
-            {
-                "episode_index": number,
-                "dataset_from_index": first,
-                "dataset_to_index": first + length,
-                "data/chunk_index": 0,
-                "data/file_index": number,
-            }
-        )
+        row = {"episode_index": number, "dataset_from_index": first, "dataset_to_index": first + length}
+        episodes.append({**row, "data/chunk_index": 0, "data/file_index": number})
         first += length
     _write(root / "meta/episodes/chunk-000/file-000.parquet", pa.Table.from_pylist(episodes))
     stats: dict[str, object] = {}
     for key, arrays in values.items():
         whole = np.concatenate(arrays).astype(np.float64)
         stats[key] = {"mean": whole.mean(0).tolist(), "std": whole.std(0).tolist()}
-    info = {
+    info: dict[str, object] = {
         "codebase_version": "v3.0",
         "fps": 30,
         "total_frames": first,
         "total_episodes": len(lengths),
-        "features": features,
     }
+    info["features"] = features
     (root / "meta/info.json").write_text(json.dumps(info))
     (root / "meta/stats.json").write_text(json.dumps(stats))
     return root
 
 
+def open_store(dataset: Dataset, cache: Path) -> FrameStore:
+    """Columns and decoded images of a dataset, cached in a folder."""
+    return FrameStore(dataset, open_frames(dataset, cache), cache)
+
+
+def paths(dataset: Path, out: Path) -> list[str]:
+    """The overrides for dataset, output folder, and a cache beside the output folder."""
+    return [f"data.dataset={dataset}", f"data.cache_dir={out.parent / 'cache'}", f"training.output_dir={out}"]
+
+
 def tiny_config(dataset: Path, out: Path, *overrides: str) -> TrainConfig:
-    """The configuration of a tiny run; its cache lies beside the output."""
-    places = [f"data.dataset={dataset}", f"data.cache_dir={out.parent / 'cache'}", f"training.output_dir={out}"]
-    return load(TrainConfig, None, [*TINY, *places, *overrides])
+    """The configuration of a tiny run."""
+    return load(TrainConfig, None, [*TINY, *paths(dataset, out), *overrides])
 
 
 def metrics(out: Path) -> list[dict[str, float]]:
@@ -109,13 +112,13 @@ def metrics(out: Path) -> list[dict[str, float]]:
 
 
 def without_times(out: Path) -> list[dict[str, float]]:
-    """What two equal runs must agree on."""
+    """The metrics that two equal runs must agree on."""
     timed = ("step_s", "data_wait_s", "samples_per_s", "memory_gb")
     return [{key: value for key, value in row.items() if key not in timed} for row in metrics(out)]
 
 
 def stopped_at(whole: Path, step: int, out: Path) -> Path:
-    """The folder as a run leaves it that dies right after the checkpoint of `step`: later log lines may be there."""
+    """Copy a complete run and leave what it had when it died right after the checkpoint of `step`, plus later log lines."""
     shutil.copytree(whole, out)
     for folder in out.glob("checkpoint_*"):
         if int(folder.name[-6:]) > step:
@@ -124,7 +127,7 @@ def stopped_at(whole: Path, step: int, out: Path) -> Path:
 
 
 def content(out: Path) -> dict[str, bytes]:
-    """Every file of the checkpoints but what holds paths and manifests of them."""
+    """Every file of the checkpoints except those that hold paths, and the manifests, which hash them."""
     names = {"train_config.json", "manifest.json"}
     files = (
         path for path in out.rglob("*") if path.is_file() and path.parts[len(out.parts)].startswith(("check", "best"))
@@ -143,36 +146,39 @@ def start(
 ) -> list[Command]:
     """Fork a run as `world_size` processes, with the environment that torchrun would give them.
 
-    With `die_at` the first rank is killed by its so manieth change to the file system.
+    With `die_at` = n the first rank is killed at its n-th change to the file system.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = [
-        f"data.dataset={dataset}",
-        f"data.cache_dir={out.parent / 'cache'}",
-        f"training.output_dir={out}",
-        *overrides,
-    ]
-    place = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    environment = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [
         warm.start(
             out.with_name(f"{out.name}.{rank}.log"),
-            *(module, "--override", *TINY, *flags),
+            *(module, "--override", *TINY, *paths(dataset, out), *overrides),
             die_at=die_at if rank == 0 else 0,
-            **{**place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            **{**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(world_size)
     ]
 
 
 def finish(commands: Sequence[Command], timeout_s: float = 200) -> list[int]:
-    """Wait for all of them; returns their exit codes."""
+    """Wait for all processes; returns their exit codes."""
     return [command.join(timeout_s).code for command in commands]
 
 
+def train_as(
+    world_size: int, warm: Warm, dataset: Path, out: Path, *overrides: str, module: str = "stage2_train"
+) -> Path:
+    """Train as so many processes to the end, each of which must exit with 0; returns the output folder."""
+    commands = start(warm, dataset, out, *overrides, world_size=world_size, module=module)
+    assert finish(commands) == [0] * world_size, stderr(out)
+    return out
+
+
 def stderr(out: Path, rank: int = 0) -> str:
-    """What a rank of a run said in its last start."""
+    """What a rank printed in its last start."""
     return out.with_name(f"{out.name}.{rank}.log").read_text()
 
 

@@ -1,8 +1,6 @@
 """Datasets that LeRobot wrote read as LeRobot reads them, value by value."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -130,20 +128,6 @@ def test_a_damaged_copy_of_the_columns_is_made_anew(
     caplog.clear()
     np.testing.assert_array_equal(dataset.columns([ACTION], tmp_path)[ACTION], wanted)
     assert not caplog.text
-
-
-def test_what_changes_comes_or_goes_is_noticed(image_dataset: Path) -> None:
-    dataset, other = Dataset.open(image_dataset), image_dataset / "meta" / "info.json"
-    assert dataset.files
-    assert dataset.changed_file() is None
-    added = image_dataset / "data" / "chunk-000" / "file-001.parquet"
-    added.write_bytes(b"")
-    assert dataset.changed_file() == added
-    added.unlink()
-    os.utime(other, ns=(0, 0))
-    assert dataset.changed_file() == other
-    shutil.rmtree(image_dataset)
-    assert dataset.changed_file() in dataset.files
 
 
 def test_a_folder_without_a_dataset_is_refused(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from common.cli.command import UserError
 from common.cli.config import load
 from stage1_convert.check import check, print_report
 from stage1_convert.config import Config
-from stage1_convert.dataset.merge import merge
 from stage1_convert.pipeline.convert import Options, convert
+from stage1_convert.pipeline.merge import merge
 from stage1_convert.sources.source import open_source
 from tests.conftest import GOLDEN, run_module
 from tests.stage1_convert.conversion import run
@@ -71,26 +71,27 @@ def test_a_whole_dataset_has_no_fault(kind: str, files: int, sources: dict[str, 
     ids=lambda settings: settings[0],
 )
 def test_whatever_is_converted_and_merged_has_no_fault(settings: list[str], tmp_path: Path) -> None:
-    for seed, part in enumerate(("one", "two")):
+    for seed in range(2):
         recording = cell(seed=seed, seconds=2.5, topic=RAW_TOPIC)
         del recording.images[30:40]
-        recording.write(tmp_path / part / "bag")
-        run(tmp_path / part, tmp_path / f"{part}.out", *settings)
-        assert not check(tmp_path / f"{part}.out").faults
-    merge([tmp_path / "one.out", tmp_path / "two.out"], tmp_path / "both")
+        recording.write(tmp_path / "src" / f"bag{seed}")
+    shards, source = [tmp_path / "one", tmp_path / "two"], open_source(str(tmp_path / "src"), True)
+    for number, shard in enumerate(shards, 1):
+        convert(source, shard, load(Config, None, settings), Options(0, shard=(number, 2)))
+        assert not check(shard).faults
+    merge(shards, tmp_path / "both")
     report = check(tmp_path / "both")
     assert not report.faults
-    assert report.frames == sum(check(tmp_path / f"{part}.out").frames for part in ("one", "two"))
+    assert report.frames == sum(check(shard).frames for shard in shards)
 
 
-def test_images_that_were_trusted_are_allowed_to_be_counted_in_part(tmp_path: Path) -> None:
-    cell(seconds=4).write(tmp_path / "src" / "bag")
-    config = load(Config, None, [])
-    convert(open_source(str(tmp_path / "src"), True), tmp_path / "out", config, Options(trust_images=True))
-    counted = json.loads((tmp_path / "out" / STATS).read_text())[COLOR]["count"][0]
+def test_long_episodes_and_large_images_are_measured_by_the_same_sample(tmp_path: Path) -> None:
+    cell(seconds=5, size=(32, 320)).write(tmp_path / "src" / "bag")
+    run(tmp_path / "src", tmp_path / "out")
     report = check(tmp_path / "out")
     assert not report.faults
-    assert counted < report.frames
+    counted = json.loads((tmp_path / "out" / STATS).read_text())[COLOR]["count"]
+    assert counted == [100] < [report.frames]
 
 
 def edit_json(name: str, change: Callable[[Any], object]) -> Change:

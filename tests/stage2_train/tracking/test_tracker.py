@@ -1,54 +1,53 @@
-"""metrics.jsonl is the truth; wandb and TensorBoard get the same numbers, and only when they are asked for."""
+"""metrics.jsonl is the record; wandb and TensorBoard get the same numbers, and only when they are enabled."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-from stage2_train.track import keep_until
+from stage2_train.tracking.tracker import truncate_metrics
 from stage2_train.train import train
 from tests.conftest import run_module
-from tests.stage2_train.tiny import TINY, metrics, tiny_config
+from tests.stage2_train.tiny import TINY, metrics, paths, tiny_config
 
 
 def test_wandb_offline_keeps_metrics_configuration_project_and_tags(dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    places = [f"data.dataset={dataset}", f"data.cache_dir={tmp_path / 'cache'}", f"training.output_dir={out}"]
     wandb = ["wandb.enabled=true", "wandb.mode=offline", "wandb.run_name=first", "training.steps=4"]
-    done = run_module("stage2_train", "--override", *TINY, *places, *wandb)
+    done = run_module("stage2_train", "--override", *TINY, *paths(dataset, out), *wandb)
     assert done.returncode == 0, done.stderr
     (path,) = (out / "wandb").glob("offline-run-*/*.wandb")
-    kept = path.read_bytes()
-    for words in (b"ur10e-act-train", b"first", b"osmo", b"dim_feedforward", b"samples_per_s", b"grad_norm"):
-        assert words in kept, words
+    stored = path.read_bytes()
+    for text in (b"ur10e-act-train", b"first", b"osmo", b"dim_feedforward", b"samples_per_s", b"grad_norm"):
+        assert text in stored, text
     for row in metrics(out):
-        assert str(row["loss"]).encode() in kept
+        assert str(row["loss"]).encode() in stored
     assert path.name == f"run-{(out / 'wandb_run_id').read_text()}.wandb"
 
 
-def test_without_it_wandb_is_not_even_imported(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_is_not_imported_unless_enabled(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     train(tiny_config(dataset, tmp_path / "out", "training.steps=1"))
     assert "wandb" not in sys.modules
     assert not (tmp_path / "out" / "wandb").exists()
 
 
-def test_tensorboard_gets_every_number_when_asked_for(dataset: Path, tmp_path: Path) -> None:
+def test_tensorboard_gets_every_number(dataset: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train(tiny_config(dataset, tmp_path / "out", "training.tensorboard=true"))
-    kept = EventAccumulator(str(tmp_path / "out" / "tensorboard"))
-    kept.Reload()
+    stored = EventAccumulator(str(tmp_path / "out" / "tensorboard"))
+    stored.Reload()
     for key in ("loss", "lr", "grad_norm"):
         expected = [(int(row["step"]), pytest.approx(row[key])) for row in metrics(tmp_path / "out")]
-        assert [(event.step, event.value) for event in kept.Scalars(key)] == expected
+        assert [(event.step, event.value) for event in stored.Scalars(key)] == expected
 
 
-def test_lines_beyond_a_step_and_a_torn_one_are_cut_off(tmp_path: Path) -> None:
+def test_metrics_after_the_step_and_an_incomplete_line_are_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    keep_until(tmp_path, 2)
+    truncate_metrics(path, 2)
     assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
-    path.write_bytes(b'{"step": 1}\n{"step": 2}')  # whole, but the next line would run into it
-    keep_until(tmp_path, 2)
+    path.write_bytes(b'{"step": 1}\n{"step": 2}')  # valid JSON, but the next line would be appended to it
+    truncate_metrics(path, 2)
     assert path.read_bytes() == b'{"step": 1}\n'

@@ -1,4 +1,4 @@
-"""An ACT checkpoint of anybody's in, the weights and settings that a training starts from out."""
+"""Fine-tuning: the weights and settings of `model.init_from`, an ACT checkpoint of this project or of LeRobot."""
 
 import logging
 from pathlib import Path
@@ -10,14 +10,14 @@ from common.cli.command import UserError
 from common.cli.config import changed
 from stage2_train.config import TrainConfig
 
-# How the chunks are used, and how hard the training is, may differ; everything else decides what the weights mean.
-FREE = {"n_action_steps", "temporal_ensemble_coeff", "dropout", "pretrained_backbone_weights"}
+# How chunks are executed and how the network is regularized may differ; every other key decides what the weights mean.
+FREE_KEYS = {"n_action_steps", "temporal_ensemble_coeff", "dropout", "pretrained_backbone_weights"}
 
 log = logging.getLogger(__name__)
 
 
-def adopt(config: TrainConfig) -> TrainConfig:
-    """Return the configuration with the model keys that nobody set taken from model.init_from, if there is one."""
+def with_base_settings(config: TrainConfig) -> TrainConfig:
+    """Return the configuration with every model key that the user has not set taken from model.init_from, if there is one."""
     if config.model.init_from is None:
         return config
     _, act, _ = read_settings(pretrained_folder(Path(config.model.init_from)))
@@ -25,18 +25,15 @@ def adopt(config: TrainConfig) -> TrainConfig:
     taken = {key: value for key, value in act if key not in kept}
     try:
         return changed(config, model=changed(config.model, **taken))
-    except UserError as error:  # such as a chunk_size that was set and is shorter than their n_action_steps
+    except UserError as error:  # such as a chunk_size that was set and is shorter than the base's n_action_steps
         raise UserError(f"model.init_from={config.model.init_from}: {error}") from error
 
 
 def read_base(config: TrainConfig, shape: PolicyShape) -> Checkpoint:
-    """Return the checkpoint of model.init_from; raises UserError naming what the network or the dataset has otherwise."""
+    """Return the checkpoint of model.init_from; raises UserError naming the first difference that its weights cannot have."""
     base = Checkpoint.read(pretrained_folder(Path(str(config.model.init_from))))
-    pairs = {
-        f"model.{name}": (getattr(base.act, name), getattr(config.model, name))
-        for name in ActConfig.model_fields
-        if name not in FREE
-    }
+    keys = [key for key in ActConfig.model_fields if key not in FREE_KEYS]
+    settings = {f"model.{key}": (getattr(base.act, key), getattr(config.model, key)) for key in keys}
     sizes = {
         "the size of observation.state": (base.shape.state_dim, shape.state_dim),
         "the size of action": (base.shape.action_dim, shape.action_dim),
@@ -48,8 +45,10 @@ def read_base(config: TrainConfig, shape: PolicyShape) -> Checkpoint:
         for camera, size in base.shape.cameras.items()
         if camera in shape.cameras
     }
-    for what, (theirs, ours) in (pairs | sizes | images).items():
-        if theirs != ours:
-            raise UserError(f"model.init_from={config.model.init_from} has {what} {theirs}, this training {ours}")
+    for name, (base_value, own_value) in (settings | sizes | images).items():
+        if base_value != own_value:
+            raise UserError(
+                f"model.init_from={config.model.init_from} has {name} {base_value}, this training {own_value}"
+            )
     log.info("starting from the weights of %s", config.model.init_from)
     return base

@@ -1,4 +1,4 @@
-"""A configuration and a dataset in, the network to train and everything else that a checkpoint holds out."""
+"""The checkpoint that a training starts from: network, normalization statistics and the record of the training."""
 
 import logging
 import os
@@ -16,25 +16,25 @@ from common.act.network import Act
 from common.act.normalization import Normalizer
 from common.act.records import Robot
 from common.act.resnet import load_backbone_weights
-from common.cli import config as configuration
+from common.cli.config import to_dict
 from common.lerobot.dataset import ACTION, STATE, Dataset, Episode, image_key
-from stage2_train.checkpoints.finetune import read_base
+from stage2_train.checkpoints.fine_tuning import read_base
 from stage2_train.config import TrainConfig
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-# A joint that never moved has no spread to divide by. A state is floored higher than an action: dividing a still joint's
-# state by almost nothing would blow up its first small motion, while the action's floor also scales what is predicted.
-STD_FLOORS = {STATE: 1e-3, ENVIRONMENT: 1e-3, ACTION: 1e-5}
+# Lower bounds of the standard deviations, for joints that never move. The bound of a state is higher than that of an action:
+# dividing by almost nothing would blow up the joint's first small motion, while the action's bound scales the prediction, too.
+MIN_STDS = {STATE: 1e-3, ENVIRONMENT: 1e-3, ACTION: 1e-5}
 MEAN_STD = {"VISUAL": "MEAN_STD", "STATE": "MEAN_STD", "ACTION": "MEAN_STD"}
 
 log = logging.getLogger(__name__)
 
 
-def new_checkpoint(config: TrainConfig, dataset: Dataset, held_out: list[Episode]) -> Checkpoint:
-    """Build network, normalization and everything else a checkpoint holds, before the first step.
+def initial_checkpoint(config: TrainConfig, dataset: Dataset, held_out: list[Episode]) -> Checkpoint:
+    """Build everything a checkpoint holds, before the first step.
 
-    The weights are a function of training.seed, or those of model.init_from. Raises UserError when the dataset lacks the
-    statistics or does not fit them.
+    The weights are a function of training.seed, or those of model.init_from. Raises UserError when the dataset lacks
+    statistics or does not fit model.init_from.
     """
     environment = dataset.features.get(ENVIRONMENT)
     shape = PolicyShape(
@@ -73,19 +73,24 @@ def new_checkpoint(config: TrainConfig, dataset: Dataset, held_out: list[Episode
 
 
 def statistics(dataset: Dataset, image_stats: str) -> dict[str, Tensor]:
-    """Return "<feature>.<stat>" tensors of the whole dataset, still joints floored, as LeRobot's processor files hold them."""
+    """Return "<feature>.<statistic>" tensors of the dataset, as LeRobot's processor files hold them.
+
+    The standard deviations of vectors are at least MIN_STDS; `image_stats` says what images are normalized by.
+    """
     tensors = {
         f"{key}.{name}": torch.tensor(value, dtype=torch.float32)
-        for key, of in dataset.stats.items()
-        for name, value in of.items()
+        for key, stats in dataset.stats.items()
+        for name, value in stats.items()
     }
-    for key, floor in STD_FLOORS.items():
+    for key, min_std in MIN_STDS.items():
         std = tensors.get(f"{key}.std")
-        if std is not None and (std < floor).any():
+        if std is not None and (std < min_std).any():
             names = dataset.features[key].names or tuple(map(str, range(len(std))))
-            still = [name for name, value in zip(names, std.tolist(), strict=True) if value < floor]
-            log.warning("%s of %s hardly varies; its standard deviation is taken as %g", key, ", ".join(still), floor)
-            tensors[f"{key}.std"] = std.clamp(min=floor)
+            constant = [name for name, value in zip(names, std.tolist(), strict=True) if value < min_std]
+            log.warning(
+                "%s of %s hardly varies; its standard deviation is set to %g", key, ", ".join(constant), min_std
+            )
+            tensors[f"{key}.std"] = std.clamp(min=min_std)
     if image_stats == "imagenet":
         for camera in dataset.cameras:
             for name, value in IMAGENET.items():
@@ -93,15 +98,15 @@ def statistics(dataset: Dataset, image_stats: str) -> dict[str, Tensor]:
     return tensors
 
 
-def trainable(network: Act) -> int:
-    """Return the number of parameters that are trained."""
+def parameter_count(network: Act) -> int:
+    """Return the number of trained parameters."""
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
 def _record(config: TrainConfig, dataset: Dataset, held_out: list[Episode]) -> dict[str, Any]:
     return {
         "written_by": "bag2act; LeRobot's inference does not read this file",
-        "config": configuration.to_dict(config),
+        "config": to_dict(config),
         "dataset": {
             "fingerprint": dataset.fingerprint,
             "identity": dataset.identity,
@@ -115,7 +120,7 @@ def _record(config: TrainConfig, dataset: Dataset, held_out: list[Episode]) -> d
 
 
 def _git_commit() -> str | None:
-    """The commit of this code, None when it does not run from a repository; an image may say it in GIT_COMMIT."""
+    """Return the commit of this code, None outside a repository; a container image may set GIT_COMMIT."""
     if os.environ.get("GIT_COMMIT"):
         return os.environ["GIT_COMMIT"]
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
