@@ -31,6 +31,10 @@ R = TypeVar("R")
 Outcome = Literal["result", "error", "out of memory"]
 
 
+class OutOfMemoryError(UserError):
+    """A call asked for more memory than it may take, or its process was killed, probably for lack of memory."""
+
+
 class Limits(NamedTuple):
     """Limits of one call: memory beyond what the process has at its start (mapped files are free), and time."""
 
@@ -141,13 +145,13 @@ class _Worker(Generic[A, R]):
         except (EOFError, ConnectionResetError):
             self._process.join()
             self.kill()
-            return UserError(_cause_of_death(self._process.exitcode or 0))
+            return _death(self._process.exitcode or 0)
         if outcome == "error":
             raise value
         if outcome == "out of memory":
             self.kill()  # its memory may be fragmented
             limit = f"{self._limits.memory_bytes:,} bytes of memory"
-            return UserError(f"asks for more than {limit}; it is damaged or too large")
+            return OutOfMemoryError(f"asks for more than {limit}; it is damaged or too large")
         result: R | UserError = value
         return result
 
@@ -233,8 +237,10 @@ def _exit_with_parent() -> None:
     os._exit(1)
 
 
-def _cause_of_death(code: int) -> str:
+def _death(code: int) -> UserError:
     if code == -signal.SIGKILL:
-        return "the process that read it was killed, probably for lack of memory; free some or use fewer --workers"
+        return OutOfMemoryError(
+            "the process that read it was killed, probably for lack of memory; free some or use fewer --workers"
+        )
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    return f"the process that read it died ({name}); it is damaged"
+    return UserError(f"the process that read it died ({name}); it is damaged")
