@@ -1,4 +1,4 @@
-"""Flags in, a dataset out: `python -m stage1_convert --src BAGS --out DATASET`."""
+"""The command that converts ROS bags into a dataset: `python -m stage1_convert --src BAGS --out DATASET`."""
 
 import argparse
 import os
@@ -12,46 +12,52 @@ from common.cli.command import Parser, UserError, add_config_flags, run
 from common.cli.config import load
 from stage1_convert.check import check, print_report
 from stage1_convert.config import Config
-from stage1_convert.dataset.merge import merge
 from stage1_convert.inspect.dry_run import dry_run
 from stage1_convert.inspect.print import inspect
 from stage1_convert.pipeline.convert import Options, RefusedError, Summary, convert, select
-from stage1_convert.sources.source import open_source
+from stage1_convert.pipeline.merge import merge
+from stage1_convert.sources import open_source
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Convert or merge and print a summary; returns 0, also when some bags were refused and --strict is not given."""
+    """Run the command and return its exit code; a conversion returns 0 also when some bags were refused without --strict."""
     args = _parser().parse_args(argv)
     if args.check:
         return print_report(check(args.check))
+    config = load(Config, args.config, args.override)
     if args.inspect:
-        return inspect(args.inspect, args.out, load(Config, args.config, args.override).data.ros_distro)
+        return inspect(args.inspect, args.out, config.data.ros_distro)
     if args.dry_run:
-        _require(args, "src")
-        config = load(Config, args.config, args.override)
-        supply = open_source(args.src, args.keep_downloads == "true")
-        offers = select(supply.offers, config.data, _shard(args.shard))
-        return dry_run(supply.look(offers), len(offers), config, args.out)
+        return _dry_run(args, config)
     start = time.monotonic()
-    if args.merge:
-        _require(args, "merge", "out")
-        if args.src:
-            raise UserError("command line: --merge takes datasets and no --src")
-        summary = merge(args.merge, args.out)
-    else:
-        _require(args, "src", "out")
-        options = Options(args.workers, args.strict, _shard(args.shard), args.trust_images)
-        if args.workers < 1:
-            raise UserError(f"--workers {args.workers}: expected at least 1")
-        try:
-            config = load(Config, args.config, args.override)
-            summary = convert(open_source(args.src, args.keep_downloads == "true"), args.out, config, options)
-        except RefusedError as error:
-            _print_notes("refused", error.refused)
-            raise
-    taken = f"{len(args.merge)} joined" if args.merge else _count_bags(summary)
-    _print_summary(summary, args.out, time.monotonic() - start, "datasets" if args.merge else "bags", taken)
+    summary = _merge(args) if args.merge else _convert(args, config)
+    _print_summary(summary, args.out, time.monotonic() - start)
     return 0
+
+
+def _dry_run(args: argparse.Namespace, config: Config) -> int:
+    _require(args, "src")
+    source = open_source(args.src, args.keep_downloads == "true")
+    return dry_run(source, select(source.bags, config.data, _shard(args.shard)), config, args.out)
+
+
+def _merge(args: argparse.Namespace) -> Summary:
+    _require(args, "merge", "out")
+    if args.src:
+        raise UserError("command line: --merge takes datasets and no --src")
+    return merge(args.merge, args.out)
+
+
+def _convert(args: argparse.Namespace, config: Config) -> Summary:
+    _require(args, "src", "out")
+    options = Options(args.workers, args.strict, _shard(args.shard), args.trust_images)
+    if args.workers < 1:
+        raise UserError(f"--workers {args.workers}: expected at least 1")
+    try:
+        return convert(open_source(args.src, args.keep_downloads == "true"), args.out, config, options)
+    except RefusedError as error:
+        _print_notes("refused", error.refused)
+        raise
 
 
 def _parser() -> Parser:
@@ -67,17 +73,17 @@ def _parser() -> Parser:
     parser.add_argument(
         "--trust-images",
         action="store_true",
-        help="check only header and end of JPEGs, and decode a sample of all for the statistics",
+        help="check only the header and the end of JPEGs; only a sample of all is decoded, for the statistics",
     )
     parser.add_argument(
         "--keep-downloads", choices=["true", "false"], default="true", help="false: delete each download once converted"
     )
     modes = parser.add_mutually_exclusive_group()
-    modes.add_argument("--inspect", type=Path, metavar="BAG", help="tell what a bag, or each bag in a folder, holds")
+    modes.add_argument("--inspect", type=Path, metavar="BAG", help="print what a bag, or each bag in a folder, holds")
     modes.add_argument("--check", type=Path, metavar="DATASET", help="look for faults in any LeRobot v3.0 dataset")
-    modes.add_argument("--dry-run", action="store_true", help="tell what would be converted, and how large it gets")
+    modes.add_argument("--dry-run", action="store_true", help="print what would be converted, and how large it gets")
     modes.add_argument(
-        "--merge", type=Path, nargs="+", metavar="DATASET", help="join datasets into --out instead of converting"
+        "--merge", type=Path, nargs="+", metavar="SHARD", help="join the shards of one conversion into --out"
     )
     return parser
 
@@ -96,19 +102,16 @@ def _shard(text: str) -> tuple[int, int]:
     return part, parts
 
 
-def _count_bags(summary: Summary) -> str:
-    counts = f"{summary.bags - len(summary.refused)} converted, {len(summary.refused)} refused"
-    return f"{counts}; {summary.reused} unchanged since they were converted before" if summary.reused else counts
-
-
-def _print_summary(summary: Summary, out: Path, seconds: float, things: str, taken: str) -> None:
+def _print_summary(summary: Summary, out: Path, seconds: float) -> None:
+    bags = f"{summary.bags - len(summary.refused)} converted, {len(summary.refused)} refused"
+    reused = f"; {summary.reused} unchanged since they were converted before" if summary.reused else ""
     rows = {
-        things: taken,
+        "bags": bags + reused,
         "episodes": f"{summary.episodes}",
         "frames": f"{summary.frames}",
         "speed": f"{summary.frames / seconds:.0f} frames/s, {seconds:.1f} s",
         "warnings": f"{len(summary.warnings)}",
-        "dataset": f"{out}" if summary.episodes else f"none; {out} tells --merge of this shard",
+        "dataset": f"{out}" if summary.episodes else f"none; {out} holds this shard's record for --merge",
     }
     for name, value in rows.items():
         print(f"{name:<10}{value}")

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         require_exportable(flags.export)
     inputs = open_inputs(flags.checkpoint, flags.dataset, flags.episodes, flags.device, flags.action_meaning)
-    print(report(evaluate(inputs, out, _settings(flags)).to_json()))
+    print(report(evaluate(inputs, out, _settings(flags))))
     if flags.export:
         from stage3_eval.export import export
 

@@ -57,7 +57,7 @@ def evaluate(inputs: Inputs, out: Path, settings: Settings) -> Summary:
             _join_tables(folder / ALL_EPISODES, [folder / episode_file(episode.number) for episode in inputs.episodes])
         _draw_first(folder / CURVES, inputs, scores[0], header)
         by_number = {episode.number: found for episode, found in zip(inputs.episodes, scores, strict=True)}
-        write_page(folder / PAGE, summary.to_json(), inputs, by_number, settings.attention)
+        write_page(folder / PAGE, summary, inputs, by_number, settings.attention)
         write_json(folder / SUMMARY, summary.to_json())
     log.info("open %s to see the results", out / PAGE)
     return summary

@@ -1,6 +1,6 @@
-"""Read the rows of an episode, the measured positions of its joints, and single images."""
+"""Read the rows of an episode and the measured positions of its joints."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 from common.cli.command import UserError, one_line
 from common.lerobot.columns import as_array
 from common.lerobot.dataset import ACTION, STATE, Dataset, Episode
-from common.lerobot.images import Image
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -47,18 +46,6 @@ def positions(dataset: Dataset, state_TS: npt.NDArray[Any]) -> npt.NDArray[Any] 
     if set(dataset.joint_names) <= set(names):
         return state_TS[:, [names.index(joint) for joint in dataset.joint_names]]
     return state_TS if state_TS.shape[1] == dataset.features[ACTION].shape[0] else None
-
-
-def images_at(dataset: Dataset, episode: Episode, camera: str, frames: Iterable[int]) -> dict[int, Image]:
-    """Return frame -> image of a few frames; decoding stops after the last of them."""
-    wanted = set(frames)
-    found: dict[int, Image] = {}
-    for frame, image in enumerate(dataset.images(episode, camera)):
-        if frame in wanted:
-            found[frame] = image
-        if len(found) == len(wanted):
-            break
-    return found
 
 
 def require_finite(values: npt.NDArray[Any], what: str, episode: Episode, frames: npt.NDArray[np.int64]) -> None:

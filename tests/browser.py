@@ -1,4 +1,4 @@
-"""A page in, what a real browser says of it out: errors on its console, requests over the network, and a screenshot.
+"""Pages in a real browser: what every page we write must fulfill, and a way to open one and look further.
 
 Chromium is Debian's (`apt-get install chromium`); where it is missing the test skips with that reason, and fails when
 CI=true: a check that CI never runs would be none.
@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +18,35 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 WIDE, NARROW = (1280, 900), (390, 844)  # a laptop, and a phone held upright
+VOID = ("img", "meta", "link", "br", "wbr", "line", "path", "rect")  # need no end tag, or close themselves
+# Returns everything that is wrong with a page, one line each. Contrast is WCAG's, of text against the first background
+# that is not transparent: 4.5 to 1 (AA).
+FLAWS = """() => {
+  const all = selector => [...document.querySelectorAll(selector)], flaws = [];
+  const say = (what, elements) => { if (elements.length) flaws.push(what + ': ' + elements[0].outerHTML.slice(0, 200)); };
+  const root = document.documentElement;
+  if (root.scrollWidth > window.innerWidth) flaws.push('scrolls sideways to ' + root.scrollWidth);
+  say('loads or runs something', all('script, link:not([href^="data:"]), iframe, [src]:not([src^="data:"])'));
+  say('image without a text or broken', all('img').filter(i => !i.alt.trim() || !i.complete || !i.naturalWidth));
+  say('drawing without a name', all('svg:not([aria-hidden=true])').filter(s => !s.getAttribute('aria-label')));
+  say('table without a name', all('table').filter(t => !t.getAttribute('aria-label')));
+  const ids = all('[id]').map(e => e.id);
+  say('id that is taken', all('[id]').filter((e, place) => ids.indexOf(e.id) !== place));
+  say('link to nowhere', all('a[href^="#"]').filter(a => !ids.includes(a.getAttribute('href').slice(1))));
+  const headings = all('h1, h2, h3, h4'), level = h => Number(h.tagName[1]);
+  if (all('h1').length !== 1 || level(headings[0]) !== 1) flaws.push('the page does not begin with its one h1');
+  say('heading that skips a level', headings.filter((h, place) => place && level(h) > level(headings[place - 1]) + 1));
+  const light = color => { const v = color.match(/[\\d.]+/g).slice(0, 3).map(x => { x /= 255;
+    return x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4; });
+    return .2126 * v[0] + .7152 * v[1] + .0722 * v[2]; };
+  const contrast = e => { let at = e, back = 'rgba(0, 0, 0, 0)';
+    while (at && back === 'rgba(0, 0, 0, 0)') { back = getComputedStyle(at).backgroundColor; at = at.parentElement; }
+    const [a, b] = [light(getComputedStyle(e).color), light(back)].sort((x, y) => y - x);
+    return (a + .05) / (b + .05); };
+  const texts = all('body *').filter(e => e.innerText && e.checkVisibility() && e.className !== 'skip');
+  say('text below 11 px', texts.filter(e => parseFloat(getComputedStyle(e).fontSize) < 11));
+  say('text that is hard to read', texts.filter(e => contrast(e) < 4.5));
+  return flaws; }"""
 
 
 class Visit(NamedTuple):
@@ -25,6 +55,22 @@ class Visit(NamedTuple):
     page: "Page"
     errors: list[str]
     requests: list[str]
+
+
+class _Tags(HTMLParser):
+    """Checks that every element is closed, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
 
 
 def require(found: object, what: str) -> None:
@@ -57,3 +103,36 @@ def visit(path: Path, size: tuple[int, int] = WIDE) -> Iterator[Visit]:
         page.goto(path.resolve().as_uri(), wait_until="load")
         yield Visit(page, errors, requests)
         browser.close()
+
+
+def check_page(path: Path) -> None:
+    """Assert what holds for every page we write: it needs nothing but itself, and everybody can read it.
+
+    On a laptop and on a phone, in light and in dark, with everything closed and with everything open; by keyboard and by
+    screen reader.
+    """
+    tags = _Tags()
+    tags.feed(path.read_text())
+    assert tags.open == []
+    for size in (WIDE, NARROW):
+        with visit(path, size) as seen:
+            for scheme in ("light", "dark"):
+                seen.page.emulate_media(color_scheme=scheme)
+                assert seen.page.evaluate(FLAWS) == []
+            seen.page.evaluate("document.querySelectorAll('details').forEach(node => node.open = true)")
+            assert seen.page.evaluate(FLAWS) == []
+        assert (seen.errors, seen.requests) == ([], [])
+    with visit(path) as seen:
+        active = "document.activeElement"
+        seen.page.keyboard.press("Tab")
+        assert seen.page.evaluate(f"{active}.textContent") == "Skip to the verdict"
+        assert seen.page.evaluate(f"getComputedStyle({active}).outlineStyle") == "solid"
+        assert seen.page.evaluate(f"{active}.getBoundingClientRect().left >= 0")
+        seen.page.keyboard.press("Enter")
+        assert seen.page.evaluate(f"{active}.id") == "verdict"
+        reached = set()
+        for _ in range(seen.page.locator("a, summary, [tabindex='0']").count()):
+            seen.page.keyboard.press("Tab")
+            reached.add(seen.page.evaluate(f"{active}.tagName"))
+        assert reached >= {"A", "DIV"}  # links, and tables to scroll
+        assert seen.page.locator("main > *").first.get_attribute("id") == "verdict"

@@ -1,15 +1,14 @@
-"""Recomputed columns and images in; the faults of meta/stats.json and of the episodes' statistics out.
+"""Recomputes the statistics of a dataset and of its episodes, and holds meta/stats.json and meta/episodes against them.
 
-What is exact and what is not: minimum, maximum, mean, standard deviation and count of a column of numbers are compared
-as far as float32 goes. LeRobot estimates quantiles from histograms and pools them as means over the episodes, so a
-dataset's quantile must lie in the span of its episodes' quantiles, and an episode's must have its rank, give or take two
-rows. Of images LeRobot looks at a sample (and of videos before they are compressed): where fewer images are counted
-than there are, where large ones may have been thinned out, for videos, and for images that our converter compressed after
-counting them, mean and deviation may be off by 0.05 of the range of values and the extremes by 0.2. Where every stored pixel
-counts, all are held to 0.001.
+Minimum, maximum, mean, standard deviation and count of a column of numbers are compared with float32 accuracy. LeRobot
+estimates quantiles from histograms and pools them as means over the episodes, so a dataset's quantile must lie in the span
+of its episodes' quantiles, and an episode's must have its rank, give or take two rows. Statistics of images cover LeRobot's
+sample of frames and are held to 0.001 of the range of values. That is not possible for videos and for images that a
+conversion compressed after measuring them, nor where another number of images was measured: there mean and deviation may
+be off by 0.05 and the extremes by 0.2.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,25 +16,24 @@ import numpy as np
 import numpy.typing as npt
 
 from common.cli.command import UserError
-from common.lerobot.dataset import IMAGES, Feature
+from common.lerobot.dataset import IMAGE_DTYPES, IMAGES, Feature
 from common.storage.files import read_json
-from stage1_convert.check.faults import Findings
-from stage1_convert.check.images import Images, Tally
+from stage1_convert.check.findings import Findings
+from stage1_convert.check.images import ImageSample
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes
 from stage1_convert.check.rows import Rows
-from stage1_convert.dataset.stats import QUANTILES, image_stats
-from stage1_convert.pipeline.cache import REPORT
+from stage1_convert.dataset.record import read_record
+from stage1_convert.dataset.stats import QUANTILES, Stats, image_stats, pooled, sample_frames
 
 Float64 = npt.NDArray[np.float64]
 EXACT = ("min", "max", "mean", "std")
-# How far mean and deviation, and the extremes, of images may be off; values go from 0 to 1.
-WHOLE, SAMPLED = (1e-3, 1e-3), (0.05, 0.2)
-THINNED_PX = 300  # LeRobot leaves out rows and columns of images from this size on
+# How far mean and deviation, and extremes and quantiles, of images may be off; values go from 0 to 1.
+SAME_PIXELS, OTHER_PIXELS = (1e-3, 1e-3), (0.05, 0.2)
 
 
 class Place(NamedTuple):
-    """Where statistics stand: the file, its row, and the words for what they are of."""
+    """Where statistics are stored: the file, its row, and the words for what they are of."""
 
     path: Path
     row: int | None
@@ -43,76 +41,100 @@ class Place(NamedTuple):
 
 
 def check_statistics(
-    root: Path, declared: Declared, rows: Rows, images: Images, episodes: Episodes, faults: Findings
+    root: Path, declared: Declared, rows: Rows, images: ImageSample, episodes: Episodes, findings: Findings
 ) -> None:
-    """Recompute all statistics of the dataset and of every episode and hold the stored ones against them."""
-    checker = _Checker(root, declared, rows, images, episodes, faults)
-    checker.check_dataset(root / "meta" / "stats.json")
+    """Hold all statistics of the dataset and of every episode against recomputed ones."""
+    features = {key: feature for key, feature in declared.features.items() if feature.dtype != "string"}
+    checker = _Checker(features, rows, images, episodes, _compressed(root), findings)
+    stored = _read_stats(root / "meta" / "stats.json", findings)
+    if stored is not None:
+        checker.check_dataset(root / "meta" / "stats.json", stored)
     if episodes.stats:
         checker.check_episodes()
 
 
+def _read_stats(path: Path, findings: Findings) -> dict[str, Any] | None:
+    findings.files.add(path)
+    try:
+        stored = read_json(path)
+    except UserError as error:
+        findings.add(path, str(error).removeprefix(f"{path} "))
+        return None
+    if not isinstance(stored, dict):
+        findings.add(path, f"found {type(stored).__name__}, expected an object")
+        return None
+    return stored
+
+
+def _compressed(root: Path) -> set[str]:
+    """Return the features whose images were compressed after they had been measured."""
+    try:
+        record = read_record(root)
+    except UserError:
+        return set()  # what is wrong with the record is told elsewhere
+    return {IMAGES + camera for bag in (record.bags if record else []) for camera in bag.compressed}
+
+
 class _Checker:
     def __init__(
-        self, root: Path, declared: Declared, rows: Rows, images: Images, episodes: Episodes, faults: Findings
+        self,
+        features: dict[str, Feature],
+        rows: Rows,
+        images: ImageSample,
+        episodes: Episodes,
+        compressed: set[str],
+        findings: Findings,
     ) -> None:
-        self._rows, self._images, self._episodes, self._faults = rows, images, episodes, faults
-        self._features = {key: f for key, f in declared.features.items() if f.dtype != "string"}
-        record = root / REPORT
-        self._ours = record.is_file()  # our own converter leaves no pixel out
-        self._compressed = _compressed(record) if self._ours else set()
+        self._features, self._rows, self._episodes = features, rows, episodes
+        self._compressed, self._findings = compressed, findings
+        lengths = [len(sample_frames(max(stop - start, 1))) for start, stop in episodes.bounds]
+        # Of each feature, its episodes' statistics; None where no image of an episode could be decoded.
+        self._images: dict[str, list[Stats | None]] = {
+            key: [image_stats(counts, n) if counts.any() else None for counts, n in zip(sums, lengths, strict=True)]
+            for key, sums in images.sums.items()
+        }
 
-    def check_dataset(self, path: Path) -> None:
-        self._faults.files.add(path)
-        try:
-            stored = read_json(path)
-        except UserError as error:
-            self._faults.add(path, str(error).removeprefix(f"{path} "))
-            return
-        if not isinstance(stored, dict):
-            self._faults.add(path, f"found {type(stored).__name__}, expected an object")
-            return
+    def check_dataset(self, path: Path, stored: Mapping[str, Any]) -> None:
         for key in sorted(stored.keys() - self._features.keys()):
-            self._faults.add(path, f"{key}: found statistics of a feature that info.json does not declare")
-        count = self._rows.parts[-1].stop
-        for key, feature in self._features.items():
-            self._check(Place(path, None, key), key, feature, stored.get(key), (0, count), None)
+            self._findings.add(path, f"{key}: found statistics of a feature that info.json does not declare")
+        for key in self._features:
+            self._check(Place(path, None, key), key, stored.get(key), range(len(self._episodes.bounds)))
 
     def check_episodes(self) -> None:
-        names = sorted({name.split("/")[1] for name in self._episodes.stats})
-        for number, bounds in enumerate(self._episodes.bounds):
-            path, row = self._episodes.places[number]
-            for key in names:
-                feature = self._features.get(key)
-                if feature is None:
-                    if number == 0:
-                        self._faults.add(path, f"stats/{key}: found statistics of a feature that is not declared")
-                    continue
-                stored = {
-                    name.split("/")[2]: values[number]
-                    for name, values in self._episodes.stats.items()
-                    if name.split("/")[1] == key and values[number] is not None
-                }
-                self._check(Place(path, row, f"stats/{key}"), key, feature, stored, bounds, number)
+        stats = self._episodes.stats
+        for key in sorted({name.split("/")[1] for name in stats}):
+            if key not in self._features:
+                self._findings.add(
+                    self._episodes.places[0][0], f"stats/{key}: found statistics of an undeclared feature"
+                )
+                continue
+            columns = {name.split("/")[2]: values for name, values in stats.items() if name.split("/")[1] == key}
+            for number, (path, row) in enumerate(self._episodes.places):
+                stored = {name: values[number] for name, values in columns.items() if values[number] is not None}
+                self._check(Place(path, row, f"stats/{key}"), key, stored, [number])
 
-    def _check(
-        self, place: Place, key: str, feature: Feature, stored: Any, bounds: tuple[int, int], episode: int | None
-    ) -> None:
-        shape = (feature.shape[2], 1, 1) if feature.dtype in ("image", "video") else feature.shape
-        arrays = self._arrays(place, stored, shape)
+    def _check(self, place: Place, key: str, stored: Any, episodes: Sequence[int]) -> None:
+        """Hold the statistics of a feature over some episodes, one or all, against recomputed ones."""
+        feature = self._features[key]
+        is_image = feature.dtype in IMAGE_DTYPES
+        arrays = self._arrays(place, stored, (feature.shape[2], 1, 1) if is_image else feature.shape)
         if arrays is None:
             return
-        start, stop = bounds
-        if feature.dtype in ("image", "video"):
-            every = self._images.tallies[key]
-            counts = every.sum(axis=0) if episode is None else every[episode]
-            if counts.any():
-                self._check_images(place, key, arrays, counts, stop - start)
+        if is_image:
+            self._check_images(place, key, arrays, episodes)
             return
-        values = self._rows.columns[key][start:stop].reshape(stop - start, -1).astype(np.float64)
+        columns = [self._column(key, bounds) for bounds in (self._episodes.bounds[episode] for episode in episodes)]
+        values = columns[0] if len(columns) == 1 else self._column(key, (0, self._rows.parts[-1].stop))
         self._check_numbers(place, arrays, values)
-        spans = [bounds, *(self._episodes.bounds if episode is None else [])]
-        self._check_quantiles(place, key, arrays, spans)
+        spans = [values, *columns] if len(columns) > 1 else [values]
+        ordered = [np.sort(column, axis=0) for column in spans]
+        self._check_quantiles(
+            place, arrays, {name: [_rank_limits(column, q) for column in ordered] for name, q in QUANTILES.items()}
+        )
+
+    def _column(self, key: str, bounds: tuple[int, int]) -> Float64:
+        start, stop = bounds
+        return self._rows.columns[key][start:stop].reshape(stop - start, -1).astype(np.float64)
 
     def _arrays(self, place: Place, stored: Any, shape: tuple[int, ...]) -> dict[str, Float64] | None:
         """Return the stored statistics as arrays, or None after noting what is missing or of another shape."""
@@ -129,7 +151,7 @@ class _Checker:
             if arrays[name].shape != expected or not np.isfinite(arrays[name]).all():
                 self._note(place, f"{name}: found {stored.get(name)!r}, expected finite numbers of shape {expected}")
                 return None
-        return arrays
+        return {name: array.ravel() for name, array in arrays.items()}
 
     def _check_numbers(self, place: Place, stored: Mapping[str, Float64], values: Float64) -> None:
         """Compare with float32 accuracy: LeRobot sums float32 columns in float32."""
@@ -138,41 +160,37 @@ class _Checker:
         size = np.abs(values).max(axis=0)
         for name, right in exact.items():
             limit = 0 if name == "count" else (2e-7 if name in ("min", "max") else 1e-5) * size + 1e-9
-            self._near(place, name, stored[name].ravel(), right, limit)
+            self._near(place, name, stored[name], right, limit)
 
-    def _check_quantiles(
-        self, place: Place, key: str, stored: Mapping[str, Float64], spans: list[tuple[int, int]]
-    ) -> None:
-        """A quantile lies between the least and the largest that any of the row ranges `spans` would allow."""
-        ordered = [
-            np.sort(self._rows.columns[key][start:stop].reshape(stop - start, -1), axis=0) for start, stop in spans
-        ]
-        for name in (name for name in QUANTILES if name in stored):
-            limits = [_rank_limits(values.astype(np.float64), QUANTILES[name]) for values in ordered]
-            low, high = np.min([low for low, _ in limits], axis=0), np.max([high for _, high in limits], axis=0)
-            self._within(place, name, stored[name].ravel(), low, high)
-
-    def _check_images(self, place: Place, key: str, stored: Mapping[str, Float64], counts: Tally, frames: int) -> None:
-        feature = self._features[key]
-        right = {name: np.asarray(value).ravel() for name, value in image_stats(counts, frames).items()}
-        found = {name: array.ravel() for name, array in stored.items()}
-        counted = int(found["count"][0])
+    def _check_images(self, place: Place, key: str, stored: Mapping[str, Float64], episodes: Sequence[int]) -> None:
+        parts = [part for part in (self._images[key][episode] for episode in episodes) if part is not None]
+        if not parts:
+            return
+        right = {name: np.ravel(value).astype(np.float64) for name, value in pooled(parts).items()}
+        counted, frames = (
+            int(stored["count"][0]),
+            sum(self._episodes.columns["length"][episode] for episode in episodes),
+        )
         if not 1 <= counted <= frames:
             self._note(place, f"count: found {counted}, expected 1 to {frames}")
-        sampled = counted < frames or (max(feature.shape[:2]) >= THINNED_PX and not self._ours)
-        lossy = feature.dtype == "video" or key in self._compressed
-        close, far = SAMPLED if sampled or lossy else WHOLE
-        for name in ("mean", "std"):
-            self._near(place, name, found[name], right[name], np.full(3, close))
-        for name, low, high in (("min", right["min"], right["mean"]), ("max", right["mean"], right["max"])):
-            if lossy or not sampled:
-                self._near(place, name, found[name], right[name], np.full(3, far))
-            else:  # a sample may miss the extremes, it cannot exceed them
-                self._within(place, name, found[name], low - 1e-3, high + 1e-3)
-        previous = found["min"] - 1e-3
-        for name in (name for name in QUANTILES if name in found):
-            self._within(place, name, found[name], previous, found["max"] + 1e-3)
-            previous = found[name] - 1e-6
+        is_lossy = self._features[key].dtype == "video" or key in self._compressed
+        close, far = OTHER_PIXELS if is_lossy or counted != right["count"][0] else SAME_PIXELS
+        for name in EXACT:
+            self._near(place, name, stored[name], right[name], close if name in ("mean", "std") else far)
+        quantiles = {name: [np.ravel(part[name]).astype(np.float64) for part in parts] for name in QUANTILES}
+        self._check_quantiles(
+            place,
+            stored,
+            {name: [(value - far, value + far) for value in values] for name, values in quantiles.items()},
+        )
+
+    def _check_quantiles(
+        self, place: Place, stored: Mapping[str, Float64], limits: Mapping[str, list[tuple[Float64, Float64]]]
+    ) -> None:
+        """A quantile lies between the least and the largest of its limits (lowest, highest), one pair for each span."""
+        for name in (name for name in QUANTILES if name in stored):
+            low, high = (np.array(bounds) for bounds in zip(*limits[name], strict=True))
+            self._within(place, name, stored[name], low.min(axis=0), high.max(axis=0))
 
     def _near(self, place: Place, name: str, found: Float64, right: Float64, limit: Any) -> None:
         if found.shape != right.shape:
@@ -185,15 +203,7 @@ class _Checker:
             self._note(place, f"{name}: found {_text(found)}, expected between {_text(low)} and {_text(high)}")
 
     def _note(self, place: Place, text: str) -> None:
-        self._faults.add(place.path, f"{place.what}: {text}", place.row)
-
-
-def _compressed(record: Path) -> set[str]:
-    """Return the features whose images were compressed after they had been counted."""
-    try:
-        return {IMAGES + camera for bag in read_json(record)["bags"] for camera in bag.get("compressed", [])}
-    except (UserError, KeyError, TypeError, AttributeError):
-        return set()  # what is wrong with the record is told by traces.py
+        self._findings.add(place.path, f"{place.what}: {text}", place.row)
 
 
 def _rank_limits(ordered: Float64, q: float) -> tuple[Float64, Float64]:

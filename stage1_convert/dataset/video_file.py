@@ -1,16 +1,13 @@
-"""RGB images in, an H.264 video whose frames lie exactly 1/fps apart out, and its frames counted and read again."""
+"""H.264 videos whose frames are exactly 1/fps apart, counted again once they are written."""
 
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
 import av
-import numpy as np
-import numpy.typing as npt
 
 from common.cli.command import UserError
 from common.lerobot.images import Image, decode_video
-from stage1_convert.dataset import stats
 
 # Every second frame is a key frame, so that any frame is two decodings away, and there are no B frames, so that
 # frames are stored in the order in which they are shown. One thread: more of them cut the image differently.
@@ -48,23 +45,16 @@ class VideoFile:
         self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, fps)
 
     def add(self, image: Image) -> None:
-        """Take the next frame."""
+        """Append the next frame, RGB (height, width, 3)."""
         frame = av.VideoFrame.from_ndarray(image, format="rgb24")
         frame.pts, frame.time_base = self.frames, Fraction(1, self._fps)
         self._file.mux(self._stream.encode(frame))
         self.frames += 1
 
-    def close(self) -> tuple[npt.NDArray[np.int64], int]:
-        """Finish the file and read it again; returns the sum of its frames' tallies and their number.
-
-        Raises UserError when a frame is missing or not where it belongs.
-        """
+    def close(self) -> None:
+        """Finish the file and decode it again; raises UserError when a frame is missing or not at its time."""
         self._file.mux(self._stream.encode(None))
         self._file.close()
-        count, tally = 0, np.zeros(stats.TALLY, np.int64)
-        for image in decode_video(self._path, 0.0, self.frames + 1, self._fps):
-            tally += stats.tally(image)
-            count += 1
+        count = sum(1 for _ in decode_video(self._path, 0.0, self.frames + 1, self._fps))
         if count != self.frames:
             raise UserError(f"the video holds {count} frames and {self.frames} were written")
-        return tally, count

@@ -1,4 +1,4 @@
-"""Converted episodes in; the files of a LeRobot v3.0 dataset, one data file for each episode, out."""
+"""The writer of LeRobot v3.0 datasets: one data file for each episode, and the metadata."""
 
 import json
 import os
@@ -23,124 +23,116 @@ from common.lerobot.dataset import (
     Feature,
     data_file,
 )
-from common.storage.files import write_json
-from stage1_convert.dataset import stats
-from stage1_convert.dataset.episode_file import PLACE, EpisodeOffset, numbers_in, renumber
+from common.storage.files import sync, temporary_path, write_json
+from stage1_convert.dataset.episode_file import EpisodeOffset, read_columns, read_offset, renumber
+from stage1_convert.dataset.record import SYNC_PATH
+from stage1_convert.dataset.stats import NAMES, Stats, column_stats, pooled
 
-PICTURES_PATH = "meta/pictures.parquet"
-SOURCES_PATH = "meta/sync/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-FLUSH_EPISODES = 1000  # so that memory does not grow with the number of episodes
-
-Tally = tuple[npt.NDArray[np.int64], int]  # the sum of stats.tally over so many images
+GROUP_EPISODES = 1000  # rows of meta/episodes are written so many at a time
 
 
 class EpisodeFiles(NamedTuple):
-    """An episode on disk: its rows under any numbers, the sources of its frames, its videos, its images' values."""
+    """An episode on disk: its rows under any offset, the messages its frames show, its videos, and its images' statistics.
+
+    `videos` and `image_stats` are by camera.
+    """
 
     rows: Path
-    sources: Path
+    sync: Path
     videos: dict[str, Path]
-    images: dict[str, Tally]
-    report: dict[str, Any]
+    image_stats: dict[str, Stats]
 
 
 class DatasetWriter:
-    """EpisodeOffset the episodes it is given, in order, and writes them and the metadata below `root`."""
+    """Writes the episodes it is given, in order, and the metadata below `root`."""
 
     def __init__(self, root: Path, features: dict[str, Feature], fps: int, robot_type: str) -> None:
         self._root, self._features, self._fps, self._robot_type = root, features, fps, robot_type
         self._tasks: dict[str, int] = {}
-        self._keys = [key for key, feature in features.items() if feature.dtype not in IMAGE_DTYPES]
-        self._columns = stats.Columns()
-        self._images: dict[str, Tally] = {
-            key: (np.zeros(stats.TALLY, np.int64), 0) for key, f in features.items() if f.dtype in IMAGE_DTYPES
-        }
-        self._episodes = Rows(root / EPISODES_PATH.format(chunk_index=0, file_index=0))
-        self._counts = Rows(root / PICTURES_PATH)
+        images = {key for key, feature in features.items() if feature.dtype in IMAGE_DTYPES}
+        self._columns: dict[str, list[npt.NDArray[Any]]] = {key: [] for key in features if key not in images}
+        self._image_stats: dict[str, list[Stats]] = {key: [] for key in features if key in images}
+        self._episodes = _EpisodesFile(root / EPISODES_PATH.format(chunk_index=0, file_index=0))
         self.n_episodes = self.n_frames = 0
 
-    def numbers(self, task: str) -> EpisodeOffset:
-        """Return the place that the next episode will have."""
-        return EpisodeOffset(self.n_episodes, self.n_frames, self._tasks.get(task, len(self._tasks)))
-
-    def add(self, piece: EpisodeFiles, task: str) -> int:
-        """Take an episode in and return its number."""
-        numbers, count = self.numbers(task), int(piece.report["frames"])
-        self._tasks.setdefault(task, numbers.task_index)
-        number = numbers.episode_index
-        chunk, file = data_file(number)
-        self._place(piece, numbers)
-        arrays = read_columns(piece.rows, self._keys, numbers)
-        for key, array in arrays.items():
-            self._columns.add(key, array)
-        images = {IMAGES + camera: counted for camera, counted in piece.images.items()}
-        for key, (tally, taken) in images.items():
-            self._images[key] = (self._images[key][0] + tally, self._images[key][1] + taken)
-            row = {"episode_index": number, "camera": key.removeprefix(IMAGES), "count": taken}
-            self._counts.add({**row, "tally": tally.ravel()})
-        place = {"chunk_index": chunk, "file_index": file}
-        row = {"episode_index": number, "tasks": [task], "length": count}
-        row |= {f"data/{name}": value for name, value in place.items()}
-        row |= {"dataset_from_index": numbers.first_index, "dataset_to_index": numbers.first_index + count}
-        for key, feature in self._features.items():
-            if feature.dtype == "video":
-                times = {"from_timestamp": 0.0, "to_timestamp": count / self._fps}
-                row |= {f"videos/{key}/{name}": value for name, value in {**place, **times}.items()}
-        for key in self._features:
-            found = stats.image_stats(*images[key]) if key in images else stats.vector_stats(arrays[key])
-            row |= {f"stats/{key}/{name}": value for name, value in found.items()}
-        self._episodes.add({**row, "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0})
-        self.n_episodes, self.n_frames = number + 1, self.n_frames + count
-        return number
+    def add(self, files: EpisodeFiles, task: str) -> int:
+        """Append an episode and return its number."""
+        offset = EpisodeOffset(self.n_episodes, self.n_frames, self._tasks.setdefault(task, len(self._tasks)))
+        columns = read_columns(self._place(files, offset), list(self._columns))
+        found = {IMAGES + camera: stats for camera, stats in files.image_stats.items()}
+        for key, stats in found.items():
+            self._image_stats[key].append(stats)
+        for key, values in columns.items():
+            self._columns[key].append(values)
+            found[key] = column_stats(values)
+        length = len(columns["index"])
+        self._episodes.add(self._describe_episode(offset, length, task, found))
+        self.n_episodes, self.n_frames = self.n_episodes + 1, self.n_frames + length
+        return offset.episode_index
 
     def finish(self) -> None:
         """Write meta/: info.json, stats.json, tasks.parquet and episodes."""
-        meta = self._root / "meta"
-        write_json(meta / "info.json", self._info())
-        found = {
-            key: stats.image_stats(*self._images[key]) if key in self._images else self._columns.stats(key)
-            for key in self._features
-        }
-        write_json(meta / "stats.json", found)
-        pq.write_table(task_table(list(self._tasks)), meta / "tasks.parquet")
+        meta, totals = self._root / "meta", (self.n_episodes, self.n_frames, len(self._tasks))
         self._episodes.close()
-        self._counts.close()
+        write_json(meta / "info.json", describe_info(self._features, self._fps, self._robot_type, totals))
+        stats = {key: pooled(parts) for key, parts in self._image_stats.items()}
+        stats |= {key: column_stats(np.concatenate(parts)) for key, parts in self._columns.items()}
+        write_json(meta / "stats.json", {key: stats[key] for key in self._features})
+        pq.write_table(task_table(self._tasks), meta / "tasks.parquet")
 
-    def _place(self, piece: EpisodeFiles, numbers: EpisodeOffset) -> None:
-        """Give an episode's files their names: links where the numbers are right, which cost neither time nor disk."""
-        chunk, file = data_file(numbers.episode_index)
-        rows = self._root / DATA_PATH.format(chunk_index=chunk, file_index=file)
-        rows.parent.mkdir(parents=True, exist_ok=True)
-        if numbers_in(piece.rows) == numbers:
-            link(piece.rows, rows)
-        else:
-            renumber(piece.rows, rows, numbers)
-        link(piece.sources, self._root / SOURCES_PATH.format(chunk_index=chunk, file_index=file))
-        for camera, video in piece.videos.items():
-            name = VIDEO_PATH.format(video_key=IMAGES + camera, chunk_index=chunk, file_index=file)
-            link(video, self._root / name)
+    def _place(self, files: EpisodeFiles, offset: EpisodeOffset) -> Path:
+        """Link the files of an episode under their names in the dataset, its rows renumbered if need be; return the rows.
 
-    def _info(self) -> dict[str, Any]:
-        return describe_info(
-            self._features, self._fps, self._robot_type, (self.n_episodes, self.n_frames, len(self._tasks))
-        )
+        Renumbered rows replace those they were made from, so that they take room on the disk once.
+        """
+        chunk, file = data_file(offset.episode_index)
+        place = {"chunk_index": chunk, "file_index": file}
+        if read_offset(files.rows) != offset:
+            renumbered = temporary_path(files.rows)
+            try:
+                renumber(files.rows, renumbered, offset)
+                sync(renumbered)
+                renumbered.replace(files.rows)
+            finally:
+                renumbered.unlink(missing_ok=True)
+        rows = self._root / DATA_PATH.format(**place)
+        link(files.rows, rows)
+        link(files.sync, self._root / SYNC_PATH.format(**place))
+        for camera, video in files.videos.items():
+            link(video, self._root / VIDEO_PATH.format(video_key=IMAGES + camera, **place))
+        return rows
+
+    def _describe_episode(
+        self, offset: EpisodeOffset, length: int, task: str, stats: Mapping[str, Stats]
+    ) -> dict[str, Any]:
+        """Return the episode's row of meta/episodes."""
+        chunk, file = data_file(offset.episode_index)
+        place = {"chunk_index": chunk, "file_index": file}
+        row = {"episode_index": offset.episode_index, "tasks": [task], "length": length}
+        row |= {f"data/{name}": value for name, value in place.items()}
+        row |= {"dataset_from_index": offset.first_index, "dataset_to_index": offset.first_index + length}
+        for key, feature in self._features.items():
+            if feature.dtype == "video":
+                times = {"from_timestamp": 0.0, "to_timestamp": length / self._fps}
+                row |= {f"videos/{key}/{name}": value for name, value in {**place, **times}.items()}
+        for key in self._features:
+            row |= {f"stats/{key}/{name}": value for name, value in stats[key].items()}
+        return {**row, "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
 
 
-class Rows:
-    """Writes dicts, all with the same keys, as the rows of a parquet file, FLUSH_EPISODES to a row group."""
+class _EpisodesFile:
+    """Writes rows, all with the same keys, to the file of meta/episodes, GROUP_EPISODES to a row group."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._waiting = path, list[dict[str, Any]]()
         self._writer: pq.ParquetWriter | None = None
 
     def add(self, row: dict[str, Any]) -> None:
-        """Take the next row."""
         self._waiting.append(row)
-        if len(self._waiting) == FLUSH_EPISODES:
+        if len(self._waiting) == GROUP_EPISODES:
             self._flush()
 
     def close(self) -> None:
-        """Write what is left."""
         if self._waiting:
             self._flush()
         if self._writer is not None:
@@ -155,12 +147,15 @@ class Rows:
         self._waiting = []
 
 
-def image_counts(path: Path) -> dict[tuple[int, str], Tally]:
-    """Return what a dataset's meta/pictures.parquet tells of every episode and camera."""
-    table = pq.read_table(path)
-    tallies = table.column("tally").combine_chunks().flatten().to_numpy().reshape(-1, *stats.TALLY)
-    episodes, cameras, counts = (table.column(name).to_pylist() for name in ("episode_index", "camera", "count"))
-    return dict(zip(zip(episodes, cameras, strict=True), zip(tallies, counts, strict=True), strict=True))
+def read_image_stats(dataset: Path, cameras: Iterable[str]) -> list[dict[str, Stats]]:
+    """Return the statistics of every episode's images, by camera, from a dataset's meta/episodes."""
+    tables = [
+        pq.read_table(path, partitioning=None) for path in sorted((dataset / "meta" / "episodes").glob("*/*.parquet"))
+    ]
+    rows = pa.concat_tables(tables).to_pylist() if tables else []
+    return [
+        {camera: {name: row[f"stats/{IMAGES}{camera}/{name}"] for name in NAMES} for camera in cameras} for row in rows
+    ]
 
 
 def describe_info(
@@ -199,38 +194,15 @@ def link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def read_columns(path: Path, keys: Iterable[str], numbers: EpisodeOffset) -> dict[str, npt.NDArray[Any]]:
-    """Return columns of an episode's file, (rows,) or (rows, dimensions), as they are under these numbers."""
-    table = pq.read_table(path, columns=[key for key in keys if key not in PLACE or numbers.task_index < 0])
-    return {key: _column(table, key, numbers) for key in keys}
-
-
-def _column(table: pa.Table, key: str, numbers: EpisodeOffset) -> npt.NDArray[Any]:
-    if key == "index":
-        return np.arange(numbers.first_index, numbers.first_index + table.num_rows)
-    if key in PLACE and getattr(numbers, key) >= 0:
-        return np.full(table.num_rows, getattr(numbers, key), np.int64)
-    return _values(table.column(key))
-
-
-def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    array = column.combine_chunks()
-    is_vector = pa.types.is_fixed_size_list(array.type)
-    values: npt.NDArray[Any] = (array.flatten() if is_vector else array).to_numpy()
-    return values.reshape(len(array), -1) if is_vector else values
-
-
 def _episode_type(key: str) -> pa.DataType:
-    if key in ("tasks", "camera"):
-        return pa.list_(pa.string()) if key == "tasks" else pa.string()
-    if key == "tally":
-        return pa.list_(pa.int64())
+    if key == "tasks":
+        return pa.list_(pa.string())
     if not key.startswith("stats/"):
         return pa.float64() if key.endswith("_timestamp") else pa.int64()
     if key.endswith("/count"):
         return pa.list_(pa.int64())
-    one = pa.list_(pa.float64())
-    return pa.list_(pa.list_(one)) if key.startswith("stats/" + IMAGES) else one
+    numbers = pa.list_(pa.float64())
+    return pa.list_(pa.list_(numbers)) if key.startswith("stats/" + IMAGES) else numbers
 
 
 def task_table(tasks: Iterable[str]) -> pa.Table:

@@ -1,20 +1,28 @@
-"""Parts in the order of their bags in; one dataset with its record, conversion.json, out."""
+"""Converted bags, in the order of their names, become one dataset with its record and its page."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from common.cli.config import to_dict
-from common.storage.files import write_json
 from stage1_convert.align.episodes import rule_of
 from stage1_convert.config import Config
+from stage1_convert.dataset.record import (
+    FORMAT,
+    RECORD_PATH,
+    BagEntry,
+    ConversionRecord,
+    ConversionSettings,
+    StreamRule,
+    write_record,
+)
 from stage1_convert.dataset.schema import action_info, describe_features
 from stage1_convert.dataset.writer import DatasetWriter
-from stage1_convert.pipeline.cache import FORMAT, REPORT, TWIN, read_part, versions
+from stage1_convert.pipeline.cache import read_converted, versions
 from stage1_convert.report.page import write_page
 
-SIZE_FAULT = "set conventions.image_resize"
+SIZE_REMEDY = "set conventions.image_resize"
+DUPLICATE = "holds the same recording as bag"
 TRUTH = {
     "true": True,
     "yes": True,
@@ -28,74 +36,96 @@ TRUTH = {
 
 
 class Assembly:
-    """EpisodeOffset the episodes in the order of the bags; the first good bag sets the images' size."""
+    """Gives the episodes their offsets, in the order of the bags; the first good bag sets the images' sizes."""
 
-    def __init__(self, root: Path, parts: Path, config: Config) -> None:
-        self._root, self._parts, self._config = root, parts, config
+    def __init__(self, root: Path, cache: Path, config: Config) -> None:
+        self._root, self._cache, self._config = root, cache, config
         self._sizes: dict[str, tuple[int, int]] = {}
-        self._model = ""
-        self._same: dict[str, str] = {}
-        self.writer: DatasetWriter | None = None
-        self.reports: list[dict[str, Any]] = []
+        self._first = ""
+        self._bag_of: dict[str, str] = {}
+        self._writer: DatasetWriter | None = None
+        self.bags: list[BagEntry] = []
 
-    def refuse(self, bag: str, report: Mapping[str, Any]) -> None:
-        """Note a bag that could not be converted; `report` holds the reason and what else is known."""
-        self.reports.append({**_entry(bag, "refused"), **report, "episodes": []})
+    @property
+    def n_episodes(self) -> int:
+        """Number of episodes so far."""
+        return self._writer.n_episodes if self._writer else 0
 
-    def add(self, bag: str, key: str) -> bool:
-        """Take in the part of a bag; false when its images do not fit the others' and it is refused."""
-        part, config = read_part(self._parts / key), self._config
-        sizes = {camera: part.sizes[camera] for camera in config.data.cameras}
-        if self.writer is None:
-            self._sizes, self._model = sizes, bag
-            features = describe_features(config, sizes)
-            self.writer = DatasetWriter(self._root, features, config.data.fps, config.data.robot_type)
-        if sizes != self._sizes:
-            self.refuse(bag, {**part.report, "reason": _size_fault(sizes, self._sizes, self._model)})
-            return False
-        task, report = task_of(bag, part.report["custom_data"], config), dict(part.report)
-        if key in self._same:
-            twin = f"{TWIN} {self._same[key]}: its episodes are in the dataset twice"
-            report["warnings"] = [*report["warnings"], twin]
-        self._same.setdefault(key, bag)
-        episodes = [{"episode_index": self.writer.add(piece, task), **piece.report} for piece in part.pieces]
-        outcome = {"task": task, "success": success_of(part.report["custom_data"], config), "sizes": part.sizes}
-        self.reports.append({**_entry(bag, "converted"), **report, **outcome, "episodes": episodes})
-        return True
+    @property
+    def n_frames(self) -> int:
+        """Number of frames so far."""
+        return self._writer.n_frames if self._writer else 0
 
-    def finish(self, head: Mapping[str, Any]) -> None:
-        """Write meta/, `head` being what the record tells of all bags alike; of a shard without an episode the record only,
-        by which merge knows its refused bags.
+    def add(self, entry: BagEntry) -> None:
+        """Append a bag: the episodes of its converted bag, or only its entry when it is refused.
+
+        A bag whose images do not have the sizes of the first one's is refused, too.
         """
-        (self._root / REPORT).parent.mkdir(exist_ok=True)
-        write_json(self._root / REPORT, {**head, "bags": self.reports})
-        if self.writer is not None:
-            self.writer.finish()
+        if not entry.is_converted or entry.key is None:
+            self.bags.append(entry)
+            return
+        folder, config = self._cache / entry.key, self._config
+        converted = read_converted(folder)
+        known = converted.entry
+        sizes = {camera: known.sizes[camera] for camera in config.data.cameras}
+        if self._writer is None:
+            self._sizes, self._first = sizes, entry.bag
+            features = describe_features(config, sizes)
+            self._writer = DatasetWriter(self._root, features, config.data.fps, config.data.robot_type)
+        if sizes != self._sizes:
+            self.bags.append(self._refused_for_its_sizes(entry.bag, known, sizes))
+            return
+        warnings = [warning for warning in known.warnings if not warning.startswith(DUPLICATE)]
+        if entry.key in self._bag_of:
+            warnings.append(f"{DUPLICATE} {self._bag_of[entry.key]}: its episodes are in the dataset twice")
+        self._bag_of.setdefault(entry.key, entry.bag)
+        task, success = task_of(entry.bag, known.custom_data, config), success_of(known.custom_data, config)
+        episodes = []
+        for number, episode in enumerate(known.episodes):
+            index = self._writer.add(converted.files(folder, number), task)
+            episodes.append(episode.model_copy(update={"episode_index": index}))
+        placed = {"bag": entry.bag, "warnings": warnings, "task": task, "success": success, "episodes": episodes}
+        self.bags.append(known.model_copy(update=placed))
+
+    def finish(self, settings: ConversionSettings) -> None:
+        """Write meta/ with the record and the page; of a shard without an episode only the record, for a merge."""
+        record = ConversionRecord(**dict(settings), bags=self.bags)
+        (self._root / RECORD_PATH).parent.mkdir(exist_ok=True)
+        write_record(self._root / RECORD_PATH, record)
+        if self._writer is not None:
+            self._writer.finish()
             write_page(self._root)
 
+    def _refused_for_its_sizes(self, bag: str, known: BagEntry, sizes: Mapping[str, tuple[int, int]]) -> BagEntry:
+        camera = next(camera for camera in sizes if sizes[camera] != self._sizes[camera])
+        found, expected = "{}x{}".format(*sizes[camera]), "{}x{}".format(*self._sizes[camera])
+        reason = f"camera {camera} gives {found} images, in bag {self._first} {expected}; {SIZE_REMEDY}"
+        kept = known.model_dump(exclude_unset=True, exclude={"sizes", "task", "success"})
+        return BagEntry.model_validate({**kept, "bag": bag, "status": "refused", "reason": reason, "episodes": []})
 
-def head(config: Config, trust_images: bool) -> dict[str, Any]:
-    """Return what conversion.json tells of all bags alike."""
+
+def conversion_settings(config: Config, trust_images: bool) -> ConversionSettings:
+    """Return what conversion.json says of all bags alike."""
     rules, data = config.conventions, config.data
     streams = {}
     for stream in config.streams:
         rule, limit_ns = rule_of(stream, data)
         source = data.time_source_by_stream.get(stream, data.time_source)
-        streams[stream] = {"resample": rule, "limit_ms": limit_ns / 1e6, "time_source": source}
+        streams[stream] = StreamRule(resample=rule, limit_ms=limit_ns / 1e6, time_source=source)
     signs = rules.joint_sign if rules.apply_joint_sign else [1.0] * len(rules.joint_order)
-    return {
-        "format": FORMAT,
-        "tool": {"name": "stage1_convert", **versions()},
-        "config": to_dict(config),
-        "action": action_info(config),
-        "joint_names": rules.joint_order,
-        "joint_sign": dict(zip(rules.joint_order, signs, strict=True)),
-        "state_names": list(config.state_names),
-        "action_names": list(config.action_names),
-        "cameras": list(data.cameras),
-        "streams": streams,
-        "pictures_verified": not trust_images,
-    }
+    return ConversionSettings(
+        format=FORMAT,
+        tool={"name": "stage1_convert", **versions()},
+        config=to_dict(config),
+        action=action_info(config),
+        joint_names=rules.joint_order,
+        joint_sign=dict(zip(rules.joint_order, signs, strict=True)),
+        state_names=list(config.state_names),
+        action_names=list(config.action_names),
+        cameras=list(data.cameras),
+        streams=streams,
+        pictures_verified=not trust_images,
+    )
 
 
 def task_of(bag: str, custom_data: Mapping[str, str], config: Config) -> str:
@@ -113,13 +143,3 @@ def success_of(custom_data: Mapping[str, str], config: Config) -> bool | str | N
     """Return whether a demonstration succeeded, the recorded text where that is no yes or no, None where none is."""
     text = custom_data.get(config.data.success_key)
     return None if text is None else TRUTH.get(text.strip().lower(), text)
-
-
-def _entry(bag: str, status: str) -> dict[str, Any]:
-    return {"bag": bag, "status": status, "reason": None, "warnings": []}
-
-
-def _size_fault(found: dict[str, tuple[int, int]], sizes: dict[str, tuple[int, int]], model: str) -> str:
-    camera = next(camera for camera in sizes if found[camera] != sizes[camera])
-    here, there = ("{}x{}".format(*of[camera]) for of in (found, sizes))
-    return f"camera {camera} gives {here} images, in bag {model} {there}; {SIZE_FAULT}"

@@ -18,8 +18,6 @@ from stage1_convert.bags.storage import Bytes
 from stage1_convert.images.decode import CameraImage, read_image
 from stage1_convert.images.video_topic import VideoDecoder
 
-DECODED_OF_TRUSTED = 16  # of images that are trusted, one in so many is decoded: for statistics
-
 Needed = npt.NDArray[np.bool_ | np.int64]  # (samples,), 0 for those that no frame shows
 Numbered = Iterator[tuple[int, CameraImage]]  # by sample
 
@@ -29,7 +27,7 @@ def read_images(
 ) -> Iterator[tuple[str, int, CameraImage]]:
     """Yield (camera, sample, image) for the samples that are needed, each camera's in order.
 
-    Only the cameras in `needed` are read. With `trust` most JPEGs are not decoded (their pixels are None). Raises
+    Only the cameras in `needed` are read. With `trust` JPEGs are not decoded (their pixels are None). Raises
     UserError, naming camera, message and stamp, when an image is damaged.
     """
     readers = {
@@ -76,7 +74,7 @@ class _CameraReader:
         with message_named(self.name, self._stream, sample):
             content: Any = self._bag.deserialize(self._stream.topic, data)
             if self._video is None:
-                yield sample, read_image(content, depth_range_m, trust and sample % DECODED_OF_TRUSTED != 0)
+                yield sample, read_image(content, depth_range_m, trust)
             else:
                 yield from self._shown(self._video.add(sample, content))
 

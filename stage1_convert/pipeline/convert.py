@@ -1,12 +1,12 @@
-"""A folder of bags in; one dataset, converted by several processes and independent of their number, out."""
+"""The conversion of many bags into one dataset, by several processes and independent of their number."""
 
 import contextlib
 import difflib
 import fnmatch
-from collections import deque
+import itertools
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import pyarrow as pa
@@ -16,18 +16,17 @@ from common.storage.files import new_folder, require_ours
 from common.storage.worker import Limits, map_isolated
 from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config, DataConfig
-from stage1_convert.pipeline.assemble import SIZE_FAULT, Assembly, head, task_of
-from stage1_convert.pipeline.board import Progress
-from stage1_convert.pipeline.cache import REPORT, adopt, key_of, parts_folder, parts_path
-from stage1_convert.pipeline.convert_bag import Job, Outcome, convert_bag
-from stage1_convert.pipeline.progress import shown_progress
-from stage1_convert.pipeline.space import check_space
+from stage1_convert.dataset.record import RECORD_PATH, BagEntry, read_record
+from stage1_convert.pipeline.assemble import SIZE_REMEDY, Assembly, conversion_settings
+from stage1_convert.pipeline.cache import cache_path, key_of, locked_cache, reuse
+from stage1_convert.pipeline.convert_bag import Job, convert_bag
+from stage1_convert.pipeline.progress import Progress
 from stage1_convert.sources.folder import size_bytes
 from stage1_convert.sources.source import BagInfo, BagSource, FetchedBag
 
 
 class Options(NamedTuple):
-    """How to convert, as far as the result does not depend on it or it is not a matter of the bags' content.
+    """How to convert, as far as the settings do not say it.
 
     `workers` is the number of processes besides this one; 0 converts in this one, where a bag may do harm. `shard` (i, n)
     takes every n-th bag, from the i-th on, counted from 1.
@@ -58,71 +57,77 @@ class RefusedError(UserError):
         self.refused = refused
 
 
-def convert(supply: BagSource, out: Path, config: Config, options: Options) -> Summary:
-    """Convert the bags of `supply` into a dataset that takes the name `out` when it is complete.
+def convert(source: BagSource, out: Path, config: Config, options: Options) -> Summary:
+    """Convert the bags of `source` into a dataset that takes the name `out` when it is complete.
 
     A bag that cannot be converted is left out and reported; one that was converted before, alike, is not converted
-    again. A shard without an episode leaves its record, for merge. Raises UserError when there are no bags or `out` is
+    again. A shard without an episode leaves its record, for a merge. Raises UserError when there are no bags or `out` is
     unfit, and its subclass RefusedError when no bag can be converted or, with `strict`, not every one.
     """
     out = out.resolve()
-    offers = select(supply.offers, config.data, options.shard)
-    check_apart(supply.root, out)
-    require_ours(out, "converted dataset", sign=REPORT)
-    check_space(offers, out, config, options.workers)
-    with parts_folder(out) as parts:
-        refused = _refusals(adopt(out, parts))
-        before = {path.name for path in parts.iterdir()}
-        job = Job(parts, parts / "board", config, options.trust_images)
-        board = Progress(job.board, [offer.size_bytes for offer in offers])
+    bags = select(source.bags, config.data, options.shard)
+    check_apart(source.root, out)
+    require_ours(out, "converted dataset", sign=RECORD_PATH)
+    with locked_cache(out) as cache:
+        record = read_record(out)
+        known = record.bags if record else []
+        reuse(out, known, cache)
+        before = {path.name for path in cache.iterdir()}
+        job = Job(cache, cache / "progress", config, options.trust_images)
+        progress = Progress(job.progress, [bag.size_bytes for bag in bags])
         with new_folder(out, manifest=False) as root:
-            assembly = Assembly(root, parts, config)
-            outcomes = _outcomes(supply, offers, job, options.workers, refused)
-            with shown_progress(board, len(offers)), contextlib.closing(outcomes):
-                reused = sum(_take(assembly, board, at, outcome) in before for at, outcome in enumerate(outcomes))
+            assembly = Assembly(root, cache, config)
+            entries = _convert_bags(source, bags, job, options.workers, _refusals(known))
+            with progress.shown(), contextlib.closing(entries):
+                for entry in entries:
+                    assembly.add(entry)
+            reused = sum(entry.is_converted and entry.key in before for entry in assembly.bags)
             summary = summarize(assembly, reused)
             _require_enough(summary, out, options)
-            assembly.finish(head(config, options.trust_images))
+            assembly.finish(conversion_settings(config, options.trust_images))
     return summary
 
 
-def select(offers: Sequence[BagInfo], data: DataConfig, shard: tuple[int, int] = (1, 1)) -> list[BagInfo]:
-    """Return the bags that data.include and data.exclude leave, and of these those of a shard: none where there are more
-    shards than bags.
+def select(bags: Sequence[BagInfo], data: DataConfig, shard: tuple[int, int] = (1, 1)) -> list[BagInfo]:
+    """Return the bags that data.include and data.exclude leave, and of these those of a shard.
 
-    Raises UserError when data.include and data.exclude leave none, and when data.episodes names one that is not there.
+    A shard may be empty, where there are more shards than bags. Raises UserError when data.include and data.exclude leave
+    no bag, and when data.episodes names one that does not exist.
     """
     chosen = [
-        offer
-        for offer in offers
-        if (not data.include or _matches(offer.name, data.include)) and not _matches(offer.name, data.exclude)
+        bag
+        for bag in bags
+        if (not data.include or _matches(bag.name, data.include)) and not _matches(bag.name, data.exclude)
     ]
     if not chosen:
         raise UserError(
-            f"data.include and data.exclude leave none of the {len(offers)} bags; the first is {offers[0].name}"
+            f"data.include and data.exclude leave none of the {len(bags)} bags; the first is {bags[0].name}"
         )
-    names = [offer.name for offer in offers]
+    names = [bag.name for bag in bags]
     for name in data.episodes:
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1) or names[:1]
-            raise UserError(f"data.episodes.{name}: there is no such bag among the {len(offers)}; there is {close[0]}")
+            raise UserError(f"data.episodes.{name}: there is no such bag among the {len(bags)}; there is {close[0]}")
     part, parts = shard
     return chosen[part - 1 :: parts]
 
 
-def check_apart(src: Path, out: Path) -> None:
-    """Raise UserError when the source and the dataset lie inside each other."""
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def check_apart(src: Path, out: Path, flag: str = "--src") -> None:
+    """Raise UserError when a source and the dataset are inside each other."""
     if out == src or out in src.parents or src in out.parents:
-        raise UserError(f"--out {out} and --src {src} lie inside each other; choose another --out")
+        raise UserError(f"--out {out} and {flag} {src} lie inside each other; choose another --out")
 
 
 def summarize(assembly: Assembly, reused: int) -> Summary:
     """Return what an assembly holds so far."""
-    reports, writer = assembly.reports, assembly.writer
-    refused = [(report["bag"], report["reason"]) for report in reports if report["status"] == "refused"]
-    warnings = [(report["bag"], warning) for report in reports for warning in report["warnings"]]
-    episodes, frames = (writer.n_episodes, writer.n_frames) if writer else (0, 0)
-    return Summary(len(reports), episodes, frames, refused, warnings, reused)
+    bags = assembly.bags
+    refused = [(bag.bag, bag.reason or "") for bag in bags if not bag.is_converted]
+    warnings = [(bag.bag, warning) for bag in bags for warning in bag.warnings]
+    return Summary(len(bags), assembly.n_episodes, assembly.n_frames, refused, warnings, reused)
 
 
 def require_episodes(summary: Summary) -> None:
@@ -138,93 +143,79 @@ def _require_enough(summary: Summary, out: Path, options: Options) -> None:
         require_episodes(summary)
     if refused and options.strict:
         text = f"{len(refused)} of {summary.bags} bags are refused and --strict is given: {out} is not written; "
-        text += f"the others wait in {parts_path(out)} for the next run"
+        text += f"the others are kept in {cache_path(out)} for the next run"
         raise RefusedError(text, refused)
 
 
-def _take(assembly: Assembly, board: Progress, at: int, outcome: Outcome) -> str | None:
-    """Take one bag's outcome into the dataset; returns the key of its part."""
-    if outcome.key is None:
-        assembly.refuse(outcome.bag, outcome.report)
-    elif not assembly.add(outcome.bag, outcome.key):
-        board.plan(at, 0, 0)
-    return outcome.key
+def _refusals(bags: Iterable[BagEntry]) -> dict[str, BagEntry]:
+    """Return the refused bags of an earlier conversion by their keys, but for those whose reason may be gone.
 
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _refusals(bags: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return what was told of refused bags by the names that their parts would have, but for those that other bags or the
-    machine refused.
+    A bag without a key was refused by the machine, one whose images have the wrong size by another bag.
     """
-    placed = ("bag", "status", "episodes")
     return {
-        bag["key"]: {name: value for name, value in bag.items() if name not in placed}
+        bag.key: bag
         for bag in bags
-        if bag["status"] == "refused" and "key" in bag and not str(bag["reason"]).endswith(SIZE_FAULT)
+        if not bag.is_converted and bag.key and not (bag.reason or "").endswith(SIZE_REMEDY)
     }
 
 
-class _Todo(NamedTuple):
+class _Task(NamedTuple):
+    """A bag to convert, the `number`-th; `refusal` is why an earlier conversion refused one that was not fetched again."""
+
     bag: FetchedBag
     number: int
-    task_index: int
     job: Job
-    refusal: dict[str, Any] | None  # what was told of a bag that has not come again
+    refusal: BagEntry | None
 
 
-def _outcomes(
-    supply: BagSource, offers: Sequence[BagInfo], job: Job, workers: int, refused: Mapping[str, dict[str, Any]]
-) -> Generator[Outcome, None, None]:
-    """Yield what became of each bag, in the order of `offers`; a bag that is done goes back to its supply.
+def _convert_bags(
+    source: BagSource, bags: Sequence[BagInfo], job: Job, workers: int, refusals: Mapping[str, BagEntry]
+) -> Generator[BagEntry, None, None]:
+    """Yield the entry of each bag, in the order of `bags`, and release each bag that is done.
 
-    One that would have to come only to be `refused` again stays away. A bag that takes the process that reads it with it, in
-    whatever way, is refused like any other damaged one.
+    A bag that would only be refused again is not fetched. One that crashes its worker process is refused like any other
+    damaged one.
     """
-    tasks: dict[str, int] = {}
-    named = [tasks.setdefault(task_of(offer.name, {}, job.config), len(tasks)) for offer in offers]
-    taken: deque[_Todo] = deque()
 
     def key(bag: str, sums: Mapping[str, str]) -> str:
         return key_of(bag, sums, job.config, job.trust_images)
 
     def is_done(bag: str, sums: Mapping[str, str]) -> bool:
-        return (job.parts / key(bag, sums)).exists() or key(bag, sums) in refused
+        return key(bag, sums) in refusals or (job.cache / key(bag, sums)).exists()
 
-    def todo() -> Iterator[_Todo]:
-        for bag, number, task_index in zip(bags, range(len(offers)), named, strict=True):
-            refusal = refused.get(key(bag.source.name, bag.sums)) if bag.sums else None
-            taken.append(_Todo(bag, number, task_index, job, refusal))
-            yield taken[-1]
+    def task(number: int, bag: FetchedBag) -> _Task:
+        return _Task(bag, number, job, refusals.get(key(bag.source.name, bag.sums)) if bag.sums else None)
 
-    with contextlib.closing(supply.fetch(offers, is_done)) as bags:
-        here = workers < 1
-        results = map(_convert, todo()) if here else map_isolated(_convert, todo(), min(workers, len(offers)), _limits)
-        with contextlib.nullcontext() if here else contextlib.closing(results):  # type: ignore[type-var]
-            for result in results:
-                done = taken.popleft()
-                outcome = _refusal(done, result) if isinstance(result, UserError) else result
-                supply.release(done.bag.source, outcome.report.get("sha256"))
-                yield outcome
+    with contextlib.closing(source.fetch(bags, is_done)) as fetched:
+        tasks, pending = itertools.tee(itertools.starmap(task, enumerate(fetched)))
+        with contextlib.closing(_results(tasks, min(workers, len(bags)))) as results:
+            for result, done in zip(results, pending, strict=True):
+                entry = _refuse(done, result) if isinstance(result, UserError) else result
+                source.release(done.bag.source, entry.sha256 or None)
+                yield entry
 
 
-def _refusal(todo: _Todo, reason: UserError) -> Outcome:
-    Progress(todo.job.board).plan(todo.number, 0, 0)
-    return Outcome(todo.bag.source.name, None, {"reason": one_line(reason), "warnings": []})
+def _results(tasks: Iterator[_Task], workers: int) -> Generator[BagEntry | UserError, None, None]:
+    """Yield the result of each task, computed by so many processes, or by this one if there are none."""
+    yield from map_isolated(_convert, tasks, workers, _limits) if workers > 0 else map(_convert, tasks)
 
 
-def _convert(todo: _Todo) -> Outcome | UserError:
-    if todo.bag.fault:
-        return UserError(todo.bag.fault)
-    if todo.refusal:
-        Progress(todo.job.board).plan(todo.number, 0, 0)
-        return Outcome(todo.bag.source.name, None, todo.refusal)
+def _convert(task: _Task) -> BagEntry | UserError:
+    name = task.bag.source.name
+    if task.bag.fault:
+        return UserError(task.bag.fault)
+    if task.refusal:
+        Progress(task.job.progress).plan(task.number, 0)
+        return task.refusal.model_copy(update={"bag": name})
     cv2.setNumThreads(1)
     pa.set_cpu_count(1)
-    return convert_bag(todo.bag.source, todo.number, todo.task_index, todo.job, todo.bag.sums)
+    return convert_bag(task.bag.source, task.number, task.job, task.bag.sums)
 
 
-def _limits(todo: _Todo) -> Limits:
-    return limits_for(size_bytes(todo.bag.source.path))
+def _refuse(task: _Task, reason: UserError) -> BagEntry:
+    Progress(task.job.progress).plan(task.number, 0)
+    return BagEntry(bag=task.bag.source.name, status="refused", reason=one_line(reason), warnings=[], episodes=[])
+
+
+def _limits(task: _Task) -> Limits:
+    return limits_for(size_bytes(task.bag.source.path))

@@ -1,6 +1,6 @@
-"""One bag in; its part, episodes on disk that have no place in a dataset yet, or the reason why there is none, out.
+"""The conversion of one bag into the cache: its episodes on disk, before they have an offset in a dataset.
 
-The bag is read twice: first its stamps and numbers, which decide what each frame shows, then the images, one at a time.
+The bag is read twice: first all but its images, which decides what each frame shows, then the images, one at a time.
 """
 
 import itertools
@@ -16,102 +16,92 @@ import pyarrow.parquet as pq
 
 from common.cli.command import UserError, one_line
 from common.lerobot.dataset import ACTION, IMAGES, STATE
-from common.storage.files import DiskFullError, sha256
+from common.storage.files import DiskFullError, free_bytes, sha256
 from stage1_convert.align import state_action
 from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
-from stage1_convert.align.streams import BagStreams, Stream, read_streams
+from stage1_convert.align.streams import BagStreams, read_streams
 from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.bags.storage import SIDECARS, storage_files, storage_format
 from stage1_convert.config import JOINTS, Config
-from stage1_convert.dataset.episode_file import GROUP_BYTES, EpisodeOffset, RowFile, schema_of
+from stage1_convert.dataset.episode_file import GROUP_BYTES, EpisodeWriter, data_schema
 from stage1_convert.dataset.image_column import ImageColumnWriter, StoredImage
+from stage1_convert.dataset.record import BagEntry, ClockEntry, EpisodeEntry, Gap, LeftOut, MessageCount
 from stage1_convert.dataset.schema import describe_features
-from stage1_convert.dataset.writer import EpisodeFiles
+from stage1_convert.dataset.stats import Stats
 from stage1_convert.images.video_topic import starts_video
-from stage1_convert.pipeline.board import Progress
-from stage1_convert.pipeline.cache import ConvertedBag, key_of, new_part, piece_in, read_part, write_record
+from stage1_convert.pipeline.cache import (
+    ConvertedBag,
+    episode_files,
+    key_of,
+    new_converted_bag,
+    read_converted,
+    write_converted,
+)
 from stage1_convert.pipeline.frames import FrameReader
-from stage1_convert.sources.folder import Source
+from stage1_convert.pipeline.progress import Progress
+from stage1_convert.sources.folder import size_bytes
+from stage1_convert.sources.source import Source
 
 BATCH_ROWS = 64
+SMALLEST_SHARE = 1 / 20  # of a bag's bytes: about what raw images take as JPEGs
 
 
 class Job(NamedTuple):
-    """What is the same for all bags of a conversion: where the parts and the board lie, and how to convert."""
+    """What is the same for all bags of a conversion: where converted bags and progress go, and how to convert."""
 
-    parts: Path
-    board: Path
+    cache: Path
+    progress: Path
     config: Config
     trust_images: bool
 
 
-class Outcome(NamedTuple):
-    """What became of a bag: the key of its part and the sha256 of its files, or None and what is known, with the reason."""
+def convert_bag(source: Source, number: int, job: Job, sums: Mapping[str, str] | None = None) -> BagEntry:
+    """Convert one bag, the `number`-th, into the cache unless it is there already.
 
-    bag: str
-    key: str | None
-    report: dict[str, Any]
-
-
-def convert_bag(
-    source: Source, number: int, task_index: int, job: Job, sums: Mapping[str, str] | None = None
-) -> Outcome:
-    """Convert one bag, the `number`-th, unless its part is there already; one that is known by its `sums` is not read."""
-    board, report = Progress(job.board), dict[str, Any](warnings=[])
+    Returns its entry: converted, with the key in the cache, or refused, with the reason. `sums` are the sha256 of the bag's
+    files where they are known: a bag that is in the cache by them is not read. Raises DiskFullError.
+    """
+    progress = Progress(job.progress)
+    entry = BagEntry(bag=source.name, status="converted", reason=None, warnings=[])
     try:
-        sums = sums or _fingerprint(source.path)
-        key = key_of(source.name, sums, job.config, job.trust_images)
-        if not (job.parts / key).exists():
-            report |= {"key": key, "storage": storage_format(" ".join(sums)), "sha256": sums}
-            with new_part(job.parts, key) as folder:
-                start = board.guess(number, task_index)
-                _Conversion(folder, job, report, board, number).run(source, start)
-        pieces = read_part(job.parts / key).pieces
+        sums = dict(sums or _checksums(source.path))
+        entry.key = key_of(source.name, sums, job.config, job.trust_images)
+        entry.storage, entry.sha256 = storage_format(" ".join(sums)), sums
+        if not (job.cache / entry.key).exists():
+            _require_space(source, job.cache)
+            with new_converted_bag(job.cache, entry.key) as folder:
+                _BagConversion(folder, job, entry, progress, number).run(source)
+        frames = sum(episode.frames for episode in read_converted(job.cache / entry.key).entry.episodes)
     except DiskFullError:
         raise  # no fault of the bag's
     except UserError as error:
-        board.plan(number, 0, 0)
-        if _may_pass(error):
-            report.pop("key", None)
-        return Outcome(source.name, None, {"reason": one_line(error), **report})
-    board.plan(number, len(pieces), sum(piece.report["frames"] for piece in pieces))
-    return Outcome(source.name, key, {"sha256": sums})
+        progress.plan(number, 0)
+        entry.status, entry.reason, entry.episodes = "refused", one_line(error), []
+        if _is_temporary(error):
+            entry.key = None
+        return entry
+    progress.plan(number, frames)
+    return entry
 
 
-def _may_pass(error: BaseException | None) -> bool:
-    """Tell whether what refused a bag may be the machine's fault and not the bag's."""
+def _is_temporary(error: BaseException | None) -> bool:
+    """Return whether what refused a bag may be the machine's fault and not the bag's."""
     while error and not isinstance(error, OSError | MemoryError | sqlite3.OperationalError):
         error = error.__cause__
     return error is not None
 
 
-class BagPlan(NamedTuple):
-    """What a conversion would make of a bag: its topics' messages, clocks, episodes and gaps (as in conversion.json),
-    the grid, the streams and the sizes of its files in bytes.
-    """
-
-    report: dict[str, Any]
-    bag_streams: BagStreams
-    plan: EpisodePlan
-
-
-def plan_bag(source: Source, config: Config, scratch: Path) -> BagPlan:
-    """Return what a conversion would make of a bag, from one reading that leaves the images alone.
-
-    Raises UserError as the conversion would, but for damaged images; `scratch` is an existing folder.
-    """
-    report: dict[str, Any] = {"warnings": []}
-    with open_bag(source.path, scratch, config.data.ros_distro) as bag:
-        bag_streams, plan = _read_and_plan(bag, source.name, config, report)
-        report["warnings"] += bag.warnings
-    report["episodes"] = [
-        {"frames": span.frames, "start_ns": int(plan.ticks_ns[span.start]), "begins": span.reason}
-        for span in plan.episodes
-    ]
-    return BagPlan(report, bag_streams, plan)
+def _require_space(source: Source, cache: Path) -> None:
+    """Raise DiskFullError when the disk certainly is too full for a bag."""
+    left_bytes, needed_bytes = free_bytes(cache), int(size_bytes(source.path) * SMALLEST_SHARE)
+    if left_bytes < needed_bytes:
+        raise DiskFullError(
+            f"disk full: {cache} has {left_bytes:,} bytes free, and bag {source.name} needs at least {needed_bytes:,}; "
+            "free some space or choose another --out"
+        )
 
 
-def _fingerprint(path: Path) -> dict[str, str]:
+def _checksums(path: Path) -> dict[str, str]:
     files = [*storage_files(path), *path.glob("metadata.yaml")] if path.is_dir() else [path]
     logs = [file.with_name(file.name + ending) for file in files for ending in SIDECARS]
     try:
@@ -121,117 +111,147 @@ def _fingerprint(path: Path) -> dict[str, str]:
         raise UserError(f"cannot be read: {one_line(error)}") from error
 
 
-def _read_and_plan(bag: Bag, called: str, config: Config, report: dict[str, Any]) -> tuple[BagStreams, EpisodePlan]:
-    """Read the streams, plan the episodes, and fill in what conversion.json tells of them."""
-    report["custom_data"] = bag.custom
+class BagPlan(NamedTuple):
+    """What a conversion would make of a bag: its entry, its streams, and its frames."""
+
+    entry: BagEntry
+    bag_streams: BagStreams
+    plan: EpisodePlan
+
+
+def plan_bag(source: Source, config: Config, scratch: Path) -> BagPlan:
+    """Return what a conversion would make of a bag, from one reading that skips the images.
+
+    Raises UserError as the conversion would, but for damaged images; `scratch` is an existing folder.
+    """
+    entry = BagEntry(bag=source.name, status="converted", reason=None, warnings=[])
+    with open_bag(source.path, scratch, config.data.ros_distro) as bag:
+        bag_streams, plan = _read_and_plan(bag, config, entry)
+        entry.warnings += bag.warnings
+    return BagPlan(entry, bag_streams, plan)
+
+
+def _read_and_plan(bag: Bag, config: Config, entry: BagEntry) -> tuple[BagStreams, EpisodePlan]:
+    """Read the streams, plan the episodes, and fill in what the entry says of them."""
+    entry.custom_data = bag.custom
     bag_streams = read_streams(bag, config, starts_video)
-    messages = report["messages"] = dict[str, Any]()
-    for stream in bag_streams.streams.values():
+    streams, clocks = bag_streams.streams, bag_streams.clocks
+    entry.messages = {}
+    for stream in streams.values():
         declared = bag.topics[stream.topic].declared
-        messages[stream.topic] = {"declared": declared, "read": stream.read, "used": 0}
+        entry.messages[stream.topic] = MessageCount(declared=declared, read=stream.read, used=0)
         if stream.read != declared:
-            report["warnings"].append(f"topic {stream.topic}: {declared} messages declared, {stream.read} read")
-    report["clock"] = {name: _describe_clock(stream) for name, stream in bag_streams.streams.items()}
-    angles = bag_streams.streams[JOINTS].values[:, : len(config.conventions.joint_order)]
-    plan = make_plan(bag_streams.clocks, angles, bag_streams.markers_ns, config)
-    if called in config.data.episodes:
-        plan = choose(plan, config.data.episodes[called])
-    first_ns = min(int(clock.stamps_ns[0]) for clock in bag_streams.clocks.values())
-    last_ns = max(int(clock.stamps_ns[-1]) for clock in bag_streams.clocks.values())
-    report["warm_up_s"] = round((int(plan.ticks_ns[0]) - first_ns) / 1e9, 6)
-    report["tail_s"] = round((last_ns - int(plan.ticks_ns[-1])) / 1e9, 6)
-    report["gaps"] = [gap._asdict() for gap in plan.gaps]
-    report["left_out"] = [
-        {"start_ns": int(plan.ticks_ns[span.start]), "frames": span.frames, "reason": span.reason}
+            entry.warnings.append(f"topic {stream.topic}: {declared} messages declared, {stream.read} read")
+    entry.clock = {
+        name: ClockEntry(
+            source=clock.source,
+            reason=clock.reason,
+            latency_ms=clock.latency_ms,
+            first_ns=int(clock.stamps_ns[0]),
+            last_ns=int(clock.stamps_ns[-1]),
+        )
+        for name, clock in clocks.items()
+    }
+    angles = streams[JOINTS].values[:, : len(config.conventions.joint_order)]
+    plan = make_plan(clocks, angles, bag_streams.markers_ns, config)
+    if entry.bag in config.data.episodes:
+        plan = choose(plan, config.data.episodes[entry.bag])
+    first_ns = min(clock.first_ns for clock in entry.clock.values())
+    last_ns = max(clock.last_ns for clock in entry.clock.values())
+    entry.warm_up_s = round((int(plan.ticks_ns[0]) - first_ns) / 1e9, 6)
+    entry.tail_s = round((last_ns - int(plan.ticks_ns[-1])) / 1e9, 6)
+    entry.gaps = [Gap.model_validate(gap) for gap in plan.gaps]
+    entry.left_out = [
+        LeftOut(start_ns=int(plan.ticks_ns[span.start]), frames=span.frames, reason=span.reason)
         for span in plan.left_out
     ]
-    for name, stream in bag_streams.streams.items():
-        used = len(np.unique(plan.shown(name)))
-        messages[stream.topic]["used"] = max(messages[stream.topic]["used"], used)
+    for name, stream in streams.items():
+        count = entry.messages[stream.topic]
+        count.used = max(count.used, len(np.unique(plan.shown(name))))
     state_action.check_numbers(bag_streams, plan, config)
     return bag_streams, plan
 
 
-def _describe_clock(stream: Stream) -> dict[str, Any]:
-    clock = {key: value for key, value in stream.clock._asdict().items() if key != "stamps_ns"}
-    stamps_ns = stream.clock.stamps_ns
-    return {**clock, "first_ns": int(stamps_ns[0]), "last_ns": int(stamps_ns[-1])}
+class _BagConversion:
+    """The conversion of one bag into a folder, and into its entry."""
 
-
-class _Conversion:
-    """The conversion of one bag into the folder of its part."""
-
-    def __init__(self, folder: Path, job: Job, report: dict[str, Any], board: Progress, number: int) -> None:
+    def __init__(self, folder: Path, job: Job, entry: BagEntry, progress: Progress, number: int) -> None:
         self._folder, self._config, self._trust = folder, job.config, job.trust_images
-        self._report, self._board, self._number = report, board, number
+        self._entry, self._progress, self._number = entry, progress, number
 
-    def run(self, source: Source, start: EpisodeOffset) -> None:
-        """Convert the bag; its first episode gets the numbers `start`, the others follow."""
+    def run(self, source: Source) -> None:
+        """Write the episodes and the record."""
         scratch = self._folder / "scratch"
         scratch.mkdir()
         with open_bag(source.path, scratch, self._config.data.ros_distro) as bag:
             try:
-                bag_streams, plan = _read_and_plan(bag, source.name, self._config, self._report)
-                lengths = [span.frames for span in plan.episodes]
-                self._board.plan(self._number, len(lengths), sum(lengths))
+                bag_streams, plan = _read_and_plan(bag, self._config, self._entry)
+                self._progress.plan(self._number, sum(span.frames for span in plan.episodes))
                 reader = FrameReader(bag, bag_streams, plan, self._config, self._trust)
-                frames, pieces = reader.frames(), []
-                for at in range(len(lengths)):
-                    first = start.first_index + sum(lengths[:at])
-                    numbers = EpisodeOffset(start.episode_index + at, first, start.task_index)
-                    pieces.append(self._write(at, bag_streams, plan, reader, frames, numbers))
+                frames = reader.frames()
+                written = [
+                    self._write(episode, bag_streams, plan, reader, frames) for episode in range(len(plan.episodes))
+                ]
             finally:
-                self._report["warnings"] += bag.warnings
+                self._entry.warnings += bag.warnings
         shutil.rmtree(scratch)
-        self._report["compressed"] = sorted(reader.compressed)
-        write_record(self._folder, ConvertedBag(self._report, reader.sizes, pieces))
+        self._entry.compressed = sorted(reader.compressed)
+        self._entry.sizes = reader.sizes
+        self._entry.episodes = [episode for episode, _ in written]
+        write_converted(self._folder, ConvertedBag(entry=self._entry, image_stats=[stats for _, stats in written]))
 
     def _write(
         self,
-        at: int,
+        number: int,
         bag_streams: BagStreams,
         plan: EpisodePlan,
         reader: FrameReader,
         frames: Iterator[dict[str, StoredImage]],
-        place: EpisodeOffset,
-    ) -> EpisodeFiles:
-        """Write the `at`-th episode: its rows, the sources of its frames and its videos."""
-        config, span = self._config, plan.episodes[at]
+    ) -> tuple[EpisodeEntry, dict[str, Stats]]:
+        """Write the `number`-th episode: its rows, the messages its frames show, and its videos."""
+        config, span = self._config, plan.episodes[number]
         sources = state_action.provenance(bag_streams, plan, span)
-        reels = {
-            camera: ImageColumnWriter(self._folder / f"{at:03d}.{camera}.mp4", config.data)
+        files = episode_files(self._folder, number, [], {})
+        pq.write_table(pa.table(sources), files.sync)
+        images = {
+            camera: ImageColumnWriter(self._folder / f"{number:03d}.{camera}.mp4", config.data, span.frames)
             for camera in config.data.cameras
         }
-        piece = piece_in(self._folder, at, (), {}, {})
-        pq.write_table(pa.table(sources), piece.sources)
         values = _columns(state_action.states_actions(bag_streams, plan, span, config), sources, config)
-        file: RowFile | None = None
-        for first, stop in _batches(frames, reels, span.frames):
+        rows: EpisodeWriter | None = None
+        for first, stop in _batches(frames, images, span.frames):
             columns = {name: column[first:stop] for name, column in values.items()}
-            images = {IMAGES + camera: reel.column(stop - first) for camera, reel in reels.items()}
-            columns |= {key: column for key, column in images.items() if column is not None}
-            file = file or RowFile(piece.rows, schema_of(describe_features(config, reader.sizes)), place)
-            file.add(pa.record_batch(columns))
-            self._board.wrote(self._number, stop - first)
-        assert file is not None
-        file.close()
-        report = {"frames": span.frames, "start_ns": int(sources["tick_ns"][0]), "begins": span.reason}
-        report |= state_action.describe_ages(sources, list(reels), bag_streams.streams)
-        report["repeated"] = {camera: reel.repeated for camera, reel in reels.items()}
-        return piece._replace(images={camera: reel.close() for camera, reel in reels.items()}, report=report)
+            stored = {IMAGES + camera: writer.column(stop - first) for camera, writer in images.items()}
+            columns |= {key: column for key, column in stored.items() if column is not None}
+            rows = rows or EpisodeWriter(files.rows, data_schema(describe_features(config, reader.sizes)))
+            rows.add(pa.record_batch(columns))
+            self._progress.add(self._number, stop - first)
+        assert rows is not None
+        rows.close()
+        entry = EpisodeEntry(
+            frames=span.frames,
+            start_ns=int(sources["tick_ns"][0]),
+            begins=span.reason,
+            **state_action.describe_ages(sources, list(images), bag_streams.streams),
+            repeated={camera: writer.repeated for camera, writer in images.items()},
+        )
+        return entry, {camera: writer.close() for camera, writer in images.items()}
 
 
 def _batches(
-    frames: Iterator[dict[str, StoredImage]], reels: Mapping[str, ImageColumnWriter], length: int
+    frames: Iterator[dict[str, StoredImage]], images: Mapping[str, ImageColumnWriter], length: int
 ) -> Iterator[tuple[int, int]]:
-    """Hand the next `length` frames to the reels; yield ranges of rows of at most BATCH_ROWS, or about a row group."""
+    """Hand the next `length` frames to the writers of their images.
+
+    Yields ranges of rows, each of at most BATCH_ROWS or about one row group.
+    """
     first = 0
     while first < length:
-        most = stop = min(first + BATCH_ROWS, length)
-        for row, images in enumerate(itertools.islice(frames, most - first), first + 1):
-            for camera, reel in reels.items():
-                reel.add(images[camera])
-            if sum(reel.waiting_bytes for reel in reels.values()) >= GROUP_BYTES:
+        stop = min(first + BATCH_ROWS, length)
+        for row, shown in enumerate(itertools.islice(frames, stop - first), first + 1):
+            for camera, writer in images.items():
+                writer.add(shown[camera])
+            if sum(writer.waiting_bytes for writer in images.values()) >= GROUP_BYTES:
                 stop = row
                 break
         yield first, stop
@@ -239,7 +259,7 @@ def _batches(
 
 
 def _columns(numbers: state_action.StatesActions, sources: dict[str, Any], config: Config) -> dict[str, pa.Array]:
-    """Return an episode's columns but for its images and its place."""
+    """Return an episode's columns but for its images and its offset."""
     frames = sources["frame_index"]
     columns = {STATE: _vectors(numbers.states), ACTION: _vectors(numbers.actions)}
     if config.data.sync_columns:

@@ -11,16 +11,18 @@ from stage1_convert.align.episodes import EpisodePlan
 from stage1_convert.align.streams import BagStreams
 from stage1_convert.bags.bag import Bag
 from stage1_convert.config import Config
-from stage1_convert.dataset import stats
 from stage1_convert.dataset.image_column import StoredImage
+from stage1_convert.dataset.stats import histogram, sample_frames
 from stage1_convert.images.decode import CameraImage
 from stage1_convert.images.encode import encode
-from stage1_convert.pipeline.camera import DECODED_OF_TRUSTED, message_named, read_images
+from stage1_convert.pipeline.camera import message_named, read_images
 
 
 class FrameReader:
-    """Reads the images of one bag; `sizes` holds each camera's (height, width) as soon as it has been seen, `compressed`
-    the cameras of which an image lost detail here.
+    """Reads the images of one bag.
+
+    `sizes` holds each camera's (height, width) as soon as it has been seen, `compressed` the cameras of which an image
+    lost detail here.
     """
 
     def __init__(
@@ -36,19 +38,18 @@ class FrameReader:
         """Yield every frame's images by camera, over all episodes in order."""
         plan, streams, data = self._plan, self._bag_streams.streams, self._config.data
         uses = {name: np.bincount(plan.shown(name), minlength=len(streams[name].numbers)) for name in data.cameras}
-        firsts = {name: {int(plan.picks[name][span.start]) for span in plan.episodes} for name in data.cameras}
+        ticks = np.concatenate([span.start + sample_frames(span.frames) for span in plan.episodes])
+        measured = {name: set(plan.picks[name][ticks].tolist()) for name in data.cameras}
         waiting: dict[str, deque[StoredImage]] = {name: deque() for name in data.cameras}
         for name, sample, image in read_images(self._bag, self._bag_streams, uses, data.depth_range_m, self._trust):
-            # An episode's first image is always counted, so that every episode has statistics.
-            counted = not self._trust or sample in firsts[name] or sample % DECODED_OF_TRUSTED == 0
             with message_named(name, streams[name], sample):
-                stored = self._store(name, image, sample, counted)
+                stored = self._store(name, image, sample in measured[name])
             waiting[name].extend([stored] * int(uses[name][sample]))
             while all(waiting.values()):
                 yield {camera: queue.popleft() for camera, queue in waiting.items()}
 
-    def _store(self, camera: str, image: CameraImage, sample: int, counted: bool) -> StoredImage:
-        """Return an image as the dataset stores it, with its statistics if it is `counted`."""
+    def _store(self, camera: str, image: CameraImage, is_measured: bool) -> StoredImage:
+        """Return an image as the dataset stores it, with its histogram if it is measured."""
         last, self._last[camera] = self._last.get(camera), image
         repeated = last is not None and _is_same(last, image)
         conventions, storage = self._config.conventions, self._config.data.storage
@@ -58,15 +59,14 @@ class FrameReader:
             before = "{}x{}".format(*self.sizes[camera])
             raise UserError(f"the image is {size[0]}x{size[1]}, the ones before it {before}")
         if image.file is not None and image.file_format == storage and size == recorded:
-            seen = image.rgb() if counted else image.pixels
-            return StoredImage(image.file, None, None if seen is None else stats.tally(seen, sample), repeated)
+            return StoredImage(image.file, None, histogram(image.rgb()) if is_measured else None, repeated)
         pixels = resize(image.rgb(), size)
-        tally = stats.tally(pixels, sample) if counted else None
+        counts = histogram(pixels) if is_measured else None
         if storage == "video":
-            return StoredImage(b"", pixels, tally, repeated)
+            return StoredImage(b"", pixels, counts, repeated)
         if storage == "jpeg":
             self.compressed.add(camera)
-        return StoredImage(encode(pixels, storage, conventions.jpeg_quality), None, tally, repeated)
+        return StoredImage(encode(pixels, storage, conventions.jpeg_quality), None, counts, repeated)
 
 
 def _is_same(one: CameraImage, two: CameraImage) -> bool:

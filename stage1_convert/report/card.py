@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from common.lerobot.dataset import ACTION, STATE, Dataset, data_file
-from stage1_convert.dataset.episode_file import EpisodeOffset
-from stage1_convert.dataset.writer import SOURCES_PATH, read_columns
+from stage1_convert.dataset.episode_file import read_columns
+from stage1_convert.dataset.record import SYNC_PATH
 from stage1_convert.report.charts import Bar, Curve, figure, limited, timeline
 from stage1_convert.report.record import NS, EpisodeRecord, Issue
 from stage1_convert.report.thumbnails import thumbnails
@@ -99,7 +99,7 @@ def _film(told: EpisodeRecord, dataset: Dataset, camera: str) -> str:
 def _curves(told: EpisodeRecord, dataset: Dataset) -> str:
     """Draw each dimension of the state with the action of the same name below it, then actions that have no state."""
     episode = dataset.episodes[told.number]
-    columns = read_columns(dataset.rows_path(episode), (STATE, ACTION), EpisodeOffset(told.number, episode.start, 0))
+    columns = read_columns(dataset.rows_path(episode), (STATE, ACTION))
     states, actions = (columns[key].reshape(episode.length, -1) for key in (STATE, ACTION))
     names = [
         dataset.features[key].names or tuple(f"dimension {at}" for at in range(values.shape[1]))
@@ -127,7 +127,7 @@ def _curves(told: EpisodeRecord, dataset: Dataset) -> str:
 def _ages(told: EpisodeRecord, dataset: Dataset) -> str:
     """Draw how far every frame's samples lie from it, against the limit."""
     chunk, file = data_file(told.number)
-    path = dataset.root / SOURCES_PATH.format(chunk_index=chunk, file_index=file)
+    path = dataset.root / SYNC_PATH.format(chunk_index=chunk, file_index=file)
     table = pq.read_table(path, partitioning=None)
     figures = []
     for stream, rule in told.head["streams"].items():

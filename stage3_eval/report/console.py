@@ -1,77 +1,67 @@
-"""The summary of an evaluation in, the table that a person reads out. Pure."""
+"""The report that an evaluation prints: error per joint next to each baseline's, drift, latency and the verdict. Pure."""
 
 import math
-from typing import Any
 
+from common.report.formatting import words
 from stage3_eval.metrics.motion import FROM_COMMANDED, FROM_MEASURED
-from stage3_eval.metrics.summary import FIRST_STEP, VALID_HORIZON
-from stage3_eval.report.formatting import verdict
+from stage3_eval.metrics.summary import FIRST_STEP, VALID_HORIZON, Latency, Summary
+from stage3_eval.report.verdict import verdict
 
 
-def report(summary: dict[str, Any]) -> str:
-    """Return the printed report: error per joint beside each baseline's, ratios, latency and a verdict."""
+def report(summary: Summary) -> str:
+    """Return the printed report."""
     return "\n".join(
         [
-            f"{len(summary['episodes'])} episodes, {summary['frames']} frames, {summary['protocol']}: {_protocol(summary)}",
+            f"{len(summary.episodes)} episodes, {summary.frames} frames, {summary.protocol}: {_protocol(summary)}",
             "",
-            f"mean absolute error over the chunk's valid horizon, in {summary['units']}",
+            f"mean absolute error over the chunk's valid horizon, in {summary.units}",
             *_table(summary),
             "",
-            f"first step only: {verdict(summary, FIRST_STEP)}",
+            f"first step only: {verdict(summary, FIRST_STEP).answer}",
             _drift(summary),
-            _latency(summary["latency"]),
-            verdict(summary, VALID_HORIZON),
+            _latency(summary.latency),
+            verdict(summary, VALID_HORIZON).answer,
         ]
     )
 
 
-def _protocol(summary: dict[str, Any]) -> str:
-    actions = f"{summary['action_meaning']} actions"
-    if summary["protocol"] == "open_loop":
-        return f"a new chunk of {summary['chunk_size']} {actions} from every recorded observation"
-    if summary["temporal_ensemble_coeff"] is not None:
+def _protocol(summary: Summary) -> str:
+    actions = f"{summary.action_meaning} actions"
+    if summary.protocol == "open_loop":
+        return f"a new chunk of {summary.chunk_size} {actions} from every recorded observation"
+    if summary.temporal_ensemble_coeff is not None:
         return f"{actions} averaged over all chunks so far, as on the robot"
-    return f"{actions}, {summary['n_action_steps']} executed of each chunk, as on the robot"
+    return f"{actions}, {summary.n_action_steps} executed of each chunk, as on the robot"
 
 
-def _table(summary: dict[str, Any]) -> list[str]:
-    columns = {"policy": summary["policy"], **summary["baselines"]}
-    rows = {
-        joint: [of[VALID_HORIZON]["per_joint"][joint]["mae"] for of in columns.values()]
-        for joint in summary["joint_names"]
-    }
-    rows["overall"] = [of[VALID_HORIZON]["mae"] for of in columns.values()]
-    if summary["units"] == "rad":
+def _table(summary: Summary) -> list[str]:
+    columns = {"policy": summary.policy, **summary.baselines}
+    horizons = [errors.valid_horizon for errors in columns.values()]
+    rows = {joint: [horizon.per_joint[joint].mae for horizon in horizons] for joint in summary.joint_names}
+    rows["overall"] = [horizon.mae for horizon in horizons]
+    if summary.units == "rad":
         rows["overall, degrees"] = [math.degrees(value) for value in rows["overall"]]
-    rows["overall, first step"] = [of[FIRST_STEP]["mae"] for of in columns.values()]
-    left, names = max(map(len, rows)), [_words(name) for name in columns]
-    widths = [max(12, len(name) + 2) for name in names]
-    head = " " * left + "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
-    lines = [
-        f"{row:<{left}}" + "".join(f"{v:{w}.6f}" for v, w in zip(of, widths, strict=True)) for row, of in rows.items()
-    ]
-    return [head, *lines]
+    rows["overall, first step"] = [errors.first_step.mae for errors in columns.values()]
+    left, heads = max(map(len, rows)), [words(name) for name in columns]
+    widths = [max(12, len(head) + 2) for head in heads]
+    lines = [" " * left + "".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True))]
+    for name, values in rows.items():
+        cells = [f"{value:{width}.6f}" for value, width in zip(values, widths, strict=True)]
+        lines.append(f"{name:<{left}}" + "".join(cells))
+    return lines
 
 
-def _drift(summary: dict[str, Any]) -> str:
-    told = []
-    for start, words in (
-        (FROM_MEASURED, "from the measured position"),
-        (FROM_COMMANDED, "from the last commanded one"),
-    ):
-        of = summary["drift"][start]["1.0s"]
-        told.append(f"{'unknown (too short)' if of is None else format(of['mean'], '.4f')} {words}")
-    return f"drift of a joint after 1 s, in {summary['units']}: {', '.join(told)}"
+def _drift(summary: Summary) -> str:
+    starts = {FROM_MEASURED: "from the measured position", FROM_COMMANDED: "from the last commanded one"}
+    parts = []
+    for start, where in starts.items():
+        drift = summary.drift[start]["1.0s"]
+        parts.append(f"{'unknown (too short)' if drift is None else f'{drift.mean:.4f}'} {where}")
+    return f"drift of a joint after 1 s, in {summary.units}: {', '.join(parts)}"
 
 
-def _latency(latency: dict[str, Any]) -> str:
-    names = [name for name in ("p50", "p95", "p99") if latency[f"{name}_s"] is not None]
-    times = "".join(f"{name} {1000 * latency[f'{name}_s']:.1f} ms, " for name in names)
-    return (
-        f"latency on {latency['device']}, batch 1, {latency['n']} warm predictions: {times}"
-        f"first call {1000 * latency['first_call_s']:.1f} ms"
-    )
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
+def _latency(latency: Latency) -> str:
+    percentiles = {"p50": latency.p50_s, "p95": latency.p95_s, "p99": latency.p99_s}
+    times = [f"{name} {1000 * value:.1f} ms" for name, value in percentiles.items() if value is not None]
+    times.append(f"first call {1000 * latency.first_call_s:.1f} ms")
+    return f"latency on {latency.device}, batch 1, {latency.n} warm predictions: {', '.join(times)}"

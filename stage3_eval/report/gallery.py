@@ -1,33 +1,79 @@
-"""Scores of episodes in; the episodes that are drawn, frame by frame, and the worst moments with their images out.
+"""The episodes that the page draws, and the worst moments with what the cameras saw.
 
 Letters in array names: T frames of the episode, C chunk steps, A action dimensions.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from common.act.checkpoint import ENVIRONMENT
-from common.lerobot.dataset import ACTION, STATE, Dataset, Episode, image_key
+from common.lerobot.dataset import ACTION, STATE, Episode, image_key
+from common.report.charts import Line, Plot, line_chart
+from common.report.formatting import angle
+from common.report.images import PageImage, film, heat_map, jpeg, read_frames
 from stage3_eval.inputs import Inputs
 from stage3_eval.metrics.errors import Floats
 from stage3_eval.metrics.scores import EpisodeScores
-from stage3_eval.metrics.summary import VALID_HORIZON
-from stage3_eval.recording import Columns, images_at, positions, read_rows
-from stage3_eval.report.charts import Image, Line, heat_map, image, line_chart
+from stage3_eval.metrics.summary import VALID_HORIZON, EpisodeSummary, Summary
+from stage3_eval.recording import Columns, positions, read_rows
 from stage3_eval.report.curves import chunk_positions
-from stage3_eval.report.formatting import amount, escape, legend, times
 from stage3_eval.report.saliency import over_image, saliency
 
-MAX_SHOWN, BEST_SHOWN = 12, 3
-STRIP, STRIP_PX, MOMENT_PX = 8, 160, 420
-MAX_POINTS = 600  # of a curve: more cannot be seen
-CURVES = [("recorded", "recorded"), ("policy", "predicted")]
+MAX_DRAWN, BEST_DRAWN = 12, 3
+MOMENTS, MOMENT_PX = 6, 420
 
 
-ScoresByNumber = Mapping[int, EpisodeScores]
+class Evaluated(NamedTuple):
+    """What the page is drawn from; `scores` are those of each episode by its number."""
+
+    inputs: Inputs
+    summary: Summary
+    scores: Mapping[int, EpisodeScores]
+
+    @property
+    def cameras(self) -> list[str]:
+        """The dataset's cameras that the policy looks at."""
+        policy = self.inputs.policy
+        renamed, wanted = policy.checkpoint.rename_map, {image_key(camera) for camera in policy.cameras}
+        keys = {camera: image_key(camera) for camera in self.inputs.dataset.cameras}
+        return [camera for camera, key in keys.items() if renamed.get(key, key) in wanted]
+
+    def rows(self, episode: Episode) -> Columns:
+        """Read the states, the actions and, where the policy looks at it, the environment of an episode."""
+        has_environment = self.inputs.policy.checkpoint.shape.environment_dim
+        return read_rows(self.inputs.dataset, episode, [STATE, ACTION, *([ENVIRONMENT] if has_environment else [])])
+
+    def shown(self, values: Floats) -> npt.NDArray[np.float64]:
+        """Return values as they are shown: radians in degrees."""
+        return np.degrees(values) if self.summary.units == "rad" else np.asarray(values, np.float64)
+
+    @property
+    def unit(self) -> str:
+        """What stands behind a shown value."""
+        return "°" if self.summary.units == "rad" else ""
+
+
+class Figure(NamedTuple):
+    """A plot and its caption."""
+
+    caption: str
+    plot: Plot
+
+
+class EpisodeView(NamedTuple):
+    """An episode that is drawn."""
+
+    summary: EpisodeSummary
+    length_s: float
+    films: dict[str, list[PageImage]]  # camera -> images
+    heat: PageImage
+    largest: str  # error, in words
+    actions: list[Figure]
+    paths: list[Figure]
 
 
 class Moment(NamedTuple):
@@ -39,206 +85,139 @@ class Moment(NamedTuple):
     chunk_CA: Floats
 
 
-def choose_shown(by_episode: list[dict[str, Any]]) -> list[int]:
-    """Return the episodes to draw: all while they are few, else the worst and, last, a few of the best."""
-    ranked = sorted(by_episode, key=lambda of: -float(of["policy"][VALID_HORIZON]["mae"]))
-    numbers = [int(of["episode_index"]) for of in ranked]
-    if len(numbers) <= MAX_SHOWN:
-        return [int(of["episode_index"]) for of in by_episode]
-    return numbers[: MAX_SHOWN - BEST_SHOWN] + numbers[-BEST_SHOWN:]
+class MomentView(NamedTuple):
+    """A moment with its images and the joint that erred most."""
+
+    episode: int
+    seconds: float
+    error: float
+    joint: str
+    joint_error: float
+    images: list[PageImage]
+    plot: Plot
 
 
-def show_episodes(inputs: Inputs, summary: dict[str, Any], scores: ScoresByNumber, shown: list[int]) -> str:
-    """Return one part per shown episode: filmstrip, heat map, curves; the first is open."""
-    by_number = {episode.number: episode for episode in inputs.episodes}
-    top = max(float(np.quantile(scores[number].heat_TA, 0.98)) for number in shown)
-    return "".join(
-        _episode(inputs, summary, by_number[number], scores[number], top, number == shown[0]) for number in shown
-    )
+def choose_drawn(by_episode: Sequence[EpisodeSummary]) -> list[int]:
+    """Return the numbers of the episodes to draw: all while they are few, else the worst and, last, a few of the best."""
+    if len(by_episode) <= MAX_DRAWN:
+        return [episode.episode_index for episode in by_episode]
+    ranked = sorted(by_episode, key=lambda episode: -episode.policy[VALID_HORIZON].mae)
+    numbers = [episode.episode_index for episode in ranked]
+    return numbers[: MAX_DRAWN - BEST_DRAWN] + numbers[-BEST_DRAWN:]
 
 
-def show_moments(
-    inputs: Inputs, summary: dict[str, Any], scores: ScoresByNumber, shown: list[int], attention: int
-) -> str:
-    """Return the worst moments of all episodes with what the cameras saw; of `attention` of them also what mattered."""
-    count = max(6, attention)
-    moments = _worst(inputs, scores, count, per_episode=max(2, math.ceil(count / len(inputs.episodes))))
-    words = "<p>The frames whose chunks were furthest from the recording.</p>"
-    if attention:
-        words += (
-            '<p class="soft">Bright in the second image: where a small change would have changed the predicted chunk most '
-            "(the gradient of the chunk with respect to the image, smoothed).</p>"
-        )
-    parts = [_moment(inputs, summary, scores, moment, shown, place < attention) for place, moment in enumerate(moments)]
-    return f'{words}{legend(CURVES)}<div class="moments">{"".join(parts)}</div>'
+def heat_limit(evaluated: Evaluated, drawn: Sequence[int]) -> float:
+    """Return the error that is brightest in the heat maps: few are larger."""
+    return max(float(np.quantile(evaluated.scores[number].heat_TA, 0.98)) for number in drawn)
 
 
-def _worst(inputs: Inputs, scores: ScoresByNumber, count: int, per_episode: int) -> list[Moment]:
-    kept: list[Moment] = []
-    for episode in inputs.episodes:
-        found = scores[episode.number]
-        here = zip(found.moment_M.tolist(), found.moment_M_error.tolist(), found.moment_MCA, strict=True)
-        kept += [Moment(episode, frame, error, chunk) for frame, error, chunk in list(here)[:per_episode]]
-        kept = sorted(kept, key=lambda moment: -moment.error)[:count]
-    return kept
-
-
-def _moment(
-    inputs: Inputs,
-    summary: dict[str, Any],
-    scores: ScoresByNumber,
-    moment: Moment,
-    shown: list[int],
-    attention: bool,
-) -> str:
-    fps, units, joints, number_ = summary["fps"], summary["units"], summary["joint_names"], moment.episode.number
-    rows = read_rows(inputs.dataset, moment.episode, _columns(inputs))
-    recorded_CA = rows[ACTION][moment.frame : moment.frame + len(moment.chunk_CA)]
-    error_A = np.abs(moment.chunk_CA[: len(recorded_CA)] - recorded_CA).mean(axis=0)
-    worst = int(error_A.argmax())
-    first, shown_CA, predicted_CA = moment.frame, recorded_CA, moment.chunk_CA[: len(recorded_CA)]
-    if len(recorded_CA) < 2:  # one step is no curve: what was executed around it is
-        around = slice(max(0, moment.frame - fps // 2), moment.frame + fps // 2)
-        executed_TA = scores[moment.episode.number].executed_TA
-        first, shown_CA, predicted_CA = around.start, rows[ACTION][around], executed_TA[around]
-    seconds = [(first + step) / fps for step in range(len(shown_CA))]
-    lines = [
-        Line("recorded", seconds, _shown_in(shown_CA[:, worst], units), "recorded"),
-        Line("predicted", seconds, _shown_in(predicted_CA[:, worst], units), "policy"),
-    ]
-    where = f"episode {number_}, {moment.frame / fps:.2f} s"
-    name = f'<a href="#episode-{number_}">{where}</a>' if number_ in shown else where
-    most = f"most in {escape(joints[worst])} ({amount(float(error_A[worst]), units)})"
-    off = f"off by {amount(moment.error, units)} on average, {most}"
-    images = _moment_images(inputs, moment, rows, where, attention)
-    return (
-        f'<div class="moment"><h3>{name}</h3><p class="soft">{off}</p><div class="pair">{images}</div>'
-        f"{_chart(f'{joints[worst]}: recorded and predicted action', joints[worst], lines, units)}</div>"
-    )
-
-
-def _moment_images(inputs: Inputs, moment: Moment, rows: Columns, where: str, attention: bool) -> str:
-    seen = {
-        camera: images_at(inputs.dataset, moment.episode, camera, [moment.frame])[moment.frame]
-        for camera in _cameras(inputs)
-    }
-    parts = [_image(seen[camera], MOMENT_PX, f"Camera {camera}, {where}") for camera in seen]
-    if attention and seen:
-        state = {key: rows[key][moment.frame : moment.frame + 1] for key in rows if key.startswith("observation.")}
-        observation = state | {image_key(camera): seen[camera][None] for camera in seen}
-        for camera, map_HW in saliency(inputs.policy, observation).items():
-            what = f"What mattered in camera {camera}, {where}"
-            parts.append(_image(over_image(seen[camera], map_HW), MOMENT_PX, what))
-    return "".join(parts)
-
-
-def _episode(
-    inputs: Inputs, summary: dict[str, Any], episode: Episode, scores: EpisodeScores, top: float, is_open: bool
-) -> str:
-    of = next(of for of in summary["by_episode"] if of["episode_index"] == episode.number)
-    error = amount(of["policy"][VALID_HORIZON]["mae"], summary["units"])
-    ratio = times(of["ratio_to_best_baseline"][VALID_HORIZON])
-    rows = read_rows(inputs.dataset, episode, _columns(inputs))
-    title = f"<b>Episode {episode.number}</b> · {episode.length / summary['fps']:.1f} s"
-    title += f" · mean error {error} · {ratio} the best rule's"
-    return (
-        f'<details id="episode-{episode.number}"{" open" if is_open else ""}><summary>{title}</summary>'
-        f"{_strip(inputs, episode, summary['fps'])}{_heat(scores, summary, top)}{_curves(inputs, summary, rows, scores)}"
-        "</details>"
-    )
-
-
-def _strip(inputs: Inputs, episode: Episode, fps: int) -> str:
-    frames = np.unique(np.linspace(0, episode.length - 1, STRIP).round().astype(int)).tolist()
-    strips = ""
-    for camera in _cameras(inputs):
-        found = images_at(inputs.dataset, episode, camera, frames)
-        figures = "".join(
-            f"<figure>{_image(found[frame], STRIP_PX, f'Camera {camera} at {frame / fps:.1f} s')}"
-            f"<figcaption>{frame / fps:.1f} s</figcaption></figure>"
-            for frame in frames
-        )
-        strips += f'<h3>What {escape(camera)} saw</h3><div class="strip">{figures}</div>'
-    return strips
-
-
-def _heat(scores: EpisodeScores, summary: dict[str, Any], top: float) -> str:
-    joints, units, fps = summary["joint_names"], summary["units"], summary["fps"]
+def view_episode(evaluated: Evaluated, number: int, top: float) -> EpisodeView:
+    """Return the films, the heat map and the curves of an episode."""
+    inputs, fps = evaluated.inputs, evaluated.summary.fps
+    episode = next(episode for episode in inputs.episodes if episode.number == number)
+    scores = evaluated.scores[number]
     frame, joint = np.unravel_index(int(scores.heat_TA.argmax()), scores.heat_TA.shape)
-    largest = f"largest {amount(float(scores.heat_TA.max()), units)} in {joints[joint]} at {frame / fps:.1f} s"
-    source = heat_map(scores.heat_TA.T, top)
-    rows = "".join(f"<li>{escape(name)}</li>" for name in joints)
-    what = "of the chunk predicted at each frame" if summary["protocol"] == "open_loop" else "of each executed action"
-    return (
-        f'<h3>Error by joint and time</h3><div class="heat"><ol aria-hidden="true">{rows}</ol>'
-        f'<img src="{source}" alt="Heat map of the error by joint and time: {escape(largest, quote=True)}"></div>'
-        f'<p class="soft">Mean error {what}, from the first frame to the last; black is none, yellow {amount(top, units)} '
-        f"or more; {escape(largest)}.</p>"
+    error = angle(float(scores.heat_TA.max()), evaluated.summary.units)
+    largest = f"largest {error} in {evaluated.summary.joint_names[int(joint)]} at {int(frame) / fps:.1f} s"
+    actions, paths = _draw_joints(evaluated, episode)
+    return EpisodeView(
+        next(found for found in evaluated.summary.by_episode if found.episode_index == number),
+        episode.length / fps,
+        {camera: film(inputs.dataset, episode, camera) for camera in evaluated.cameras},
+        heat_map(scores.heat_TA.T, top, f"Heat map of the error by joint and time: {largest}"),
+        largest,
+        actions,
+        paths,
     )
 
 
-def _curves(inputs: Inputs, summary: dict[str, Any], rows: Columns, scores: EpisodeScores) -> str:
-    units, fps, joints = summary["units"], summary["fps"], summary["joint_names"]
-    position_TA = positions(inputs.dataset, rows[STATE])
-    n_frames = len(rows[ACTION])
-    every = max(1, n_frames // MAX_POINTS)
-    seconds = (np.arange(0, n_frames, every) / fps).tolist()
-    actions, paths = "", ""
-    for joint, name in enumerate(joints):
-        lines = [Line("recorded", seconds, _shown_in(rows[ACTION][::every, joint], units), "recorded")]
-        lines.append(Line("predicted", seconds, _shown_in(scores.executed_TA[::every, joint], units), "policy"))
-        actions += _chart(f"{name}: recorded and predicted action", name, lines, units)
+def view_moments(evaluated: Evaluated, attention: int) -> list[MomentView]:
+    """Return the worst moments of all episodes; for the first `attention` of them, with input attribution."""
+    moments = _worst(evaluated, max(MOMENTS, attention))
+    return [_view_moment(evaluated, moment, place < attention) for place, moment in enumerate(moments)]
+
+
+def _worst(evaluated: Evaluated, count: int) -> list[Moment]:
+    episodes = evaluated.inputs.episodes
+    per_episode = max(2, math.ceil(count / len(episodes)))
+    found: list[Moment] = []
+    for episode in episodes:
+        scores = evaluated.scores[episode.number]
+        columns = scores.moment_M.tolist(), scores.moment_M_error.tolist(), scores.moment_MCA
+        found += [Moment(episode, *moment) for moment in list(zip(*columns, strict=True))[:per_episode]]
+    return sorted(found, key=lambda moment: -moment.error)[:count]
+
+
+def _view_moment(evaluated: Evaluated, moment: Moment, with_attribution: bool) -> MomentView:
+    fps, joints = evaluated.summary.fps, evaluated.summary.joint_names
+    rows = evaluated.rows(moment.episode)
+    recorded_CA = rows[ACTION][moment.frame : moment.frame + len(moment.chunk_CA)]
+    predicted_CA = moment.chunk_CA[: len(recorded_CA)]
+    error_A = np.abs(predicted_CA - recorded_CA).mean(axis=0)
+    worst = int(error_A.argmax())
+    start = moment.frame
+    if len(recorded_CA) < 2:  # one step is no curve: show what was executed around it
+        around = slice(max(0, moment.frame - fps // 2), moment.frame + fps // 2)
+        executed_TA = evaluated.scores[moment.episode.number].executed_TA
+        start, recorded_CA, predicted_CA = around.start, rows[ACTION][around], executed_TA[around]
+    seconds = (start + np.arange(len(recorded_CA))) / fps
+    lines = _compared(evaluated, seconds, recorded_CA[:, worst], predicted_CA[:, worst])
+    label = f"{joints[worst]}: recorded and predicted action"
+    return MomentView(
+        moment.episode.number,
+        moment.frame / fps,
+        moment.error,
+        joints[worst],
+        float(error_A[worst]),
+        _moment_images(evaluated, moment, rows, with_attribution),
+        line_chart(label, lines, " s", evaluated.unit),
+    )
+
+
+def _moment_images(evaluated: Evaluated, moment: Moment, rows: Columns, with_attribution: bool) -> list[PageImage]:
+    dataset, frame = evaluated.inputs.dataset, moment.frame
+    where = f"episode {moment.episode.number}, {frame / evaluated.summary.fps:.2f} s"
+    seen = {camera: next(read_frames(dataset, moment.episode, camera, [frame])) for camera in evaluated.cameras}
+    images = [jpeg(image, f"Camera {camera}, {where}", MOMENT_PX) for camera, image in seen.items()]
+    if with_attribution and seen:
+        state = {key: values[frame : frame + 1] for key, values in rows.items() if key.startswith("observation.")}
+        observation = state | {image_key(camera): image[None] for camera, image in seen.items()}
+        for camera, map_HW in saliency(evaluated.inputs.policy, observation).items():
+            alt = f"Input attribution, camera {camera}, {where}"
+            images.append(jpeg(over_image(seen[camera], map_HW), alt, MOMENT_PX))
+    return images
+
+
+def _draw_joints(evaluated: Evaluated, episode: Episode) -> tuple[list[Figure], list[Figure]]:
+    """Draw the actions of each joint and, where positions are measured, where its predicted chunks lead."""
+    rows, scores, summary = evaluated.rows(episode), evaluated.scores[episode.number], evaluated.summary
+    position_TA = positions(evaluated.inputs.dataset, rows[STATE])
+    seconds = np.arange(episode.length) / summary.fps
+    actions, paths = [], []
+    for joint, name in enumerate(summary.joint_names):
+        lines = _compared(evaluated, seconds, rows[ACTION][:, joint], scores.executed_TA[:, joint])
+        label = f"{name}: recorded and predicted action"
+        actions.append(Figure(name, line_chart(label, lines, " s", evaluated.unit)))
         if position_TA is not None:
-            lines = [Line("recorded", seconds, _shown_in(position_TA[::every, joint], units), "recorded")]
-            lines += _fans(scores, position_TA, joint, summary)
-            paths += _chart(f"{name}: recorded position and where predicted chunks lead", name, lines, units)
-    body = f'<h3>Actions</h3>{legend(CURVES)}<div class="charts">{actions}</div>'
-    if paths:
-        body += (
-            f"<details><summary>Positions: where whole chunks would lead</summary>{legend(CURVES)}"
-            f'<div class="charts">{paths}</div></details>'
-        )
-    return body
+            lines = [Line("recorded", seconds, evaluated.shown(position_TA[:, joint]), "recorded")]
+            lines += _fans(evaluated, scores, position_TA, joint)
+            label = f"{name}: recorded position and where predicted chunks lead"
+            paths.append(Figure(name, line_chart(label, lines, " s", evaluated.unit)))
+    return actions, paths
 
 
-def _fans(scores: EpisodeScores, position_TA: Floats, joint: int, summary: dict[str, Any]) -> list[Line]:
-    fps, units, last = summary["fps"], summary["units"], len(position_TA) - 1
-    lines = []
+def _fans(evaluated: Evaluated, scores: EpisodeScores, position_TA: Floats, joint: int) -> list[Line]:
+    fps, last, lines = evaluated.summary.fps, len(position_TA) - 1, []  # nothing was recorded beyond the last frame
     for start, chunk_CA in zip(scores.fan_F.tolist(), scores.fan_FCA, strict=True):
-        if start >= last:
-            continue  # nothing was recorded beyond the end
-        path = chunk_positions(position_TA[start], chunk_CA, summary["action_meaning"])[: last - start + 1, joint]
-        seconds = [(start + step) / fps for step in range(len(path))]
-        lines.append(Line("predicted", seconds, _shown_in(path, units), "fan"))
+        if start < last:
+            path = chunk_positions(position_TA[start], chunk_CA, evaluated.summary.action_meaning)
+            path = path[: last - start + 1, joint]
+            lines.append(Line("predicted", (start + np.arange(len(path))) / fps, evaluated.shown(path), "fan"))
     return lines
 
 
-def _chart(title: str, caption: str, lines: list[Line], units: str) -> str:
-    chart = line_chart(title, lines, "seconds", _unit(units))
-    return f"<figure><figcaption>{escape(caption)}</figcaption>{chart}</figure>"
-
-
-def _image(pixels: Image, width: int, alt: str) -> str:
-    height, wide = pixels.shape[:2]
-    about = f'width="{wide}" height="{height}" alt="{escape(alt, quote=True)}"'
-    return f'<img src="{image(pixels, width)}" {about}>'
-
-
-def _cameras(inputs: Inputs) -> list[str]:
-    """The dataset's cameras that the policy looks at."""
-    dataset: Dataset = inputs.dataset
-    renamed, wanted = inputs.policy.checkpoint.rename_map, {image_key(camera) for camera in inputs.policy.cameras}
-    return [camera for camera in dataset.cameras if renamed.get(image_key(camera), image_key(camera)) in wanted]
-
-
-def _columns(inputs: Inputs) -> list[str]:
-    return [STATE, ACTION, *([ENVIRONMENT] if inputs.policy.checkpoint.shape.environment_dim else [])]
-
-
-def _shown_in(values: Floats, units: str) -> list[float]:
-    shown: list[float] = (np.degrees(values) if units == "rad" else values).astype(float).tolist()
-    return shown
-
-
-def _unit(units: str) -> str:
-    return "degrees" if units == "rad" else ""
+def _compared(evaluated: Evaluated, seconds: Floats, recorded: Floats, predicted: Floats) -> list[Line]:
+    return [
+        Line("recorded", seconds, evaluated.shown(recorded), "recorded"),
+        Line("predicted", seconds, evaluated.shown(predicted), "policy"),
+    ]

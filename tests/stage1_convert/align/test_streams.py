@@ -16,8 +16,7 @@ from common.storage.files import read_json
 from stage1_convert.config import Config
 from stage1_convert.pipeline.convert import Options, RefusedError, convert
 from stage1_convert.pipeline.convert_bag import plan_bag
-from stage1_convert.sources.folder import find_bags
-from stage1_convert.sources.source import LocalBags
+from stage1_convert.sources.folder import LocalBags, find_bags
 from tests.stage1_convert.conversion import jpegs, report, rows, run, tree
 from tests.stage1_convert.recording import (
     JOINT_STATE,
@@ -242,10 +241,12 @@ def test_a_video_dataset_declares_its_codec_and_has_no_image_column(film: Path) 
     assert info["video_path"].startswith("videos/{video_key}/")
 
 
-def test_a_videos_statistics_are_those_of_its_frames(film: Path) -> None:
+def test_a_videos_statistics_are_near_those_of_its_frames(film: Path) -> None:
+    """They are of the images before they are compressed, as LeRobot takes them."""
     dataset = Dataset.open(film)
     pixels = np.concatenate([np.stack(list(dataset.images(e, "color"))).reshape(-1, 3) for e in dataset.episodes])
-    np.testing.assert_allclose(dataset.stats["observation.images.color"]["mean"].ravel(), pixels.mean(0) / 255)
+    found = dataset.stats["observation.images.color"]["mean"].ravel()
+    np.testing.assert_allclose(found, pixels.mean(0) / 255, atol=0.02)
 
 
 def test_a_video_of_odd_size_is_refused(tmp_path: Path) -> None:
@@ -262,8 +263,8 @@ def test_trusted_images_give_the_same_rows_and_the_record_says_so(src: Path, tmp
         True,
         False,
     )
-    count = Dataset.open(tmp_path / "trusted").stats["observation.images.color"]["count"]
-    assert 0 < count[0] < len(jpegs(tmp_path / "out")) / 4
+    verified, trusted = (read_json(tmp_path / name / "meta" / "stats.json") for name in ("out", "trusted"))
+    assert trusted == verified
 
 
 def test_a_trusted_image_is_still_refused_when_it_is_cut_off(tmp_path: Path) -> None:
@@ -282,8 +283,8 @@ def test_a_plan_tells_what_the_conversion_then_does(src: Path, tmp_path: Path) -
     planned = plan_bag(find_bags(src)[0], load(Config, None, [FIELD]), tmp_path / "scratch")
     (bag,) = report(tmp_path / "out")["bags"]
     for key in ("messages", "clock", "gaps", "left_out", "warm_up_s"):
-        assert planned.report[key] == bag[key]
-    assert [episode["frames"] for episode in planned.report["episodes"]] == [e["frames"] for e in bag["episodes"]]
+        assert planned.entry.model_dump(exclude_unset=True)[key] == bag[key]
+    assert [span.frames for span in planned.plan.episodes] == [e["frames"] for e in bag["episodes"]]
 
 
 @pytest.mark.parametrize("wanted", ["header", "receive"])

@@ -190,15 +190,8 @@ def test_statistics_cover_every_value_and_every_pixel(tmp_path: Path) -> None:
     found = dataset.stats["observation.images.color"]
     assert found["count"].tolist() == [dataset.n_frames]
     assert found["mean"].shape == (3, 1, 1)
-    for name, expected in {
-        "min": pixels.min(0),
-        "max": pixels.max(0),
-        "mean": pixels.mean(0),
-        "std": pixels.std(0),
-        "q01": np.quantile(pixels, 0.01, axis=0),
-        "q50": np.quantile(pixels, 0.5, axis=0),
-        "q99": np.quantile(pixels, 0.99, axis=0),
-    }.items():
+    expected_stats = {"min": pixels.min(0), "max": pixels.max(0), "mean": pixels.mean(0), "std": pixels.std(0)}
+    for name, expected in expected_stats.items():
         np.testing.assert_allclose(found[name].ravel(), expected, rtol=0, atol=1e-12, err_msg=name)
     actions = np.stack(rows(tmp_path / "out")["action"]).astype(np.float64)
     np.testing.assert_allclose(dataset.stats["action"]["std"], actions.std(0), rtol=1e-12)
@@ -216,7 +209,7 @@ def test_statistics_of_images_compressed_here_are_of_those_before_that_and_the_r
     for name, expected in {"min": pixels.min(0), "mean": pixels.mean(0), "std": pixels.std(0)}.items():
         np.testing.assert_allclose(found[name].ravel(), expected, rtol=0, atol=1e-12, err_msg=name)
     assert report(tmp_path / "out")["bags"][0]["compressed"] == ["color"]
-    assert not check(tmp_path / "out").faults
+    assert not check(tmp_path / "out").findings
 
 
 def test_a_joint_order_that_switches_midway_is_followed_by_name(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 import shutil
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,11 +11,14 @@ from common.cli.config import load
 from common.storage.files import write_json
 from stage1_convert.__main__ import main
 from stage1_convert.config import Config
-from stage1_convert.dataset.merge import merge
-from stage1_convert.pipeline.cache import REPORT
+from stage1_convert.dataset.record import RECORD_PATH
+from stage1_convert.pipeline import cache
+from stage1_convert.pipeline.cache import locked_cache
 from stage1_convert.pipeline.convert import Options, convert
+from stage1_convert.pipeline.merge import merge
 from stage1_convert.report.page import PAGE
-from stage1_convert.sources.source import LocalBags
+from stage1_convert.sources.folder import LocalBags
+from tests.conftest import GOLDEN
 from tests.stage1_convert.conversion import report, rows, run, tree
 from tests.stage1_convert.recording import cell
 
@@ -50,22 +51,14 @@ def shutil_copy(bags: Path, target: Path, *names: str) -> Path:
     return target
 
 
-def test_what_another_version_of_the_code_converted_is_converted_again(bags: Path, tmp_path: Path) -> None:
-    root = Path(__file__).parents[3]
-    for package in ("stage1_convert", "common"):
-        shutil.copytree(root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-
-    def reused() -> bool:
-        command = [sys.executable, "-m", "stage1_convert", "--src", str(bags), "--out", "out"]
-        told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=100)
-        return "4 unchanged since they were converted before" in told.stdout
-
-    assert not reused()
-    for code, shapes_rows in (("common/act/network.py", False), ("stage1_convert/images/decode.py", True)):
-        with (tmp_path / code).open("a") as file:
-            file.write("# changed\n")
-        assert reused() != shapes_rows, code
-        assert reused()
+def test_bags_that_another_version_converted_are_converted_again(
+    bags: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(bags, tmp_path / "out")
+    assert run(bags, tmp_path / "out").reused == 4
+    monkeypatch.setattr(cache, "CONVERSION_VERSION", cache.CONVERSION_VERSION + 1)
+    assert run(bags, tmp_path / "out").reused == 0
+    assert report(tmp_path / "out")["tool"]["conversion"] == str(cache.CONVERSION_VERSION)
 
 
 def test_rows_that_are_still_in_a_log_are_part_of_a_bag(tmp_path: Path) -> None:
@@ -112,7 +105,7 @@ def test_a_joined_dataset_names_the_versions_that_made_its_rows(bags: Path, tmp_
     for part, out in enumerate(shards, 1):
         convert(LocalBags(bags), out, load(Config, None), Options(shard=(part, 2)))
         record = report(out)
-        write_json(out / REPORT, {**record, "tool": {**record["tool"], "numpy": "1.26.0"}})
+        write_json(out / RECORD_PATH, {**record, "tool": {**record["tool"], "numpy": "1.26.0"}})
     merge(shards, tmp_path / "out")
     assert report(tmp_path / "out")["tool"]["numpy"] == "1.26.0"
 
@@ -137,13 +130,20 @@ def test_shards_whose_bags_are_refused_or_that_have_none_join_as_well(bags: Path
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
-def test_a_shard_without_an_episode_joins_its_own_conversion_only(bags: Path, whole: Path, tmp_path: Path) -> None:
-    for part in (5, 6):
+def test_what_is_no_shard_of_the_same_conversion_is_refused(bags: Path, tmp_path: Path) -> None:
+    for part in (1, 5, 6):
         convert(LocalBags(bags), tmp_path / f"part{part}", load(Config, None), Options(shard=(part, 6)))
     other = load(Config, None, ["data.task=Something else."])
-    convert(LocalBags(bags), tmp_path / "other", other, Options(shard=(1, 6)))
-    with pytest.raises(UserError, match="part5 is a shard without an episode"):
-        merge([tmp_path / "other", tmp_path / "part5"], tmp_path / "out")
+    convert(LocalBags(bags), tmp_path / "other", other, Options(shard=(2, 6)))
+    first = tmp_path / "part1"
+    for shards, words in (
+        ((first, tmp_path / "other"), "were converted with another `config`"),
+        ((first, GOLDEN / "dataset_image"), "dataset_image holds no meta/conversion.json"),
+        ((first, shutil.copytree(first, tmp_path / "copy")), "both hold bag a"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            merge(shards, tmp_path / "out")
+        assert "lerobot-edit-dataset --operation.type merge" in str(caught.value)
     with pytest.raises(UserError, match="none of the 0 bags"):
         merge([tmp_path / "part5", tmp_path / "part6"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -185,7 +185,5 @@ def test_the_same_recording_under_two_names_is_told(bags: Path, tmp_path: Path) 
 
 
 def test_two_conversions_to_one_dataset_cannot_mix(bags: Path, tmp_path: Path) -> None:
-    from stage1_convert.pipeline.cache import parts_folder
-
-    with parts_folder(tmp_path / "out"), pytest.raises(UserError, match="another conversion to --out"):
+    with locked_cache(tmp_path / "out"), pytest.raises(UserError, match="another conversion to --out"):
         run(bags, tmp_path / "out")

@@ -2,24 +2,19 @@
 
 import base64
 import re
-import shutil
 from html import unescape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from common.lerobot.images import decode_image
 from common.storage.files import read_json
-from stage1_convert.dataset.merge import merge
-from stage1_convert.report.card import UNRECORDED
 from stage1_convert.report.page import PAGE, render, write_page
 from stage1_convert.report.record import EpisodeRecord, episodes_of, marks_of, worst_first
 from stage1_convert.report.thumbnails import frames_shown
 from tests.browser import NARROW, WIDE, visit
-from tests.conftest import GOLDEN
 from tests.stage1_convert.conversion import jpegs, report, run
 from tests.stage1_convert.recording import cell, decode, number_in
 
@@ -69,30 +64,9 @@ def test_the_conversion_writes_it_and_equal_conversions_give_equal_bytes(dataset
     assert (dataset / PAGE).read_bytes() == written
 
 
-@pytest.fixture(scope="module")
-def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A conversion, and joined before: the same without its record, and a conversion of a bag with a gap."""
-    folder = tmp_path_factory.mktemp("joined")
-    for name in ("whole", "gap"):
-        is_whole = name == "whole"  # and nothing is odd: a fast camera never has to repeat an image
-        recording = cell(seconds=1.0 if is_whole else 3, camera_hz=60 if is_whole else 30, size=SIZE)
-        if not is_whole:
-            del recording.images[30:45]
-        recording.write(folder / "src" / name / "bag")
-        run(folder / "src" / name, folder / name, f"data.task={name}")
-    records = shutil.ignore_patterns("conversion.*", "sync", "pictures.parquet")
-    foreign = shutil.copytree(folder / "whole", folder / "foreign", ignore=records)
-    merge([foreign, folder / "gap"], folder / "inner")
-    merge([folder / "whole", folder / "inner"], folder / "out")
-    return folder / "out"
-
-
-@pytest.mark.parametrize("which", ["dataset", "joined"])
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
-def test_a_browser_shows_it_without_errors_requests_or_sideways_scrolling(
-    which: str, size: tuple[int, int], request: pytest.FixtureRequest
-) -> None:
-    with visit(request.getfixturevalue(which) / PAGE, size) as seen:
+def test_a_browser_shows_it_without_errors_requests_or_sideways_scrolling(dataset: Path, size: tuple[int, int]) -> None:
+    with visit(dataset / PAGE, size) as seen:
         page = seen.page
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         assert page.locator("h1").count() == 1
@@ -233,41 +207,6 @@ def test_videos_are_shown_as_well(tmp_path: Path) -> None:
     shown = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)"', (tmp_path / "out" / PAGE).read_text())
     assert len(shown) == 8
     assert decode_image(base64.b64decode(shown[0])).shape == (96, 160, 3)
-
-
-def test_a_joined_dataset_tells_of_each_part_what_is_known(joined: Path) -> None:
-    page = unescape((joined / PAGE).read_text())
-    known, unknown = "converted from 1 bag; streams and settings stand below", UNRECORDED
-    assert re.findall(r'class="l">([\d to]+)</th><td class="words">(.*?)</td>', page) == [
-        ("0", known),
-        ("1", unknown),
-        ("2 to 3", known),
-    ]
-    assert f"Of 1 episode there is {UNRECORDED}." in page
-    assert re.findall(r'class="l">joints</th><td class="l">(.*?)</td>', page) == ["0", "2 to 3"]
-    settings = re.findall(r"configuration of episodes ([\d to]+)</summary><pre[^>]*>(.*?)</pre>", page, re.DOTALL)
-    assert [(of, yaml.safe_load(text)["data"]["task"]) for of, text in settings] == [("0", "whole"), ("2 to 3", "gap")]
-
-
-def test_an_episode_without_a_record_has_images_and_curves_only_and_a_rank_in_between(joined: Path) -> None:
-    page = (joined / PAGE).read_text()
-    cards = dict(re.findall(r'<article class="card" id="episode-(\d)"(.*?)</article>', page))
-    assert list(cards) == ["2", "3", "1", "0"]
-    for number, html in cards.items():
-        assert html.count("<img") == 8
-        assert html.count('class="line state"') == (6 if number == "1" else 8)  # two of them are ages
-        assert ("In its bag" in html, UNRECORDED in html) == (number != "1", number == "1")
-        assert bool(re.search(r"gap of 0\.\d\d s beside it", html)) == (number in "23")
-
-
-def test_the_page_of_parts_without_any_record_says_so_and_equal_merges_give_equal_bytes(tmp_path: Path) -> None:
-    merge([GOLDEN / "dataset_video"], tmp_path / "a")
-    merge([GOLDEN / "dataset_video"], tmp_path / "b")
-    page = (tmp_path / "a" / PAGE).read_text()
-    assert (tmp_path / "b" / PAGE).read_text() == page
-    assert "2 of 2, in their order: nothing is known to rank them by." in page
-    assert page.count("<img") == 16
-    assert not re.search("Images held|Streams and clocks|Settings|In its bag|Age of", page)
 
 
 def test_images_lost_to_jitter_have_their_way_out_until_it_is_taken(tmp_path: Path) -> None:

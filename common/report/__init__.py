@@ -1,0 +1,24 @@
+"""The pages that the stages write: one template to extend, one style sheet, charts, images, and numbers in words.
+
+A page is a single HTML file that needs no network and no script; `render` fills its template.
+"""
+
+from typing import Any
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+from common.report import formatting
+
+
+def render(package: str, template: str, **context: Any) -> str:
+    """Return the page that `template`, a file of `package`, makes of `context`.
+
+    The template extends base.html.j2 and imports components.html.j2, both of which lie in common/report. Values are
+    escaped, and a name that is not in the context is an error.
+    """
+    loader = ChoiceLoader([PackageLoader(package, ""), PackageLoader("common.report", "")])
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {name: getattr(formatting, name) for name in formatting.FILTERS}
+    return environment.get_template(template).render(**context)

@@ -1,0 +1,37 @@
+"""Is the policy better than the best simple rule? The answer in one line. Pure."""
+
+from typing import Literal, NamedTuple
+
+from common.report.formatting import words
+from stage3_eval.metrics.summary import FIRST_STEP, Scope, Summary
+
+BASELINE_WORDS = {
+    "zero_action": "not moving",
+    "hold_still": "staying in place",
+    "repeat_last": "repeating the last action",
+    "dataset_mean": "the mean action",
+    "linear_extrapolation": "continuing at the current speed",
+}
+
+
+class Verdict(NamedTuple):
+    """The answer, and the color that the page gives it."""
+
+    level: Literal["good", "warn", "bad"]
+    answer: str
+
+
+def describe_baseline(name: str) -> str:
+    """Return what a baseline does."""
+    return BASELINE_WORDS.get(name, words(name))
+
+
+def verdict(summary: Summary, scope: Scope) -> Verdict:
+    """Compare the policy with the best baseline over the first step or the valid horizon."""
+    best, ratio = describe_baseline(summary.best_baseline[scope]), summary.ratio_to_best_baseline[scope]
+    if ratio is None:
+        return Verdict("warn", f"No verdict: {best} makes no error at all; do these episodes move?")
+    compared = f"{ratio:.2f} times the error of {best}{' at the first step' if scope == FIRST_STEP else ''}"
+    if ratio < 1:
+        return Verdict("good", f"Better than every simple rule: {compared}")
+    return Verdict("bad", f"NOT better than a simple rule: {compared}")
