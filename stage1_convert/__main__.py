@@ -16,7 +16,7 @@ from stage1_convert.inspect.dry_run import dry_run
 from stage1_convert.inspect.print import inspect
 from stage1_convert.pipeline.convert import Options, RefusedError, Summary, convert, select
 from stage1_convert.pipeline.merge import merge
-from stage1_convert.sources.source import open_source
+from stage1_convert.sources import open_source
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dry_run(args: argparse.Namespace, config: Config) -> int:
     _require(args, "src")
     source = open_source(args.src, args.keep_downloads == "true")
-    bags = select(source.offers, config.data, _shard(args.shard))
-    return dry_run(source.look(bags), len(bags), config, args.out)
+    return dry_run(source, select(source.bags, config.data, _shard(args.shard)), config, args.out)
 
 
 def _merge(args: argparse.Namespace) -> Summary:

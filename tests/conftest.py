@@ -1,16 +1,18 @@
 """What several test files share: the checkpoint and datasets that LeRobot itself wrote, and a small trained run."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.numpy import save_file
 
 from tests.golden import golden_weights
@@ -36,6 +38,30 @@ TINY_TRAINING = [
     "training.lr=1e-4",
     "training.device=cpu",
 ]
+
+
+class SharedFolders:
+    """Folders that are made once for all xdist workers of a test run; their tests only read them."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def get(self, name: str, make: Callable[[Path], object]) -> Path:
+        """Return the folder `name`; the first caller creates it empty and fills it by `make(folder)`."""
+        folder, done = self._root / name, self._root / f"{name}.done"
+        with FileLock(self._root / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a `make` that failed
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> SharedFolders:
+    base = tmp_path_factory.getbasetemp()
+    return SharedFolders(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
 
 
 @pytest.fixture(scope="session")
@@ -77,3 +103,21 @@ def group_ends(group: int, within_s: float = 20.0) -> bool:
             return True
         time.sleep(0.01)
     return False
+
+
+def run_readme_block(readme: Path, folder: Path) -> None:
+    """Run the commands of a README's bash block in `folder`, word for word, as a user in the project's folder would."""
+    for name in ("osmo", "demo"):
+        (folder / name).symlink_to(ROOT / name)
+    (block,) = re.findall(r"```bash\n(.*?)```", readme.read_text(), re.DOTALL)
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        ["bash", "-ec", block], cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from common.cli.command import UserError, one_line, progress
 from common.lerobot.dataset import Feature
 from common.lerobot.images import Image, captured_stderr, decode_image, decode_intact
-from stage1_convert.check.faults import Findings
+from stage1_convert.check.findings import Findings
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes, episode_of_rows
 from stage1_convert.check.rows import Part, Rows
@@ -52,20 +52,20 @@ class ImageSample:
             self.sums[key][self._episode_of[row]] += counts
 
 
-def check_images(root: Path, declared: Declared, rows: Rows, episodes: Episodes, faults: Findings) -> ImageSample:
+def check_images(root: Path, declared: Declared, rows: Rows, episodes: Episodes, findings: Findings) -> ImageSample:
     """Decode every image and every video frame of the dataset."""
     sample = ImageSample(declared, episodes, rows.parts[-1].stop)
     stored = declared.of("image")
     if stored:
         for part in progress(rows.parts, len(rows.parts), "check images", "file"):
             for key, feature in stored.items():
-                _check_images(part, key, feature, sample, faults)
+                _check_images(part, key, feature, sample, findings)
     for key, feature in declared.of("video").items():
-        check_videos(root, key, feature, declared.fps, episodes, sample.add, faults)
+        check_videos(root, key, feature, declared.fps, episodes, sample.add, findings)
     return sample
 
 
-def _check_images(part: Part, key: str, feature: Feature, sample: ImageSample, faults: Findings) -> None:
+def _check_images(part: Part, key: str, feature: Feature, sample: ImageSample, findings: Findings) -> None:
     row = 0
     try:
         with pq.ParquetFile(part.path) as file:
@@ -74,12 +74,12 @@ def _check_images(part: Part, key: str, feature: Feature, sample: ImageSample, f
                 measured = sample.is_sampled[part.start + row : part.start + row + len(cells)].tolist()
                 for cell, (fault, counts) in zip(cells, _look(cells, measured, feature.shape), strict=True):
                     if fault:
-                        faults.add(part.path, f"{key}: {fault}" if cell is not None else f"{key} has no bytes", row)
+                        findings.add(part.path, f"{key}: {fault}" if cell is not None else f"{key} has no bytes", row)
                     else:
                         sample.add_histogram(key, part.start + row, counts)
                     row += 1
     except (pa.ArrowException, OSError) as error:
-        faults.add(part.path, f"{key} cannot be read: {one_line(error)}", row)
+        findings.add(part.path, f"{key} cannot be read: {one_line(error)}", row)
 
 
 Look = tuple[str | None, Histogram | None]

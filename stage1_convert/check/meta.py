@@ -1,4 +1,4 @@
-"""meta/tasks.parquet and meta/episodes in; the tasks, the episodes and their faults out."""
+"""Check meta/tasks.parquet and meta/episodes, and return the tasks and the episodes."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from common.lerobot.dataset import DATA_PATH, EPISODES_PATH
-from stage1_convert.check.faults import Findings
+from stage1_convert.check.findings import Findings
 from stage1_convert.check.info import Declared
 
 BOUNDS = ("episode_index", "length", "dataset_from_index", "dataset_to_index", "data/chunk_index", "data/file_index")
@@ -18,11 +18,11 @@ VIDEO_COLUMNS = {
     "from_timestamp": pa.float64(),
     "to_timestamp": pa.float64(),
 }
-UNNAMED_INDEX = "__index_level_0__"  # how LeRobot 0.4 wrote the tasks' index
+UNNAMED_INDEX = "__index_level_0__"  # the name of the index of tasks in files of LeRobot 0.4
 
 
 class Episodes(NamedTuple):
-    """The rows of meta/episodes as columns, without the statistics, and the file and row that tells of each."""
+    """The rows of meta/episodes as columns, the statistics apart from the others, and the file and row of each episode."""
 
     columns: dict[str, list[Any]]
     stats: dict[str, list[Any]]
@@ -30,32 +30,34 @@ class Episodes(NamedTuple):
 
     @property
     def bounds(self) -> list[tuple[int, int]]:
-        """The first row of every episode, and the one after its last, in the whole dataset."""
+        """First row of every episode in the whole dataset, and the row after its last."""
         return list(zip(self.columns["dataset_from_index"], self.columns["dataset_to_index"], strict=True))
 
 
-def check_tasks(root: Path, declared: Declared, faults: Findings) -> list[str] | None:
-    """Check tasks.parquet and return the texts in the order in which LeRobot counts them."""
+def check_tasks(root: Path, declared: Declared, findings: Findings) -> list[str] | None:
+    """Check tasks.parquet and return the texts in the order of LeRobot's task index."""
     path = root / "meta" / "tasks.parquet"
-    table = faults.read(path)
+    table = findings.read(path)
     if table is None:
         return None
     index = _pandas_index(table)
     if index is None or index not in table.column_names or "task_index" not in table.column_names:
         found = f"columns {table.column_names}, pandas index {index!r}"
-        faults.add(path, f"found {found}, expected task_index and the index `task`: LeRobot shows row numbers as tasks")
+        findings.add(
+            path, f"found {found}, expected task_index and the index `task`: LeRobot shows row numbers as tasks"
+        )
         return None
-    faults.expect(path, "type of task_index", table.schema.field("task_index").type, pa.int64())
+    findings.expect(path, "type of task_index", table.schema.field("task_index").type, pa.int64())
     tasks: list[str] = table.column(index).to_pylist()
     numbers = table.column("task_index").to_pylist()
     if not all(isinstance(task, str) for task in tasks):
-        faults.add(path, f"type of {index}: found {table.schema.field(index).type}, expected string")
+        findings.add(path, f"type of {index}: found {table.schema.field(index).type}, expected string")
         return None
-    faults.expect(path, "task_index", numbers, list(range(len(numbers))))
+    findings.expect(path, "task_index", numbers, list(range(len(numbers))))
     if len(set(tasks)) != len(tasks):
-        faults.add(path, f"the tasks {tasks} are not all different")
+        findings.add(path, f"the tasks {tasks} are not all different")
     if declared.tasks is not None:
-        faults.expect(path, "number of tasks (total_tasks in info.json)", len(tasks), declared.tasks)
+        findings.expect(path, "number of tasks (total_tasks in info.json)", len(tasks), declared.tasks)
     return tasks
 
 
@@ -67,93 +69,95 @@ def _pandas_index(table: pa.Table) -> str | None:
     return columns[0] if len(columns) == 1 and columns[0] in ("task", UNNAMED_INDEX) else None
 
 
-def check_episodes(root: Path, declared: Declared, tasks: list[str] | None, faults: Findings) -> Episodes | None:
-    """Check the files of meta/episodes; None when they do not tell where the episodes are."""
+def check_episodes(root: Path, declared: Declared, tasks: list[str] | None, findings: Findings) -> Episodes | None:
+    """Check the files of meta/episodes; None when they do not locate the episodes."""
     folder = root / "meta" / "episodes"
     paths = sorted(folder.glob("*/*.parquet"))
     if not paths:
-        faults.add(folder, "holds no episodes: file-000.parquet in chunk-000 is missing")
+        findings.add(folder, "holds no episodes: file-000.parquet in chunk-000 is missing")
         return None
     episodes = Episodes({}, {}, [])
     for path in paths:
-        table = faults.read(path)
-        if table is None or not _check_columns(path, table, declared, faults):
+        table = findings.read(path)
+        if table is None or not _check_columns(path, table, declared, findings):
             return None
-        _check_own_place(root, path, table, faults)
+        _check_own_index(root, path, table, findings)
         for name in table.column_names:
             target = episodes.stats if name.startswith("stats/") else episodes.columns
             missing = [None] * (len(episodes.places) - len(target.setdefault(name, [])))
             target[name] += missing + table.column(name).to_pylist()
         episodes.places.extend((path, row) for row in range(table.num_rows))
-    _check_bounds(root, episodes, declared, faults)
+    _check_bounds(root, episodes, declared, findings)
     if tasks is not None:
-        _check_task_texts(episodes, tasks, faults)
+        _check_task_texts(episodes, tasks, findings)
     return episodes
 
 
-def _check_columns(path: Path, table: pa.Table, declared: Declared, faults: Findings) -> bool:
+def _check_columns(path: Path, table: pa.Table, declared: Declared, findings: Findings) -> bool:
     wanted = dict.fromkeys(BOUNDS, pa.int64())
     for key in declared.of("video"):
         wanted |= {f"videos/{key}/{name}": kind for name, kind in VIDEO_COLUMNS.items()}
     missing = [name for name in wanted if name not in table.column_names]
     if missing:
-        faults.add(path, f"columns {', '.join(missing)} are missing")
+        findings.add(path, f"columns {', '.join(missing)} are missing")
         return False
     for name, kind in wanted.items():
-        faults.expect(path, f"type of {name}", table.schema.field(name).type, kind)
+        findings.expect(path, f"type of {name}", table.schema.field(name).type, kind)
         if table.column(name).null_count:
-            faults.add(path, f"{name} holds {table.column(name).null_count} nulls")
+            findings.add(path, f"{name} holds {table.column(name).null_count} nulls")
             return False
     for name in table.column_names:
         if name.startswith("videos/") and name not in wanted:
-            faults.add(path, f"column {name} belongs to no video feature in info.json")
+            findings.add(path, f"column {name} belongs to no video feature in info.json")
     return True
 
 
-def _check_own_place(root: Path, path: Path, table: pa.Table, faults: Findings) -> None:
+def _check_own_index(root: Path, path: Path, table: pa.Table, findings: Findings) -> None:
     keys = ("meta/episodes/chunk_index", "meta/episodes/file_index")
     if all(key in table.column_names for key in keys):
         for row, (chunk, file) in enumerate(zip(*(table.column(key).to_pylist() for key in keys), strict=True)):
             named = root / EPISODES_PATH.format(chunk_index=chunk, file_index=file)
             if named != path:
-                faults.add(path, f"meta/episodes/chunk_index and file_index name {named.relative_to(root)}", row)
+                findings.add(path, f"meta/episodes/chunk_index and file_index name {named.relative_to(root)}", row)
 
 
-def _check_bounds(root: Path, episodes: Episodes, declared: Declared, faults: Findings) -> None:
-    """Hold number, length and bounds of every episode against the one before it, and the sums against info.json."""
+def _check_bounds(root: Path, episodes: Episodes, declared: Declared, findings: Findings) -> None:
+    """Compare number, length and bounds of every episode with the one before it, and the sums with info.json."""
     columns, expected = episodes.columns, 0
-    for place, (path, row) in enumerate(episodes.places):
-        number, length, start, stop, chunk, file = (columns[name][place] for name in BOUNDS)
-        if number != place:
-            faults.add(path, f"episode_index: found {number}, expected {place}", row)
+    for position, (path, row) in enumerate(episodes.places):
+        number, length, start, stop, chunk, file = (columns[name][position] for name in BOUNDS)
+        if number != position:
+            findings.add(path, f"episode_index: found {number}, expected {position}", row)
         if start != expected:
-            faults.add(path, f"dataset_from_index: found {start}, expected {expected}", row)
+            findings.add(path, f"dataset_from_index: found {start}, expected {expected}", row)
         if stop - start != length or length < 1:
-            faults.add(
+            findings.add(
                 path, f"length: found {length}, expected dataset_to_index - dataset_from_index = {stop - start}", row
             )
         data = DATA_PATH.format(chunk_index=chunk, file_index=file)
         if not (root / data).is_file():
-            faults.add(path, f"data/chunk_index and file_index name {data}, which is missing", row)
+            findings.add(path, f"data/chunk_index and file_index name {data}, which is missing", row)
         expected = stop
     last, _ = episodes.places[-1] if episodes.places else (root, 0)
     if declared.episodes is not None:
-        faults.expect(last, "number of episodes (total_episodes in info.json)", len(episodes.places), declared.episodes)
+        findings.expect(
+            last, "number of episodes (total_episodes in info.json)", len(episodes.places), declared.episodes
+        )
     if declared.frames is not None:
-        faults.expect(last, "end of the last episode (total_frames in info.json)", expected, declared.frames)
+        findings.expect(last, "end of the last episode (total_frames in info.json)", expected, declared.frames)
 
 
-def _check_task_texts(episodes: Episodes, tasks: list[str], faults: Findings) -> None:
-    for place, texts in enumerate(episodes.columns.get("tasks", [])):
+def _check_task_texts(episodes: Episodes, tasks: list[str], findings: Findings) -> None:
+    for position, texts in enumerate(episodes.columns.get("tasks", [])):
         unknown = [text for text in texts or [] if text not in tasks]
         if texts is not None and (unknown or not texts):
-            path, row = episodes.places[place]
-            faults.add(path, f"tasks: found {texts}, expected tasks of meta/tasks.parquet", row)
+            path, row = episodes.places[position]
+            findings.add(path, f"tasks: found {texts}, expected tasks of meta/tasks.parquet", row)
 
 
 def episode_of_rows(episodes: Episodes, rows: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return the number of the episode to which each row of the dataset belongs, by the bounds; -1 where none does."""
-    owner = np.full(rows, -1, np.int64)
+    """Return the number of the episode of each row of the dataset (rows,), by the bounds; -1 for rows of none."""
+    numbers = np.full(rows, -1, np.int64)
     for number, (start, stop) in enumerate(episodes.bounds):
-        owner[max(start, 0) : max(stop, 0)] = number
-    return owner
+        numbers[max(start, 0) : max(stop, 0)] = number
+    return numbers

@@ -1,4 +1,4 @@
-"""The data files in; their columns of numbers, which file holds which rows, and their faults, out."""
+"""Check the data files but for their images, and return the numeric columns of the whole dataset."""
 
 import math
 import re
@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 
 from common.cli.command import one_line
 from common.lerobot.dataset import DATA_PATH, Feature
-from stage1_convert.check.faults import Findings
+from stage1_convert.check.findings import Findings
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes, episode_of_rows
 
-MAX_GROUP_BYTES = 1 << 31  # Arrow's binary offsets are int32: a reader cannot hold more of one column chunk
+MAX_GROUP_BYTES = 1 << 31  # Arrow's binary offsets are int32: a reader cannot load a larger column chunk
 
 
 class Part(NamedTuple):
-    """A data file and the rows of the dataset it holds, `start` to `stop`."""
+    """A data file and its rows of the dataset, from `start` to `stop` (half open)."""
 
     path: Path
     start: int
@@ -35,51 +35,53 @@ class Rows(NamedTuple):
     parts: list[Part]
 
 
-def check_file_names(folder: Path, suffix: str, per_chunk: int, faults: Findings) -> None:
-    """Files count up from chunk-000/file-000; readers take them in the order of their names."""
-    places = []
+def check_file_names(folder: Path, suffix: str, per_chunk: int, findings: Findings) -> None:
+    """Files must be numbered from chunk-000/file-000 on; readers take them in the order of their names."""
+    files = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
         match = re.fullmatch(rf"chunk-(\d{{3}})/file-(\d{{3}})\.{suffix}", name)
         if not match:
-            faults.add(path, f"a file of this name does not belong here, only chunk-NNN/file-NNN.{suffix}")
+            findings.add(path, f"does not belong here: expected the name chunk-NNN/file-NNN.{suffix}")
         else:
-            places.append((int(match[1]), int(match[2]), path))
-    for number, (chunk, file, path) in enumerate(places):
+            files.append((int(match[1]), int(match[2]), path))
+    for number, (chunk, file, path) in enumerate(files):
         if (chunk, file) != divmod(number, per_chunk):
             expected = "chunk-{:03d}/file-{:03d}".format(*divmod(number, per_chunk))
-            faults.add(path, f"file {number} in the order of the names, expected it to be called {expected}.{suffix}")
+            findings.add(path, f"is file {number} in the order of the names, expected the name {expected}.{suffix}")
             return
 
 
-def check_rows(root: Path, declared: Declared, episodes: Episodes | None, faults: Findings) -> Rows | None:
-    """Check every column of the data files but the images; None when they cannot be laid together."""
+def check_rows(root: Path, declared: Declared, episodes: Episodes | None, findings: Findings) -> Rows | None:
+    """Check every column of the data files but the images; None when the files cannot be concatenated."""
     paths = sorted((root / "data").glob("*/*.parquet"))
     if not paths:
-        faults.add(root / "data", "holds no data file: chunk-000/file-000.parquet is missing")
+        findings.add(root / "data", "holds no data file: chunk-000/file-000.parquet is missing")
         return None
     parts: list[Part] = []
     columns: dict[str, list[npt.NDArray[Any]]] = {}
-    whole = True
+    complete = True
     for path in paths:
-        table = _table(path, declared, faults)
+        table = _table(path, declared, findings)
         if table is None:
-            whole = False
+            complete = False
             continue
         start = parts[-1].stop if parts else 0
         parts.append(Part(path, start, start + table.num_rows))
-        found = {key: _values(path, key, table.column(key), f, faults) for key, f in _numeric(declared).items()}
-        whole &= all(values is not None for values in found.values())
+        found = {key: _values(path, key, table.column(key), f, findings) for key, f in _numeric(declared).items()}
+        complete &= all(values is not None for values in found.values())
         for key, values in found.items():
             columns.setdefault(key, []).append(values)  # type: ignore[arg-type]
-    if not whole:
+    if not complete:
         return None
     rows = Rows({key: np.concatenate(arrays) for key, arrays in columns.items()}, parts)
     if declared.frames is not None:
-        faults.expect(paths[-1], "rows of all data files (total_frames in info.json)", parts[-1].stop, declared.frames)
-    _check_index_columns(rows, declared, episodes, faults)
+        findings.expect(
+            paths[-1], "rows of all data files (total_frames in info.json)", parts[-1].stop, declared.frames
+        )
+    _check_index_columns(rows, declared, episodes, findings)
     if episodes is not None:
-        _check_places(root, rows, episodes, faults)
+        _check_files(root, rows, episodes, findings)
     return rows
 
 
@@ -87,46 +89,46 @@ def _numeric(declared: Declared) -> dict[str, Feature]:
     return {key: f for key, f in declared.columns.items() if f.dtype not in ("image", "string")}
 
 
-def _table(path: Path, declared: Declared, faults: Findings) -> pa.Table | None:
-    """Check a file's columns and row groups, and return the columns that hold no images."""
-    faults.files.add(path)
+def _table(path: Path, declared: Declared, findings: Findings) -> pa.Table | None:
+    """Check the columns and row groups of a file, and return the columns without images."""
+    findings.files.add(path)
     try:
         with pq.ParquetFile(path) as file:
             schema, metadata = file.schema_arrow, file.metadata
             sizes = [_largest_chunk(metadata.row_group(number)) for number in range(metadata.num_row_groups)]
-            if not _check_schema(path, schema, declared, faults):
+            if not _check_schema(path, schema, declared, findings):
                 return None
             table = file.read([key for key in schema.names if declared.features[key].dtype != "image"])
     except (pa.ArrowException, OSError) as error:
-        faults.add(path, f"cannot be read: {one_line(error)}")
+        findings.add(path, f"cannot be read: {one_line(error)}")
         return None
     for number, size in enumerate(sizes):
         if size >= MAX_GROUP_BYTES:
-            faults.add(path, f"row group {number} holds a column of {size:,} bytes, expected less than 2 GiB")
+            findings.add(path, f"row group {number} holds a column of {size:,} bytes, expected less than 2 GiB")
     if not table.num_rows:
-        faults.add(path, "holds no rows")
+        findings.add(path, "holds no rows")
     return table
 
 
 def _largest_chunk(group: Any) -> int:
-    return max((group.column(place).total_uncompressed_size for place in range(group.num_columns)), default=0)
+    return max((group.column(index).total_uncompressed_size for index in range(group.num_columns)), default=0)
 
 
-def _check_schema(path: Path, schema: pa.Schema, declared: Declared, faults: Findings) -> bool:
-    """Hold the columns against the declared features; false when columns are missing or of another type."""
+def _check_schema(path: Path, schema: pa.Schema, declared: Declared, findings: Findings) -> bool:
+    """Compare the columns with the declared features; False when columns are missing or of another type."""
     expected, found = list(declared.columns), list(schema.names)
     missing, extra = [k for k in expected if k not in found], [k for k in found if k not in expected]
     if missing:
-        faults.add(path, f"columns {', '.join(missing)} are missing, which info.json declares")
+        findings.add(path, f"columns {', '.join(missing)} are missing, which info.json declares")
     if extra:
-        faults.add(path, f"columns {', '.join(extra)} are in no feature of info.json: LeRobot refuses the dataset")
+        findings.add(path, f"columns {', '.join(extra)} are in no feature of info.json: LeRobot refuses the dataset")
     if not missing and not extra and found != expected:
-        faults.add(path, f"columns: found the order {found}, expected the features' {expected}")
+        findings.add(path, f"columns: found the order {found}, expected the features' {expected}")
     fits = True
     for key in found:
         feature, kind = declared.columns.get(key), schema.field(key).type
         if feature is not None and not _fits(kind, feature, key):
-            faults.add(path, f"type of {key}: found {kind}, expected {_type_text(feature)}")
+            findings.add(path, f"type of {key}: found {kind}, expected {_type_text(feature)}")
             fits = False
     return fits and not missing and not extra
 
@@ -155,9 +157,9 @@ def _type_text(feature: Feature) -> str:
 
 
 def _values(
-    path: Path, key: str, column: pa.ChunkedArray, feature: Feature, faults: Findings
+    path: Path, key: str, column: pa.ChunkedArray, feature: Feature, findings: Findings
 ) -> npt.NDArray[Any] | None:
-    """Return a column as an array; None after noting nulls, or lists of another length than declared."""
+    """Return a column as an array; None after adding a finding about nulls or lists of another length than declared."""
     flat = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     rows = len(column)
     for size in () if feature.shape == (1,) else feature.shape:
@@ -166,55 +168,61 @@ def _values(
         if not pa.types.is_fixed_size_list(flat.type):
             lengths = flat.value_lengths().to_numpy()
             if (lengths != size).any():
-                faults.rows(path, lengths != size, _saying(key, lengths, np.full(len(lengths), size), " values"))
+                findings.rows(
+                    path, lengths != size, _describe_difference(key, lengths, np.full(len(lengths), size), " values")
+                )
                 return None
         flat = flat.flatten()
     if flat.null_count:
         empty = flat.is_null().to_numpy(zero_copy_only=False).reshape(rows, -1).any(axis=1)
-        faults.rows(path, empty, lambda _: f"{key} is null")
+        findings.rows(path, empty, lambda _: f"{key} is null")
         return None
     values: npt.NDArray[Any] = flat.to_numpy(zero_copy_only=False)
     values = values.reshape(rows, -1) if feature.shape != (1,) else values
     if feature.dtype.startswith("float"):
-        wild = ~np.isfinite(values.reshape(rows, -1))
-        faults.rows(path, wild.any(axis=1), lambda row: f"{key}: found {values[row].tolist()}, expected finite numbers")
+        infinite = ~np.isfinite(values.reshape(rows, -1))
+        findings.rows(
+            path, infinite.any(axis=1), lambda row: f"{key}: found {values[row].tolist()}, expected finite numbers"
+        )
     return values
 
 
-def _check_index_columns(rows: Rows, declared: Declared, episodes: Episodes | None, faults: Findings) -> None:
-    """Recompute index, frame_index, episode_index and timestamp from the bounds, and hold the columns against them."""
+def _check_index_columns(rows: Rows, declared: Declared, episodes: Episodes | None, findings: Findings) -> None:
+    """Recompute index, frame_index, episode_index and timestamp from the bounds, and compare the columns with them."""
     count = rows.parts[-1].stop
     expected: dict[str, npt.NDArray[Any]] = {"index": np.arange(count)}
     if episodes is not None:
-        owner = episode_of_rows(episodes, count)
+        numbers = episode_of_rows(episodes, count)
         starts = np.array([start for start, _ in episodes.bounds] or [0])
-        expected |= {"episode_index": owner, "frame_index": np.arange(count) - starts[owner]}
+        expected |= {"episode_index": numbers, "frame_index": np.arange(count) - starts[numbers]}
         expected["timestamp"] = (expected["frame_index"] / declared.fps).astype(np.float32)
     elif "frame_index" in rows.columns:
         expected["timestamp"] = (rows.columns["frame_index"] / declared.fps).astype(np.float32)
     for key, right in expected.items():
         if key in rows.columns:
             found = rows.columns[key].astype(right.dtype)
-            _compare(rows, found != right, faults, _saying(key, found, right))
+            _compare(rows, found != right, findings, _describe_difference(key, found, right))
     tasks = rows.columns.get("task_index")
     if tasks is not None and declared.tasks is not None:
         n_tasks = declared.tasks
         bad = (tasks < 0) | (tasks >= n_tasks)
-        _compare(rows, bad, faults, lambda row: f"task_index: found {tasks[row]}, expected 0 to {n_tasks - 1}")
+        _compare(rows, bad, findings, lambda row: f"task_index: found {tasks[row]}, expected 0 to {n_tasks - 1}")
 
 
-def _saying(key: str, found: npt.NDArray[Any], right: npt.NDArray[Any], unit: str = "") -> Callable[[int], str]:
+def _describe_difference(
+    key: str, found: npt.NDArray[Any], right: npt.NDArray[Any], unit: str = ""
+) -> Callable[[int], str]:
     return lambda row: f"{key}: found {found[row]:.9g}{unit}, expected {right[row]:.9g}"
 
 
-def _compare(rows: Rows, bad: npt.NDArray[np.bool_], faults: Findings, say: Callable[[int], str]) -> None:
-    """Note faults of rows of the whole dataset under the file, and its own row number, where they stand."""
+def _compare(rows: Rows, bad: npt.NDArray[np.bool_], findings: Findings, describe: Callable[[int], str]) -> None:
+    """Add findings about rows of the whole dataset to the files they are in, with their row numbers there."""
     for part in rows.parts:
-        faults.rows(part.path, bad[part.start : part.stop], lambda row, at=part.start: say(at + row))  # type: ignore[misc]
+        findings.rows(part.path, bad[part.start : part.stop], lambda row, start=part.start: describe(start + row))  # type: ignore[misc]
 
 
-def _check_places(root: Path, rows: Rows, episodes: Episodes, faults: Findings) -> None:
-    """An episode's rows lie where data/chunk_index and data/file_index say."""
+def _check_files(root: Path, rows: Rows, episodes: Episodes, findings: Findings) -> None:
+    """The rows of an episode must be in the file that data/chunk_index and data/file_index name."""
     part_of = {part.path: part for part in rows.parts}
     columns = episodes.columns
     for number, (start, stop) in enumerate(episodes.bounds):
@@ -223,25 +231,27 @@ def _check_places(root: Path, rows: Rows, episodes: Episodes, faults: Findings) 
         if part is not None and not part.start <= start <= stop <= part.stop:
             path, row = episodes.places[number]
             name = part.path.relative_to(root)
-            faults.add(
-                path, f"rows {start} to {stop} are said to lie in {name}, which holds {part.start} to {part.stop}", row
+            findings.add(
+                path,
+                f"rows {start} to {stop}: data/file_index names {name}, which holds {part.start} to {part.stop}",
+                row,
             )
 
 
-def check_task_use(rows: Rows, episodes: Episodes, tasks: list[str], faults: Findings) -> None:
-    """The tasks an episode is said to show are those of its rows."""
+def check_task_use(rows: Rows, episodes: Episodes, tasks: list[str], findings: Findings) -> None:
+    """The tasks of an episode must be those of its rows."""
     numbers = rows.columns.get("task_index")
     for number, texts in enumerate(episodes.columns.get("tasks", [])):
         start, stop = episodes.bounds[number]
         used = np.unique(numbers[start:stop]).tolist() if numbers is not None else []
-        shown = sorted(tasks[at] for at in used if 0 <= at < len(tasks))
+        shown = sorted(tasks[index] for index in used if 0 <= index < len(tasks))
         if texts is not None and used and sorted(texts) != shown:
             path, row = episodes.places[number]
-            faults.add(path, f"tasks: found {texts}, expected {shown}, the tasks of its rows", row)
+            findings.add(path, f"tasks: found {texts}, expected {shown}, the tasks of its rows", row)
 
 
-def check_actions(rows: Rows, declared: Declared, episodes: Episodes, faults: Findings) -> None:
-    """Where the dataset says that actions follow from the states, they do: delta or next_position, by joint name."""
+def check_actions(rows: Rows, declared: Declared, episodes: Episodes, findings: Findings) -> None:
+    """Recompute actions that follow from the states, delta or next_position, and compare them by joint name."""
     state, action = declared.features.get("observation.state"), declared.features.get("action")
     meaning = action.info.get("action_meaning") if action else None
     if state is None or action is None or meaning not in ("delta", "next_position"):
@@ -255,11 +265,11 @@ def check_actions(rows: Rows, declared: Declared, episodes: Episodes, faults: Fi
         following[stop - 1 : stop] = now[stop - 1 : stop]
     expected = following - now if meaning == "delta" else following
     off = np.abs(found - expected)
-    off = np.minimum(off, np.abs(off - 2 * math.pi))  # a delta goes the shorter way around
+    off = np.minimum(off, np.abs(off - 2 * math.pi))  # a delta takes the shortest arc
     limit = 1e-6 + 4e-7 * np.abs(now).max(initial=0.0)  # both states were rounded to float32
     _compare(
         rows,
         ~(off <= limit).all(axis=1),
-        faults,
+        findings,
         lambda row: f"action: found {found[row].tolist()}, expected {expected[row].tolist()} ({meaning})",
     )

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from common.cli.command import UserError
 from common.lerobot.dataset import IMAGE_DTYPES, IMAGES, Feature
 from common.storage.files import read_json
-from stage1_convert.check.faults import Findings
+from stage1_convert.check.findings import Findings
 from stage1_convert.check.images import ImageSample
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes
@@ -41,27 +41,27 @@ class Place(NamedTuple):
 
 
 def check_statistics(
-    root: Path, declared: Declared, rows: Rows, images: ImageSample, episodes: Episodes, faults: Findings
+    root: Path, declared: Declared, rows: Rows, images: ImageSample, episodes: Episodes, findings: Findings
 ) -> None:
     """Hold all statistics of the dataset and of every episode against recomputed ones."""
     features = {key: feature for key, feature in declared.features.items() if feature.dtype != "string"}
-    checker = _Checker(features, rows, images, episodes, _compressed(root), faults)
-    stored = _read_stats(root / "meta" / "stats.json", faults)
+    checker = _Checker(features, rows, images, episodes, _compressed(root), findings)
+    stored = _read_stats(root / "meta" / "stats.json", findings)
     if stored is not None:
         checker.check_dataset(root / "meta" / "stats.json", stored)
     if episodes.stats:
         checker.check_episodes()
 
 
-def _read_stats(path: Path, faults: Findings) -> dict[str, Any] | None:
-    faults.files.add(path)
+def _read_stats(path: Path, findings: Findings) -> dict[str, Any] | None:
+    findings.files.add(path)
     try:
         stored = read_json(path)
     except UserError as error:
-        faults.add(path, str(error).removeprefix(f"{path} "))
+        findings.add(path, str(error).removeprefix(f"{path} "))
         return None
     if not isinstance(stored, dict):
-        faults.add(path, f"found {type(stored).__name__}, expected an object")
+        findings.add(path, f"found {type(stored).__name__}, expected an object")
         return None
     return stored
 
@@ -83,10 +83,10 @@ class _Checker:
         images: ImageSample,
         episodes: Episodes,
         compressed: set[str],
-        faults: Findings,
+        findings: Findings,
     ) -> None:
         self._features, self._rows, self._episodes = features, rows, episodes
-        self._compressed, self._faults = compressed, faults
+        self._compressed, self._findings = compressed, findings
         lengths = [len(sample_frames(max(stop - start, 1))) for start, stop in episodes.bounds]
         # Of each feature, its episodes' statistics; None where no image of an episode could be decoded.
         self._images: dict[str, list[Stats | None]] = {
@@ -96,7 +96,7 @@ class _Checker:
 
     def check_dataset(self, path: Path, stored: Mapping[str, Any]) -> None:
         for key in sorted(stored.keys() - self._features.keys()):
-            self._faults.add(path, f"{key}: found statistics of a feature that info.json does not declare")
+            self._findings.add(path, f"{key}: found statistics of a feature that info.json does not declare")
         for key in self._features:
             self._check(Place(path, None, key), key, stored.get(key), range(len(self._episodes.bounds)))
 
@@ -104,7 +104,9 @@ class _Checker:
         stats = self._episodes.stats
         for key in sorted({name.split("/")[1] for name in stats}):
             if key not in self._features:
-                self._faults.add(self._episodes.places[0][0], f"stats/{key}: found statistics of an undeclared feature")
+                self._findings.add(
+                    self._episodes.places[0][0], f"stats/{key}: found statistics of an undeclared feature"
+                )
                 continue
             columns = {name.split("/")[2]: values for name, values in stats.items() if name.split("/")[1] == key}
             for number, (path, row) in enumerate(self._episodes.places):
@@ -201,7 +203,7 @@ class _Checker:
             self._note(place, f"{name}: found {_text(found)}, expected between {_text(low)} and {_text(high)}")
 
     def _note(self, place: Place, text: str) -> None:
-        self._faults.add(place.path, f"{place.what}: {text}", place.row)
+        self._findings.add(place.path, f"{place.what}: {text}", place.row)
 
 
 def _rank_limits(ordered: Float64, q: float) -> tuple[Float64, Float64]:

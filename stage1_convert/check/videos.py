@@ -1,4 +1,4 @@
-"""The mp4 files of one video feature in; the values of every frame, told by episode, and their faults, out."""
+"""Decode the mp4 files of one video feature and compare their frames with the episodes."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 from common.cli.command import one_line, progress
 from common.lerobot.dataset import VIDEO_PATH, Feature
 from common.lerobot.images import Image
-from stage1_convert.check.faults import Findings
+from stage1_convert.check.findings import Findings
 from stage1_convert.check.meta import Episodes
 
 TOLERANCE_S = 1e-4  # LeRobot's, for the time of a video frame
@@ -18,7 +18,7 @@ Add = Callable[[str, int, Image], None]
 
 
 class Clip(NamedTuple):
-    """An episode's stretch of a video file, and where meta/episodes tells of it."""
+    """The part of a video file that belongs to an episode, and the file and row of meta/episodes about it."""
 
     episode: int
     start: int
@@ -29,9 +29,9 @@ class Clip(NamedTuple):
 
 
 def check_videos(
-    root: Path, key: str, feature: Feature, fps: float, episodes: Episodes, add: Add, faults: Findings
+    root: Path, key: str, feature: Feature, fps: float, episodes: Episodes, add: Add, findings: Findings
 ) -> None:
-    """Decode every video of one feature and hold its frames against the episodes' rows and times."""
+    """Decode every video of one feature and compare its frames with the rows and times of the episodes."""
     clips: dict[Path, list[Clip]] = {}
     names = [f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")]
     columns = zip(*(episodes.columns[name] for name in names), episodes.bounds, strict=True)
@@ -40,27 +40,27 @@ def check_videos(
         clips.setdefault(path, []).append(Clip(number, start, stop - start, from_s, to_s, episodes.places[number]))
     folder = root / "videos" / key
     for path in sorted(set(folder.glob("*/*.mp4")) - set(clips)):
-        faults.add(path, "belongs to no episode")
+        findings.add(path, "belongs to no episode")
     for path in progress(sorted(clips), len(clips), f"check {key}", "video"):
-        mine = sorted(clips[path], key=lambda clip: clip.from_s)
-        faults.files.add(path)
+        in_file = sorted(clips[path], key=lambda clip: clip.from_s)
+        findings.files.add(path)
         if not path.is_file():
-            faults.add(path, f"is missing; episode {mine[0].episode} needs it")
+            findings.add(path, f"is missing; episode {in_file[0].episode} needs it")
             continue
-        _check_times(key, mine, fps, faults)
-        _check_frames(path, key, feature, mine, fps, add, faults)
+        _check_times(key, in_file, fps, findings)
+        _check_frames(path, key, feature, in_file, fps, add, findings)
 
 
-def _check_times(key: str, clips: list[Clip], fps: float, faults: Findings) -> None:
-    """Clips of a file follow each other from 0 on, each as long as its rows."""
+def _check_times(key: str, clips: list[Clip], fps: float, findings: Findings) -> None:
+    """The clips of a file must follow each other from 0 on, each as long as the rows of its episode."""
     expected_s = 0.0
     for clip in clips:
         path, row = clip.place
         if abs(clip.from_s - expected_s) > TOLERANCE_S:
-            faults.add(path, f"videos/{key}/from_timestamp: found {clip.from_s:.6f}, expected {expected_s:.6f}", row)
+            findings.add(path, f"videos/{key}/from_timestamp: found {clip.from_s:.6f}, expected {expected_s:.6f}", row)
         stop_s = clip.from_s + clip.length / fps
         if abs(clip.to_s - stop_s) > TOLERANCE_S:
-            faults.add(
+            findings.add(
                 path,
                 f"videos/{key}/to_timestamp: found {clip.to_s:.6f}, expected {stop_s:.6f} for {clip.length} frames",
                 row,
@@ -69,7 +69,7 @@ def _check_times(key: str, clips: list[Clip], fps: float, faults: Findings) -> N
 
 
 def _check_frames(
-    path: Path, key: str, feature: Feature, clips: list[Clip], fps: float, add: Add, faults: Findings
+    path: Path, key: str, feature: Feature, clips: list[Clip], fps: float, add: Add, findings: Findings
 ) -> None:
     import av
 
@@ -78,17 +78,17 @@ def _check_frames(
     try:
         for seconds, image in _frames(path):
             if image.shape != feature.shape:
-                faults.add(path, f"found frames of shape {image.shape}, expected {feature.shape}", count)
+                findings.add(path, f"found frames of shape {image.shape}, expected {feature.shape}", count)
                 return
             if abs(seconds - count / fps) > TOLERANCE_S and not late:
-                faults.add(path, f"found a frame at {seconds:.6f} s, expected it at {count / fps:.6f} s", count)
+                findings.add(path, f"found a frame at {seconds:.6f} s, expected it at {count / fps:.6f} s", count)
                 late = True
             add(key, rows[count] if count < len(rows) else -1, image)
             count += 1
     except (av.FFmpegError, OSError, IndexError) as error:
-        faults.add(path, f"cannot be decoded: {one_line(error)}", count)
+        findings.add(path, f"cannot be decoded: {one_line(error)}", count)
         return
-    faults.expect(path, "number of frames (the rows of its episodes)", count, len(rows))
+    findings.expect(path, "number of frames (the rows of its episodes)", count, len(rows))
 
 
 def _frames(path: Path) -> Iterator[tuple[float, Image]]:

@@ -1,12 +1,10 @@
-"""Bags in; what a conversion would make of each, how large the dataset gets and what is free, out. Nothing is written.
-
-Bags that are not on this disk are told of by what metadata.yaml or the end of an .mcap file says, and are not brought.
-"""
+"""Estimates what a conversion would make of each bag, and how large the dataset would get, without writing it."""
 
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,15 +14,14 @@ from common.cli.command import UserError, one_line, progress
 from common.storage.files import free_bytes
 from common.storage.worker import Limits, map_isolated
 from stage1_convert.align.split import Span
-from stage1_convert.align.streams import find_topics
-from stage1_convert.bags.bag import Bag, declared, open_bag
+from stage1_convert.bags.bag import open_bag
 from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config
 from stage1_convert.dataset.video_file import VideoFile
 from stage1_convert.pipeline.convert_bag import BagPlan, plan_bag
 from stage1_convert.pipeline.frames import FrameReader
-from stage1_convert.sources.folder import Source, size_bytes
-from stage1_convert.sources.source import Absent
+from stage1_convert.sources.folder import size_bytes
+from stage1_convert.sources.source import BagInfo, BagSource, FetchedBag, Source
 
 SAMPLED_FRAMES = 8
 SAMPLED_S = 10  # they are taken from so much of the beginning: reading stops behind it
@@ -44,97 +41,66 @@ class BagEstimate(NamedTuple):
     warnings: list[str]
 
 
-class Outlook(NamedTuple):
-    """What is known of a bag that is not on this disk: `refused` as above, how long it is, and each stream's messages."""
-
-    bag: str
-    refused: str | None
-    download_bytes: int
-    seconds: float
-    messages: dict[str, int]
-
-
-def dry_run(bags: Iterable[Source | Absent], count: int, config: Config, out: Path | None) -> int:
+def dry_run(source: BagSource, bags: Sequence[BagInfo], config: Config, out: Path | None) -> int:
     """Print what would be converted; returns the exit code, 2 when nothing would be or the disk is too small.
 
-    Free space is that of the disk that would hold `out`, or the current folder.
+    Bags that are not on this disk are downloaded: only a whole bag shows what would become of it. Free space is that of
+    the disk that would hold `out`, or the current folder.
     """
-    names: list[str] = []
-    with contextlib.closing(map_isolated(_foretell, _asked(bags, count, config, names), 1, _limits)) as answers:
-        found = [
-            BagEstimate(names[at], one_line(one), [], [], 0, 0, []) if isinstance(one, UserError) else one
-            for at, one in enumerate(answers)
-        ]
-    for line in (line for one in found for line in _describe(one, config.data.fps)):
+    missing_bytes = source.missing_bytes(bags)
+    if missing_bytes:
+        print(f"download  {missing_bytes / 1e6:,.1f} MB to {source.root}: a dry run reads whole bags", flush=True)
+    found = list(_estimates(source, bags, config))
+    for line in (line for estimate in found for line in _describe(estimate, config.data.fps)):
         print(line)
-    here = [one for one in found if isinstance(one, BagEstimate)]
-    away = [one for one in found if isinstance(one, Outlook) and one.refused is None]
-    episodes, size_bytes = [n for one in here for n in one.frames], sum(one.size_bytes for one in here)
+    episodes, size_bytes = [n for one in found for n in one.frames], sum(one.size_bytes for one in found)
     refused = sum(one.refused is not None for one in found)
     folder = (out or Path()).resolve()
     left_bytes = free_bytes(folder)
     print()
-    print(f"bags      {len(found) - refused - len(away)} would be converted, {refused} refused")
-    if away:
-        print(f"download  {len(away)} more, {sum(one.download_bytes for one in away) / 1e6:,.1f} MB: not counted below")
+    print(f"bags      {len(found) - refused} would be converted, {refused} refused")
     print(f"episodes  {len(episodes)}")
     print(f"frames    {sum(episodes)}, {sum(episodes) / config.data.fps:.1f} s at {config.data.fps} fps")
     print(f"dataset   about {size_bytes / 1e6:,.1f} MB; {left_bytes / 1e6:,.1f} MB are free at {folder}")
     if size_bytes >= left_bytes:
         print(f"disk too small: free {(size_bytes - left_bytes) / 1e6:,.1f} MB or choose another --out")
-    return 2 if not (episodes or away) or size_bytes >= left_bytes else 0
+    return 2 if not episodes or size_bytes >= left_bytes else 0
 
 
-Asked = tuple[Source | Absent, Config]
+def _estimates(source: BagSource, bags: Sequence[BagInfo], config: Config) -> Iterator[BagEstimate]:
+    """Yield the estimate of each bag, and release the bag."""
+    taken = deque[FetchedBag]()
+
+    def asked() -> Iterator[Asked]:
+        for bag in progress(fetched, len(bags), "plan", "bag"):
+            taken.append(bag)
+            yield bag, config
+
+    with (
+        contextlib.closing(source.fetch(bags, lambda _name, _sums: False)) as fetched,
+        contextlib.closing(map_isolated(_estimate, asked(), 1, _limits)) as answers,
+    ):
+        for answer in answers:
+            bag = taken.popleft().source
+            source.release(bag, None)
+            yield _refused(bag, answer) if isinstance(answer, UserError) else answer
 
 
-def _asked(bags: Iterable[Source | Absent], count: int, config: Config, names: list[str]) -> Iterator[Asked]:
-    for bag in progress(bags, count, "plan", "bag"):
-        names.append(bag.name)
-        yield bag, config
+Asked = tuple[FetchedBag, Config]
 
 
-def _foretell(asked: Asked) -> BagEstimate | Outlook:
+def _estimate(asked: Asked) -> BagEstimate:
     bag, config = asked
-    return forecast(bag, config) if isinstance(bag, Source) else foresee(bag, config)
+    return _refused(bag.source, UserError(bag.fault)) if bag.fault else forecast(bag.source, config)
+
+
+def _refused(source: Source, reason: UserError) -> BagEstimate:
+    return BagEstimate(source.name, one_line(reason), [], [], 0, 0, [])
 
 
 def _limits(asked: Asked) -> Limits:
     bag, _ = asked
-    return limits_for(size_bytes(bag.path) if isinstance(bag, Source) else bag.size_bytes)
-
-
-def foresee(bag: Absent, config: Config) -> Outlook:
-    """Look for the topics of every stream in what is known of a bag that is not here."""
-    seconds, messages = 0.0, dict[str, int]()
-    if bag.fault:
-        return Outlook(bag.name, bag.fault, bag.size_bytes, seconds, messages)
-    try:
-        with tempfile.TemporaryDirectory() as scratch, _opened(bag, Path(scratch), config) as known:
-            if known is not None and known.topics:
-                seconds = known.seconds
-                messages = {name: known.topics[of].declared for name, of in find_topics(known, config).items()}
-    except UserError as error:
-        return Outlook(bag.name, one_line(error), bag.size_bytes, seconds, {})
-    return Outlook(bag.name, None, bag.size_bytes, seconds, messages)
-
-
-@contextlib.contextmanager
-def _opened(bag: Absent, scratch: Path, config: Config) -> Iterator[Bag | None]:
-    """Open what is known of a bag: files of their true size, with holes where nothing is known."""
-    for name, (size, pieces) in bag.files.items():
-        with (scratch / name).open("wb") as file:
-            file.truncate(size)
-            for offset, data in pieces:
-                file.seek(offset)
-                file.write(data)
-    if "metadata.yaml" in bag.files:
-        yield declared(scratch / "metadata.yaml", config.data.ros_distro)
-    elif bag.files:
-        with open_bag(scratch / next(iter(bag.files)), scratch, config.data.ros_distro) as known:
-            yield known
-    else:
-        yield None
+    return limits_for(size_bytes(bag.source.path))
 
 
 def forecast(source: Source, config: Config) -> BagEstimate:
@@ -145,7 +111,7 @@ def forecast(source: Source, config: Config) -> BagEstimate:
         with tempfile.TemporaryDirectory() as scratch:
             image_bytes = _image_bytes(source, plan, config, Path(scratch))
     except UserError as error:
-        return BagEstimate(source.name, one_line(error), [], [], 0, 0, [])
+        return _refused(source, error)
     frames = [span.frames for span in plan.plan.episodes]
     numbers = len(config.state_names) + len(config.action_names)
     row_bytes = 4 * numbers + 36 + 16 * (1 + len(config.streams))  # and the traces of meta/sync
@@ -184,15 +150,9 @@ def _image_bytes(source: Source, plan: BagPlan, config: Config, scratch: Path) -
     return size_bytes / len(frames)
 
 
-def _describe(one: BagEstimate | Outlook, fps: int) -> list[str]:
+def _describe(one: BagEstimate, fps: int) -> list[str]:
     if one.refused is not None:
         return [f"bag {one.bag}: refused: {one.refused}"]
-    if isinstance(one, Outlook):
-        size = f"bag {one.bag}: not here, {one.download_bytes / 1e6:.1f} MB"
-        if not one.messages:
-            return [f"{size}; what is in it shows only when it is here"]
-        counts = ", ".join(f"{name} {count:,}" for name, count in one.messages.items())
-        return [f"{size}, {one.seconds:.1f} s, at most {round(one.seconds * fps):,} frames; messages: {counts}"]
     lengths = ", ".join(f"{frames / fps:.1f}" for frames in one.frames)
     left = f", {one.left_out} frames left out" if one.left_out else ""
     lines = [

@@ -18,7 +18,8 @@ from stage1_convert.bags.storage import limits_for
 from stage1_convert.images.encode import encode
 from stage1_convert.inspect.proposal import propose
 from stage1_convert.inspect.survey import Camera, Survey, TopicStats, changes, survey
-from stage1_convert.sources.folder import Source, find_bags, size_bytes
+from stage1_convert.sources.folder import find_bags, size_bytes
+from stage1_convert.sources.source import Source
 
 THUMBNAIL_PX = 320
 CONFIG_NAME = "proposed.yaml"

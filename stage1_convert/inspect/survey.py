@@ -18,7 +18,7 @@ from stage1_convert.bags.message_types import IMAGE_TYPES, VIDEO_TYPES
 from stage1_convert.bags.storage import Bytes, storage_files
 from stage1_convert.images.decode import read_image
 from stage1_convert.images.video_topic import VideoDecoder, starts_video
-from stage1_convert.sources.folder import Source
+from stage1_convert.sources.source import Source
 
 HEAD_BYTES = 4096  # of a message: enough for its stamp
 BATCH_MESSAGES = 1024

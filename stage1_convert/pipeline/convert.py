@@ -65,7 +65,7 @@ def convert(source: BagSource, out: Path, config: Config, options: Options) -> S
     unfit, and its subclass RefusedError when no bag can be converted or, with `strict`, not every one.
     """
     out = out.resolve()
-    bags = select(source.offers, config.data, options.shard)
+    bags = select(source.bags, config.data, options.shard)
     check_apart(source.root, out)
     require_ours(out, "converted dataset", sign=RECORD_PATH)
     with locked_cache(out) as cache:

@@ -39,7 +39,8 @@ from stage1_convert.pipeline.cache import (
 )
 from stage1_convert.pipeline.frames import FrameReader
 from stage1_convert.pipeline.progress import Progress
-from stage1_convert.sources.folder import Source, size_bytes
+from stage1_convert.sources.folder import size_bytes
+from stage1_convert.sources.source import Source
 
 BATCH_ROWS = 64
 SMALLEST_SHARE = 1 / 20  # of a bag's bytes: about what raw images take as JPEGs

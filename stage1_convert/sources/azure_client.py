@@ -1,21 +1,28 @@
-"""What --src says and the environment in; where the blobs lie, and a client that may read them, out.
+"""The container that --src and the environment name: its address, a client for it, its blobs, and its errors in our types.
 
-The URL's own words count: a URL that names a container names the prefix, too, and no prefix means the whole container.
-What it leaves open comes from AZURE_STORAGE_ACCOUNT, AZURE_BLOB_CONTAINER and AZURE_BLOB_PREFIX.
+What the URL says counts: a URL that names a container names the prefix, too, and no prefix means the whole container. What
+it leaves open comes from AZURE_STORAGE_ACCOUNT, AZURE_BLOB_CONTAINER and AZURE_BLOB_PREFIX.
 """
 
+import base64
+import contextlib
 import importlib
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import CancelledError
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, unquote, urlsplit
 
-from common.cli.command import UserError
+import requests
+from azure.core import exceptions as azure
+from azure.core.credentials import AzureSasCredential
+from azure.core.pipeline.transport import RequestsTransport
+from azure.storage.blob import ContainerClient, ExponentialRetry
 
-if TYPE_CHECKING:
-    from azure.storage.blob import ContainerClient
+from common.cli.command import TransientError, UserError
 
 EMULATOR = "devstoreaccount1"
 DEFAULT_CONTAINER, DEFAULT_PREFIX = "datasets", "houston_recordings/"
@@ -27,12 +34,14 @@ BLOB_HOST = re.compile(
     r"(?P<account>[a-z0-9]+)(-secondary)?(\.z\d+)?\.(blob|dfs)\."
     r"(core\.windows\.net|storage\.azure\.net|core\.usgovcloudapi\.net|core\.chinacloudapi\.cn)"
 )
-CHUNK_BYTES = 4 << 20
-TIMEOUT_S = 30.0
+CHUNK_BYTES = 4 << 20  # the largest range of which the service gives the MD5
+TIMEOUT_S = 20.0  # without a byte, also how long Ctrl-C may wait for a stalled connection
+ATTEMPTS = 6
+BACKOFF_S, BACKOFF_BASE = 1, 2  # before retry n: 1 + 2**n seconds
 
 
 class Address(NamedTuple):
-    """Where blobs lie; `endpoint` is the account's URL, with the account in its path for an emulator."""
+    """Where blobs are stored; `endpoint` is the account's URL, with the account in its path for an emulator."""
 
     account: str
     endpoint: str
@@ -40,71 +49,147 @@ class Address(NamedTuple):
     prefix: str
 
     def __str__(self) -> str:
-        """Return it as people know it."""
+        """Return the short form of the URL."""
         return f"azure://{self.account}/{self.container}/{self.prefix}"
 
 
-def is_remote(src: str) -> bool:
-    """Tell whether --src means blobs: `azure`, azure://..., https://... or http://..."""
-    return src == "azure" or src.lower().startswith(("azure:", "https:", "http:"))
+class Blob(NamedTuple):
+    """One version of a blob: its name in the container, and its path below the prefix and the download folder."""
+
+    name: str
+    path: str
+    size_bytes: int
+    etag: str
+    md5: bytes | None
 
 
-def parse(src: str, environment: Mapping[str, str] = os.environ) -> Address:
+class BlobError(UserError):
+    """One blob cannot be downloaded; others may be."""
+
+
+class DeniedError(UserError):
+    """The service refuses the credentials, for one blob or for all."""
+
+
+class _Account(NamedTuple):
+    """A storage account and its endpoint; empty: not known."""
+
+    name: str
+    endpoint: str
+
+
+def parse_address(src: str, environment: Mapping[str, str] = os.environ) -> Address:
     """Return the address that `src` and the environment give; raises UserError when they do not give one."""
     url = urlsplit("azure://" if src == "azure" else src)
     if url.query or url.fragment or url.username or url.password:
-        raise UserError(f"--src carries more than a place; credentials come from the environment: {CREDENTIALS}")
-    path = unquote(url.path).lstrip("/")
-    home = _home(environment)
-    if url.scheme != "azure":
-        account, endpoint, path = _split_endpoint(f"{url.scheme}://{url.netloc}/{path}", home)
-    else:
-        account = url.netloc or home.account
-        if not account:
+        raise UserError(f"--src carries more than an address; credentials come from the environment: {CREDENTIALS}")
+    known = _credential_account(environment)
+    if url.scheme == "azure":
+        name = url.netloc or known.name
+        if not name:
             raise UserError(
                 "--src names no storage account: expected azure://ACCOUNT/..., or set AZURE_STORAGE_ACCOUNT"
             )
-        endpoint = home.endpoint or f"https://{account}.blob.core.windows.net"
-    if home.account and account != home.account:
-        raise UserError(f"--src names the account {account}, but the credentials are those of {home.account}")
-    container, _, prefix = path.partition("/")
+        account, path = _Account(name, known.endpoint or f"https://{name}.blob.core.windows.net"), url.path
+    else:
+        account, path = _split_account(url, known)
+    if known.name and account.name != known.name:
+        raise UserError(f"--src names the account {account.name}, but the credentials are those of {known.name}")
+    container, _, prefix = unquote(path).lstrip("/").partition("/")
     if not container:
         container = environment.get("AZURE_BLOB_CONTAINER") or DEFAULT_CONTAINER
         prefix = environment.get("AZURE_BLOB_PREFIX", DEFAULT_PREFIX)
-    return Address(account, endpoint, container, prefix)
+    return Address(account.name, account.endpoint, container, prefix)
 
 
-def sign_in(address: Address, environment: Mapping[str, str] = os.environ) -> "ContainerClient":
-    """Return a client of the container with whatever credential the environment has.
+def _credential_account(environment: Mapping[str, str]) -> _Account:
+    """Return the account that the credentials belong to."""
+    connection = environment.get("AZURE_STORAGE_CONNECTION_STRING", "")
+    if environment.get("AZURE_STORAGE_SAS_TOKEN") or not connection:
+        endpoint = environment.get("AZURE_STORAGE_BLOB_ENDPOINT", "").rstrip("/")
+        return _Account(environment.get("AZURE_STORAGE_ACCOUNT", ""), endpoint)
+    fields = dict(part.partition("=")[::2] for part in connection.split(";") if part)
+    if fields.get("UseDevelopmentStorage") == "true":
+        return _Account(EMULATOR, f"http://127.0.0.1:10000/{EMULATOR}")
+    name, endpoint = fields.get("AccountName", ""), fields.get("BlobEndpoint", "").rstrip("/")
+    if name and not endpoint:
+        endpoint = f"https://{name}.blob.{fields.get('EndpointSuffix', 'core.windows.net')}"
+    if endpoint and not name:
+        name = _split_account(urlsplit(endpoint), _Account("", endpoint))[0].name
+    return _Account(name, endpoint)
 
-    Raises UserError when it has none.
+
+def _split_account(url: SplitResult, known: _Account) -> tuple[_Account, str]:
+    """Split a URL into the account and the path of container and prefix; an emulator has the account in its path."""
+    host, root = url.hostname or "", f"{url.scheme}://{url.netloc}"
+    matched = BLOB_HOST.fullmatch(host)
+    if url.scheme == "https" and matched:
+        return _Account(matched["account"], f"https://{host}"), url.path
+    if _is_loopback(host):
+        name, _, path = url.path.lstrip("/").partition("/")
+        return _Account(name, f"{root}/{name}"), path
+    if known.endpoint and f"{root}{url.path}/".startswith(f"{known.endpoint}/"):
+        path = f"{root}{url.path}".removeprefix(known.endpoint)
+        return _Account(known.name or host.partition(".")[0], known.endpoint), path
+    raise UserError(
+        f"--src leads to {root}, and credentials are sent to storage accounts only: expected "
+        "https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX, or set AZURE_STORAGE_BLOB_ENDPOINT"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _WholeBodyTransport(RequestsTransport):  # type: ignore[misc]
+    """Reads each body at once, so that the SDK's retry policy also covers a connection that breaks within a body.
+
+    With validate_content the SDK reads bodies outside of its own error handling.
     """
-    from azure.core.credentials import AzureSasCredential
-    from azure.storage.blob import ContainerClient
 
-    # Our own loop resumes and backs off; a redirect could carry a signature to a stranger.
+    def send(self, request: Any, **options: Any) -> Any:
+        """Send a request and return the response with its body."""
+        response: Any = super().send(request, **options)
+        try:
+            _ = response.internal_response.content
+        except requests.RequestException as error:
+            raise azure.ServiceResponseError(error, error=error) from error
+        return response
+
+
+def open_container(address: Address, environment: Mapping[str, str], stop: threading.Event) -> ContainerClient:
+    """Return a client of the container, with the first credential that the environment has; `stop` ends its downloads.
+
+    Raises UserError when the environment has no credential.
+    """
+
+    def check_stop(_request: object) -> None:
+        if stop.is_set():
+            raise CancelledError
+
+    retries: dict[str, Any] = dict.fromkeys(
+        ("retry_total", "retry_connect", "retry_read", "retry_status"), ATTEMPTS - 1
+    )
     options: dict[str, Any] = {
-        "retry_total": 0,
-        "permit_redirects": False,
-        "connection_timeout": TIMEOUT_S,
-        "read_timeout": TIMEOUT_S,
+        "retry_policy": ExponentialRetry(BACKOFF_S, BACKOFF_BASE, random_jitter_range=BACKOFF_S, **retries),
+        "transport": _WholeBodyTransport(connection_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S),
+        "raw_request_hook": check_stop,
+        "permit_redirects": False,  # a redirect could carry a signature to a stranger
         "max_single_get_size": CHUNK_BYTES,
         "max_chunk_get_size": CHUNK_BYTES,
     }
-    credential: Any
     connection = environment.get("AZURE_STORAGE_CONNECTION_STRING")
     token = environment.get("AZURE_STORAGE_SAS_TOKEN", "").lstrip("?")
-    if token:
-        credential = AzureSasCredential(token)
-    elif connection:
+    if connection and not token:
         try:
             return ContainerClient.from_connection_string(connection, address.container, **options)
         except ValueError:
-            raise UserError(
-                "AZURE_STORAGE_CONNECTION_STRING is no connection string; copy it from the portal"
-            ) from None
-    else:
-        credential = _default_credential()
+            hint = "is no connection string; copy it from the portal"
+            raise UserError(f"AZURE_STORAGE_CONNECTION_STRING {hint}") from None
+    credential = AzureSasCredential(token) if token else _default_credential()
     return ContainerClient(address.endpoint, address.container, credential=credential, **options)
 
 
@@ -116,58 +201,55 @@ def _default_credential() -> Any:
     return identity.DefaultAzureCredential()
 
 
-class _Home(NamedTuple):
-    """The account that the credentials belong to, and its endpoint where that is not Azure's own; empty: not known."""
-
-    account: str
-    endpoint: str
-
-
-def _home(environment: Mapping[str, str]) -> _Home:
-    endpoint = environment.get("AZURE_STORAGE_BLOB_ENDPOINT", "").rstrip("/")
-    account = environment.get("AZURE_STORAGE_ACCOUNT", "")
-    connection = environment.get("AZURE_STORAGE_CONNECTION_STRING", "")
-    if connection and not environment.get("AZURE_STORAGE_SAS_TOKEN"):
-        fields = dict(part.partition("=")[::2] for part in connection.split(";") if part)
-        if fields.get("UseDevelopmentStorage") == "true":
-            fields |= {"AccountName": EMULATOR, "BlobEndpoint": f"http://127.0.0.1:10000/{EMULATOR}"}
-        endpoint = fields.get("BlobEndpoint", "").rstrip("/")
-        account = fields.get("AccountName", "")
-        if not endpoint and account:
-            endpoint = f"https://{account}.blob.{fields.get('EndpointSuffix', 'core.windows.net')}"
-        if not account and endpoint:
-            account = _split_endpoint(f"{endpoint}/", _Home("", endpoint)).account
-    return _Home(account, endpoint)
+def list_blobs(client: ContainerClient, address: Address) -> list[Blob]:
+    """Return all blobs of a folder, or the one blob, that the address names."""
+    prefix = address.prefix
+    folder = prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
+    with translate_errors(str(address)):
+        return [
+            Blob(
+                blob.name,
+                blob.name[len(folder) :] or blob.name.rpartition("/")[2],
+                blob.size,
+                blob.etag,
+                _md5(blob.content_settings.content_md5),
+            )
+            for blob in client.list_blobs(name_starts_with=prefix, include=["metadata"])
+            if not (blob.metadata or {}).get("hdi_isfolder")  # a folder of a hierarchical account
+            and (blob.name.startswith(folder) or blob.name == prefix)
+        ]
 
 
-class _Split(NamedTuple):
-    account: str
-    endpoint: str
-    path: str
+def _md5(given: str | bytearray | None) -> bytes | None:
+    return base64.b64decode(given) if isinstance(given, str) else bytes(given) if given else None
 
 
-def _split_endpoint(url: str, home: _Home) -> _Split:
-    """Split a URL into account, endpoint, and container with prefix; an emulator has the account in its path."""
-    parts = urlsplit(url)
-    host, path = parts.hostname or "", unquote(parts.path).lstrip("/")
-    own = home.endpoint and f"{url.rstrip('/')}/".startswith(f"{home.endpoint}/")
-    matched = BLOB_HOST.fullmatch(host)
-    if parts.scheme == "https" and matched:
-        return _Split(matched["account"], f"https://{host}", path)
-    if _is_loopback(host):
-        account, _, path = path.partition("/")
-        return _Split(account, f"{parts.scheme}://{parts.netloc}/{account}", path)
-    if own:
-        rest = url[len(home.endpoint) :].lstrip("/")
-        return _Split(home.account or host.partition(".")[0], home.endpoint, unquote(rest))
-    raise UserError(
-        f"--src leads to {parts.scheme}://{parts.netloc}, and credentials are sent to storage accounts only: expected "
-        "https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX, or set AZURE_STORAGE_BLOB_ENDPOINT"
-    )
-
-
-def _is_loopback(host: str) -> bool:
+@contextlib.contextmanager
+def translate_errors(subject: str) -> Iterator[None]:
+    """Turn what the Azure SDK raises into our exception types; its texts may hold a signature, so none of them is kept."""
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        yield
+    except azure.AzureError as error:
+        raise _translated(subject, error) from None
+
+
+def _translated(subject: str, error: azure.AzureError) -> UserError | TransientError:
+    status = getattr(error, "status_code", None)
+    reason = getattr(error, "error_code", None) or getattr(error, "reason", None) or ""
+    code = f"{status} {getattr(reason, 'value', reason)}".strip()
+    kind: type[UserError | TransientError] = BlobError
+    if isinstance(error, azure.ClientAuthenticationError) or status in (401, 403):
+        kind, text = DeniedError, f"the storage service refuses the credentials ({code}); expected {CREDENTIALS}"
+    elif isinstance(error, azure.ResourceNotFoundError):
+        kind, text = UserError if "Container" in code else BlobError, f"there is no such container or blob ({code})"
+    elif status in (412, 416):
+        text = "it was written to after it was listed; run again when its upload is complete"
+    elif type(error) is azure.AzureError:  # the SDK raises the base class for nothing but a wrong checksum
+        text = "its bytes do not have the MD5 that the service gives"
+    elif not isinstance(error, azure.HttpResponseError) or status is None:
+        kind, text = TransientError, f"no connection to the storage service ({type(error).__name__})"
+    elif status in (408, 429) or status >= 500:
+        kind, text = TransientError, f"the storage service failed ({code})"
+    else:
+        text = f"the storage service refuses it ({code})"
+    return kind(f"{subject}: {text}")

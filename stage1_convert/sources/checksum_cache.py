@@ -1,75 +1,72 @@
-"""Versions of blobs in; the sha256 of the files that they were when they lay here last, out.
+"""Remembers the sha256 of downloaded bags by the versions of their blobs.
 
-Blobs have no sha256, and a dataset knows its bags by nothing else. What a run learns of a bag that it brought down stays
-as a line in a file beside the downloads; the line is lost with no harm but another download. A bag's last line counts, and
-the file is written anew when most of its lines do not.
+The service knows no sha256 of a blob, and a dataset recognizes its bags by nothing else. What a run learns of a bag is one
+line of a file in the download folder: [bag, version, {file name: sha256}], where bag and version are digests. The last
+line of a bag counts. Losing a line costs a download and nothing else.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from common.cli.command import UserError
 from common.storage.files import write_file
-from stage1_convert.sources.azure_client import Address
-from stage1_convert.sources.azure_service import RemoteFile
+from stage1_convert.sources.azure_client import Address, Blob
 
 NAME = ".sums.jsonl"
-Known = tuple[str, dict[str, str]]  # a bag's version, and the sha256 of its files
+
+
+class _Entry(NamedTuple):
+    bag: str
+    version: str
+    sums: dict[str, str]
+
+    def line(self) -> bytes:
+        """Return the entry as a line, which begins with a line break: the one before it may have been cut off."""
+        return f"\n{json.dumps(self, separators=(',', ':'))}\n".encode()
 
 
 class ChecksumCache:
-    """What is known of bags below `root` that lie, or lay, at `address`."""
+    """The sha256 of bags that were once downloaded from `address` into `root`."""
 
     def __init__(self, root: Path, address: Address) -> None:
-        self._path = root / NAME
-        self._place = (address.account, address.container)
+        self._path, self._address = root / NAME, address
         if self._path.is_symlink():
             raise UserError(f"{self._path} is a link, and downloads do not follow links; remove it")
-        self._known, self._lines = self._read()
+        entries = self._read()
+        self._known = {entry.bag: entry for entry in entries}
+        if len(entries) > 2 * len(self._known):
+            write_file(self._path, b"".join(entry.line() for entry in self._known.values()))
 
-    def sums(self, files: Iterable[RemoteFile]) -> Mapping[str, str] | None:
-        """Return the sha256 of a bag's files by name, None where its blobs, in just these versions, never lay here."""
-        bag, version = self._bag_and_version(files)
-        known, sums = self._known.get(bag, ("", {}))
-        return sums if known == version else None
+    def get(self, blobs: Sequence[Blob]) -> Mapping[str, str] | None:
+        """Return the sha256 of a bag's files by name, None when these versions of its blobs were never downloaded."""
+        bag, version = self._digests(blobs)
+        entry = self._known.get(bag)
+        return entry.sums if entry and entry.version == version else None
 
-    def keep(self, files: Iterable[RemoteFile], sums: Mapping[str, str]) -> None:
-        """Remember them."""
-        bag, version = self._bag_and_version(files)
-        if self._known.get(bag) == (version, sums):
-            return
-        self._known[bag] = version, dict(sums)
-        self._lines += 1
-        if self._lines > 2 * len(self._known):
-            self._known = self._read()[0] | self._known  # of other runs, too
-            write_file(self._path, "".join(map(_line, self._known, self._known.values())).encode())
-            self._lines = len(self._known)
-            return
-        with self._path.open("ab") as file:
-            file.write(_line(bag, self._known[bag]).encode())
+    def put(self, blobs: Sequence[Blob], sums: Mapping[str, str]) -> None:
+        """Remember the sha256 of a bag's files."""
+        entry = _Entry(*self._digests(blobs), dict(sums))
+        if self._known.get(entry.bag) != entry:
+            self._known[entry.bag] = entry
+            with self._path.open("ab") as file:
+                file.write(entry.line())
 
-    def _read(self) -> tuple[dict[str, Known], int]:
-        """Return what the file tells, and in how many lines."""
-        known = dict[str, Known]()
-        text = self._path.read_bytes() if self._path.is_file() else b""
-        lines = [line for line in text.splitlines() if line]
-        for line in lines:
+    def _read(self) -> list[_Entry]:
+        entries = []
+        for line in self._path.read_bytes().splitlines() if self._path.is_file() else []:
             try:
                 bag, version, sums = json.loads(line)
-                known[bag] = version, dict(sums)
-            except (ValueError, TypeError):  # cut off by a kill
+                entries.append(_Entry(bag, version, dict(sums)))
+            except (ValueError, TypeError):  # empty, or cut off by a kill
                 continue
-        return known, len(lines)
+        return entries
 
-    def _bag_and_version(self, files: Iterable[RemoteFile]) -> tuple[str, str]:
-        files = list(files)
-        versions = [(file.size, file.etag, file.md5.hex() if file.md5 else "") for file in files]
-        names = [*self._place, *(file.blob for file in files)]
-        bag, version = (hashlib.sha256(json.dumps(of).encode()).hexdigest() for of in (names, versions))
+    def _digests(self, blobs: Sequence[Blob]) -> tuple[str, str]:
+        """Return digests of what the bag is called and of the versions of its blobs."""
+        names = [self._address.account, self._address.container, *(blob.name for blob in blobs)]
+        versions = [(blob.size_bytes, blob.etag, blob.md5.hex() if blob.md5 else "") for blob in blobs]
+        bag, version = (hashlib.sha256(json.dumps(value).encode()).hexdigest() for value in (names, versions))
         return bag, version
-
-
-def _line(bag: str, known: Known) -> str:
-    return f"\n{json.dumps([bag, *known], separators=(',', ':'))}\n"  # never glued to one that was cut off

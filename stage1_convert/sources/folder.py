@@ -1,26 +1,40 @@
-"""A folder or a single bag in, the bags in it out, in an order that does not depend on the file system."""
+"""The bags below a local folder, in an order that does not depend on the file system."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from common.cli.command import UserError
 from stage1_convert.bags.storage import is_storage, storage_files
+from stage1_convert.sources.source import BagInfo, FetchedBag, IsDone, Source
 from stage1_convert.sources.split_files import is_one_recording
 
 
-class Source(NamedTuple):
-    """A bag: its path below the source folder, which names it everywhere, and where it is."""
+class LocalBags:
+    """A BagSource of bags that stay where they are."""
 
-    name: str
-    path: Path
+    def __init__(self, src: Path) -> None:
+        self.root = src.resolve()
+        self._found = {source.name: source for source in find_bags(src)}
+        self.bags = [BagInfo(source.name, size_bytes(source.path)) for source in self._found.values()]
+
+    def missing_bytes(self, _bags: Sequence[BagInfo]) -> int:
+        """Return 0: all bags are here."""
+        return 0
+
+    def fetch(self, bags: Sequence[BagInfo], _is_done: IsDone) -> Generator[FetchedBag, None, None]:
+        """Yield the bags."""
+        for bag in bags:
+            yield FetchedBag(self._found[bag.name])
+
+    def release(self, bag: Source, sums: Mapping[str, str] | None) -> None:
+        """Do nothing: the bag is the user's."""
 
 
 def find_bags(src: Path) -> list[Source]:
     """Return the bags below `src` at any depth, sorted by relative path; `src` may be a bag itself.
 
     A bag is a folder with metadata.yaml, a folder whose storage files are the parts of one recording, or a storage file
-    that lies in no such folder. Raises UserError when there is none.
+    in any other folder. Raises UserError when there is none.
     """
     if src.is_file() and is_storage(src.name):
         return [Source(src.name, src)]
@@ -32,26 +46,24 @@ def find_bags(src: Path) -> list[Source]:
         raise UserError(f"--src {src} cannot be listed: {error}") from error
     if not found:
         raise UserError(f"no bag in --src {src}: expected a folder with metadata.yaml, or a .mcap, .db3 or .bag file")
-    name_of = {path: path.relative_to(src).as_posix() if path != src else src.resolve().name for path in found}
-    return sorted(Source(name, path) for path, name in name_of.items())
+    names = [path.relative_to(src).as_posix() if path != src else src.resolve().name for path in found]
+    return sorted(map(Source, names, found))
 
 
 def size_bytes(bag: Path) -> int:
-    """Return how much a bag's files take together."""
+    """Return the total size of a bag's files."""
     return sum(file.stat().st_size for file in (bag.iterdir() if bag.is_dir() else [bag]) if file.is_file())
 
 
 def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    if folder.resolve() in seen:  # a link back up, or a second link to the same bags
+    if folder.resolve() in seen:  # a link to a parent, or a second link to the same bags
         return
     seen.add(folder.resolve())
-    metadata = folder / "metadata.yaml"
-    if metadata.is_file() and (storage_files(folder) or b"rosbag2_bagfile_information" in metadata.read_bytes()):
+    files, metadata = storage_files(folder), folder / "metadata.yaml"
+    if metadata.is_file() and (files or b"rosbag2_bagfile_information" in metadata.read_bytes()):
         yield folder
         return
-    parts = storage_files(folder)
-    joined = is_one_recording(parts)
-    yield from [folder] if joined else parts
+    yield from [folder] if is_one_recording(files) else files
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.name.startswith("."):
             yield from _walk(path, seen)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from azure.storage.blob import BlobBlock
 
-from stage1_convert.sources import azure_service as pauses
+from stage1_convert.sources import azure_client
 from stage1_convert.sources.azure import AzureBags
-from stage1_convert.sources.folder import Source
+from stage1_convert.sources.source import Source
 from tests import azurite
 
 
@@ -19,14 +19,15 @@ def service() -> azurite.Azurite:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait hardly at all between attempts."""
-    monkeypatch.setattr(pauses, "FIRST_PAUSE_S", 0.01)
+    """Do not wait between attempts."""
+    monkeypatch.setattr(azure_client, "BACKOFF_S", 0)
+    monkeypatch.setattr(azure_client, "BACKOFF_BASE", 0)
 
 
 def bring(port: int, folder: Path, src: str, keep: bool = True) -> list[Source]:
     """Bring all bags down and return them; none may be refused."""
     found = AzureBags(src, keep, azurite.environment(port, folder))
-    bags = list(found.fetch(found.offers))
+    bags = list(found.fetch(found.bags))
     assert [bag.fault for bag in bags] == [None] * len(bags)
     return [bag.source for bag in bags]
 
@@ -34,7 +35,7 @@ def bring(port: int, folder: Path, src: str, keep: bool = True) -> list[Source]:
 def fault_of(port: int, folder: Path, src: str) -> str | None:
     """Return why the only bag there cannot be had."""
     found = AzureBags(src, True, azurite.environment(port, folder))
-    (bag,) = found.fetch(found.offers)
+    (bag,) = found.fetch(found.bags)
     return bag.fault
 
 

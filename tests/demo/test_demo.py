@@ -1,23 +1,27 @@
-"""`make demo` in small: the whole chain, by the commands that users run."""
+"""`python -m demo` with few episodes and training steps."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import run_module
+from tests.conftest import SharedFolders, run_module
 
-SMALL = ["--episodes", "8", "--override", "training.steps=2", "training.warmup_steps=1", "data.val_fraction=0.25"]
+EPISODES = 8
+SMALL = ["--episodes", EPISODES, "--override", "training.steps=2", "training.warmup_steps=1", "data.val_fraction=0.25"]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("demo") / "out"
-    for _ in range(2):  # the second run must find its way around the first one's results
-        done = run_module("demo", "--out", out, *SMALL)
-        assert done.returncode == 0, done.stdout + done.stderr
-    (out / "printed.txt").write_text(done.stdout)
-    return out
+@pytest.fixture
+def finished(shared: SharedFolders) -> Path:
+    """The output folder of a small demo, with what it printed."""
+    return shared.get("demo", run_demo) / "out"
+
+
+def run_demo(folder: Path) -> None:
+    done = run_module("demo", "--out", folder / "out", *SMALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder / "out" / "printed.txt").write_text(done.stdout)
 
 
 def test_the_chain_ends_in_a_summary_of_both_loops(finished: Path) -> None:
@@ -42,6 +46,16 @@ def test_everything_it_says_to_look_at_is_there(finished: Path) -> None:
     for path in named:
         expected = b"\x89png" if path.suffix == ".png" else b"<!doctype html>"
         assert path.read_bytes()[: len(expected)].lower() == expected
+
+
+def test_another_run_keeps_the_bags_and_clears_the_results(finished: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(finished, tmp_path / "out"))
+    bags = {path: path.stat().st_mtime_ns for path in (out / "bags").rglob("*")}
+    done = run_module("demo", "--out", out, *SMALL, "training.stepz=1")  # ends where the training's settings are read
+    assert "did you mean training.steps?" in done.stderr
+    assert f"already recorded: {EPISODES} bags" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in (out / "bags").rglob("*")} == bags
+    assert not {"workflow", "rollout", "rollout-untrained"} & {path.name for path in out.iterdir()}
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:

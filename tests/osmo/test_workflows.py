@@ -2,11 +2,7 @@
 
 import json
 import os
-import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +11,8 @@ import pytest
 from common.storage.files import describe_folder
 from osmo.local.__main__ import restart, run
 from osmo.local.runner import Result
-from tests.conftest import ROOT
-from tests.osmo.conftest import BAGS_URL, OSMO, TINY
+from tests.conftest import SharedFolders, run_readme_block
+from tests.osmo.conftest import BAGS_URL, OSMO, TINY, running, start, wait_for
 
 TOY: dict[str, Any] = {"steps": 2, "warmup_steps": 1, "train_overrides": TINY}
 EVAL: dict[str, Any] = {"eval_device": "cpu", "eval_episodes": "val"}
@@ -24,7 +20,7 @@ EVAL: dict[str, Any] = {"eval_device": "cpu", "eval_episodes": "val"}
 
 @pytest.fixture(scope="module", autouse=True)
 def one_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """All runs share one cache of decoded images, and none of them the user's."""
+    """All runs of a worker share one cache of decoded images, which is not that of the user."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -37,34 +33,27 @@ def completed(result: Result) -> Result:
     return result
 
 
-@pytest.fixture(scope="module")
-def taste(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the README's commands have been run, word for word: bags, and the chain on them."""
-    folder = tmp_path_factory.mktemp("taste")
-    for name in ("osmo", "demo"):
-        (folder / name).symlink_to(ROOT / name)
-    (block,) = re.findall(r"```bash\n(.*?)```", (OSMO / "README.md").read_text(), re.DOTALL)
-    environment = {
-        **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
-    done = subprocess.run(
-        ["bash", "-c", f"set -e\n{block}"], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+@pytest.fixture
+def readme_results(shared: SharedFolders) -> Path:
+    """A folder in which the README's commands were run: bags, and convert-train-eval.yaml on them."""
+    return shared.get("osmo-readme", lambda folder: run_readme_block(OSMO / "README.md", folder))
 
 
-@pytest.fixture(scope="module")
-def chain(taste: Path) -> Path:
-    return taste / "chain"
+@pytest.fixture
+def chain(readme_results: Path) -> Path:
+    return readme_results / "chain"
 
 
-@pytest.fixture(scope="module")
-def bags(taste: Path) -> Path:
-    return taste / "bags"
+@pytest.fixture
+def bags(readme_results: Path) -> Path:
+    return readme_results / "bags"
 
 
-def test_the_chain_keeps_each_result_as_a_dataset_under_the_name_teams_know(chain: Path) -> None:
+def config_of(run_folder: Path) -> Any:
+    return json.loads((run_folder / "checkpoint_000002/pretrained_model/train_config.json").read_text())["config"]
+
+
+def test_the_chain_keeps_each_result_as_a_dataset_under_its_documented_name(chain: Path) -> None:
     kept = chain / "datasets"
     assert (kept / "ur10e-lerobot" / "dataset" / "meta" / "info.json").is_file()
     assert (kept / "ur10e-act-checkpoint/train-rosbag-act/checkpoint_000002/pretrained_model/config.json").is_file()
@@ -74,8 +63,7 @@ def test_the_chain_keeps_each_result_as_a_dataset_under_the_name_teams_know(chai
 
 
 def test_the_chain_trains_with_the_config_it_is_given_and_the_steps_of_the_workflow(chain: Path) -> None:
-    folder = chain / "datasets/ur10e-act-checkpoint/train-rosbag-act/checkpoint_000002/pretrained_model"
-    config = json.loads((folder / "train_config.json").read_text())["config"]
+    config = config_of(chain / "datasets/ur10e-act-checkpoint/train-rosbag-act")
     assert config["model"]["dim_model"] == 128  # from demo/train.yaml
     assert (config["training"]["steps"], config["training"]["warmup_steps"]) == (2, 1)  # from --set
 
@@ -109,10 +97,8 @@ def test_ddp_trains_on_two_nodes_that_meet_at_the_lead(chain: Path, tmp_path: Pa
     maps = {"ur10e-lerobot": chain / "datasets" / "ur10e-lerobot"}
     result = completed(run(OSMO / "train-ddp.yaml", values, tmp_path / "work", maps))
     assert list(result.tasks) == ["train-act", "worker-1"]
-    run_folder = result.tasks["train-act"].output / "train-rosbag-act"
-    record = json.loads((run_folder / "checkpoint_000002/pretrained_model/train_config.json").read_text())
-    assert record["config"]["training"]["num_workers"] == 4  # from config-ddp.yaml
-    assert record["config"]["training"]["scheduler"] == "cosine"
+    training = config_of(result.tasks["train-act"].output / "train-rosbag-act")["training"]
+    assert (training["num_workers"], training["scheduler"]) == (4, "cosine")  # from config-ddp.yaml
     assert "x 2 processes" in result.tasks["train-act"].log.read_text()
     assert not any(result.tasks["worker-1"].output.iterdir())  # a worker's output would be uploaded too
 
@@ -126,32 +112,24 @@ def test_a_sweep_of_two_arms_ends_in_their_comparison(bags: Path, tmp_path: Path
     result = completed(run(OSMO / "sweep.yaml", values, tmp_path / "work", {BAGS_URL: bags}))
     assert list(result.tasks) == ["convert", "train-lr1e4-kl10", "train-lr1e4-kl1", "compare"]
     for arm in ("lr1e4-kl10", "lr1e4-kl1"):
-        run_folder = tmp_path / "work" / "datasets" / f"ur10e-act-sweep-{arm}" / "train-rosbag-act"
-        config = json.loads((run_folder / "checkpoint_000002/pretrained_model/train_config.json").read_text())["config"]
+        config = config_of(tmp_path / "work" / "datasets" / f"ur10e-act-sweep-{arm}" / "train-rosbag-act")
         assert config["training"]["kl_weight"] == float(arm.rpartition("kl")[2])
         assert (config["wandb"]["run_name"], config["wandb"]["tags"]) == (f"sweep-{arm}", ["osmo", "sweep"])
     comparison = (tmp_path / "work" / "datasets" / "ur10e-act-sweep" / "comparison.csv").read_text()
     assert "lr1e4-kl10" in comparison
 
 
-def test_a_training_that_is_killed_goes_on_from_its_url_after_restart(chain: Path, tmp_path: Path) -> None:
+def test_a_killed_training_resumes_from_its_url_after_restart(chain: Path, tmp_path: Path) -> None:
     maps = {"azure://a/lerobot": chain / "convert" / "output" / "dataset", "azure://a/state": tmp_path / "state"}
     values = {
         **TOY, "steps": 12, "train_overrides": f"{TINY} training.save_freq=4", "data": "url", "results": "none",
         "dataset_url": "azure://a/lerobot", "state_url": "azure://a/state", "state_every": "100ms",
     }  # fmt: skip
     pairs = [f"{key}={folder}" for key, folder in maps.items()]
-    words = ["run", OSMO / "train.yaml", "--work", tmp_path / "work", "--map", *pairs, "--set"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "osmo.local", *map(str, words), *(f"{key}={value}" for key, value in values.items())],
-        cwd=ROOT, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    end = time.monotonic() + 120
-    while not (tmp_path / "state/train-rosbag-act/checkpoint_000004/manifest.json").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    for pid in training(tmp_path / "work"):
+    settings = [f"{key}={value}" for key, value in values.items()]
+    process = start("run", OSMO / "train.yaml", "--work", tmp_path / "work", "--map", *pairs, "--set", *settings)
+    wait_for(tmp_path / "state/train-rosbag-act/checkpoint_000004/manifest.json", process)
+    for pid in running("-m\0stage2_train", str(tmp_path)):
         os.kill(pid, signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert "train-act failed with exit code 137; the end of" in errors
@@ -162,16 +140,3 @@ def test_a_training_that_is_killed_goes_on_from_its_url_after_restart(chain: Pat
     metrics = result.tasks["train-act"].output / "train-rosbag-act" / "metrics.jsonl"
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == list(range(1, 13))
-
-
-def training(work: Path) -> list[int]:
-    """The processes of stage 2 that write below `work`."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                words = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            found += [int(entry.name)] if b"-m\0stage2_train" in words and str(work).encode() in words else []
-    return found

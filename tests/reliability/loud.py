@@ -9,8 +9,7 @@ from urllib.parse import quote, unquote
 
 from common.cli.command import run, set_up_logging
 from stage1_convert import __main__ as stage1
-from stage1_convert.sources import azure_client as address
-from stage1_convert.sources import azure_service as service
+from stage1_convert.sources import azure_client
 
 
 def main(argv: Sequence[str] | None) -> int:
@@ -21,7 +20,8 @@ def main(argv: Sequence[str] | None) -> int:
     set_up_logging(logging.DEBUG)
     for name in ("azure", "urllib3", "msal"):
         logging.getLogger(name).setLevel(logging.DEBUG)
-    address.TIMEOUT_S, service.FIRST_PAUSE_S = float(os.environ.get("TIMEOUT_S", "30")), 0.01
+    azure_client.TIMEOUT_S = float(os.environ.get("TIMEOUT_S", "30"))
+    azure_client.BACKOFF_S = azure_client.BACKOFF_BASE = 0
     secret = os.environ.get("AZURE_STORAGE_SAS_TOKEN") or os.environ["AZURE_STORAGE_CONNECTION_STRING"]
     logging.getLogger("ours").debug("the secret is %s or %s", secret, quote(secret))
     try:

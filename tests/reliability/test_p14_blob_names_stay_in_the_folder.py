@@ -8,8 +8,8 @@ from urllib.parse import quote
 import pytest
 
 from common.cli.command import UserError
-from stage1_convert.sources.azure import AzureBags, group
-from stage1_convert.sources.azure_service import RemoteFile
+from stage1_convert.sources.azure import AzureBags, group_bags
+from stage1_convert.sources.azure_client import Blob
 from tests import azurite
 from tests.azurite.bring import bring
 from tests.azurite.gate import Answer, Gate
@@ -88,7 +88,7 @@ def fetch(names: Sequence[str], folder: Path) -> None:
     """Bring down all that such a service lists."""
     with storage(names) as gate:
         found = AzureBags(f"azure://{azurite.ACCOUNT}/c/", True, azurite.environment(gate.port, folder))
-        list(found.fetch(found.offers))
+        list(found.fetch(found.bags))
 
 
 def test_names_that_are_fit_are_taken_and_hidden_ones_passed_over(tmp_path: Path) -> None:
@@ -120,10 +120,10 @@ def test_names_that_cannot_stand_beside_each_other_are_refused(names: list[str],
 
 def test_a_name_that_leaves_a_prefix_is_refused_too() -> None:
     with pytest.raises(UserError, match=re.escape("'../../x.mcap' has no name for a file")):
-        group([RemoteFile("p/../../x.mcap", "../../x.mcap", 3, "e", None)])
+        group_bags([Blob("p/../../x.mcap", "../../x.mcap", 3, "e", None)])
 
 
-@pytest.mark.parametrize("at", ["folder", "file", "part", "memory"])
+@pytest.mark.parametrize("at", ["folder", "file", "checksums"])
 def test_a_link_in_the_folder_for_downloads_leads_nobody_out(service: azurite.Azurite, tmp_path: Path, at: str) -> None:
     service.container("links").upload_blob("a/b.mcap", b"x" * 100, overwrite=True)
     here, outside = tmp_path / "here", tmp_path / "outside"
@@ -137,23 +137,11 @@ def test_a_link_in_the_folder_for_downloads_leads_nobody_out(service: azurite.Az
         (here / "a").symlink_to(outside)
     elif at == "file":
         (here / "a" / "b.mcap").symlink_to(outside / "b.mcap")
-    elif at == "memory":
-        (here / ".sums.jsonl").symlink_to(outside / "mine")
     else:
-        (part,) = unfinished(service, tmp_path / "there", address)
-        (here / "a" / part.name).symlink_to(outside / "mine")
+        (here / ".sums.jsonl").symlink_to(outside / "mine")
     with pytest.raises(UserError, match="is a link, and downloads do not follow links"):
         bring(service.port, here, address)
     assert hashes(outside) == before
-
-
-def unfinished(service: azurite.Azurite, folder: Path, address: str) -> list[Path]:
-    """Return what stays of downloads that break after their first bytes."""
-    with Gate(service.port, lambda method, path, answer: answer if "comp=list" in path else None) as gate:
-        found = AzureBags(address, True, azurite.environment(gate.port, folder))
-        with pytest.raises(Exception, match="no connection"):
-            list(found.fetch(found.offers))
-    return list(folder.rglob("*.part"))
 
 
 def test_a_folder_for_downloads_that_is_itself_a_link_is_the_users_own_choice(

@@ -9,7 +9,7 @@ from common.cli.config import load
 from common.storage.files import read_json
 from stage1_convert.config import Config
 from stage1_convert.pipeline.convert import Options, Summary, convert
-from stage1_convert.sources.source import LocalBags
+from stage1_convert.sources.folder import LocalBags
 
 
 def run(src: Path, out: Path, *overrides: str, workers: int = 0, strict: bool = False) -> Summary:

@@ -1,7 +1,6 @@
 """Workflows of shell commands, run by the command that users type: order, failures, retries, stops and restarts."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -17,7 +16,8 @@ from osmo.local.runner import Result
 from osmo.local.status_table import Row, Status, StatusTable
 from osmo.local.storage import transfer
 from osmo.local.task_graph import seconds
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_module
+from tests.osmo.conftest import running, start, wait_for
 
 TOP = "workflow:\n  name: toy\n  resources: {default: {cpu: 1}}\n"
 BOTTOM = "default-values: {word: hello, when: 1h}\n"
@@ -77,7 +77,7 @@ def test_a_failing_task_fails_what_follows_it_and_nothing_else(tmp_path: Path) -
     b = task("b", "true", "inputs: [{task: a}]\n")
     c = task("c", "true", "inputs: [{task: b}]\n")
     path = flow(tmp_path, a, b, c, task("d", "true"))
-    done = command("run", path, "--work", tmp_path / "work")
+    done = run_module("osmo.local", "run", path, "--work", tmp_path / "work")
     assert done.returncode == 2
     state = json.loads((tmp_path / "work" / "run.json").read_text())["tasks"]
     assert {name: row["status"] for name, row in state.items()} == {
@@ -225,7 +225,7 @@ def test_checkpoints_go_to_their_url_and_come_back_from_it(tmp_path: Path) -> No
     ],
 )
 def test_what_is_not_here_is_refused_before_anything_runs(tmp_path: Path, more: str, words: str) -> None:
-    done = command("run", flow(tmp_path, task("a", "true", more)), "--work", tmp_path / "work")
+    done = run_module("osmo.local", "run", flow(tmp_path, task("a", "true", more)), "--work", tmp_path / "work")
     assert done.returncode == 2
     assert words in done.stderr
     assert not (tmp_path / "work").exists()
@@ -250,10 +250,7 @@ def test_set_env_reaches_every_task(tmp_path: Path) -> None:
 def test_ctrl_c_stops_everything_and_the_run_can_go_on(tmp_path: Path) -> None:
     script = 'test -e "{{output}}/../../free" || { setsid sleep 61.5 & sleep 61.5; }'
     path = flow(tmp_path, task("a", script), task("b", "true", "inputs: [{task: a}]\n"))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "osmo.local", "run", str(path), "--work", str(tmp_path / "work")],
-        cwd=ROOT, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = start("run", path, "--work", tmp_path / "work")
     while len(running("61.5")) < 2:
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
@@ -262,35 +259,31 @@ def test_ctrl_c_stops_everything_and_the_run_can_go_on(tmp_path: Path) -> None:
     assert "a stopped" in errors
     assert not running("61.5")
     (tmp_path / "work" / "free").touch()
-    assert command("restart", tmp_path / "work").returncode == 0
+    assert run_module("osmo.local", "restart", tmp_path / "work").returncode == 0
 
 
 def test_what_a_shell_started_may_save_before_it_is_stopped(tmp_path: Path) -> None:
     # Two commands, so that the shell waits: it dies of the signal at once, its child answers it by saving.
     child = "trap 'sleep 0.5; touch {{output}}/saved; exit 75' TERM; touch {{output}}/../here; sleep 60 & wait"
     path = flow(tmp_path, task("a", f'bash -c "{child}"; true'))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "osmo.local", "run", str(path), "--work", str(tmp_path / "work")],
-        cwd=ROOT, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    wait_for(tmp_path / "work" / "a" / "here")
+    process = start("run", path, "--work", tmp_path / "work")
+    wait_for(tmp_path / "work" / "a" / "here", process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 130
+    process.communicate(timeout=60)
+    assert process.returncode == 130
     assert (tmp_path / "work" / "a" / "output" / "saved").exists()
 
 
 def test_a_run_that_is_going_on_is_not_started_twice(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "osmo.local", "run", str(flow(tmp_path, task("a", 'touch "{{output}}/../here"; sleep 60'))),
-         "--work", str(tmp_path / "work")], cwd=ROOT, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    path = flow(tmp_path, task("a", 'touch "{{output}}/../here"; sleep 60'))
+    process = start("run", path, "--work", tmp_path / "work")
     try:
-        wait_for(tmp_path / "work" / "a" / "here")
-        done = command("restart", tmp_path / "work")
+        wait_for(tmp_path / "work" / "a" / "here", process)
+        done = run_module("osmo.local", "restart", tmp_path / "work")
         assert (done.returncode, "is being run by another process" in done.stderr) == (2, True)
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        process.communicate(timeout=60)
 
 
 def test_what_a_killed_runner_left_running_is_ended_before_its_task_starts_again(tmp_path: Path) -> None:
@@ -301,21 +294,18 @@ def test_what_a_killed_runner_left_running_is_ended_before_its_task_starts_again
         sleep 62.5 & wait
         """
     path = flow(tmp_path, task("a", script))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "osmo.local", "run", str(path), "--work", str(tmp_path / "work")],
-        cwd=ROOT, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = start("run", path, "--work", tmp_path / "work")
     while not running("62.5"):
         assert process.poll() is None
     process.kill()
-    process.wait()
+    process.communicate()
     assert restart(tmp_path / "work").tasks["a"].exit_code == 3
     assert not running("62.5")
 
 
 def test_a_finished_folder_is_not_run_over(tmp_path: Path) -> None:
     go(tmp_path, task("a", "true"))
-    done = command("run", tmp_path / "flow.yaml", "--work", tmp_path / "work")
+    done = run_module("osmo.local", "run", tmp_path / "flow.yaml", "--work", tmp_path / "work")
     assert (done.returncode, "restart" in done.stderr) == (2, True)
 
 
@@ -336,31 +326,6 @@ def test_what_is_linked_outside_is_copied_when_the_disk_cannot_link(tmp_path: Pa
 )
 def test_durations(text: str | int, expected: float) -> None:
     assert seconds(text) == expected
-
-
-def command(*args: object) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "osmo.local", *map(str, args)]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-
-
-def wait_for(path: Path) -> None:
-    end = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} did not appear"
-        time.sleep(0.02)
-
-
-def running(word: str) -> list[str]:
-    """The command lines of running processes that hold `word`."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and int(entry.name) != os.getpid():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            found += [entry.name] if word.encode() in words else []
-    return found
 
 
 def test_a_log_shows_now_and_then_what_a_running_task_says(
@@ -392,7 +357,7 @@ Process(["bash", "-c", script], dict(os.environ), Path(sys.argv[1]), Path(sys.ar
 
 def test_ctrl_c_while_a_task_is_being_started_leaves_nothing_behind(tmp_path: Path) -> None:
     """The signal comes when the child runs already, and before anybody could stop it by name."""
-    command_ = [sys.executable, "-c", INTERRUPTED_START, str(tmp_path)]
-    done = subprocess.run(command_, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    words = [sys.executable, "-c", INTERRUPTED_START, str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert "KeyboardInterrupt" in done.stderr
     assert not running("63.5")

@@ -16,8 +16,7 @@ from common.storage.files import read_json
 from stage1_convert.config import Config
 from stage1_convert.pipeline.convert import Options, RefusedError, convert
 from stage1_convert.pipeline.convert_bag import plan_bag
-from stage1_convert.sources.folder import find_bags
-from stage1_convert.sources.source import LocalBags
+from stage1_convert.sources.folder import LocalBags, find_bags
 from tests.stage1_convert.conversion import jpegs, report, rows, run, tree
 from tests.stage1_convert.recording import (
     JOINT_STATE,

@@ -1,5 +1,6 @@
 """A dry run tells what the conversion then does, and writes nothing."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from common.cli.config import load
 from stage1_convert.config import Config
 from stage1_convert.inspect.dry_run import dry_run, forecast
 from stage1_convert.sources.azure import AzureBags
-from stage1_convert.sources.folder import find_bags
+from stage1_convert.sources.folder import LocalBags, find_bags
 from tests import azurite
 from tests.azurite.gate import Answer, Gate
 from tests.stage1_convert.conversion import report, run
@@ -53,7 +54,7 @@ def test_the_size_is_about_right(storage: str, bags: Path, tmp_path: Path) -> No
 
 def test_nothing_is_written(bags: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in bags.rglob("*")}
-    assert dry_run(find_bags(bags), 3, load(Config, None, []), tmp_path / "out") == 0
+    assert dry_run(LocalBags(bags), LocalBags(bags).bags, load(Config, None, []), tmp_path / "out") == 0
     assert {path: path.stat().st_mtime_ns for path in bags.rglob("*")} == before
     assert not list(tmp_path.iterdir())
     printed = capsys.readouterr().out
@@ -64,50 +65,39 @@ def test_nothing_is_written(bags: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_when_nothing_would_be_converted_the_exit_code_says_so(bags: Path) -> None:
-    blind = [source for source in find_bags(bags) if source.name == "blind"]
-    assert dry_run(blind, 1, load(Config, None, []), None) == 2
+    blind = LocalBags(bags / "blind")
+    assert dry_run(blind, blind.bags, load(Config, None, []), None) == 2
 
 
-def test_bags_that_are_far_away_are_told_of_and_not_brought(
+def test_bags_in_a_storage_account_are_downloaded(
+    service: azurite.Azurite, bags: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, container, config = tmp_path / "here", service.container("dryrun"), load(Config, None, [])
+    for path in bags.rglob("*.*"):
+        container.upload_blob(path.relative_to(bags).as_posix(), path.read_bytes())
+    assert dry_run(LocalBags(bags), LocalBags(bags).bags, config, tmp_path / "out") == 0
+    expected = capsys.readouterr().out
+    for keep in (True, False):
+        source = AzureBags(f"azure://{azurite.ACCOUNT}/dryrun", keep, azurite.environment(service.port, here))
+        assert dry_run(source, source.bags, config, tmp_path / "out") == 0
+        printed = capsys.readouterr().out
+        if keep:
+            line, _, printed = printed.partition("\n")
+            size_bytes = sum(bag.size_bytes for bag in source.bags)
+            assert line == f"download  {size_bytes / 1e6:,.1f} MB to {here}: a dry run reads whole bags"
+        free = r"; .* MB are free"
+        assert re.sub(free, "", printed) == re.sub(free, "", expected)
+        assert [bag.name for bag in source.bags] == ["blind", "gap", "whole"]
+        assert sorted(path.name for path in here.iterdir()) == (["blind", "gap", "whole"] if keep else [])
+
+
+def test_a_blob_that_cannot_be_downloaded_refuses_its_bag(
     service: azurite.Azurite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    local, here, container = tmp_path / "local", tmp_path / "here", service.container("dryrun")
-    cell(2.0).write(local / "folder")
-    cell(1.0).write(local / "kept")
-    cell(1.0).write(local / "database", "sqlite3")
-    blind = cell(1.0)
-    blind.images = []
-    blind.write(local / "blind")
-    (local / "bare.mcap").write_bytes((local / "folder" / "folder.mcap").read_bytes())
-    (local / "bare.db3").write_bytes((local / "database" / "database.db3").read_bytes())
-    (local / "open.mcap").write_bytes((local / "bare.mcap").read_bytes()[:-40])
-    sizes = {path.relative_to(local).as_posix(): path.stat().st_size for path in local.rglob("*.*")}
-    for name in sizes:
-        container.upload_blob(name, (local / name).read_bytes())
-    with Gate(service.port) as gate:
-        supply = AzureBags(f"azure://{azurite.ACCOUNT}/dryrun", True, azurite.environment(gate.port, here))
-        list(supply.fetch([offer for offer in supply.offers if offer.name == "kept"]))
-        gate.asked.clear()
-        before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
-        offers = supply.offers
-        assert dry_run(supply.look(offers), len(offers), load(Config, None, []), tmp_path / "out") == 0
-        assert {path: path.stat().st_mtime_ns for path in here.rglob("*")} == before
-        metadata_bytes = sum(sizes[f"{name}/metadata.yaml"] for name in ("folder", "database", "blind"))
-        assert metadata_bytes < gate.carried < metadata_bytes + 10_000  # and the end of one .mcap file
-    said = capsys.readouterr().out
-    known = f"not here, {sizes['folder/folder.mcap'] / 1e6:.1f} MB, 2.0 s, at most 60 frames; messages: joints 200, color 60"
-    assert f"bag bare.mcap: {known}" in said
-    assert f"bag folder: {known}" in said
-    assert "bag database: not here, 0.1 MB, 1.0 s, at most 30 frames; messages: joints 100, color 30" in said
-    assert "bag bare.db3: not here, 0.1 MB; what is in it shows only when it is here" in said
-    assert "bag open.mcap: not here, 0.1 MB; what is in it shows only when it is here" in said
-    assert "bag blind: refused: has no topic" in said
-    assert "bag kept: 1 episode of" in said
-    assert "bags      1 would be converted, 1 refused\ndownload  5 more, " in said
-
+    service.container("dryrungone").upload_blob("bag.mcap", b"x")
     with Gate(
         service.port, lambda method, path, answer: answer if "comp=list" in path else Answer(404, {}, b"")
     ) as gate:
-        supply = AzureBags(f"azure://{azurite.ACCOUNT}/dryrun/database", True, azurite.environment(gate.port, here))
-        assert dry_run(supply.look(supply.offers), 1, load(Config, None, []), None) == 2
-    assert "bag database: refused: blob database/metadata.yaml: there is no such" in capsys.readouterr().out
+        source = AzureBags(f"azure://{azurite.ACCOUNT}/dryrungone", True, azurite.environment(gate.port, tmp_path))
+        assert dry_run(source, source.bags, load(Config, None, []), None) == 2
+    assert "bag bag.mcap: refused: blob bag.mcap: there is no such" in capsys.readouterr().out

@@ -11,8 +11,8 @@ from stage1_convert.config import UR_JOINTS, Config
 from stage1_convert.inspect.print import inspect
 from stage1_convert.inspect.survey import Survey, survey
 from stage1_convert.pipeline.convert import Options, convert
-from stage1_convert.sources.folder import Source
-from stage1_convert.sources.source import LocalBags
+from stage1_convert.sources.folder import LocalBags
+from stage1_convert.sources.source import Source
 from tests.stage1_convert.conversion import report, rows
 from tests.stage1_convert.recording import (
     COMPRESSED,

@@ -209,7 +209,7 @@ def test_statistics_of_images_compressed_here_are_of_those_before_that_and_the_r
     for name, expected in {"min": pixels.min(0), "mean": pixels.mean(0), "std": pixels.std(0)}.items():
         np.testing.assert_allclose(found[name].ravel(), expected, rtol=0, atol=1e-12, err_msg=name)
     assert report(tmp_path / "out")["bags"][0]["compressed"] == ["color"]
-    assert not check(tmp_path / "out").faults
+    assert not check(tmp_path / "out").findings
 
 
 def test_a_joint_order_that_switches_midway_is_followed_by_name(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from stage1_convert.pipeline.cache import locked_cache
 from stage1_convert.pipeline.convert import Options, convert
 from stage1_convert.pipeline.merge import merge
 from stage1_convert.report.page import PAGE
-from stage1_convert.sources.source import LocalBags
+from stage1_convert.sources.folder import LocalBags
 from tests.conftest import GOLDEN
 from tests.stage1_convert.conversion import report, rows, run, tree
 from tests.stage1_convert.recording import cell

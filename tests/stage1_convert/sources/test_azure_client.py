@@ -1,9 +1,12 @@
 """What --src and the environment say together, and what is refused before a credential leaves the machine."""
 
+import threading
+
 import pytest
 
 from common.cli.command import UserError
-from stage1_convert.sources.azure_client import Address, is_remote, parse, sign_in
+from stage1_convert.sources import is_remote
+from stage1_convert.sources.azure_client import Address, open_container, parse_address
 
 ENDPOINT = "https://acct.blob.core.windows.net"
 EMULATOR = "http://127.0.0.1:10000/devstoreaccount1"
@@ -50,7 +53,7 @@ CONNECTION = f"DefaultEndpointsProtocol=https;AccountName=acct;AccountKey={'a' *
 )
 def test_an_address_is_made_of_what_was_said(src: str, variables: dict[str, str], expected: Address) -> None:
     assert is_remote(src)
-    assert parse(src, variables) == expected
+    assert parse_address(src, variables) == expected
 
 
 @pytest.mark.parametrize(
@@ -69,7 +72,7 @@ def test_an_address_that_does_not_fit_is_refused_without_repeating_a_secret(
     src: str, variables: dict[str, str], words: str
 ) -> None:
     with pytest.raises(UserError, match=words) as caught:
-        parse(src, variables)
+        parse_address(src, variables)
     assert "hunter2" not in str(caught.value)
 
 
@@ -80,5 +83,7 @@ def test_a_folder_is_not_remote() -> None:
 def test_a_broken_connection_string_is_refused_without_repeating_it() -> None:
     broken = "AccountKey=hunter2hunter2"
     with pytest.raises(UserError, match="is no connection string") as caught:
-        sign_in(Address("acct", ENDPOINT, "c", ""), {"AZURE_STORAGE_CONNECTION_STRING": broken})
+        open_container(
+            Address("acct", ENDPOINT, "c", ""), {"AZURE_STORAGE_CONNECTION_STRING": broken}, threading.Event()
+        )
     assert "hunter2" not in str(caught.value)

@@ -1,0 +1,168 @@
+"""Edits of a dataset as corruptions.yaml names them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+COLOR = "observation.images.color"
+FILES = {
+    "info": "meta/info.json",
+    "stats": "meta/stats.json",
+    "record": "meta/conversion.json",
+    "tasks": "meta/tasks.parquet",
+    "episodes": "meta/episodes/chunk-000/file-000.parquet",
+    "data": "data/chunk-000/file-000.parquet",
+    "second": "data/chunk-000/file-001.parquet",
+    "sync": "meta/sync/chunk-000/file-000.parquet",
+    "video": f"videos/{COLOR}/chunk-000/file-000.mp4",
+}
+TYPES = {
+    "int32": pa.int32(),
+    "double": pa.float64(),
+    "list": pa.list_(pa.float32()),
+    "fixed double": pa.list_(pa.float64(), 6),
+}
+
+
+def expand(value: Any) -> Any:
+    """Replace COLOR by the key of the camera, everywhere in a case."""
+    if isinstance(value, dict):
+        return {expand(key): expand(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [expand(child) for child in value]
+    return value.replace("COLOR", COLOR) if isinstance(value, str) else value
+
+
+def name_of(file: str) -> str:
+    """Return the path of a file, relative to the dataset, by its short name."""
+    return FILES.get(file, file.rstrip("/"))
+
+
+def corrupt(root: Path, case: Mapping[str, Any]) -> str:
+    """Edit the dataset as the case says; returns the file that a finding is expected about.
+
+    `json` edits a JSON file: `set` keys `to`, `drop` keys, or `add` to the number at these keys `by`. `table` edits a parquet
+    file. `write`, `rename` (pairs), `remove` and `truncate` (`to` a size, or `by` bytes) edit any file. `film` replaces the
+    video.
+    """
+    edit = next(name for name in EDITS if name in case)
+    file = EDITS[edit](root, case)
+    return name_of(case.get("file", file))
+
+
+def _edit_json(root: Path, case: Mapping[str, Any]) -> str:
+    path = root / name_of(case["json"])
+    tree = node = json.loads(path.read_text())
+    *parents, last = next(case[name] for name in ("set", "drop", "add") if name in case)
+    for key in parents:
+        node = node[key]
+    if "drop" in case:
+        del node[last]
+    else:
+        node[last] = case["to"] if "set" in case else node[last] + case["by"]
+    path.write_text(json.dumps(tree))
+    return str(case["json"])
+
+
+def _edit_table(root: Path, case: Mapping[str, Any]) -> str:
+    path = root / name_of(case["table"])
+    table = pq.read_table(path, partitioning=None)
+    if "without" in case:
+        table = table.drop_columns(case["without"])
+    elif "extra" in case:
+        table = table.append_column(case["extra"], pa.array(np.zeros(len(table), np.float32)))
+    elif "reorder" in case:
+        table = table.select([*table.column_names[1:], table.column_names[0]])
+    elif "no_metadata" in case:
+        table = table.replace_schema_metadata(None)
+    elif "take" in case:
+        ends = [part.split("-") for part in str(case["take"]).split()]
+        table = table.take(
+            [row for first, *last in ends for row in range(int(first), int(last[0] if last else first) + 1)]
+        )
+    else:
+        table = _edit_column(table, case)
+    pq.write_table(table, path)
+    return str(case["table"])
+
+
+def _edit_column(table: pa.Table, case: Mapping[str, Any]) -> pa.Table:
+    index = table.schema.get_field_index(case["column"])
+    cells = table.column(index).to_pylist()
+    if "row" in case:
+        cells[case["row"]] = _edit_cell(cells[case["row"]], case)
+    new = pa.array(cells, TYPES[case["type"]] if "type" in case else table.schema.field(index).type)
+    return table.set_column(index, pa.field(case["column"], new.type), new)
+
+
+def _edit_cell(cell: Any, case: Mapping[str, Any]) -> Any:
+    if "by" in case:
+        return [value + case["by"] for value in cell] if isinstance(cell, list) else cell + case["by"]
+    if "ulp" in case:
+        return float(np.nextafter(np.float32(cell), np.float32(1)))
+    if "cut" in case:
+        return cell | {"bytes": cell["bytes"][: -case["cut"]]}
+    if "hit" in case:  # zeros in the middle of the data of an image
+        middle = len(cell["bytes"]) // 2
+        return cell | {"bytes": cell["bytes"][:middle] + bytes(40) + cell["bytes"][middle + 40 :]}
+    if "path" in case:
+        return cell | {"path": case["path"]}
+    if "black" in case:
+        return {"bytes": cv2.imencode(".png", np.zeros((*case["black"], 3), np.uint8))[1].tobytes(), "path": None}
+    return case["to"]
+
+
+def _write(root: Path, case: Mapping[str, Any]) -> str:
+    path = root / case["write"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(case.get("text", ""))
+    return str(case["write"])
+
+
+def _rename(root: Path, case: Mapping[str, Any]) -> str:
+    names = [name_of(name) for name in case["rename"]]
+    for old, new in zip(names[::2], names[1::2], strict=True):
+        (root / old).rename(root / new)
+    return names[-1]
+
+
+def _remove(root: Path, case: Mapping[str, Any]) -> str:
+    (root / name_of(case["remove"])).unlink()
+    return str(case["remove"])
+
+
+def _truncate(root: Path, case: Mapping[str, Any]) -> str:
+    path = root / name_of(case["truncate"])
+    data = path.read_bytes()
+    path.write_bytes(data[: case["to"]] if "to" in case else data[: -case["by"]])
+    return str(case["truncate"])
+
+
+def _film(root: Path, case: Mapping[str, Any]) -> str:
+    facts = {"frames": 42, "height": 64, "width": 96, "fps": 30} | case["film"]
+    with av.open(str(root / FILES["video"]), "w") as container:
+        stream = container.add_stream("mpeg4", rate=facts["fps"])
+        stream.height, stream.width, stream.pix_fmt = facts["height"], facts["width"], "yuv420p"
+        still = np.full((facts["height"], facts["width"], 3), 120, np.uint8)
+        for _ in range(facts["frames"]):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(still, format="rgb24")))
+        container.mux(stream.encode())
+    return "video"
+
+
+EDITS = {
+    "json": _edit_json,
+    "table": _edit_table,
+    "write": _write,
+    "rename": _rename,
+    "remove": _remove,
+    "truncate": _truncate,
+    "film": _film,
+}
