@@ -25,6 +25,10 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 
+class OutOfMemoryError(UserError):
+    """A call asked for more memory than it may take, or its process was killed, probably for lack of memory."""
+
+
 class Limits(NamedTuple):
     """What one call may take: memory on top of what the process has at its start (mapped files are free), and time."""
 
@@ -130,12 +134,12 @@ class _Worker(Generic[A, R]):
         except (EOFError, ConnectionResetError):
             self.is_lost = True
             self._process.join()
-            return UserError(_cause_of_death(self._process.exitcode or 0))
+            return _death(self._process.exitcode or 0)
         if kind == "error":
             raise value
         if kind == "memory":
             self.is_lost = True  # what is left of its memory may be in pieces
-            return UserError(
+            return OutOfMemoryError(
                 f"asks for more than {self._limits.memory_bytes:,} bytes of memory; it is damaged or too large"
             )
         result: R | UserError = value
@@ -219,8 +223,10 @@ def _leave_with_parent() -> None:
     os._exit(1)
 
 
-def _cause_of_death(code: int) -> str:
+def _death(code: int) -> UserError:
     if code == -signal.SIGKILL:
-        return "the process that read it was killed, probably for want of memory; free some or use fewer --workers"
+        return OutOfMemoryError(
+            "the process that read it was killed, probably for lack of memory; free some or use fewer --workers"
+        )
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    return f"the process that read it died ({name}); it is damaged"
+    return UserError(f"the process that read it died ({name}); it is damaged")

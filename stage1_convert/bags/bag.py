@@ -167,6 +167,8 @@ def as_user_error(subject: str = "") -> Iterator[None]:
         if not subject:
             raise
         raise UserError(f"{subject}{error}") from error
+    except MemoryError:
+        raise  # says nothing about the bag's content: whoever limits the memory tells the size of the bag
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise

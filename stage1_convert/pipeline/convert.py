@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from common.cli.command import UserError, one_line
 from common.storage.files import new_folder, require_ours
-from common.storage.worker import Limits, map_isolated
+from common.storage.worker import Limits, OutOfMemoryError, map_isolated
 from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config, DataConfig
 from stage1_convert.dataset.record import RECORD_PATH, BagEntry, read_record
@@ -214,7 +214,11 @@ def _convert(task: _Task) -> BagEntry | UserError:
 
 def _refuse(task: _Task, reason: UserError) -> BagEntry:
     Progress(task.job.progress).plan(task.number, 0)
-    return BagEntry(bag=task.bag.source.name, status="refused", reason=one_line(reason), warnings=[], episodes=[])
+    text = one_line(reason)
+    if isinstance(reason, OutOfMemoryError):
+        size = size_bytes(task.bag.source.path)
+        text += f"; the bag has {size:,} bytes: split a long one into several bags with `ros2 bag convert`"
+    return BagEntry(bag=task.bag.source.name, status="refused", reason=text, warnings=[], episodes=[])
 
 
 def _limits(task: _Task) -> Limits:

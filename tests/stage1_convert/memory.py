@@ -17,11 +17,11 @@ def at_most(limit_bytes: int) -> Iterator[None]:
         assert grown <= limit_bytes, f"grew by {grown >> 20} MB, at most {limit_bytes >> 20} MB are expected"
 
 
-def grown_bytes(call: Callable[[], object]) -> int:
-    """Return by how much the process grew at the worst moment of a call."""
+def memory_of(call: Callable[[], object]) -> tuple[int, int]:
+    """Return the bytes that the process had before a call, and at its worst moment."""
     before = _start()
     call()
-    return _status("VmHWM") - before
+    return before, _status("VmHWM")
 
 
 def _start() -> int:

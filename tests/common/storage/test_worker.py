@@ -110,7 +110,7 @@ def test_items_are_taken_when_they_are_needed() -> None:
         ("arrow", "more than 268,435,456 bytes of memory"),
         ("hang", "took longer than 0.5 s"),
         ("SIGSEGV", "died (SIGSEGV)"),
-        ("SIGKILL", "was killed, probably for want of memory"),
+        ("SIGKILL", "was killed, probably for lack of memory"),
         ("refuse", "topic /x is odd"),
     ],
 )
