@@ -20,5 +20,5 @@ def render(package: str, template: str, **context: Any) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {name: getattr(formatting, name) for name in formatting.FILTERS}
+    environment.filters.update({name: getattr(formatting, name) for name in formatting.FILTERS})
     return environment.get_template(template).render(**context)

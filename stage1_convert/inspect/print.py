@@ -1,4 +1,4 @@
-"""A bag or a folder of bags in; tables of what they hold, a thumbnail per camera and a proposed configuration out."""
+"""Print what bags hold, save a thumbnail of each camera, and propose a configuration that converts them."""
 
 import contextlib
 import re
@@ -28,7 +28,8 @@ CONFIG_NAME = "proposed.yaml"
 def inspect(path: Path, out: Path | None = None, distro: str = "humble") -> int:
     """Print what the bag at `path`, or each bag below it, holds; thumbnails and the configuration go into `out`.
 
-    `out` is made; without it a new temporary folder is taken. Returns the exit code: 2 when a bag cannot be read.
+    `out` is created if it is missing; without it a new temporary folder is used. Returns the exit code: 2 when a bag cannot
+    be read.
     """
     sources = _sources(path)
     folder = out or Path(tempfile.mkdtemp(prefix="inspect-"))
@@ -49,15 +50,15 @@ def inspect(path: Path, out: Path | None = None, distro: str = "humble") -> int:
         write_file(folder / CONFIG_NAME, text.encode())
         print(f"proposed configuration, saved as {folder / CONFIG_NAME}:\n\n{text}")
         print(f"convert with: python -m stage1_convert --src {path} --out DATASET --config {folder / CONFIG_NAME}")
-    return 2 if refused or any(found.fault for found in surveys) else 0
+    return 2 if refused or any(found.error for found in surveys) else 0
 
 
-def _survey(asked: tuple[Source, str]) -> Survey:
-    return survey(*asked)
+def _survey(arguments: tuple[Source, str]) -> Survey:
+    return survey(*arguments)
 
 
-def _limits(asked: tuple[Source, str]) -> Limits:
-    return limits_for(size_bytes(asked[0].path))
+def _limits(arguments: tuple[Source, str]) -> Limits:
+    return limits_for(size_bytes(arguments[0].path))
 
 
 def _sources(path: Path) -> list[Source]:
@@ -68,37 +69,37 @@ def _sources(path: Path) -> list[Source]:
 
 def describe(found: Survey, thumbnails: dict[str, Path]) -> list[str]:
     """Return the lines about one bag."""
-    messages = sum(facts.read for facts in found.topics)
+    messages = sum(topic.read for topic in found.topics)
     files = f"{found.files} file{'s' * (found.files != 1)}"
     lines = [f"bag {found.name}: {files}, {_size(found.size_bytes)}, {found.seconds:.1f} s, {messages:,} messages"]
     lines += [f"  {key}: {value}" for key, value in found.custom.items()]
-    lines += ["", *_table([HEAD, *(_row(facts) for facts in found.topics)]), ""]
-    for facts in found.topics:
-        lines += _details(facts, thumbnails.get(facts.name))
+    lines += ["", *_table([HEAD, *(_row(topic) for topic in found.topics)]), ""]
+    for topic in found.topics:
+        lines += _details(topic, thumbnails.get(topic.name))
     lines += [f"  warning: {warning}" for warning in found.warnings]
-    if found.fault:
-        lines.append(f"  cannot be read to its end: {found.fault}")
+    if found.error:
+        lines.append(f"  cannot be read to its end: {found.error}")
     return lines
 
 
 HEAD = ("topic", "type", "messages", "rate Hz", "jitter ms", "worst gap ms", "clock", "latency ms")
 
 
-def _row(facts: TopicStats) -> tuple[str, ...]:
-    messages = f"{facts.read:,}" if facts.read == facts.declared else f"{facts.read:,} of {facts.declared:,}"
-    rate, intervals_ms = facts.rate_hz, facts.intervals_ms
-    kind = facts.type.replace("/msg/", "/")
-    if facts.clock is None:
-        return facts.name, kind, messages, "", "", "", "", ""
-    latency_ms = facts.clock.latency_ms
+def _row(topic: TopicStats) -> tuple[str, ...]:
+    messages = f"{topic.read:,}" if topic.read == topic.declared else f"{topic.read:,} of {topic.declared:,}"
+    rate, intervals_ms = topic.rate_hz, topic.intervals_ms
+    kind = topic.type.replace("/msg/", "/")
+    if topic.clock is None:
+        return topic.name, kind, messages, "", "", "", "", ""
+    latency_ms = topic.clock.latency_ms
     return (
-        facts.name,
+        topic.name,
         kind,
         messages,
         f"{rate:.1f}" if rate else "",
         f"{np.std(intervals_ms):.2f}" if len(intervals_ms) > 1 else "",
         f"{intervals_ms.max():.1f}" if len(intervals_ms) else "",
-        facts.clock.source,
+        topic.clock.source,
         f"{latency_ms:.1f}" if latency_ms is not None else "",
     )
 
@@ -107,43 +108,43 @@ def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
-            f"{c:<{w}}" if at in (0, 1, 6) else f"{c:>{w}}" for at, (c, w) in enumerate(zip(row, widths, strict=True))
+            f"{c:<{w}}" if i in (0, 1, 6) else f"{c:>{w}}" for i, (c, w) in enumerate(zip(row, widths, strict=True))
         ]
         yield ("  " + "  ".join(cells)).rstrip()
 
 
-def _details(facts: TopicStats, thumbnail: Path | None) -> Iterator[str]:
-    """Yield what the table has no room for: a clock that was not trusted, joints, images."""
-    ours = facts.type in (*COMMANDS, *IMAGE_TYPES)
-    if ours and facts.clock is not None and facts.clock.source == "receive":
-        yield f"  {facts.name}: receive times are taken: {facts.clock.reason}"
-    if facts.fault:
-        yield f"  {facts.name}: {facts.fault}"
-    if facts.orders:
-        yield f"  {facts.name}: joints {', '.join(facts.orders[0].names) or '(none named)'}"
-        for change in changes(facts.orders):
-            yield f"  {facts.name}: THE ORDER CHANGES {change}"
-    if facts.camera:
-        yield f"  {facts.name}: {_image_text(facts.camera)}" + (f"; thumbnail: {thumbnail}" if thumbnail else "")
+def _details(topic: TopicStats, thumbnail: Path | None) -> Iterator[str]:
+    """Yield what the table does not show: the reason for using receive times, joints, images."""
+    is_used = topic.type in (*COMMANDS, *IMAGE_TYPES)
+    if is_used and topic.clock is not None and topic.clock.source == "receive":
+        yield f"  {topic.name}: receive times are used: {topic.clock.reason}"
+    if topic.error:
+        yield f"  {topic.name}: {topic.error}"
+    if topic.orders:
+        yield f"  {topic.name}: joints {', '.join(topic.orders[0].names) or '(none named)'}"
+        for change in changes(topic.orders):
+            yield f"  {topic.name}: THE ORDER CHANGES {change}"
+    if topic.camera:
+        yield f"  {topic.name}: {_image_text(topic.camera)}" + (f"; thumbnail: {thumbnail}" if thumbnail else "")
 
 
 def _image_text(camera: Camera) -> str:
     size = "{}x{} ".format(*camera.image.shape[:2]) if camera.image is not None else ""
-    fault = f", which does not decode: {camera.fault}" if camera.fault else ""
-    return f"{size}images, {camera.encoding}, {_size(camera.mean_bytes)} each{fault}"
+    error = f", which cannot be decoded: {camera.error}" if camera.error else ""
+    return f"{size}images, {camera.encoding}, {_size(camera.mean_bytes)} each{error}"
 
 
 def _thumbnails(found: Survey, folder: Path) -> dict[str, Path]:
     """Write a small image of every camera; returns the files by topic."""
     written = {}
-    for facts in found.topics:
-        if facts.camera and facts.camera.image is not None:
-            height, width, _ = facts.camera.image.shape
+    for topic in found.topics:
+        if topic.camera and topic.camera.image is not None:
+            height, width, _ = topic.camera.image.shape
             scale = min(1.0, THUMBNAIL_PX / max(height, width))
-            small = resize(facts.camera.image, (max(1, round(height * scale)), max(1, round(width * scale))))
-            name = re.sub(r"[^\w.-]+", "_", f"{found.name}{facts.name}").strip("_")
-            written[facts.name] = folder / f"{name}.jpg"
-            write_file(written[facts.name], encode(small, "jpeg", 90))
+            small = resize(topic.camera.image, (max(1, round(height * scale)), max(1, round(width * scale))))
+            name = re.sub(r"[^\w.-]+", "_", f"{found.name}{topic.name}").strip("_")
+            written[topic.name] = folder / f"{name}.jpg"
+            write_file(written[topic.name], encode(small, "jpeg", 90))
     return written
 
 

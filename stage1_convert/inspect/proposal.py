@@ -1,4 +1,4 @@
-"""The surveys of some bags in, a configuration that converts them out: YAML to save, to read and to change. Pure."""
+"""Propose a configuration for surveyed bags, as YAML. Pure."""
 
 import math
 import re
@@ -12,8 +12,8 @@ from stage1_convert.config import UR_JOINTS
 from stage1_convert.inspect.survey import Survey, TopicStats
 
 FPS = 30
-AGE_MS = 100.0  # the default of data.max_age_ms
-# Parts of a topic's name that say what kind of image it is, not which camera took it.
+DEFAULT_AGE_MS = 100.0  # of data.max_age_ms
+# Parts of a topic's name that describe the kind of image and not the camera.
 KIND_WORDS = re.compile(
     r"(image|video)(_?(raw|rect|color|mono|compressed|transport))*|compressed(depth)?|ffmpeg|rgb|raw"
 )
@@ -21,9 +21,9 @@ NUMBER_TYPES = re.compile(r"std_msgs/msg/(Float32|Float64|U?Int(8|16|32|64)|Bool
 
 
 def propose(surveys: Sequence[Survey]) -> str | None:
-    """Return the YAML of a configuration that fits most of the bags; None when they have no joints or no camera.
+    """Return the YAML of a configuration; None when no bag has both joints and a camera.
 
-    Topics are chosen from the first bag that has both, since a configuration names one set of topics.
+    Topics are those of the first bag that has both, since a configuration names one set of topics.
     """
     for survey in surveys:
         joints, cameras = _joint_topic(survey), _cameras(survey)
@@ -35,16 +35,16 @@ def propose(surveys: Sequence[Survey]) -> str | None:
 def _yaml(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) -> str:
     order = _joint_order(joints)
     is_ur = _ur_joints(joints) is not None
-    slowest_hz = min((facts.pace_hz or FPS for facts in cameras.values()), default=FPS)
+    slowest_hz = min((stats.median_rate_hz or FPS for stats in cameras.values()), default=FPS)
     fps = FPS if slowest_hz > 0.9 * FPS else max(1, round(slowest_hz))
     data: dict[str, Any] = {
         "joint_topic": joints.name,
-        "cameras": {name: _plain(facts.name) for name, facts in cameras.items()},
+        "cameras": {name: _plain(stats.name) for name, stats in cameras.items()},
         "fps": fps,
         "robot_type": "ur10e" if is_ur else "robot",
         "task": survey.custom.get("task") or "Move the arm as demonstrated.",
     }
-    if 2500 / slowest_hz > AGE_MS:  # one lost image shall not end an episode
+    if 2500 / slowest_hz > DEFAULT_AGE_MS:  # one lost image must not end an episode
         data["max_age_ms"] = float(math.ceil(2500 / slowest_hz))
     tree = {"data": data, "conventions": {"joint_order": order, "action": "delta"}}
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
@@ -52,7 +52,7 @@ def _yaml(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) ->
 
 
 def _remarks(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) -> list[str]:
-    rates = [f"{name} {facts.pace_hz or 0:.1f} Hz" for name, facts in {"joints": joints, **cameras}.items()]
+    rates = [f"{name} {stats.median_rate_hz or 0:.1f} Hz" for name, stats in {"joints": joints, **cameras}.items()]
     lines = [f"proposed from bag {survey.name}: {', '.join(rates)}"]
     commands = [f.name for f in survey.topics if f.type in (TRAJECTORY, ARRAY) and f.read]
     if commands:
@@ -62,34 +62,36 @@ def _remarks(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats])
     numbers = [f.name for f in survey.topics if NUMBER_TYPES.fullmatch(f.type) and f.read]
     if numbers:
         lines.append(f"numbers for the state (data.state_fields: {{name: 'TOPIC:data'}}): {', '.join(numbers)}")
-    left = [f.name for f in survey.topics if f.camera and f.read and _plain(f.name) not in map(_plain, _names(cameras))]
-    if left:
-        lines.append(f"images that cannot be converted: {', '.join(left)}")
+    others = [
+        f.name for f in survey.topics if f.camera and f.read and _plain(f.name) not in map(_plain, _names(cameras))
+    ]
+    if others:
+        lines.append(f"images that cannot be converted: {', '.join(others)}")
     return lines
 
 
 def _names(cameras: dict[str, TopicStats]) -> list[str]:
-    return [facts.name for facts in cameras.values()]
+    return [stats.name for stats in cameras.values()]
 
 
 def _joint_topic(survey: Survey) -> TopicStats | None:
-    """The JointState topic that names a UR arm's joints, or else the most joints, or else has the most messages."""
+    """The JointState topic with the joints of a UR arm, or else with the most joints, or else with the most messages."""
     found = [f for f in survey.topics if f.type == JOINT_STATE and f.orders and any(o.names for o in f.orders)]
     return max(found, key=lambda f: (_ur_joints(f) is not None, len(_fullest(f)), f.read), default=None)
 
 
-def _joint_order(facts: TopicStats) -> list[str]:
-    """The joints of the arm: a UR's in the order of its chain, any other's as most messages have them."""
-    return _ur_joints(facts) or list(_fullest(facts))
+def _joint_order(stats: TopicStats) -> list[str]:
+    """The joints of the arm: those of a UR in kinematic order, others as in most messages."""
+    return _ur_joints(stats) or list(_fullest(stats))
 
 
-def _fullest(facts: TopicStats) -> tuple[str, ...]:
-    return max(facts.orders, key=lambda order: (len(order.names), order.messages)).names
+def _fullest(stats: TopicStats) -> tuple[str, ...]:
+    return max(stats.orders, key=lambda order: (len(order.names), order.messages)).names
 
 
-def _ur_joints(facts: TopicStats) -> list[str] | None:
-    """The six joints of a UR arm by their names, whatever prefix they share; other joints beside them are left out."""
-    for order in facts.orders:
+def _ur_joints(stats: TopicStats) -> list[str] | None:
+    """The six joints of a UR arm with whatever prefix they share; other joints in the message are left out."""
+    for order in stats.orders:
         for first in order.names:
             prefix = first.removesuffix(UR_JOINTS[0])
             wanted = [prefix + joint for joint in UR_JOINTS]
@@ -99,16 +101,16 @@ def _ur_joints(facts: TopicStats) -> list[str] | None:
 
 
 def _cameras(survey: Survey) -> dict[str, TopicStats]:
-    """Every topic whose images decode, once for a raw topic and its siblings, by a name made from its topic's."""
+    """Every topic whose images can be decoded, by a name made from the topic's; a raw topic and its siblings count once."""
     chosen: dict[str, TopicStats] = {}
-    for facts in sorted(survey.topics, key=lambda f: (not f.name.endswith("/compressed"), f.name)):
-        if facts.camera and facts.camera.image is not None and facts.read:
-            chosen.setdefault(_plain(facts.name), facts)
+    for stats in sorted(survey.topics, key=lambda f: (not f.name.endswith("/compressed"), f.name)):
+        if stats.camera and stats.camera.image is not None and stats.read:
+            chosen.setdefault(_plain(stats.name), stats)
     parts = {topic: _words(topic) for topic in chosen}
     names: dict[str, TopicStats] = {}
     for topic in sorted(chosen):
-        alike = [other for other in parts if other != topic and parts[other][-1] == parts[topic][-1]]
-        name = "_".join(parts[topic][-2:] if alike else parts[topic][-1:])
+        ambiguous = any(other != topic and parts[other][-1] == parts[topic][-1] for other in parts)
+        name = "_".join(parts[topic][-2:] if ambiguous else parts[topic][-1:])
         name = re.sub(r"\W+", "_", name, flags=re.ASCII)
         while name in names or name in ("joints", "command"):
             name += "_2"
@@ -117,11 +119,11 @@ def _cameras(survey: Survey) -> dict[str, TopicStats]:
 
 
 def _plain(topic: str) -> str:
-    """The raw topic of a compressed sibling: a configuration that names it takes either."""
+    """The raw topic of a compressed sibling; a configuration that names it accepts either."""
     return topic.removesuffix("/compressed")
 
 
 def _words(topic: str) -> list[str]:
-    """The parts of a topic's name that tell cameras apart."""
+    """The parts of a topic's name that distinguish cameras."""
     parts = [part for part in topic.split("/") if part]
     return [part for part in parts if not KIND_WORDS.fullmatch(part.lower())] or parts[-1:]

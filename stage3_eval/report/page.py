@@ -53,7 +53,7 @@ def write_page(
         latency=_draw_latency(evaluated),
         starts=STARTS,
     )
-    write_file(path, page.encode())
+    write_file(path, page.encode(errors="backslashreplace"))
 
 
 def run_name(checkpoint: Path) -> str:

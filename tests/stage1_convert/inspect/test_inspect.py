@@ -49,11 +49,11 @@ def renamed(recording: Recording, joints: str, images: str) -> Recording:
 def test_topics_rates_and_gaps_are_counted(tmp_path: Path) -> None:
     recording = cell()
     del recording.images[20:23]
-    found = {facts.name: facts for facts in look(recording.write(tmp_path / "bag")).topics}
+    found = {topic.name: topic for topic in look(recording.write(tmp_path / "bag")).topics}
     joints, images = found[JOINT_TOPIC], found[JPEG_TOPIC]
     assert (joints.read, images.read) == (150, 42)
     assert joints.rate_hz == pytest.approx(100, abs=1)
-    assert images.pace_hz == pytest.approx(30, abs=1)
+    assert images.median_rate_hz == pytest.approx(30, abs=1)
     assert images.intervals_ms.max() == pytest.approx(4 / 30 * 1000, abs=4)
     assert joints.intervals_ms.std() == pytest.approx(
         np.std(np.diff([s.message.header.stamp.nanosec for s in recording.joints[:100]])) / 1e6, rel=0.2
@@ -69,7 +69,7 @@ def test_a_clock_that_cannot_be_trusted_is_told_with_the_reason(
     for said in recording.images:
         said.message.header.stamp.sec = said.message.header.stamp.nanosec = 0
     inspect(recording.write(tmp_path / "bag"), tmp_path / "out")
-    assert f"{JPEG_TOPIC}: receive times are taken: 45 of 45 header stamps are zero" in capsys.readouterr().out
+    assert f"{JPEG_TOPIC}: receive times are used: 45 of 45 header stamps are zero" in capsys.readouterr().out
 
 
 def test_a_joint_order_that_changes_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +80,7 @@ def test_a_joint_order_that_changes_is_told(tmp_path: Path, capsys: pytest.Captu
         message = joint_state(stamp.sec * 10**9 + stamp.nanosec, UR_JOINTS, np.zeros(6))
         recording.joints[at] = said._replace(message=message)
     bag = recording.write(tmp_path / "bag")
-    orders = next(facts.orders for facts in look(bag).topics if facts.type == JOINT_STATE)
+    orders = next(topic.orders for topic in look(bag).topics if topic.type == JOINT_STATE)
     assert [(list(order.names), order.messages, order.first) for order in orders] == [
         (DRIVER_JOINTS, 100, 0),
         (UR_JOINTS, 50, 100),

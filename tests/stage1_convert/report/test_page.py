@@ -1,24 +1,22 @@
-"""The page of a conversion, in a real browser: self-contained, readable on a phone, true to the record."""
+"""The page of a conversion is true to its record and to its dataset."""
 
 import base64
 import re
 from html import unescape
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from common.lerobot.images import decode_image
-from common.storage.files import read_json
-from stage1_convert.report.page import PAGE, render, write_page
-from stage1_convert.report.record import EpisodeRecord, episodes_of, marks_of, worst_first
-from stage1_convert.report.thumbnails import frames_shown
-from tests.browser import NARROW, WIDE, visit
-from tests.stage1_convert.conversion import jpegs, report, run
+from common.report.images import film_frames
+from stage1_convert.dataset.record import ConversionRecord, LeftOut, read_record
+from stage1_convert.report.issues import EpisodeReport, report_episodes, worst_first
+from stage1_convert.report.page import PAGE, draw_page, write_page
+from tests.browser import check_page, visit
+from tests.stage1_convert.conversion import jpegs, run
 from tests.stage1_convert.recording import cell, decode, number_in
 
-SIZE = (120, 160)  # as wide as a thumbnail, so that the number drawn into an image stays readable
+SIZE = (120, 160)  # as wide as an image of a film, so that the number drawn into it stays readable
 TASK = 'data.task=Put <b>it</b> & "that" into the box.'
 WRIST = "data.cameras={color: /camera/color/image_raw, wrist: /wrist/image_raw}"
 
@@ -46,17 +44,19 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def all_of(record: Any) -> list[EpisodeRecord]:
-    episodes = [episode for bag in record["bags"] for episode in bag["episodes"]]
-    return episodes_of(record, [(episode["frames"], "") for episode in episodes])
-
-
 @pytest.fixture(scope="module")
 def page(dataset: Path) -> str:
     return (dataset / PAGE).read_text()
 
 
-def test_the_conversion_writes_it_and_equal_conversions_give_equal_bytes(dataset: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def record(dataset: Path) -> ConversionRecord:
+    record = read_record(dataset)
+    assert record is not None
+    return record
+
+
+def test_equal_conversions_give_equal_bytes(dataset: Path, tmp_path: Path) -> None:
     written = (dataset / PAGE).read_bytes()
     run(dataset.parent / "src", tmp_path / "elsewhere", TASK, WRIST, workers=2)
     assert (tmp_path / "elsewhere" / PAGE).read_bytes() == written
@@ -64,141 +64,92 @@ def test_the_conversion_writes_it_and_equal_conversions_give_equal_bytes(dataset
     assert (dataset / PAGE).read_bytes() == written
 
 
-@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
-def test_a_browser_shows_it_without_errors_requests_or_sideways_scrolling(dataset: Path, size: tuple[int, int]) -> None:
-    with visit(dataset / PAGE, size) as seen:
-        page = seen.page
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        assert page.locator("h1").count() == 1
-        assert page.evaluate("[...document.images].every(i => i.alt.trim() && i.complete && i.naturalWidth > 0)")
-        assert page.evaluate("[...document.querySelectorAll('svg')].every(s => s.role === 'img' && s.ariaLabel)") or (
-            page.evaluate("[...document.querySelectorAll('svg')].every(s => s.getAttribute('aria-label'))")
-        )
-        smallest = page.evaluate(
-            "Math.min(...[...document.querySelectorAll('body *')].filter(e => e.innerText && e.checkVisibility())"
-            ".map(e => parseFloat(getComputedStyle(e).fontSize)))"
-        )
-        assert smallest >= 11
-        assert not seen.errors
-        assert not seen.requests
-
-
-def test_the_keyboard_reaches_the_skip_link_the_tables_and_the_episodes(dataset: Path) -> None:
-    with visit(dataset / PAGE, WIDE) as seen:
-        seen.page.keyboard.press("Tab")
-        assert seen.page.evaluate("document.activeElement.textContent") == "Skip to the episodes"
-        assert seen.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-        assert seen.page.evaluate("document.activeElement.getBoundingClientRect().left >= 0")
-        seen.page.keyboard.press("Enter")
-        assert seen.page.evaluate("document.activeElement.id") == "episodes"
-        links = seen.page.locator("table a")
-        targets = links.evaluate_all("links => links.map(a => document.querySelector(a.getAttribute('href')) !== null)")
-        assert targets == [True] * 4
-
-
-def test_text_keeps_its_contrast_in_light_and_dark(dataset: Path) -> None:
-    """WCAG AA: 4.5 to 1, against the first background that is not transparent."""
-    script = """() => {
-      const lum = c => { const v = c.match(/[\\d.]+/g).slice(0, 3).map(x => { x /= 255;
-          return x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4; });
-        return .2126 * v[0] + .7152 * v[1] + .0722 * v[2]; };
-      let worst = 21;
-      for (const e of document.querySelectorAll('p,span,td,th,li,dt,dd,small,h1,h2,h3,h4,a,figcaption')) {
-        if (!e.innerText || !e.checkVisibility() || e.className === 'skip') continue;
-        let at = e, back = 'rgba(0, 0, 0, 0)';
-        while (at && back === 'rgba(0, 0, 0, 0)') { back = getComputedStyle(at).backgroundColor; at = at.parentElement; }
-        const [a, b] = [lum(getComputedStyle(e).color), lum(back)].sort((x, y) => y - x);
-        worst = Math.min(worst, (a + .05) / (b + .05));
-      }
-      return worst; }"""
-    with visit(dataset / PAGE, WIDE) as seen:
-        for scheme in ("light", "dark"):
-            seen.page.emulate_media(color_scheme=scheme)
-            assert seen.page.evaluate(script) >= 4.5
-
-
-def test_it_says_what_was_refused_and_which_clocks_were_taken(page: str, dataset: Path) -> None:
-    (refused,) = [bag for bag in report(dataset)["bags"] if bag["status"] == "refused"]
-    text = unescape(page)
-    assert refused["reason"] in text
-    assert "1 bag could not be converted" in text
-    assert "45 of 45 header stamps are zero (1 bag)" in text
-    assert re.search(r"gap of 0\.\d\d s beside it: nothing from color, wrist", text)
+def test_it_stands_alone_and_everybody_can_read_it(dataset: Path) -> None:
+    check_page(dataset / PAGE)
 
 
 def test_names_and_tasks_are_text_and_never_markup(page: str) -> None:
     assert "<b>it</b>" not in page
     assert "<i>&amp;<" not in page
-    assert "Put &lt;b&gt;it&lt;/b&gt; &amp; &quot;that&quot; into the box." in page
+    assert "Put &lt;b&gt;it&lt;/b&gt; &amp; &#34;that&#34; into the box." in page
     assert "&lt;i&gt;&amp;amp;" in page
-    assert "<script" not in page
 
 
-def test_the_totals_are_the_records(page: str, dataset: Path) -> None:
+def test_it_says_what_was_refused_and_which_clocks_were_taken(page: str, record: ConversionRecord) -> None:
+    (refused,) = [bag for bag in record.bags if not bag.is_converted]
+    text = unescape(page)
+    assert refused.reason is not None
+    assert refused.reason in text
+    assert "Not every bag was converted" in text
+    assert "1 bag could not be converted" in text
+    assert "45 of 45 header stamps are zero (1 bag)" in text
+    assert re.search(r"gap of 0\.\d\d s next to it: nothing from color, wrist", text)
+
+
+def test_the_totals_are_the_records(page: str, record: ConversionRecord) -> None:
     tiles = dict(re.findall(r"<dt>(.*?)</dt><dd>([\d,]+)<", page))
-    episodes = [episode for bag in report(dataset)["bags"] for episode in bag["episodes"]]
+    episodes = [episode for bag in record.bags for episode in bag.episodes]
     assert tiles["Bags converted"] == "3"
     assert tiles["Episodes"] == str(len(episodes)) == "4"
-    assert tiles["Frames"] == str(sum(episode["frames"] for episode in episodes))
+    assert tiles["Frames"] == str(sum(episode.frames for episode in episodes))
     assert tiles["Gaps"] == "1"
-    for name, key in (("Images held", "held"), ("Images dropped", "dropped")):
-        assert int(tiles[name]) == sum(episode[key][c] for episode in episodes for c in ("color", "wrist"))
+    cameras = ("color", "wrist")
+    assert int(tiles["Images held"]) == sum(episode.held[camera] for episode in episodes for camera in cameras)
+    assert int(tiles["Images dropped"]) == sum(episode.dropped[camera] for episode in episodes for camera in cameras)
 
 
-def test_the_film_shows_the_frames_it_says(page: str, dataset: Path) -> None:
+def test_a_film_shows_the_frames_it_says(page: str, dataset: Path, record: ConversionRecord) -> None:
     numbers = [number_in(decode(data)) for data in jpegs(dataset)]
     start = 0
-    for index, episode in enumerate(e for bag in report(dataset)["bags"] for e in bag["episodes"]):
-        pattern = rf'<img src="data:image/jpeg;base64,([^"]+)"[^>]*alt="Episode {index}, camera color, at ([\d.]+) s"'
-        shown = re.findall(pattern, page)
-        wanted = frames_shown(episode["frames"])
+    for report in report_episodes(record, 30):
+        pattern = (
+            rf'<img src="data:image/jpeg;base64,([^"]+)"[^>]*alt="Episode {report.number}, camera color, at ([\d.]+) s"'
+        )
+        shown, wanted = re.findall(pattern, page), film_frames(report.entry.frames)
         assert [seconds for _, seconds in shown] == [f"{frame / 30:.1f}" for frame in wanted]
         images = [decode_image(base64.b64decode(data)) for data, _ in shown]
         assert [number_in(image) for image in images] == [numbers[start + frame] for frame in wanted]
-        start += episode["frames"]
+        start += report.entry.frames
 
 
-def test_the_episode_beside_the_gap_comes_first(page: str, dataset: Path) -> None:
-    record = read_json(dataset / "meta" / "conversion.json")
-    ranked = worst_first(all_of(record), 30)
-    assert ranked[0][0].bag["bag"] == "kitchen/gap"
-    assert [one.number for one, _ in ranked] == [
-        int(n) for n in re.findall(r'<article class="card" id="episode-(\d+)"', page)
-    ]
-    weights = [sum(mark.weight for mark in marks) for _, marks in ranked]
+def test_the_episode_next_to_the_gap_comes_first(page: str, record: ConversionRecord) -> None:
+    ranked = worst_first(report_episodes(record, 30))
+    assert ranked[0].bag.bag == "kitchen/gap"
+    assert [report.number for report in ranked] == [int(n) for n in re.findall(r'<div [^>]*id="episode-(\d+)"', page)]
+    weights = [report.weight for report in ranked]
     assert weights == sorted(weights, reverse=True)
 
 
-def test_frames_without_a_new_image_are_told_apart_from_jitter(dataset: Path) -> None:
-    record = read_json(dataset / "meta" / "conversion.json")
-    told = all_of(record)[0]
-    facts = {"age_ms": {}, "held": {"color": 9}, "dropped": {"color": 0}, "repeated": {"color": 0}}
-    quiet = told._replace(frames=45, facts=facts, bag={**told.bag, "gaps": [], "warnings": []})
-    assert [mark.text for mark in marks_of(quiet, 30)] == ["color: 9 of 45 frames have no new image: none was recorded"]
-    jittery = quiet._replace(facts={**facts, "dropped": {"color": 9}})
-    assert "9 frames repeat an image while as many" in marks_of(jittery, 30)[0].text
-    fast = quiet._replace(facts={**facts, "held": {"color": 0}, "dropped": {"color": 45}})
-    assert not marks_of(fast, 30)
+def test_a_link_opens_the_details_of_its_episode(dataset: Path) -> None:
+    with visit(dataset / PAGE) as seen:
+        seen.page.evaluate("document.querySelectorAll('details.episode').forEach(node => node.open = false)")
+        seen.page.click("#episodes tbody a[href='#episode-3']")
+        assert seen.page.locator("details.episode[open]").count() == 1
+        assert seen.page.locator("details.episode[open] #episode-3").is_visible()
+
+
+def test_frames_without_a_new_image_are_told_apart_from_jitter(record: ConversionRecord) -> None:
+    def issues(held: int, dropped: int) -> list[str]:
+        counts = {"frames": 45, "age_ms": {}, "held": {"color": held}, "dropped": {"color": dropped}, "repeated": {}}
+        bag = next(bag for bag in record.bags if bag.is_converted)
+        entry = bag.episodes[0].model_copy(update=counts)
+        quiet = bag.model_copy(update={"gaps": [], "warnings": [], "episodes": [entry]})
+        (report,) = report_episodes(record.model_copy(update={"bags": [quiet]}), 30)
+        return [issue.text for issue in report.issues]
+
+    assert issues(held=9, dropped=0) == ["color: 9 of 45 frames have no new image: none was recorded"]
+    assert issues(held=9, dropped=9) == [
+        "color: 9 frames repeat an image while as many images are in no frame (jitter)"
+    ]
+    assert issues(held=0, dropped=45) == []  # a camera that is faster than the frames
 
 
 def test_a_large_dataset_shows_the_worst_and_says_how_many_it_does_not(dataset: Path) -> None:
-    small = render(dataset, cards=1)
-    assert small.count("<article") == 1
-    assert "The worst 1 of 4; 3 more are in the table only." in small
-    assert len(re.findall(r'<tr><th scope="row">', small)) == 4
-    assert len(small) < 0.5 * len(render(dataset, cards=4))
-
-
-def test_long_episodes_give_short_curves_that_keep_their_extremes() -> None:
-    from stage1_convert.report.charts import WIDTH, Curve, figure
-
-    values = np.zeros(100_000)
-    values[54_321], values[77_777] = 1.0, -1.0
-    html = figure("joint", [Curve(values, "state", "rad")])
-    assert len(html) < 5_000
-    heights = {float(y) for y in re.findall(r"[ML]\d+ ([\d.]+)", html)}
-    assert {min(heights), max(heights)} == {2.0, 54.0}
-    assert f"{54_321 / 99_999 * WIDTH:.0f} 2.0" in html
+    small = draw_page(dataset, detailed=1)
+    assert small.count('<details class="episode"') == 1
+    assert "The worst 1 of 4; the others are in the table only." in small
+    assert len(re.findall(r'<tr><th scope="row">(?:<a [^>]*>)?\d', small)) == 4
+    assert len(small) < 0.5 * len(draw_page(dataset, detailed=4))
 
 
 def test_videos_are_shown_as_well(tmp_path: Path) -> None:
@@ -211,9 +162,18 @@ def test_videos_are_shown_as_well(tmp_path: Path) -> None:
 
 def test_images_lost_to_jitter_have_their_way_out_until_it_is_taken(tmp_path: Path) -> None:
     cell(3.0, seed=2).write(tmp_path / "src" / "bag")  # 0 to 3 ms of jitter, and a grid that begins within them
-    hint = "data.grid_delay_ms"
-    for delay_ms, told in ((0, True), (17, False)):
+    for delay_ms, is_hinted in ((0, True), (17, False)):
         run(tmp_path / "src", tmp_path / f"{delay_ms}", f"data.grid_delay_ms={delay_ms}")
         page = (tmp_path / f"{delay_ms}" / PAGE).read_text()
-        assert (hint in page.split("</div>")[0]) == told
-        assert ("(jitter)" in page) == told
+        assert ("<code>data.grid_delay_ms</code>" in page) == is_hinted
+        assert ("(jitter)" in page) == is_hinted
+
+
+def test_an_episode_has_the_number_by_which_data_episodes_chooses_it(record: ConversionRecord) -> None:
+    reports = {report.number: report for report in report_episodes(record, 30)}
+    in_gap_bag = [report.number_in_bag() for report in reports.values() if report.bag.bag == "kitchen/gap"]
+    assert in_gap_bag == [(0, 2), (1, 2)]
+    bag = reports[1].bag
+    skipped = LeftOut(start_ns=bag.episodes[0].start_ns, frames=32, reason="not_chosen")
+    chosen = bag.model_copy(update={"episodes": [bag.episodes[1]], "left_out": [skipped]})
+    assert EpisodeReport(bag.episodes[1], chosen, [], 0, 0, 0).number_in_bag() == (1, 2)

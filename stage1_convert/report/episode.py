@@ -1,0 +1,114 @@
+"""Details of one episode for the page: its place in its bag, films, curves, and the ages of its samples."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from common.lerobot.columns import as_array
+from common.lerobot.dataset import ACTION, STATE, Dataset, data_file
+from common.report.charts import Line, Plot, Stretch, short, sparkline, timeline
+from common.report.formatting import counted
+from common.report.images import PageImage, film
+from stage1_convert.dataset.record import SYNC_PATH, ConversionRecord
+from stage1_convert.report.issues import NS, EpisodeReport, stop_ns
+
+UNITS = {"velocity": "rad/s", "effort": "Nm"}
+
+
+class Figure(NamedTuple):
+    """Plots below each other under one caption."""
+
+    caption: str
+    unit: str
+    plots: list[Plot]
+
+
+class EpisodeDetails(NamedTuple):
+    """An episode that is shown in detail."""
+
+    report: EpisodeReport
+    in_bag: Plot
+    films: dict[str, list[PageImage]]  # camera -> images
+    curves: list[Figure]
+    ages: list[Figure]
+
+
+def describe_episode(report: EpisodeReport, record: ConversionRecord, dataset: Dataset) -> EpisodeDetails:
+    """Read an episode's images, numbers and sources.
+
+    Raises UserError naming camera, episode and frame when an image is damaged or missing.
+    """
+    episode = dataset.episodes[report.number]
+    return EpisodeDetails(
+        report,
+        _in_bag(report, dataset.fps),
+        {camera: film(dataset, episode, camera) for camera in dataset.cameras},
+        _curves(report, record, dataset),
+        _ages(report, record, dataset),
+    )
+
+
+def _in_bag(report: EpisodeReport, fps: float) -> Plot:
+    """Draw the whole bag: its episodes, its gaps, and what is in no frame."""
+    bag, entry = report.bag, report.entry
+    first_ns = min(clock.first_ns for clock in bag.clock.values())
+    length_ns = max(max(clock.last_ns for clock in bag.clock.values()) - first_ns, 1)
+
+    def share(time_ns: int) -> float:
+        return min(max((time_ns - first_ns) / length_ns, 0.0), 1.0)
+
+    stretches = [Stretch(0.0, 1.0, "idle")]
+    for other in bag.episodes:
+        kind = "this" if other.episode_index == report.number else "episode"
+        stretches.append(Stretch(share(other.start_ns), share(stop_ns(other, fps)), kind))
+    stretches += [Stretch(share(gap.start_ns), share(stop_ns(gap, fps)), "gap") for gap in bag.gaps]
+    start_s, stop_s = (entry.start_ns - first_ns) / NS, (stop_ns(entry, fps) - first_ns) / NS
+    length = f"{length_ns / NS:.1f} s"
+    label = (
+        f"The bag, {length}: this episode from {start_s:.1f} to {stop_s:.1f} s, "
+        f"{counted(len(bag.episodes), 'episode')} and {counted(len(bag.gaps), 'gap')} in all"
+    )
+    return timeline(label, stretches, "0 s", length)
+
+
+def _curves(report: EpisodeReport, record: ConversionRecord, dataset: Dataset) -> list[Figure]:
+    """Draw each dimension of the state above the action of the same name, then the actions that have no state."""
+    table = pq.read_table(dataset.rows_path(dataset.episodes[report.number]), columns=[STATE, ACTION])
+    columns: dict[str, dict[str, npt.NDArray[np.floating]]] = {}
+    for key, kind in ((STATE, "state"), (ACTION, "action")):
+        feature = dataset.features[key]
+        values = as_array(table.column(key), feature.dtype, feature.shape)
+        names = feature.names or [f"dimension {place}" for place in range(values.shape[1])]
+        for name, column in zip(names, values.T, strict=True):
+            columns.setdefault(name, {})[kind] = column
+    return [
+        Figure(name, _unit(name, record), [_sparkline(name, kind, values) for kind, values in by_kind.items()])
+        for name, by_kind in columns.items()
+    ]
+
+
+def _sparkline(name: str, kind: str, values: npt.NDArray[np.floating]) -> Plot:
+    height = 56 if kind == "state" else 40
+    return sparkline(f"{name}, {kind}", Line(kind, np.arange(len(values)), values, kind), height=height)
+
+
+def _ages(report: EpisodeReport, record: ConversionRecord, dataset: Dataset) -> list[Figure]:
+    """Draw how far the samples of every stream lie from each frame, against the limit."""
+    chunk, file = data_file(report.number)
+    table = pq.read_table(dataset.root / SYNC_PATH.format(chunk_index=chunk, file_index=file), partitioning=None)
+    tick_ns, figures = table.column("tick_ns").to_numpy(), []
+    for stream, rule in record.streams.items():
+        if f"{stream}.stamp_ns" in table.column_names:
+            age_ms = np.abs(tick_ns - table.column(f"{stream}.stamp_ns").to_numpy()) / 1e6
+            title = f"{stream} ({rule.resample})"
+            line = Line("age", np.arange(len(age_ms)), age_ms, "state")
+            words = f"oldest {short(float(age_ms.max()))} of at most {short(rule.limit_ms)} ms"
+            figures.append(Figure(title, words, [sparkline(title, line, "ms", 64, rule.limit_ms)]))
+    return figures
+
+
+def _unit(name: str, record: ConversionRecord) -> str:
+    joint, _, field = name.partition(".")
+    return UNITS.get(field, "rad") if joint in record.joint_names else ""

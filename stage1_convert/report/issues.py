@@ -1,0 +1,156 @@
+"""What the record of a conversion says about episodes and streams: issues, ranks and ages. Pure."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from common.report.formatting import counted
+from stage1_convert.dataset.record import BagEntry, ConversionRecord, EpisodeEntry, Gap
+
+NS = 1_000_000_000
+STALE_SHARE = 0.5  # of a stream's limit: an older sample is worth a look
+JITTER_SHARE, MISSING_SHARE = 0.1, 0.02  # of an episode's frames
+
+
+class Issue(NamedTuple):
+    """Something to know about an episode, and how much it weighs in the ranking."""
+
+    level: Literal["warn", "bad"]
+    text: str
+    weight: float
+
+
+class EpisodeReport(NamedTuple):
+    """An episode, the bag it comes from, its issues, the heaviest first, and counts of images over all cameras."""
+
+    entry: EpisodeEntry
+    bag: BagEntry
+    issues: list[Issue]
+    held: int
+    dropped: int
+    repeated: int
+
+    @property
+    def number(self) -> int:
+        """The episode's index in the dataset."""
+        return self.entry.episode_index
+
+    @property
+    def weight(self) -> float:
+        """The sum by which episodes are ranked."""
+        return sum(issue.weight for issue in self.issues)
+
+    def number_in_bag(self) -> tuple[int, int]:
+        """Return the episode's number within its bag, as data.episodes counts, and how many episodes the bag has."""
+        skipped_ns = [span.start_ns for span in self.bag.left_out if span.reason == "not_chosen"]
+        starts_ns = sorted([*skipped_ns, *(episode.start_ns for episode in self.bag.episodes)])
+        return starts_ns.index(self.entry.start_ns), len(starts_ns)
+
+
+class StreamReport(NamedTuple):
+    """A stream over all bags: its clocks and why, and the age of its samples in ms; `p95_ms` is the worst episode's."""
+
+    name: str
+    clocks: list[str]
+    reasons: list[str]
+    latencies_ms: list[float]
+    mean_ms: float
+    p95_ms: float
+    max_ms: float
+
+
+def report_episodes(record: ConversionRecord, fps: float) -> list[EpisodeReport]:
+    """Return all episodes with their issues, in the order of the dataset."""
+    reports = [_report_episode(record, bag, entry, fps) for bag in record.bags for entry in bag.episodes]
+    return sorted(reports, key=lambda report: report.number)
+
+
+def _report_episode(record: ConversionRecord, bag: BagEntry, entry: EpisodeEntry, fps: float) -> EpisodeReport:
+    issues = sorted(_issues(record, bag, entry, fps), key=lambda issue: -issue.weight)
+    held, dropped, repeated = (
+        sum(counts.get(camera, 0) for camera in record.cameras)
+        for counts in (entry.held, entry.dropped, entry.repeated)
+    )
+    return EpisodeReport(entry, bag, issues, held, dropped, repeated)
+
+
+def worst_first(reports: Sequence[EpisodeReport]) -> list[EpisodeReport]:
+    """Return the episodes ranked by the weight of their issues."""
+    return sorted(reports, key=lambda report: (-report.weight, report.number))
+
+
+def stop_ns(entry: EpisodeEntry | Gap, fps: float) -> int:
+    """Return the time of the frame that would follow the last one."""
+    return entry.start_ns + round(entry.frames * NS / fps)
+
+
+def has_avoidable_jitter(record: ConversionRecord, entry: EpisodeEntry) -> bool:
+    """Whether jitter moves images across the frames' times, and data.grid_delay_ms has not been set against it."""
+    if record.config["data"]["grid_delay_ms"]:
+        return False
+    return any(_jittered(entry, camera) > JITTER_SHARE * entry.frames for camera in record.cameras)
+
+
+def report_streams(record: ConversionRecord, reports: Sequence[EpisodeReport]) -> list[StreamReport]:
+    """Return what happened to every stream of the conversion."""
+    return [_stream(name, record, [report.entry for report in reports]) for name in record.streams]
+
+
+def _stream(name: str, record: ConversionRecord, entries: Sequence[EpisodeEntry]) -> StreamReport:
+    clocks = [bag.clock[name] for bag in record.bags if bag.is_converted and name in bag.clock]
+    sources = Counter(f"{clock.source} time" for clock in clocks)
+    reasons = Counter(clock.reason for clock in clocks if clock.source == "receive")
+    latencies = [clock.latency_ms for clock in clocks if clock.latency_ms is not None]
+    ages = [(entry.age_ms[name], entry.frames) for entry in entries if name in entry.age_ms]
+    frames = sum(count for _, count in ages) or 1
+    return StreamReport(
+        name,
+        [f"{source}: {counted(count, 'bag')}" for source, count in sorted(sources.items())],
+        [f"{reason} ({counted(count, 'bag')})" for reason, count in sorted(reasons.items())],
+        sorted({round(min(latencies), 1), round(max(latencies), 1)}) if latencies else [],
+        sum(age.mean * count for age, count in ages) / frames,
+        max((age.p95 for age, _ in ages), default=0.0),
+        max((age.max for age, _ in ages), default=0.0),
+    )
+
+
+def _issues(record: ConversionRecord, bag: BagEntry, entry: EpisodeEntry, fps: float) -> Iterator[Issue]:
+    for camera in record.cameras:
+        yield from _camera_issues(entry, camera)
+    for stream, age in entry.age_ms.items():
+        limit_ms = record.streams[stream].limit_ms if stream in record.streams else 0
+        if limit_ms and age.max > STALE_SHARE * limit_ms:
+            text = f"{stream}: oldest sample {age.max:.0f} ms, limit {limit_ms:.0f} ms"
+            yield Issue("warn", text, age.max / limit_ms / 2)
+    for gap in bag.gaps:
+        if _touch(gap, entry, fps):
+            text = f"gap of {gap.frames / fps:.2f} s next to it: nothing from {', '.join(gap.streams)}"
+            yield Issue("bad", text, 1.0)
+    for warning in bag.warnings:
+        yield Issue("warn", f"bag: {warning}", 0.5)
+
+
+def _camera_issues(entry: EpisodeEntry, camera: str) -> Iterator[Issue]:
+    jittered, repeated = _jittered(entry, camera), entry.repeated.get(camera, 0)
+    missing = max(entry.held.get(camera, 0) - entry.dropped.get(camera, 0), 0)
+    if jittered > JITTER_SHARE * entry.frames:
+        text = f"{camera}: {jittered} frames repeat an image while as many images are in no frame (jitter)"
+        yield Issue("warn", text, jittered / entry.frames)
+    if missing > MISSING_SHARE * entry.frames:
+        text = f"{camera}: {missing} of {entry.frames} frames have no new image: none was recorded"
+        yield Issue("warn", text, 2 * missing / entry.frames)
+    if repeated:
+        yield Issue("warn", f"{camera}: {repeated} images equal the one before", repeated / entry.frames)
+
+
+def _jittered(entry: EpisodeEntry, camera: str) -> int:
+    """Return how many frames repeat an image while another image is in no frame."""
+    return min(entry.held.get(camera, 0), entry.dropped.get(camera, 0))
+
+
+def _touch(gap: Gap, entry: EpisodeEntry, fps: float) -> bool:
+    """Whether the gap ends where the episode begins, or begins where it ends."""
+    tolerance_ns = NS / fps / 2
+    return (
+        abs(stop_ns(gap, fps) - entry.start_ns) < tolerance_ns or abs(gap.start_ns - stop_ns(entry, fps)) < tolerance_ns
+    )
