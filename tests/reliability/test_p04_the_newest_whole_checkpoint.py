@@ -1,4 +1,4 @@
-"""A training goes on from its newest checkpoint that is whole; a damaged one is passed over with one warning."""
+"""A training resumes from its newest complete checkpoint; a damaged one is skipped with one warning."""
 
 import logging
 import random
