@@ -14,8 +14,8 @@ from stage1_convert.bags.bag import open_bag
 from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config
 from stage1_convert.images.encode import encode
-from stage1_convert.pipeline.convert_bag import BagPlan, plan_bag
 from stage1_convert.pipeline.frames import FrameReader
+from stage1_convert.pipeline.plan_bag import BagPlan, plan_bag
 from stage1_convert.sources.folder import size_bytes
 from stage1_convert.sources.source import BagInfo, BagSource, FetchedBag, Source
 
