@@ -9,6 +9,7 @@ import torch
 
 from common.lerobot.dataset import Episode
 from stage2_train.batches import FrameStore, episode_rows
+from stage2_train.config import TrainConfig
 from stage2_train.distributed import World
 from stage2_train.loss_module import LossModule
 
@@ -16,13 +17,11 @@ from stage2_train.loss_module import LossModule
 class Validation:
     """L1 over the valid steps of every chunk of the held-out episodes."""
 
-    def __init__(
-        self, store: FrameStore, held_out: Sequence[Episode], chunk_size: int, batch_size: int, latent_dim: int
-    ) -> None:
-        self._store, self._chunk_size, self._batch_size = store, chunk_size, batch_size
+    def __init__(self, store: FrameStore, held_out: Sequence[Episode], config: TrainConfig) -> None:
+        self._store, self._chunk_size, self._batch_size = store, config.model.chunk_size, config.training.batch_size
         self._rows, self._stops = episode_rows(held_out)
-        self._images = store.image_buffers(batch_size)
-        self._noise = torch.zeros(batch_size, latent_dim)
+        self._images = store.image_buffers(self._batch_size)
+        self._noise = torch.zeros(self._batch_size, config.model.latent_dim)
 
     @torch.no_grad()
     def loss(self, module: LossModule, world: World) -> float:

@@ -246,7 +246,7 @@ def _read_metadata(path: Path) -> Metadata:
             for entry in information["topics_with_message_count"]
         }
         custom = {str(key): str(value) for key, value in (information.get("custom_data") or {}).items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, yaml.YAMLError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, yaml.YAMLError) as error:
         why = getattr(error, "problem", None) or type(error).__name__
         return Metadata([], {}, {}, [f"metadata.yaml is not readable ({why}): the storage was read without it"])
     return Metadata(names, topics, custom, [])

@@ -66,14 +66,16 @@ def _estimate_all(source: BagSource, bags: Sequence[BagInfo], config: Config) ->
         with contextlib.closing(map_isolated(_estimate, tasks, 1, _limits)) as results:
             for result, (bag, _) in zip(results, pending, strict=True):
                 source.release(bag.source, None)
-                if isinstance(result, UserError):
-                    result = BagEstimate(bag.source.name, refused=one_line(result))
-                yield result
+                yield _refused(bag, result) if isinstance(result, UserError) else result
 
 
 def _estimate(task: tuple[FetchedBag, Config]) -> BagEstimate:
     bag, config = task
-    return BagEstimate(bag.source.name, refused=bag.fault) if bag.fault else estimate_bag(bag.source, config)
+    return _refused(bag, UserError(bag.fault)) if bag.fault else estimate_bag(bag.source, config)
+
+
+def _refused(bag: FetchedBag, reason: UserError) -> BagEstimate:
+    return BagEstimate(bag.source.name, refused=one_line(reason))
 
 
 def _limits(task: tuple[FetchedBag, Config]) -> Limits:
