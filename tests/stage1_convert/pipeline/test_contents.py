@@ -15,7 +15,7 @@ from common.lerobot.dataset import Dataset
 from common.storage.files import read_json
 from stage1_convert.config import Config
 from stage1_convert.pipeline.convert import Options, RefusedError, convert
-from stage1_convert.pipeline.convert_bag import plan_bag
+from stage1_convert.pipeline.plan_bag import plan_bag
 from stage1_convert.sources.folder import LocalBags, find_bags
 from tests.stage1_convert.conversion import jpegs, report, rows, run, tree
 from tests.stage1_convert.recording import (
