@@ -26,8 +26,10 @@ def pretrained_folder(path: Path) -> Path:
         if (folder / CONFIG).is_file():
             return folder
     newest_first = sorted(
-        _checkpoints(path), key=lambda folder: int(_CHECKPOINT_NAME.fullmatch(folder.name)[1]), reverse=True
-    )  # type: ignore[index]
+        _checkpoints(path),
+        key=lambda folder: int(_CHECKPOINT_NAME.fullmatch(folder.name)[1]),  # type: ignore[index]
+        reverse=True,
+    )
     for folder in newest_first:
         problem = damage(folder)
         if problem is None:
