@@ -1,7 +1,7 @@
 """The loss of a batch in robot units: augmented and normalized on the device, predicted, compared."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -46,15 +46,6 @@ class LossModule:
             chunk_BCA = self.network(state_BS, images, environment_BE=environment_BE).actions_BCA
         error_BCA = (chunk_BCA - action_BCA).abs().double().masked_fill(batch.is_pad_BC[..., None], 0)
         return torch.stack([error_BCA.sum(), (~batch.is_pad_BC).sum() * float(action_BCA.shape[-1])])
-
-    @contextlib.contextmanager
-    def eval_mode(self) -> Iterator[None]:
-        """Switch dropout off inside the block."""
-        self.network.eval()
-        try:
-            yield
-        finally:
-            self.network.train()
 
     def no_sync(self) -> contextlib.AbstractContextManager[None]:
         """Do not average gradients over the ranks inside the block."""

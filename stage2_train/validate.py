@@ -27,12 +27,13 @@ class Validation:
     def loss(self, module: LossModule, world: World) -> float:
         """Return the mean over the batches of all ranks, the same on every rank; draws no random numbers."""
         sum_and_count_2 = torch.zeros(2, dtype=torch.float64, device=world.device)
-        with module.eval_mode():
-            for first in range(world.rank * self._batch_size, len(self._rows), world.size * self._batch_size):
-                rows = self._rows[first : first + self._batch_size]
-                stops = self._stops[first : first + self._batch_size]
-                images = [buffer[: len(rows)] for buffer in self._images]
-                batch = self._store.gather(rows, stops, self._chunk_size, self._noise[: len(rows)], 0, images)
-                sum_and_count_2 += module.prediction_error(batch.to(world.device))
+        module.network.eval()
+        for first in range(world.rank * self._batch_size, len(self._rows), world.size * self._batch_size):
+            rows = self._rows[first : first + self._batch_size]
+            stops = self._stops[first : first + self._batch_size]
+            images = [buffer[: len(rows)] for buffer in self._images]
+            batch = self._store.gather(rows, stops, self._chunk_size, self._noise[: len(rows)], 0, images)
+            sum_and_count_2 += module.prediction_error(batch.to(world.device))
+        module.network.train()
         total, count = world.all_reduce_sum(sum_and_count_2).tolist()
         return float(total / count)

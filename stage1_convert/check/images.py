@@ -31,7 +31,7 @@ class ImageSample:
 
     def __init__(self, declared: Declared, episodes: Episodes, rows: int) -> None:
         self.sums = {
-            key: np.zeros((len(episodes.places), *HISTOGRAM), np.int64) for key in declared.of("image", "video")
+            key: np.zeros((len(episodes.places), *HISTOGRAM), np.int64) for key in declared.of_dtype("image", "video")
         }
         self.is_sampled = np.zeros(rows, np.bool_)
         for start, stop in episodes.bounds:
@@ -55,12 +55,12 @@ class ImageSample:
 def check_images(root: Path, declared: Declared, rows: Rows, episodes: Episodes, findings: Findings) -> ImageSample:
     """Decode every image and every video frame of the dataset."""
     sample = ImageSample(declared, episodes, rows.parts[-1].stop)
-    stored = declared.of("image")
+    stored = declared.of_dtype("image")
     if stored:
         for part in progress(rows.parts, len(rows.parts), "check images", "file"):
             for key, feature in stored.items():
                 _check_images(part, key, feature, sample, findings)
-    for key, feature in declared.of("video").items():
+    for key, feature in declared.of_dtype("video").items():
         check_videos(root, key, feature, declared.fps, episodes, sample.add, findings)
     return sample
 

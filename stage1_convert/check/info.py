@@ -65,7 +65,7 @@ class Declared(NamedTuple):
         """The features that have a column in the data files."""
         return {key: feature for key, feature in self.features.items() if feature.dtype != "video"}
 
-    def of(self, *dtypes: str) -> dict[str, Feature]:
+    def of_dtype(self, *dtypes: str) -> dict[str, Feature]:
         """The features of these dtypes."""
         return {key: feature for key, feature in self.features.items() if feature.dtype in dtypes}
 

@@ -65,7 +65,7 @@ def _check_record(
     action = declared.features.get(ACTION)
     if action is not None:
         findings.expect(path, "action (info.json: features.action.info)", record.action, action.info)
-    cameras = [key.removeprefix(IMAGES) for key in declared.of("image", "video")]
+    cameras = [key.removeprefix(IMAGES) for key in declared.of_dtype("image", "video")]
     findings.expect(path, "cameras", record.cameras, cameras)
     return entries
 
