@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.cli.command import UserError, one_line, progress
+from common.report.formatting import counted
 from common.storage.files import free_bytes
 from common.storage.worker import Limits, map_isolated
 from stage1_convert.bags.bag import open_bag
@@ -120,11 +121,10 @@ def _image_bytes(source: Source, bag: BagPlan, config: Config, scratch: Path) ->
 def _describe(estimate: BagEstimate, fps: int, size: str) -> list[str]:
     if estimate.refused is not None:
         return [f"bag {estimate.bag}: refused: {estimate.refused}"]
-    count = len(estimate.frames)
     lengths = ", ".join(f"{frames / fps:.1f}" for frames in estimate.frames)
     left_out = f", {estimate.left_out} frames left out" if estimate.left_out else ""
     lines = [
-        f"bag {estimate.bag}: {count} episode{'s' * (count != 1)} of {lengths} s, {sum(estimate.frames)} frames"
+        f"bag {estimate.bag}: {counted(len(estimate.frames), 'episode')} of {lengths} s, {sum(estimate.frames)} frames"
         f"{left_out}, {size} {estimate.size_bytes / 1e6:.1f} MB"
     ]
     lines += [f"  {gap}" for gap in estimate.gaps[:SHOWN_GAPS]]
