@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from common.act.checkpoint import ENVIRONMENT
 from common.cli.command import UserError
-from common.lerobot.dataset import ACTION, STATE, Episode
+from common.lerobot.metadata import ACTION, STATE, Episode
 from common.storage.files import write_json
 from stage3_eval.inputs import Inputs
 from stage3_eval.metrics.scores import EpisodeScores, Rules, score_episode
