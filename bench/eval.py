@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.bars import print_bar, seconds
-from common.act.checkpoint import Checkpoint, PolicyShape, Robot, new_network
+from common.act.checkpoint import Checkpoint, PolicyShape, new_network
 from common.act.network import Act, ActConfig
 from common.act.normalization import Normalizer
+from common.act.records import Robot
 from common.act.resnet import NORM_EPS
 from common.lerobot.dataset import STATE, image_key
 from common.policy import Policy

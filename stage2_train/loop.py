@@ -4,10 +4,11 @@ import contextlib
 import gc
 import logging
 import resource
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -50,11 +51,23 @@ class Due(NamedTuple):
     save: bool
 
 
-class Outputs(NamedTuple):
-    """What the main process writes to."""
+class SigtermHandler:
+    """Handles SIGTERM in a `with` block: raises TransientError until a loop defers it, then only sets `received`."""
 
-    tracker: Tracker
-    writer: CheckpointWriter
+    def __init__(self) -> None:
+        self.received = self.deferred = False
+
+    def __enter__(self) -> Self:
+        self._previous = signal.signal(signal.SIGTERM, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._previous)
+
+    def _handle(self, *_: object) -> None:
+        self.received = True
+        if not self.deferred:
+            raise TransientError("stopped by SIGTERM before the first step")
 
 
 class Trainer:
@@ -114,17 +127,14 @@ class Trainer:
             self.network, model, normalizer, self.cameras, self.config.training, self.config.augment
         )
 
-    def run(self, stop_requested: Callable[[], bool]) -> None:
-        """Train to the last step.
-
-        Once `stop_requested()` is true on any rank, saves and raises TransientError (SystemExit on the other ranks).
-        """
+    def run(self, sigterm: SigtermHandler) -> None:
+        """Train to the last step; after SIGTERM on any rank, save and raise TransientError (SystemExit on other ranks)."""
         training, world, flags = self.config.training, self.world, AsyncFlags(self.world)
         pin_memory = world.device.type == "cuda"
         batches = load_batches(
             self.dataset, self.order, self.first_step, training.steps, training.num_workers, pin_memory
         )
-        self.saved_s = time.monotonic()
+        self.saved_s, sigterm.deferred = time.monotonic(), True
         with self._outputs() as outputs, _garbage_collection_paused():
             for step in range(self.first_step, training.steps):
                 result = self.train_step(batches, step)
@@ -132,7 +142,7 @@ class Trainer:
                 self.averages.add(result.loss, result.duration_s, result.data_wait_s)
 
                 done = step + 1
-                stop, save_now = flags.any(stop_requested(), self._save_timer_expired())
+                stop, save_now = flags.any(sigterm.received, self._save_timer_expired())
                 due = self._due(done, save_now=stop or save_now)
                 if any(due):
                     self.finite_check.require()
@@ -141,10 +151,11 @@ class Trainer:
                     metrics["val_loss"] = self.validation.loss(self.loss_module, world)
                 state = self._state(done) if due.save else None
                 if outputs:
-                    outputs.tracker.update(done, metrics)
-                    outputs.writer.save(done, state, metrics.get("val_loss"))
+                    tracker, writer = outputs
+                    tracker.update(done, metrics)
+                    writer.save(done, state, metrics.get("val_loss"))
                 if stop:
-                    self._stop(outputs, done)
+                    self._stop(writer if outputs else None, done)
 
     def train_step(self, batches: Iterator[Batch], step: int) -> StepResult:
         """Do one optimizer step on this rank's part of a global batch; nothing waits for the device."""
@@ -196,17 +207,17 @@ class Trainer:
         step = TrainingStep(done, self.world.size, training.batch_size, training.grad_accumulation)
         return TrainingState(step, self.averages.state(self.world))
 
-    def _stop(self, outputs: Outputs | None, done: int) -> None:
-        if outputs:
-            outputs.writer.wait()
+    def _stop(self, writer: CheckpointWriter | None, done: int) -> None:
+        if writer:
+            writer.wait()
         self.world.barrier()  # torchrun ends the other processes as soon as one has exited
         self.world.exit_with(
             TransientError(f"stopped by SIGTERM; saved at step {done}, the same command resumes from there")
         )
 
     @contextlib.contextmanager
-    def _outputs(self) -> Iterator[Outputs | None]:
-        """Yield what the main process writes to, None on the other ranks."""
+    def _outputs(self) -> Iterator[tuple[Tracker, CheckpointWriter] | None]:
+        """Yield what the main process writes with, None on the other ranks."""
         if not self.world.is_main:
             yield None
             return
@@ -215,7 +226,7 @@ class Trainer:
             Tracker(folder, self.config, self.first_step) as tracker,
             CheckpointWriter(folder, self.checkpoint, self.optimizer, keep_last, tracker.draw_curves) as writer,
         ):
-            yield Outputs(tracker, writer)
+            yield tracker, writer
 
 
 @contextlib.contextmanager

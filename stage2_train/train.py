@@ -4,13 +4,11 @@ import contextlib
 import ctypes
 import logging
 import os
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from common.cli.command import TransientError, UserError
+from common.cli.command import UserError
 from common.lerobot.dataset import Dataset, Episode
 from common.lerobot.frame_cache import default_cache_dir, open_frames
 from common.storage.files import locked, remove_stale
@@ -20,7 +18,7 @@ from stage2_train.checkpoints.resume import find_resume_point
 from stage2_train.checkpoints.writer import checkpoint_name
 from stage2_train.config import TrainConfig, TrainingConfig
 from stage2_train.distributed import World, init_distributed
-from stage2_train.loop import Trainer
+from stage2_train.loop import SigtermHandler, Trainer
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 log = logging.getLogger(__name__)
@@ -35,7 +33,7 @@ def train(config: TrainConfig) -> Path:
     dataset, episodes, held_out = open_dataset(config)
     output_dir = Path(config.training.output_dir)
     with (
-        _sigterm_handler() as sigterm,
+        SigtermHandler() as sigterm,
         init_distributed(config.training.device) as world,
         contextlib.ExitStack() as stack,
     ):
@@ -55,8 +53,7 @@ def train(config: TrainConfig) -> Path:
         store = _open_frame_store(config, dataset, world)
         trainer = Trainer(config, dataset, store, episodes, held_out, checkpoint, world)
         trainer.start_from(resume_point, first_step)
-        sigterm.raises = False
-        trainer.run(lambda: sigterm.received)
+        trainer.run(sigterm)
         return output_dir / checkpoint_name(config.training.steps)
 
 
@@ -107,20 +104,6 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-@contextlib.contextmanager
-def denormals_flushed() -> Iterator[None]:
-    """Flush denormal numbers to zero inside the block, in this thread and those it starts.
-
-    The momenta of dead units halve every seven steps: after some 800 they are denormal, and every step on a CPU takes a
-    fifth longer.
-    """
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
 def cache_dir(config: TrainConfig) -> Path:
     """Return where decoded images and copied columns are kept."""
     return Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()
@@ -150,26 +133,3 @@ def _require_writable(folder: Path) -> None:
             f"data.cache_dir={folder} cannot be written to: {problem or 'not permitted'}; "
             "set data.cache_dir to a folder for decoded images"
         )
-
-
-class SigtermHandler:
-    """Raises TransientError on SIGTERM until the loop runs; from then on the loop sees `received`, saves and stops."""
-
-    def __init__(self) -> None:
-        self.received, self.raises = False, True
-
-    def __call__(self, *_: object) -> None:
-        """Handle the signal."""
-        self.received = True
-        if self.raises:
-            raise TransientError("stopped by SIGTERM before the first step")
-
-
-@contextlib.contextmanager
-def _sigterm_handler() -> Iterator[SigtermHandler]:
-    handler = SigtermHandler()
-    previous = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield handler
-    finally:
-        signal.signal(signal.SIGTERM, previous)

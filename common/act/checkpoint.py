@@ -1,12 +1,12 @@
-"""A `pretrained_model/` folder in, network and normalization out; and back to the folder: the contract with LeRobot.
+"""Reading and writing of `pretrained_model/` folders, the format of checkpoints that is shared with LeRobot.
 
-LeRobot 0.4.0 to 0.6.1 load what `write` writes, and `read` takes what they and LeRobot 0.3 write. What LeRobot's strict
-config.json has no room for, the joint names, the frame rate and what an action means, stands in train_config.json, which
-LeRobot's inference never reads.
+LeRobot 0.4.0 to 0.6.1 load what `write` writes, and `read` takes what they and LeRobot 0.3 write. LeRobot's strict
+config.json has no room for the joint names, the frame rate and the meaning of an action: they are stored in
+train_config.json, which LeRobot's inference never reads.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from common.act.network import Act, ActConfig
 from common.act.normalization import Normalizer, split_buffers
 from common.act.processors import PREPROCESSOR, read_processors, read_tensors, write_processors
+from common.act.records import PolicySettings, Robot, TrainingRecord
 from common.act.runs import CONFIG, WEIGHTS
 from common.cli.command import UserError, one_line
 from common.cli.config import to_dict
@@ -28,16 +29,6 @@ ENVIRONMENT = "observation.environment_state"
 TRAIN_CONFIG = "train_config.json"
 # With one of these in config.json, older LeRobot releases refuse the file; all three are their defaults when absent.
 LATE_KEYS = ("use_peft", "pretrained_path", "pretrained_revision")
-
-
-@dataclass(frozen=True)
-class Robot:
-    """What a driver must know to apply the actions; None where a checkpoint of another tool does not say."""
-
-    joint_names: tuple[str, ...] | None = None
-    fps: int | None = None
-    action_meaning: str | None = None
-    action_wrapped: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,10 @@ class PolicyShape:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a pretrained_model folder holds. `settings` is config.json as it was read, so that no key is lost."""
+    """Everything a pretrained_model folder holds.
+
+    `settings` is config.json and `train_config` train_config.json as they were read, so that no key is lost.
+    """
 
     network: Act
     act: ActConfig
@@ -76,22 +70,25 @@ class Checkpoint:
         Raises UserError in one line when weights or normalization are missing, damaged or do not fit config.json.
         """
         settings, act, shape = read_settings(folder)
-        _require_as_written(folder)
+        _require_intact(folder)
         with torch.device("meta"):  # the weights come from the file; drawing random ones first would only take time
             network = new_network(act, shape)
         weights, buffers = split_buffers(read_tensors(folder / WEIGHTS), shape.sizes(), str(folder / WEIGHTS))
         _load_weights(network, weights, folder / WEIGHTS)
-        try:
-            if buffers and not (folder / f"{PREPROCESSOR}.json").exists():
-                rename: dict[str, str] = {}
-                normalizer = Normalizer(buffers, settings["normalization_mapping"], shape.sizes(), where=str(folder))
-            else:
-                normalizer, rename = read_processors(folder, settings["normalization_mapping"], shape.sizes())
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{folder}: its normalization is damaged: {one_line(error)}") from error
-        record = _read_record(folder / TRAIN_CONFIG)
-        robot = _robot(record.get("robot"), folder)
-        return cls(network, act, shape, normalizer, robot, settings, record, rename)
+        mapping = PolicySettings.model_validate(settings).normalization_mapping
+        if buffers and not (folder / f"{PREPROCESSOR}.json").exists():
+            rename: dict[str, str] = {}
+            normalizer = Normalizer(buffers, mapping, shape.sizes(), where=str(folder))
+        else:
+            normalizer, rename = read_processors(folder, mapping, shape.sizes())
+        train_config = _read_train_config(folder / TRAIN_CONFIG)
+        robot = validate(TrainingRecord, train_config).robot
+        return cls(network, act, shape, normalizer, robot, settings, train_config, rename)
+
+    @property
+    def training(self) -> TrainingRecord:
+        """What train_config.json says of the training."""
+        return TrainingRecord.model_validate(self.train_config)
 
     def write(self, folder: Path) -> None:
         """Write the seven files into an existing folder."""
@@ -101,8 +98,7 @@ class Checkpoint:
         save_file(weights, folder / WEIGHTS)
         features = settings["input_features"] | settings["output_features"]
         write_processors(folder, features, self.normalizer, self.rename_map)
-        robot = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self.robot).items()}
-        write_json(folder / TRAIN_CONFIG, {**self.train_config, "robot": robot})
+        write_json(folder / TRAIN_CONFIG, {**self.train_config, "robot": asdict(self.robot)})
 
     def _config_json(self) -> dict[str, Any]:
         inputs: dict[str, Any] = {STATE: {"type": "STATE", "shape": [self.shape.state_dim]}}
@@ -110,7 +106,7 @@ class Checkpoint:
             inputs[image_key(name)] = {"type": "VISUAL", "shape": [channels, height, width]}
         if self.shape.environment_dim:
             inputs[ENVIRONMENT] = {"type": "ENV", "shape": [self.shape.environment_dim]}
-        written = {
+        written: dict[str, Any] = {
             **_CONFIG_DEFAULTS,
             **self.settings,
             **to_dict(self.act),
@@ -125,49 +121,48 @@ class Checkpoint:
 
 def read_settings(folder: Path) -> tuple[dict[str, Any], ActConfig, PolicyShape]:
     """Return config.json, and the network and the sizes it describes; raises UserError where it is not an ACT policy."""
-    if not (folder / CONFIG).is_file():
+    path = folder / CONFIG
+    if not path.is_file():
         raise UserError(f"no checkpoint in {folder}: {CONFIG} is missing; give a pretrained_model folder")
-    settings = read_json(folder / CONFIG)
-    try:
-        return settings, *_parse_settings(settings)
-    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder / CONFIG} does not describe an ACT policy: {one_line(error)}") from error
+    raw = read_json(path)
+    where = f"{path} does not describe an ACT policy: "
+    settings = validate(PolicySettings, raw, where)
+    act = validate(ActConfig, {key: raw[key] for key in ActConfig.model_fields if key in raw}, where, strict=True)
+    return raw, act, _policy_shape(settings, where)
 
 
-def _require_as_written(folder: Path) -> None:
-    """Hold weights and statistics against the manifest of our own trainings: a flipped bit in a weight looks like another
-    weight. The texts may have been edited, and LeRobot's checkpoints have no manifest.
+def _policy_shape(settings: PolicySettings, where: str) -> PolicyShape:
+    sizes: dict[str, int] = {}
+    cameras: dict[str, tuple[int, int, int]] = {}
+    for key, feature in (settings.input_features | settings.output_features).items():
+        if len(feature.shape) != (3 if feature.type == "VISUAL" else 1):
+            raise UserError(f"{where}{key} of type {feature.type} has shape {feature.shape}")
+        if feature.type == "VISUAL":
+            channels, height, width = feature.shape
+            cameras[key.removeprefix(IMAGES)] = (height, width, channels)
+        else:
+            (sizes[key],) = feature.shape
+    for key in (STATE, ACTION):
+        if key not in sizes:
+            raise UserError(f"{where}{key} is missing")
+    return PolicyShape(sizes[STATE], sizes[ACTION], cameras, sizes.get(ENVIRONMENT, 0))
+
+
+def _require_intact(folder: Path) -> None:
+    """Compare weights and statistics with the manifest of our own trainings: a flipped bit looks like another weight.
+
+    The JSON files may have been edited, and LeRobot's checkpoints have no manifest.
     """
-    home = folder.absolute().parent
-    if (home / MANIFEST).is_file():
-        damage = find_damage(home, f"{folder.name}/", ".safetensors")
+    checkpoint = folder.absolute().parent
+    if (checkpoint / MANIFEST).is_file():
+        damage = find_damage(checkpoint, f"{folder.name}/", ".safetensors")
         if damage:
-            raise UserError(f"{home} is damaged: {damage}; take another checkpoint")
+            raise UserError(f"{checkpoint} is damaged: {damage}; take another checkpoint")
 
 
 def new_network(act: ActConfig, shape: PolicyShape) -> Act:
     """Build the network with fresh weights, drawn from torch's global generator."""
     return Act(act, shape.state_dim, shape.action_dim, len(shape.cameras), shape.environment_dim)
-
-
-def _parse_settings(settings: dict[str, Any]) -> tuple[ActConfig, PolicyShape]:
-    if settings["type"] != "act":
-        raise ValueError(f"its type is {settings['type']!r}")
-    known = {key: value for key, value in settings.items() if key in ActConfig.model_fields}
-    act = validate(ActConfig, known, strict=True)
-    if settings.get("replace_final_stride_with_dilation"):
-        raise ValueError("replace_final_stride_with_dilation is not supported")
-    sizes: dict[str, int] = {}
-    cameras: dict[str, tuple[int, int, int]] = {}
-    for key, feature in (settings["input_features"] | settings["output_features"]).items():
-        if not all(type(size) is int and size > 0 for size in feature["shape"]):
-            raise ValueError(f"{key} has shape {feature['shape']!r}")
-        if feature["type"] == "VISUAL":
-            channels, height, width = feature["shape"]
-            cameras[key.removeprefix(IMAGES)] = (height, width, channels)
-        else:
-            (sizes[key],) = feature["shape"]
-    return act, PolicyShape(sizes[STATE], sizes[ACTION], cameras, sizes.get(ENVIRONMENT, 0))
 
 
 def _load_weights(network: Act, tensors: dict[str, Tensor], path: Path) -> None:
@@ -183,31 +178,17 @@ def _load_weights(network: Act, tensors: dict[str, Tensor], path: Path) -> None:
     network.load_state_dict(weights, assign=True)
 
 
-def _read_record(path: Path) -> dict[str, Any]:
-    """Read train_config.json, ours or LeRobot's; what is read of it later is of the type that it should be."""
-    record = read_json(path) if path.is_file() else {}
+def _read_train_config(path: Path) -> dict[str, Any]:
+    """Read train_config.json, ours or LeRobot's; an empty one when there is none."""
+    if not path.is_file():
+        return {}
+    raw = read_json(path)
+    validate(TrainingRecord, raw, f"{path} is damaged: ")
     try:
-        data = record.get("config", {}).get("data", {})
-        record.get("dataset", {}).get("fingerprint")
-        lists = [record.get("val_episodes"), data.get("episodes"), data.get("image_size")]
-        if not all(type(number) is int for numbers in lists for number in numbers or ()):
-            raise TypeError("episodes and sizes are lists of whole numbers")
-        json.dumps(record, allow_nan=False)  # it goes into other records
-    except (AttributeError, TypeError, ValueError) as error:
+        json.dumps(raw, allow_nan=False)  # it becomes part of other records
+    except ValueError as error:
         raise UserError(f"{path} is damaged: {one_line(error)}") from error
-    return dict(record)
-
-
-def _robot(raw: Any, folder: Path) -> Robot:
-    if raw is None:
-        return Robot()
-    try:
-        names = tuple(raw["joint_names"]) if raw["joint_names"] else None
-        if not all(isinstance(name, str) for name in names or ()):
-            raise TypeError("joint_names are texts")
-        return Robot(names, raw["fps"], raw["action_meaning"], raw["action_wrapped"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / TRAIN_CONFIG}: its `robot` section is damaged: {one_line(error)}") from error
+    return dict(raw)
 
 
 # Keys and order of the config.json that LeRobot 0.4.0 to 0.6.1 all parse (they refuse unknown keys).

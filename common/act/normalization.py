@@ -77,9 +77,7 @@ class Normalizer:
     def _get(self, key: str, name: str, shape: tuple[int, ...]) -> Tensor:
         value = self._statistics.get(f"{key}.{name}")
         if value is None:
-            raise UserError(
-                f"{self._where}: the normalization lacks {key}.{name}; without it the policy answers nonsense"
-            )
+            raise UserError(f"{self._where}: the normalization lacks {key}.{name}; actions would be wrong without it")
         if tuple(value.shape) != shape:
             raise UserError(f"{self._where}: {key}.{name} has shape {tuple(value.shape)}, the policy needs {shape}")
         if not torch.isfinite(value).all():

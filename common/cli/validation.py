@@ -62,7 +62,8 @@ def explain(error: ValidationError, kind: Any) -> str:
 
 def _expectation(type_: str, context: Mapping[str, Any]) -> str | None:
     if type_ == "literal_error":
-        return "one of " + str(context["expected"]).replace("'", "").replace(" or ", ", ")
+        values = str(context["expected"]).replace("'", "").replace(" or ", ", ")
+        return f"one of {values}" if ", " in values else values
     names = [name for name in EXPECTED if type_.startswith(name)]
     return EXPECTED[max(names, key=len)].format(**context) if names else None
 

@@ -1,4 +1,4 @@
-"""Parquet files in; an Arrow table of some of their columns, copied once into a cache and memory-mapped, and arrays out."""
+"""Columns of parquet files as memory-mapped arrays, through a copy that `datasets` keeps in a cache."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ def mapped(data: Path, names: Sequence[str], folder: Path) -> Any:
     datasets.disable_progress_bars()
     paths = [str(path) for path in sorted(data.glob("*/*.parquet"))]  # the order in which readers concatenate them
     folder.mkdir(parents=True, exist_ok=True)
-    # `datasets` makes a file name of its folder's whole path, which gets too long: it is given another path there.
+    # `datasets` turns the whole path of this folder into a file name, which can get too long: give it a short path.
     handle = os.open(folder, os.O_RDONLY)
     try:
         with exclusive_lock(folder.with_suffix(".lock"), "copies the same columns"):
@@ -36,21 +36,21 @@ def mapped(data: Path, names: Sequence[str], folder: Path) -> Any:
         cause = error.__cause__ or error
         raise UserError(f"{data} cannot be read: {one_line(cause)}") from error
     except (AttributeError, LookupError, TypeError, RecursionError) as error:
-        # `datasets` believes the files' note of their features.
-        raise UserError(f"{data} has a note of its features that is damaged: {one_line(error)}") from error
+        # `datasets` trusts the description of the features in the files' metadata.
+        raise UserError(f"{data} has damaged metadata of its features: {one_line(error)}") from error
     finally:
         os.close(handle)
 
 
-def anew_if_damaged(folder: Path, read: Callable[[], T]) -> T:
-    """Read from a folder of copies; if one that lay there is damaged, it is removed and made anew."""
-    lay_there = folder.exists()
+def copy_again_if_damaged(folder: Path, read: Callable[[], T]) -> T:
+    """Call `read`, which reads from a folder of copies; when an existing copy is damaged, remove it and read again."""
+    existed = folder.exists()
     try:
         return read()
     except UserError as error:
-        if not lay_there:
+        if not existed:
             raise
-        log.warning("%s is copied anew, it may be damaged: %s", folder, error)
+        log.warning("%s is copied again, it may be damaged: %s", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
         return read()
 

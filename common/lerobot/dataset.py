@@ -1,23 +1,26 @@
-"""A LeRobot v3.0 dataset on disk in; its features, episodes, statistics, memory-mapped columns and images out.
+"""A LeRobot v3.0 dataset on disk: features, episodes, statistics, memory-mapped columns and images.
 
-This is the contract between the stages. The layout is LeRobot's (`codebase_version` v3.0); what LeRobot has no place
-for stands in `meta/conversion.json` (how the bags became rows) and in the action feature's `info` (what actions mean).
+This is the contract between the stages. The layout is LeRobot's (`codebase_version` v3.0). Two things it has no place for
+are stored beside it: how bags became rows, in `meta/conversion.json`, and what actions mean, in the action feature's `info`.
 """
 
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, Field, StrictInt, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from common.cli.command import UserError, one_line
-from common.lerobot.columns import anew_if_damaged, as_array, mapped
+from common.cli.validation import validate
+from common.lerobot.columns import as_array, copy_again_if_damaged, mapped
 from common.lerobot.images import Image, decode_image, decode_video, resize
 from common.storage.files import read_json
 
@@ -47,6 +50,46 @@ class Feature(NamedTuple):
     shape: tuple[int, ...]
     names: tuple[str, ...] | None
     info: dict[str, Any]
+
+
+class DeclaredFeature(BaseModel):
+    """A feature in meta/info.json."""
+
+    dtype: str
+    shape: list[Annotated[StrictInt, Field(ge=1)]] = Field(min_length=1)
+    names: list[str] | None = None
+    info: dict[str, Any] | None = None
+
+    @field_validator("names", mode="before")
+    @classmethod
+    def _flatten(cls, names: Any) -> Any:
+        """Take the names out of {"motors": [...]}, as LeRobot also writes them."""
+        return next(iter(names.values()), None) if isinstance(names, dict) else names
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """Refuse shapes and names that do not fit the type."""
+        if self.dtype in IMAGE_DTYPES and len(self.shape) != 3:
+            raise PydanticCustomError("image_shape", "a shape of height, width and channels")
+        if len(self.shape) == 1 and self.names and len(self.names) != self.shape[0]:
+            raise PydanticCustomError("names", "as many names as the shape has values")
+        return self
+
+    def feature(self) -> Feature:
+        """Return it with the height of images first: some datasets declare (channels, height, width)."""
+        shape, names = tuple(self.shape), tuple(self.names) if self.names else None
+        if self.dtype in IMAGE_DTYPES and names and names[0] in ("channel", "channels"):
+            shape = (*shape[1:], shape[0])
+        return Feature(self.dtype, shape, names, self.info or {})
+
+
+class Info(BaseModel):
+    """meta/info.json, as far as it is read."""
+
+    fps: int = Field(ge=1)
+    total_frames: int
+    features: dict[str, DeclaredFeature]
+    robot_type: str | None = None
 
 
 class Episode(NamedTuple):
@@ -90,25 +133,22 @@ class Dataset:
     fps: int
     features: dict[str, Feature]
     episodes: tuple[Episode, ...]
-    info: dict[str, Any]
+    info: Info
     size: tuple[int, int] | None = None  # height and width that every image is given in; None: as it is stored
 
     @classmethod
     def open(cls, root: Path) -> "Dataset":
         """Open and check a dataset's metadata; raises UserError naming what is wrong with which file."""
-        if not (root / "meta" / "info.json").is_file():
+        path = root / "meta" / "info.json"
+        if not path.is_file():
             raise UserError(f"no dataset in {root}: meta/info.json is missing; make one with python -m stage1_convert")
-        info = read_json(root / "meta" / "info.json")
-        version = info.get("codebase_version") if isinstance(info, dict) else None
+        raw = read_json(path)
+        version = raw.get("codebase_version") if isinstance(raw, dict) else None
         if version != VERSION:
             raise UserError(f"{root} is not a LeRobot {VERSION} dataset: its codebase_version is {version!r}")
-        try:
-            features = {key: _feature(value) for key, value in info["features"].items()}
-            fps = int(info["fps"])
-            episodes = tuple(_episodes(root))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{root}/meta is damaged: {one_line(error)}") from error
-        dataset = cls(root, fps, features, episodes, info)
+        info = validate(Info, raw, f"{path} is damaged: ")
+        features = {key: declared.feature() for key, declared in info.features.items()}
+        dataset = cls(root, info.fps, features, tuple(_episodes(root)), info)
         dataset._check()
         return dataset
 
@@ -120,16 +160,16 @@ class Dataset:
     @property
     def cameras(self) -> dict[str, tuple[int, int, int]]:
         """Camera name -> shape (height, width, channels) of the images as they are given, in the dataset's order."""
-        stored = {key: _three(feature) for key, feature in self.features.items() if feature.dtype in IMAGE_DTYPES}
+        stored = {key: _image_shape(feature) for key, feature in self.features.items() if feature.dtype in IMAGE_DTYPES}
         return {key.removeprefix(IMAGES): (*(self.size or shape[:2]), shape[2]) for key, shape in stored.items()}
 
     def in_size(self, size: tuple[int, int] | None) -> "Dataset":
-        """Return the same dataset with its images in another (height, width), for a network that sees them so."""
+        """Return the same dataset with its images resized to (height, width); None leaves them as they are stored."""
         return replace(self, size=size)
 
     @property
     def joint_names(self) -> tuple[str, ...]:
-        """Names of the action's dimensions."""
+        """Names of the action's dimensions; joint_0 ... when the dataset does not name them."""
         feature = self.features[ACTION]
         return feature.names or tuple(f"joint_{i}" for i in range(feature.shape[0]))
 
@@ -151,43 +191,33 @@ class Dataset:
         path = self.root / "meta" / "stats.json"
         raw = read_json(path)
         try:
-            return {key: {name: np.asarray(value, np.float64) for name, value in of.items()} for key, of in raw.items()}
+            return {
+                key: {name: np.asarray(value, np.float64) for name, value in stats.items()}
+                for key, stats in raw.items()
+            }
         except (AttributeError, TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged: {one_line(error)}") from error
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hex sha256 that changes when the metadata, or the name, size or time of a data or video file, does."""
+        """Hex sha256 of the metadata and of the names, sizes and modification times of all other files."""
         return self._digest(with_times=True)
 
     @functools.cached_property
     def identity(self) -> str:
-        """The same without the times: a copy of the dataset on another machine has it too."""
+        """The fingerprint without modification times, which a copy of the dataset on another machine shares."""
         return self._digest(with_times=False)
 
     def _digest(self, with_times: bool) -> str:
         digest = hashlib.sha256()
-        for path, (size_bytes, changed_ns) in self.files.items():
-            name = path.relative_to(self.root).as_posix()
-            digest.update(f"{name}\0{size_bytes}\0".encode())
+        for path in sorted(path for path in self.root.rglob("*") if path.is_file()):
+            name, stat = path.relative_to(self.root).as_posix(), path.stat()
+            digest.update(f"{name}\0{stat.st_size}\0".encode())
             if name.startswith("meta/"):
                 digest.update(path.read_bytes())
             elif with_times:
-                digest.update(str(changed_ns).encode())
+                digest.update(str(stat.st_mtime_ns).encode())
         return digest.hexdigest()
-
-    @functools.cached_property
-    def files(self) -> dict[Path, tuple[int, int]]:
-        """Size in bytes and time of change in ns of every file, as they were when this was first asked for."""
-        return _files(self.root)
-
-    def changed_file(self) -> Path | None:
-        """Return a file that has changed, come or gone since `files` was first asked for, by sizes and times alone."""
-        try:
-            now = _files(self.root)
-        except OSError as error:  # it is being changed right now
-            return Path(error.filename or self.root)
-        return next((path for path in {**self.files, **now} if now.get(path) != self.files.get(path)), None)
 
     def columns(self, names: Sequence[str], cache_dir: Path) -> dict[str, npt.NDArray[Any]]:
         """Return whole columns, (rows, dimensions) or (rows,), read through `datasets`' memory-mapped Arrow table.
@@ -207,17 +237,19 @@ class Dataset:
                 )
             return {name: arrays[name] for name in names}
 
-        return anew_if_damaged(self._copies(cache_dir), read)
+        return copy_again_if_damaged(self._columns_folder(cache_dir), read)
 
     def encoded_column(self, camera: str, cache_dir: Path) -> Any:
         """Return the column of a camera's encoded images, copied once, as they are, and memory-mapped."""
         key = image_key(camera)
-        return anew_if_damaged(self._copies(cache_dir), lambda: self._mapped([key], cache_dir).column(key))
+        return copy_again_if_damaged(
+            self._columns_folder(cache_dir), lambda: self._mapped([key], cache_dir).column(key)
+        )
 
     def _mapped(self, names: Sequence[str], cache_dir: Path) -> Any:
-        return mapped(self.root / "data", names, self._copies(cache_dir))
+        return mapped(self.root / "data", names, self._columns_folder(cache_dir))
 
-    def _copies(self, cache_dir: Path) -> Path:
+    def _columns_folder(self, cache_dir: Path) -> Path:
         return cache_dir / "columns" / self.fingerprint[:24]
 
     def video(self, episode: Episode, camera: str) -> tuple[Path, float]:
@@ -226,8 +258,8 @@ class Dataset:
         chunk, file, start_s, _ = episode.videos[key]
         return self.root / VIDEO_PATH.format(video_key=key, chunk_index=chunk, file_index=file), start_s
 
-    def as_wanted(self, image: Image, camera: str) -> Image:
-        """Return a stored image in `size`; raises UserError when it is not of the shape that is declared."""
+    def resized(self, image: Image, camera: str) -> Image:
+        """Return a stored image in `size`; raises UserError when its shape is not the declared one."""
         declared = self.features[image_key(camera)].shape
         if image.shape != declared:
             raise UserError(f"the image has shape {image.shape}, the dataset declares {declared}")
@@ -246,7 +278,7 @@ class Dataset:
         count = 0
         try:
             for image in images:
-                yield self.as_wanted(image, camera)
+                yield self.resized(image, camera)
                 count += 1
         except UserError as error:
             raise UserError(
@@ -279,9 +311,9 @@ class Dataset:
             groups = [i for i in range(file.num_row_groups) if _may_hold(file.metadata.row_group(i), episode.number)]
             wanted = [*columns, "episode_index"]
             for batch in file.iter_batches(batch_size=batch_rows, row_groups=groups, columns=wanted):
-                mine = np.asarray(batch.column("episode_index")) == episode.number
-                if mine.any():
-                    yield batch.filter(pa.array(mine))
+                belongs = np.asarray(batch.column("episode_index")) == episode.number
+                if belongs.any():
+                    yield batch.filter(pa.array(belongs))
 
     def _check(self) -> None:
         for key in (STATE, ACTION, "index"):
@@ -301,45 +333,35 @@ class Dataset:
                     f"{self.root}/meta/episodes: episode {episode.number} does not follow the one before it"
                 )
             expected = episode.stop
-        if self.info.get("total_frames") != expected:
+        if self.info.total_frames != expected:
             raise UserError(
-                f"{self.root}: info.json declares {self.info.get('total_frames')} frames, the episodes hold {expected}"
+                f"{self.root}: info.json declares {self.info.total_frames} frames, the episodes hold {expected}"
             )
 
 
-def _feature(raw: dict[str, Any]) -> Feature:
-    names = raw.get("names")
-    if isinstance(names, dict):  # LeRobot also writes {"motors": [...]}
-        names = next(iter(names.values()), None)
-    shape = tuple(raw["shape"])
-    if raw["dtype"] in IMAGE_DTYPES and names and names[0] in ("channel", "channels"):
-        shape = (*shape[1:], shape[0])  # some datasets declare (channels, height, width)
-    wrong = len(shape) != 3 if raw["dtype"] in IMAGE_DTYPES else not shape
-    if wrong or not all(type(size) is int and size > 0 for size in shape):
-        raise ValueError(f"a feature has shape {raw['shape']}")
-    if len(shape) == 1 and names and not (len(names) == shape[0] and all(isinstance(name, str) for name in names)):
-        raise ValueError(f"a feature of {shape[0]} numbers has the names {names}")
-    return Feature(raw["dtype"], shape, tuple(names) if names else None, raw.get("info") or {})
-
-
-def _files(root: Path) -> dict[Path, tuple[int, int]]:
-    stats = ((path, path.stat()) for path in sorted(root.rglob("*")) if path.is_file())
-    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats}
-
-
-def _three(feature: Feature) -> tuple[int, int, int]:
+def _image_shape(feature: Feature) -> tuple[int, int, int]:
     height, width, channels = feature.shape
     return height, width, channels
 
 
-def _episodes(root: Path) -> Iterator[Episode]:
-    for path in sorted((root / "meta" / "episodes").glob("*/*.parquet")):
+def episode_paths(root: Path) -> list[Path]:
+    """Return the files of meta/episodes in the order of their rows."""
+    return sorted((root / "meta" / "episodes").glob("*/*.parquet"))
+
+
+def read_episodes(root: Path, wanted: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of meta/episodes in order, with the columns whose names are `wanted`; raises UserError."""
+    for path in episode_paths(root):
         try:
-            names = [name for name in pq.read_schema(path).names if not name.startswith("stats/")]
-            rows = pq.read_table(path, columns=names).to_pylist()
+            names = [name for name in pq.read_schema(path).names if wanted(name)]
+            yield from pq.read_table(path, columns=names, partitioning=None).to_pylist()
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{path} cannot be read: {one_line(error)}") from error
-        for row in rows:
+
+
+def _episodes(root: Path) -> Iterator[Episode]:
+    try:
+        for row in read_episodes(root, lambda name: not name.startswith("stats/")):
             videos = {
                 key.split("/")[1]: (
                     row[key],
@@ -352,10 +374,12 @@ def _episodes(root: Path) -> Iterator[Episode]:
             }
             file = (row["data/chunk_index"], row["data/file_index"])
             yield Episode(row["episode_index"], row["dataset_from_index"], row["dataset_to_index"], file, videos)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{root}/meta/episodes is damaged: {one_line(error)}") from error
 
 
 def _may_hold(group: pq.RowGroupMetaData, episode: int) -> bool:
-    """Whether a row group's statistics allow rows of the episode: other tools put many episodes into one file."""
+    """Return whether a row group may hold rows of the episode: other tools write many episodes into one file."""
     columns = (group.column(i) for i in range(group.num_columns))
     statistics = next((c.statistics for c in columns if c.path_in_schema == "episode_index"), None)
     if statistics is None or not statistics.has_min_max:

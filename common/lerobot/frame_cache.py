@@ -1,8 +1,7 @@
-"""All images of a dataset in; a source of uint8 images by row out, by default a memory map that is decoded once.
+"""The images of a dataset by row, as uint8 arrays, by default from a memory map into which they are decoded once.
 
-The map is one file a camera, `<cache>/frames/<key>/<camera>.u8`, shared by every process of the machine; the key is a hash
-of the dataset's fingerprint and of the size its images are asked for in, so that no other ever finds it. A map that is not
-as it was left is made anew: its length is looked at when it is opened, each image's sum when it is first used.
+There is one map per camera, `<cache>/frames/<key>/<camera>.u8`, shared by every process of the machine. The key is a hash of
+the dataset's fingerprint, the size of the images and the version of the cache. A map of another length is built again.
 """
 
 import bisect
@@ -18,14 +17,13 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from common.cli.command import TransientError, UserError, one_line, progress
+from common.cli.command import UserError, one_line, progress
 from common.lerobot.dataset import Dataset, Episode, image_key
 from common.lerobot.images import Image, decode_image, decode_video
 from common.storage.files import exclusive_lock, new_folder, read_json, remove_stale, require_free, write_json
 
-CACHE_VERSION = 3  # part of the key: a cache written by other code is never misread
+CACHE_VERSION = 4  # part of the key: a cache that other code wrote is never misread
 ABOUT = "about.json"
-SUMS = ".sums"
 Rows = npt.NDArray[np.int64]
 log = logging.getLogger(__name__)
 
@@ -40,37 +38,25 @@ class Frames(Protocol):
 
 
 class MappedFrames:
-    """Images that lie decoded in a memory map; taking them is a copy, held against its sum if the map has sums beside it."""
+    """Decoded images in a memory map."""
 
     def __init__(self, path: Path, n_frames: int, shape: tuple[int, int, int]) -> None:
         self.shape = shape
         self.map = _map(path, (n_frames, *shape), "r")
-        self._path, sums = path, path.with_suffix(SUMS)
-        self._sums = np.fromfile(sums, np.uint64) if sums.exists() else None
-        self._is_new = np.full(n_frames, self._sums is not None)
 
     def take(self, rows: Rows, out: npt.NDArray[np.uint8]) -> None:
-        """Copy the images of `rows`; "clip" because numpy would copy twice to be able to raise.
-
-        Raises TransientError when one that was not taken before is damaged; the map is then made anew at the next opening.
-        """
-        np.take(self.map, rows, axis=0, out=out, mode="clip")
-        if self._sums is not None and self._is_new[rows].any():
-            wrong = rows[_sums(out) != self._sums[rows]]
-            if wrong.size:
-                self._path.with_name(ABOUT).unlink(missing_ok=True)
-                raise TransientError(f"image {wrong[0]} in {self._path} is damaged; the next start decodes all anew")
-            self._is_new[rows] = False
+        """Copy the images of `rows` into `out`."""
+        np.take(self.map, rows, axis=0, out=out, mode="clip")  # the default mode would copy twice to be able to raise
 
 
 class DecodedFrames:
-    """Images that are decoded at every use: nothing is kept but the encoded bytes, memory-mapped by `datasets`."""
+    """Images that are decoded at every use from the encoded bytes, which `datasets` memory-maps, or from videos."""
 
     def __init__(self, dataset: Dataset, camera: str, cache_dir: Path) -> None:
         self.shape = dataset.cameras[camera]
-        self.reads_dataset = dataset.features[image_key(camera)].dtype == "video"
         self._dataset, self._camera = dataset, camera
-        self._encoded = None if self.reads_dataset else dataset.encoded_column(camera, cache_dir)
+        is_video = dataset.features[image_key(camera)].dtype == "video"
+        self._encoded = None if is_video else dataset.encoded_column(camera, cache_dir)
         self._starts = [episode.start for episode in dataset.episodes]
 
     def take(self, rows: Rows, out: npt.NDArray[np.uint8]) -> None:
@@ -88,19 +74,19 @@ class DecodedFrames:
             else:
                 path, start_s = dataset.video(episode, camera)
                 image = next(decode_video(path, start_s + frame / dataset.fps, 1, dataset.fps))
-            return dataset.as_wanted(image, camera)
+            return dataset.resized(image, camera)
         except (UserError, StopIteration) as error:
             where = f"camera {camera}, episode {episode.number}, frame {frame}"
             raise UserError(f"{dataset.root}: {where}: {one_line(error)}") from error
 
 
 def default_cache_dir() -> Path:
-    """Return where decoded images and columns are kept: $XDG_CACHE_HOME/bag2act, or ~/.cache/bag2act."""
+    """Return the folder of decoded images and columns: $XDG_CACHE_HOME/bag2act, or ~/.cache/bag2act."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bag2act"
 
 
 def cache_bytes(dataset: Dataset) -> int:
-    """Return how much the decoded images of all cameras take."""
+    """Return the size of the decoded images of all cameras."""
     return dataset.n_frames * sum(height * width * channels for height, width, channels in dataset.cameras.values())
 
 
@@ -110,18 +96,19 @@ def open_frames(
     mode: Literal["auto", "mmap", "none"] = "auto",
     build: bool = True,
 ) -> dict[str, Frames]:
-    """Return camera -> its images: mapped, or, with mode "none" or "auto" on a disk without room, decoded at each use.
+    """Return the images of every camera by its name: from memory maps, or decoded at every use.
 
-    The first process to ask decodes them into the map; others wait for it and share the result. With `build=False`
-    a map is used where there is one. Raises UserError for a disk without room ("mmap") and for a damaged image.
+    They are decoded at every use with mode "none", and with "auto" where the disk lacks room for the maps. The first process
+    builds the maps, and others wait for it; with `build=False` they are used only if they exist. Raises UserError when the
+    disk lacks room (mode "mmap") or an image is damaged.
     """
     folder = _folder(dataset, cache_dir)
     if dataset.cameras and mode != "none" and build:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(folder.with_suffix(".lock"), "decodes the same images"):
-            if not _is_whole(dataset, folder) and _has_room(dataset, folder, mode):
+            if not _is_complete(dataset, folder) and _has_room(dataset, folder, mode):
                 _build(dataset, folder)
-    if mode == "none" or not _is_whole(dataset, folder):
+    if mode == "none" or not _is_complete(dataset, folder):
         return {camera: DecodedFrames(dataset, camera, cache_dir) for camera in dataset.cameras}
     return {
         camera: MappedFrames(folder / f"{camera}.u8", dataset.n_frames, shape)
@@ -130,14 +117,14 @@ def open_frames(
 
 
 def list_cache(cache_dir: Path) -> list[str]:
-    """Describe, a line each, what the cache holds: maps of decoded images, and the columns `datasets` has copied."""
+    """Return a line for each part of the cache: maps of decoded images, and the columns that `datasets` copied."""
     lines = []
     for folder in sorted((cache_dir / "frames").glob("*/")):
         try:
-            of = read_json(folder / ABOUT)["dataset"]
+            dataset = read_json(folder / ABOUT)["dataset"]
         except (UserError, KeyError, TypeError):
-            of = "damaged"
-        lines.append(f"{_folder_bytes(folder) / 1e9:8.2f} GB  {folder}  {of}")
+            dataset = "damaged"
+        lines.append(f"{_folder_bytes(folder) / 1e9:8.2f} GB  {folder}  {dataset}")
     columns = cache_dir / "columns"
     if columns.is_dir():
         lines.append(f"{_folder_bytes(columns) / 1e9:8.2f} GB  {columns}  columns of all datasets")
@@ -145,7 +132,7 @@ def list_cache(cache_dir: Path) -> list[str]:
 
 
 def clear_cache(cache_dir: Path) -> None:
-    """Remove what `list_cache` lists; a training that has it mapped goes on, the disk is freed when it ends."""
+    """Remove what `list_cache` lists; a training that has mapped it continues, and the space is freed when it ends."""
     for name in ("frames", "columns"):
         shutil.rmtree(cache_dir / name, ignore_errors=True)
 
@@ -155,12 +142,11 @@ def _folder(dataset: Dataset, cache_dir: Path) -> Path:
     return cache_dir / "frames" / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
-def _is_whole(dataset: Dataset, folder: Path) -> bool:
-    """Whether a map of every camera lies there, in its full length, and what is written last lies beside them."""
+def _is_complete(dataset: Dataset, folder: Path) -> bool:
+    """Return whether the folder holds a map of the right length for every camera, and the file that is written last."""
     sizes = {
         folder / f"{camera}.u8": dataset.n_frames * int(np.prod(shape)) for camera, shape in dataset.cameras.items()
     }
-    sizes |= {path.with_suffix(SUMS): dataset.n_frames * np.uint64().nbytes for path in sizes}
     return (folder / ABOUT).is_file() and all(
         path.is_file() and path.stat().st_size == size_bytes for path, size_bytes in sizes.items()
     )
@@ -180,7 +166,7 @@ def _has_room(dataset: Dataset, folder: Path, mode: str) -> bool:
 
 def _build(dataset: Dataset, folder: Path) -> None:
     if folder.exists():
-        log.warning("%s is damaged and is made anew", folder)
+        log.warning("%s is damaged and is built again", folder)
     log.info(
         "decoding %d images once into %s (%.2f GB)",
         *(dataset.n_frames * len(dataset.cameras), folder, cache_bytes(dataset) / 1e9),
@@ -196,30 +182,17 @@ def _decode(dataset: Dataset, camera: str, path: Path) -> None:
     with path.open("wb") as file:
         # Reserve the blocks now: a sparse map on a full disk dies by SIGBUS instead of an error.
         os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)))
-    frames, sums = _map(path, shape, "r+"), np.empty(dataset.n_frames, np.uint64)
+    frames = _map(path, shape, "r+")
 
     def fill(episode: Episode) -> None:
         for row, image in enumerate(dataset.images(episode, camera), episode.start):
             frames[row] = image
-            sums[row] = _sums(image[None])[0]
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # decoding leaves Python's lock
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # decoding releases the GIL
         done = pool.map(fill, dataset.episodes)
         for _ in progress(done, len(dataset.episodes), f"decoding {camera}", "episode"):
             pass
     frames.flush()  # type: ignore[attr-defined]
-    sums.tofile(path.with_suffix(SUMS))
-
-
-def _sums(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
-    """Return each image's sum, of eight bytes at a time: no flipped bit, and no page that became zeros, leaves it the same.
-
-    It costs 0.05 ms for 640x480, where crc32 takes 0.6 and decoding a JPEG some 3.
-    """
-    flat = np.ascontiguousarray(images).reshape(len(images), -1)
-    words = flat.view(np.uint64) if flat.shape[1] % 8 == 0 else flat
-    sums: npt.NDArray[np.uint64] = words.sum(axis=1, dtype=np.uint64)
-    return sums
 
 
 def _folder_bytes(folder: Path) -> int:

@@ -52,7 +52,7 @@ def read_frames(dataset: Dataset, episode: Episode, camera: str, frames: Sequenc
     images = (_from_video if is_video else _from_rows)(dataset, episode, camera, frames)
     for frame in frames:
         try:
-            image = dataset.as_wanted(next(images), camera)
+            image = dataset.resized(next(images), camera)
         except (UserError, StopIteration) as error:  # the latter: a video ends too early
             raise UserError(f"camera {camera}, episode {episode.number}, frame {frame}: {one_line(error)}") from error
         yield image

@@ -1,7 +1,12 @@
-"""A function and items in; the results out, in the items' order, each computed where it can do no harm.
+"""A pool of isolated worker processes, for functions that read data of unknown origin.
 
-Foreign data can crash the library that parses it, make it loop, or let it ask for all memory. Each call runs in a process
-with a memory and a time limit; when that dies or is stopped, its item's result is the reason, and the others go on.
+Such data can crash the library that parses it, make it loop, or make it ask for all memory. `map_isolated` runs every call in
+a process with a limit of memory and time. When that process dies or is stopped, the item's result is the reason, and the
+other items continue.
+
+    this process                                     a worker, forked by multiprocessing's fork server
+    _Pool.submit    -- item, memory limit -->        _serve -> _call -> function(item)
+    _Pool.collect   <-- outcome, value ------
 """
 
 import contextlib
@@ -16,13 +21,14 @@ import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from common.cli.command import TransientError, UserError
 from common.storage.files import DiskFullError
 
 A = TypeVar("A")
 R = TypeVar("R")
+Outcome = Literal["result", "error", "out of memory"]
 
 
 class OutOfMemoryError(UserError):
@@ -30,7 +36,7 @@ class OutOfMemoryError(UserError):
 
 
 class Limits(NamedTuple):
-    """What one call may take: memory on top of what the process has at its start (mapped files are free), and time."""
+    """Limits of one call: memory beyond what the process has at its start (mapped files are free), and time."""
 
     memory_bytes: int
     time_s: float
@@ -39,128 +45,135 @@ class Limits(NamedTuple):
 def map_isolated(
     function: Callable[[A], R], items: Iterable[A], workers: int, limits: Callable[[A], Limits]
 ) -> Generator[R | UserError, None, None]:
-    """Yield function(item) for every item, in order; a UserError takes the place of a result that could not be had.
+    """Yield function(item) for every item, in order; where there is no result, a UserError says why.
 
-    `function` must be importable. A UserError that it raises is its result, unless a disk is full, for which no item can do
-    anything; what else it raises, apart from MemoryError, is raised here. Items are taken when they are needed, at most one
-    more than there are workers before their results are. Closing the generator stops every process, and so does the death
-    of this one.
+    `function` must be importable. A UserError that it raises is its result, except for a full disk, which concerns all
+    items; other exceptions, apart from MemoryError, are raised here. Items are taken as late as possible: at most one more
+    than there are workers is ahead of the last result. Closing the generator stops every process, and so does the death of
+    this one.
     """
-    if multiprocessing.current_process().daemon:  # such a process already, which may have no children
-        yield from map(_in_this_process(function), items)
+    if multiprocessing.current_process().daemon:  # a worker itself: it is isolated, and may have no children
+        yield from (_result_or_refusal(function, item) for item in items)
         return
-    todo, done = enumerate(items), dict[int, R | UserError]()
-    pool: list[_Worker[A, R]] = []
+    pool, tasks, results = _Pool(function, workers, limits), enumerate(items), dict[int, R | UserError]()
     try:
         for number in itertools.count():
-            while number not in done:
-                running = sum(worker.number is not None for worker in pool)
-                for at, item in itertools.islice(todo, min(workers - running, workers + 1 - running - len(done))):
-                    _idle(pool, function).give(at, item, limits(item))
-                if all(worker.number is None for worker in pool):
+            while number not in results:
+                pool.submit(tasks, ahead=len(results))
+                if not pool.busy:
                     return
-                done.update(_collect(pool))
-            yield done.pop(number)
+                results.update(pool.collect())
+            yield results.pop(number)
     finally:
-        for worker in pool:
-            worker.stop()
+        pool.close()
 
 
-def _in_this_process(function: Callable[[A], R]) -> Callable[[A], R | UserError]:
-    def call(item: A) -> R | UserError:
-        try:
-            return function(item)
-        except UserError as error:
-            return error
-
-    return call
+def _result_or_refusal(function: Callable[[A], R], item: A) -> R | UserError:
+    try:
+        return function(item)
+    except UserError as error:
+        return error
 
 
-def _idle(pool: "list[_Worker[A, R]]", function: Callable[[A], R]) -> "_Worker[A, R]":
-    for worker in pool:
-        if worker.number is None:
-            return worker
-    with _ctrl_c_later():  # half a start would leave a process that complains of what it was told, or that nobody stops
-        pool.append(_Worker(function))
-    return pool[-1]
+class _Pool(Generic[A, R]):
+    """Up to `size` workers, started when they are needed."""
 
+    def __init__(self, function: Callable[[A], R], size: int, limits: Callable[[A], Limits]) -> None:
+        self.busy: list[_Worker[A, R]] = []
+        self._idle: list[_Worker[A, R]] = []
+        self._function, self._size, self._limits = function, size, limits
 
-def _collect(pool: "list[_Worker[Any, Any]]") -> dict[int, Any]:
-    """Wait until a worker has something to say or has run out of time; workers that are lost leave the pool."""
-    busy = [worker for worker in pool if worker.number is not None]
-    left_s = min(worker.deadline_s for worker in busy) - time.monotonic()
-    spoken = wait([worker.connection for worker in busy], max(0.0, left_s))
-    found = {}
-    for worker in busy:
-        late = time.monotonic() > worker.deadline_s
-        if worker.connection in spoken or late:
-            assert worker.number is not None
-            found[worker.number] = worker.take() if worker.connection in spoken else worker.give_up()
-            worker.number = None
-            if worker.is_lost:
-                worker.stop()
-                pool.remove(worker)
-    return found
+    def submit(self, tasks: Iterator[tuple[int, A]], ahead: int) -> None:
+        """Give the next numbered items to workers; `ahead` results already wait for an earlier one."""
+        n_free = min(self._size - len(self.busy), self._size + 1 - len(self.busy) - ahead)
+        for number, item in itertools.islice(tasks, n_free):
+            if not self._idle:
+                with _interrupt_deferred():  # half a start would leave a process that nobody stops
+                    self._idle.append(_Worker(self._function))
+            self.busy.append(self._idle.pop())
+            self.busy[-1].start(number, item, self._limits(item))
+
+    def collect(self) -> dict[int, R | UserError]:
+        """Wait until a worker answers, dies or runs out of time; return the results by number."""
+        remaining_s = min(worker.deadline_s for worker in self.busy) - time.monotonic()
+        ready = wait([worker.connection for worker in self.busy], max(0.0, remaining_s))
+        results = {}
+        for worker in list(self.busy):
+            if worker.connection in ready:
+                results[worker.number] = worker.receive()
+            elif time.monotonic() > worker.deadline_s:
+                results[worker.number] = worker.time_out()
+            else:
+                continue
+            self.busy.remove(worker)
+            if worker.is_alive:
+                self._idle.append(worker)
+        return results
+
+    def close(self) -> None:
+        """Stop all workers."""
+        for worker in (*self.busy, *self._idle):
+            worker.kill()
 
 
 class _Worker(Generic[A, R]):
-    """A process that computes one item at a time; `number` is the item's, None while it is idle."""
+    """A process that computes one item at a time; `number` is that of the present or last item."""
 
     def __init__(self, function: Callable[[A], R]) -> None:
         # Arrow's allocator takes 1 GiB at its first use, of which it may need little, unless it is told to wait.
         os.environ.setdefault("MIMALLOC_ARENA_EAGER_COMMIT", "0")
-        context = multiprocessing.get_context("forkserver")  # fork would copy the threads of numpy and Arrow halfway
-        context.set_forkserver_preload([function.__module__])  # so that another worker costs milliseconds
-        _start_server()
+        context = multiprocessing.get_context("forkserver")  # fork would copy the locks of numpy's and Arrow's threads
+        context.set_forkserver_preload([function.__module__])  # so that a further worker starts in milliseconds
+        _start_fork_server()
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
         self._process.start()
-        theirs.close()  # the worker's death is then the end of the connection
-        self.number: int | None = None
-        self.deadline_s = 0.0
-        self.is_lost = False
-        self._limits = Limits(0, 0)
+        theirs.close()  # the worker's death then closes the connection
+        self.is_alive, self.number, self.deadline_s, self._limits = True, -1, 0.0, Limits(0, 0)
 
-    def give(self, number: int, item: A, limits: Limits) -> None:
-        """Let the process begin with an item."""
+    def start(self, number: int, item: A, limits: Limits) -> None:
+        """Send an item to the process."""
         self.number, self._limits, self.deadline_s = number, limits, time.monotonic() + limits.time_s
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died: take() will say so
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died, as receive() will find
             self.connection.send((item, limits.memory_bytes))
 
-    def take(self) -> R | UserError:
-        """Return what the process has sent, or why it never will."""
+    def receive(self) -> R | UserError:
+        """Return the result that the process has sent, or why there is none."""
+        outcome: Outcome
         try:
-            kind, value = self.connection.recv()
+            outcome, value = self.connection.recv()
         except (EOFError, ConnectionResetError):
-            self.is_lost = True
             self._process.join()
+            self.kill()
             return _death(self._process.exitcode or 0)
-        if kind == "error":
+        if outcome == "error":
             raise value
-        if kind == "memory":
-            self.is_lost = True  # what is left of its memory may be in pieces
-            return OutOfMemoryError(
-                f"asks for more than {self._limits.memory_bytes:,} bytes of memory; it is damaged or too large"
-            )
+        if outcome == "out of memory":
+            self.kill()  # its memory may be fragmented
+            limit = f"{self._limits.memory_bytes:,} bytes of memory"
+            return OutOfMemoryError(f"asks for more than {limit}; it is damaged or too large")
         result: R | UserError = value
         return result
 
-    def give_up(self) -> UserError:
-        """Stop a process that has run out of time."""
-        self.is_lost = True
+    def time_out(self) -> UserError:
+        """Stop a process that has run out of time, and return the reason."""
+        self.kill()
         return UserError(f"took longer than {self._limits.time_s:g} s; it is damaged or too large")
 
-    def stop(self) -> None:
+    def kill(self) -> None:
         """End the process, whatever it does."""
+        self.is_alive = False
         self._process.kill()
         self._process.join()
         self.connection.close()
 
 
-def _start_server() -> None:
-    """Start the process that forks the workers, if it does not run, so that Ctrl-C is answered once, by this one: signals
-    that are blocked stay so in children, from their first moment on."""
-    resource_tracker.ensure_running()  # would unblock them
+def _start_fork_server() -> None:
+    """Start the process that forks the workers, with SIGINT blocked, which children inherit.
+
+    A terminal sends Ctrl-C to every process of the group; only this one shall answer it.
+    """
+    resource_tracker.ensure_running()  # its start would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
@@ -169,34 +182,35 @@ def _start_server() -> None:
 
 
 @contextlib.contextmanager
-def _ctrl_c_later() -> Iterator[None]:
-    """Answer Ctrl-C at the end of the block; a mask would not do, as any other thread can be given the signal."""
-    if threading.current_thread() is not threading.main_thread():  # it is not the one that answers
+def _interrupt_deferred() -> Iterator[None]:
+    """Answer Ctrl-C at the end of the block; a signal mask would not do, as another thread may receive the signal."""
+    if threading.current_thread() is not threading.main_thread():  # which is the one that answers
         yield
         return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    received: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        with contextlib.ExitStack() as answers:  # the second one ends the process at once, though the first one raises
-            for number in pressed:
-                answers.callback(signal.raise_signal, number)
+        with contextlib.ExitStack() as stack:  # a second one ends the process at once, though the first one raises
+            for number in received:
+                stack.callback(signal.raise_signal, number)
 
 
 def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    """Answer items until the connection closes; runs in the worker."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             item, memory_bytes = connection.recv()
-            connection.send(_answer(function, item, memory_bytes))
+            connection.send(_call(function, item, memory_bytes))
 
 
-def _answer(function: Callable[[Any], Any], item: Any, memory_bytes: int) -> tuple[str, Any]:
+def _call(function: Callable[[Any], Any], item: Any, memory_bytes: int) -> tuple[Outcome, Any]:
     # RLIMIT_DATA counts what is allocated; RLIMIT_AS would count every mapped file and library, too.
-    _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + memory_bytes, most))
+    _, maximum = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + memory_bytes, maximum))
     try:
         return "result", function(item)
     except (OSError, TransientError, DiskFullError) as error:
@@ -204,11 +218,11 @@ def _answer(function: Callable[[Any], Any], item: Any, memory_bytes: int) -> tup
     except UserError as error:
         return "result", UserError(*error.args)
     except MemoryError:
-        return "memory", None
-    except Exception:  # a bug travels as text: not every exception survives the way
+        return "out of memory", None
+    except Exception:  # sent as text, because not every exception can be pickled
         return "error", RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
     finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        resource.setrlimit(resource.RLIMIT_DATA, (maximum, maximum))
 
 
 def _data_bytes() -> int:
@@ -216,7 +230,7 @@ def _data_bytes() -> int:
         return int(file.read().split()[5]) * resource.getpagesize()
 
 
-def _leave_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()  # a parent that was killed cannot tell its workers

@@ -1,8 +1,8 @@
-"""One bag in; its topics and its stamped messages in the order in which they were received, serialized or taken apart, out.
+"""An open bag: its topics, and its messages in the order in which they were received.
 
-`records` gives messages as CDR bytes, for those who read many of them at once (fields.py); `messages` takes each one
-apart. Each storage file is opened by itself: a metadata.yaml that is missing, damaged or at odds with the storage costs
-nothing but its message counts, which are held against what was read.
+Each storage file is opened by itself. A metadata.yaml that is missing, damaged or at odds with the storage costs nothing but
+its message counts, which are compared with what was read. Messages are passed on as CDR bytes: `deserialize` gives one as an
+object, and cdr.py reads a few numbers of many.
 """
 
 import contextlib
@@ -18,7 +18,6 @@ import yaml
 from rosbags.typesys.store import Typestore
 
 from common.cli.command import UserError, one_line
-from common.storage.foreign_yaml import load
 from stage1_convert.bags.compression import ZSTD_MAGIC, unpack, unpack_file
 from stage1_convert.bags.mcap import Mcap
 from stage1_convert.bags.message_types import typestore
@@ -26,6 +25,7 @@ from stage1_convert.bags.ros1 import Rosbag1
 from stage1_convert.bags.sqlite import Database
 from stage1_convert.bags.storage import NO_DEFINITION, STORAGE_SUFFIXES, Bytes, Channel, Storage, storage_files
 
+YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_STAMP_NS = 1 << 62
 BATCH_MESSAGES = 1024
 BATCH_BYTES = 4 << 20
@@ -39,53 +39,38 @@ class Topic(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A message as it was stored: CDR bytes, already unpacked."""
+    """A message as it was stored: CDR bytes, already decompressed."""
 
     topic: str
     receive_ns: int
     data: Bytes
 
 
-class Message(NamedTuple):
-    """A message with both of its stamps; a header stamp that was never set, or that the type does not have, is 0."""
-
-    topic: str
-    receive_ns: int
-    header_ns: int
-    content: Any
-
-
 class Metadata(NamedTuple):
-    """What metadata.yaml says: storage files, each topic's type and messages, what the recording was tagged with, and how
-    long it took, 0.0 where that is not said.
-    """
+    """The content of metadata.yaml: names of the storage files, topics, custom data, and what is wrong with it."""
 
     names: list[str]
     topics: dict[str, Topic]
     custom: dict[str, str]
     warnings: list[str]
-    seconds: float = 0.0
 
 
 class Bag:
-    """An open bag; `warnings` tells what is odd about it without making it unreadable, and may grow while it is read.
+    """An open bag; `warnings` says what is odd about it without making it unreadable, and may grow while it is read.
 
-    `custom` is the custom data of its metadata.yaml, `seconds` the time from its first message to its last.
+    `custom` is the custom data of its metadata.yaml.
     """
 
     def __init__(self, files: list[Path], storages: list[Storage], metadata: Metadata, distro: str) -> None:
         self.files = files
         self.custom = metadata.custom
-        self.seconds = metadata.seconds
-        if storages:
-            start_ns, end_ns = min(one.start_ns for one in storages), max(one.end_ns for one in storages)
-            self.seconds = max(0, end_ns - start_ns) / 1e9
+        self.warnings = metadata.warnings
         self._distro = distro
         self._storages = sorted(storages, key=lambda storage: storage.start_ns)
-        self.warnings = metadata.warnings
         self._channels: dict[str, list[Channel]] = {}
-        for channel in (c for storage in self._storages for c in storage.channels.values()):
-            self._channels.setdefault(channel.topic, []).append(channel)
+        for storage in self._storages:
+            for channel in storage.channels.values():
+                self._channels.setdefault(channel.topic, []).append(channel)
         self.topics = {
             name: Topic(channels[0].type, sum(channel.declared for channel in channels))
             for name, channels in self._channels.items()
@@ -103,7 +88,7 @@ class Bag:
             yield from itertools.starmap(Record, batch)
 
     def batches(self, topics: Collection[str]) -> Iterator[list[tuple[str, int, Bytes]]]:
-        """Yield what `records` does, as plain tuples and many at a time: at most a few megabytes."""
+        """Yield what `records` does as plain tuples in batches of at most a few megabytes."""
         for topic in topics:
             self.check_topic(topic)
         with as_user_error():
@@ -112,67 +97,52 @@ class Bag:
                 times_ns = np.array([last_ns, *(receive_ns for _, receive_ns, _ in batch)], np.int64)
                 wrong = np.flatnonzero((np.diff(times_ns) < 0) | (times_ns[1:] >= MAX_STAMP_NS))
                 if len(wrong):
-                    at = int(wrong[0])
-                    raise UserError(f"{batch[at][0]}: receive time {times_ns[at + 1]} ns follows {times_ns[at]} ns")
+                    index = int(wrong[0])
+                    topic, before_ns, receive_ns = batch[index][0], *times_ns[index : index + 2]
+                    raise UserError(f"{topic}: receive time {receive_ns} ns follows {before_ns} ns")
                 last_ns = int(times_ns[-1])
                 yield batch
 
-    def messages(self, topics: Collection[str]) -> Iterator[Message]:
-        """Yield the messages of `topics`, taken apart, in the order of their receive times.
-
-        Raises UserError when the storage or a message is damaged.
-        """
-        for topic, receive_ns, data in self.records(topics):
-            content = self.deserialize(topic, data)
-            stamp: Any = getattr(getattr(content, "header", None), "stamp", getattr(content, "timestamp", None))
-            header_ns = stamp.sec * 1_000_000_000 + stamp.nanosec if hasattr(stamp, "nanosec") else 0
-            yield Message(topic, receive_ns, header_ns, content)
-
     def deserialize(self, topic: str, data: Bytes) -> Any:
-        """Take one message of a topic apart; raises UserError when it is damaged."""
+        """Return one message of a topic as an object; raises UserError when it is damaged."""
         with as_user_error():
             return self.types(topic).deserialize_cdr(data, self.topics[topic].type)
 
     def types(self, topic: str) -> Typestore:
-        """Return the typestore that knows the type of `topic`; raises UserError when there is no definition of it."""
+        """Return a typestore with the type of `topic`; raises UserError when there is no definition of it."""
         channels = self._channels.get(topic, [])
         known = [channel.definition for channel in channels if channel.definition.data]
         with as_user_error():
             return typestore(self.topics[topic].type, known[0] if known else NO_DEFINITION, self._distro)
 
     def check_topic(self, topic: str) -> None:
-        """Raise UserError when messages of a topic cannot be given: two types, or not stored as CDR."""
+        """Raise UserError when messages of a topic cannot be read: two types, or not stored as CDR."""
         channels = self._channels.get(topic, [])
         types = sorted({channel.type for channel in channels})
         if len(types) > 1:
             raise UserError(f"topic {topic} has two types: {types[0]} and {types[1]}")
-        strange = next((c.serialization for c in channels if c.serialization not in ("cdr", "")), None)
-        if strange:
-            raise UserError(f"topic {topic} is serialized as {strange!r}, and only cdr can be read")
+        foreign = next((c.serialization for c in channels if c.serialization not in ("cdr", "")), None)
+        if foreign:
+            raise UserError(f"topic {topic} is serialized as {foreign!r}, and only cdr can be read")
 
     def _merged(self, topics: Collection[str]) -> Iterator[tuple[str, int, Bytes]]:
-        streams = [_of_topics(storage, topics) for storage in self._storages]
-        # Parts of a split bag follow each other: merging them all would hold a chunk of each in memory.
+        streams = [_read_topics(storage, topics) for storage in self._storages]
+        # The files of a split bag follow each other: a merge would hold a chunk of each in memory.
         if all(one.end_ns <= two.start_ns for one, two in itertools.pairwise(self._storages)):
             return itertools.chain.from_iterable(streams)
         return heapq.merge(*streams, key=lambda item: item[1])
 
 
-def declared(metadata: Path, distro: str) -> Bag:
-    """Return a bag by its metadata.yaml alone: topics without messages, and none when that cannot be read."""
-    return Bag([], [], _read_metadata(metadata), distro)
-
-
 @contextlib.contextmanager
 def open_bag(path: Path, scratch: Path, distro: str) -> Iterator[Bag]:
-    """Open the bag folder or storage file at `path`; what must be unpacked or merged first goes into `scratch`.
+    """Open the bag folder or storage file at `path`; what must be decompressed or merged first goes into `scratch`.
 
     `distro` names the message definitions of bags that carry none. Raises UserError when the bag cannot be read.
     """
     metadata, files = Metadata([], {}, {}, []), [path]
     if path.is_dir():
         metadata = _read_metadata(path / "metadata.yaml")
-        files = _listed(path, metadata)
+        files = _listed_files(path, metadata)
     if not files:
         raise UserError(f"holds no storage file ({', '.join(STORAGE_SUFFIXES)})")
     with contextlib.ExitStack() as stack:
@@ -187,9 +157,9 @@ def open_bag(path: Path, scratch: Path, distro: str) -> Iterator[Bag]:
 
 @contextlib.contextmanager
 def as_user_error(subject: str = "") -> Iterator[None]:
-    """Turn whatever reading a bag raises into one kind of error: the one place where foreign exceptions end.
+    """Turn whatever reading a bag raises into UserError: the one place where exceptions of other libraries end.
 
-    rosbags lets KeyError, struct.error, OverflowError and UnicodeDecodeError escape; sqlite3, Arrow and yaml have theirs.
+    rosbags lets KeyError, struct.error, OverflowError and UnicodeDecodeError escape; sqlite3, Arrow and yaml have their own.
     """
     try:
         yield
@@ -217,7 +187,7 @@ def _next_batch(stream: Iterator[tuple[str, int, Bytes]]) -> list[tuple[str, int
     return batch
 
 
-def _of_topics(storage: Storage, topics: Collection[str]) -> Iterator[tuple[str, int, Bytes]]:
+def _read_topics(storage: Storage, topics: Collection[str]) -> Iterator[tuple[str, int, Bytes]]:
     names = {number: channel.topic for number, channel in storage.channels.items() if channel.topic in topics}
     if names:
         for number, receive_ns, data in storage.read(names):
@@ -243,8 +213,8 @@ def _open(file: Path, scratch: Path, warnings: list[str]) -> Storage:
     return Database(file, scratch, warnings) if name.endswith(".db3") else Rosbag1(file)
 
 
-def _listed(folder: Path, metadata: Metadata) -> list[Path]:
-    """Return the storage files of a bag folder; what metadata.yaml does not list is reported, not mixed in."""
+def _listed_files(folder: Path, metadata: Metadata) -> list[Path]:
+    """Return the storage files of a bag folder; files that metadata.yaml does not list are reported and not read."""
     present = storage_files(folder)
     listed = []
     for name in metadata.names:
@@ -263,11 +233,10 @@ def _listed(folder: Path, metadata: Metadata) -> list[Path]:
 
 def _read_metadata(path: Path) -> Metadata:
     if not path.exists():
-        return Metadata(
-            [], {}, {}, [f"{path.name} is missing: files whose names and times follow each other were joined"]
-        )
+        fault = f"{path.name} is missing: files whose names and times follow each other were joined"
+        return Metadata([], {}, {}, [fault])
     try:
-        _, tree = load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)  # noqa: S506
         information = tree["rosbag2_bagfile_information"]
         names = [PurePosixPath(name).name for name in information["relative_file_paths"]]
         topics = {
@@ -276,10 +245,8 @@ def _read_metadata(path: Path) -> Metadata:
             )
             for entry in information["topics_with_message_count"]
         }
-        seconds = int((information.get("duration") or {}).get("nanoseconds", 0)) / 1e9
         custom = {str(key): str(value) for key, value in (information.get("custom_data") or {}).items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, yaml.YAMLError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, yaml.YAMLError) as error:
         why = getattr(error, "problem", None) or type(error).__name__
-        fault = f"metadata.yaml is not readable ({why}): the storage was read without it"
-        return Metadata([], {}, {}, [fault])
-    return Metadata(names, topics, custom, [], seconds)
+        return Metadata([], {}, {}, [f"metadata.yaml is not readable ({why}): the storage was read without it"])
+    return Metadata(names, topics, custom, [])

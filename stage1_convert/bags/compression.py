@@ -1,4 +1,4 @@
-"""Compressed bytes in, no more unpacked bytes than are declared and plausible out."""
+"""Decompresses messages, chunks and files, to no more bytes than are declared and plausible."""
 
 import shutil
 import struct
@@ -9,37 +9,29 @@ import pyarrow as pa
 from common.cli.command import UserError
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-PLAIN_BYTES = 64 << 20  # up to this size anything may unpack
-MAX_RATIO = 100  # beyond it only what shrank at most this much: 32 KB of zstd can expand to 1 GiB
-WINDOW_BYTES = (
-    8 << 20
-)  # what every decoder must give a zstd frame, and encoders should not exceed (RFC 8878, 3.1.1.1.2)
-MAX_FILE_RATIO = 1000  # of whole files, which go to disk
+PLAIN_BYTES = 64 << 20  # any ratio is plausible up to this size
+MAX_RATIO = 100  # beyond it: 32 KB of zstd can expand to 1 GiB
+MAX_FILE_RATIO = 1000  # of whole files, which are decompressed to disk
 MAX_BYTES = 1 << 30
-PIECE_BYTES = 1 << 20
+STEP_BYTES = 1 << 20
 
 
 def unpack(data: bytes, codec: str, size: int | None = None) -> bytes:
-    """Return what `data`, one frame of zstd, lz4 or bz2, unpacks to; `size` is how many bytes it should be, when known.
+    """Decompress `data`, one frame of zstd, lz4 or bz2; `size` is how many bytes it should become, where that is known.
 
-    Raises UserError, before memory is taken, when the size that is declared is implausible, and when the outcome has
-    another size.
+    Raises UserError, before memory is allocated, when the declared size is implausible, and when the result has another
+    size.
     """
-    if codec == "zstd":
-        size = zstd_content_size(data) if size is None else size
-        window = _zstd_window(data)
-        if window > max(WINDOW_BYTES, MAX_RATIO * len(data)):
-            raise UserError(f"{len(data)} bytes of zstd want to unpack to a window of {window} bytes, which is refused")
+    if codec == "zstd" and size is None:
+        size = zstd_content_size(data)
     limit = size if size is not None else max(PLAIN_BYTES, MAX_RATIO * len(data))
     check_size(limit if size is not None else 0, len(data))
     with pa.CompressedInputStream(pa.BufferReader(data), codec) as stream:
         pieces, count = [], 0
-        step = limit + 1 if size is not None and size <= PLAIN_BYTES else PIECE_BYTES
-        while piece := stream.read(min(limit + 1 - count, step)):
+        step = limit + 1 if size is not None and size <= PLAIN_BYTES else STEP_BYTES
+        while count <= limit and (piece := stream.read(min(limit + 1 - count, step))):
             pieces.append(piece)
             count += len(piece)
-            if count > limit:
-                break
     if count > limit or (size is not None and count != size):
         more = "more than " if count > limit else ""
         raise UserError(f"{len(data)} bytes of {codec} unpack to {more}{min(count, limit)} bytes, not {size or limit}")
@@ -47,7 +39,7 @@ def unpack(data: bytes, codec: str, size: int | None = None) -> bytes:
 
 
 def unpack_file(packed: Path, target: Path) -> None:
-    """Unpack a .zstd file; raises UserError when it expands implausibly or into more than the disk can take."""
+    """Decompress a .zstd file; raises UserError when it expands implausibly or to more than the disk has room for."""
     packed_bytes = packed.stat().st_size
     with packed.open("rb") as file:
         declared = zstd_content_size(file.read(18))
@@ -57,28 +49,20 @@ def unpack_file(packed: Path, target: Path) -> None:
         raise UserError(f"{packed.name} ({packed_bytes} bytes) claims to unpack to {declared} bytes; {free} are free")
     written = 0
     with pa.CompressedInputStream(pa.OSFile(str(packed)), "zstd") as stream, target.open("wb") as out:
-        while piece := stream.read(PIECE_BYTES):
+        while piece := stream.read(STEP_BYTES):
             written += out.write(piece)
             if written > limit:
                 raise UserError(f"{packed.name} ({packed_bytes} bytes) unpacks to more than {limit} bytes")
 
 
 def check_size(size: int, packed_bytes: int) -> None:
-    """Refuse a declared size that no recording would reach from so few bytes."""
+    """Raise UserError for a declared size that no recording would reach from so few bytes."""
     if size > MAX_BYTES or (size > PLAIN_BYTES and size > MAX_RATIO * packed_bytes):
         raise UserError(f"{packed_bytes} compressed bytes claim to unpack to {size} bytes, which is refused")
 
 
-def _zstd_window(data: bytes) -> int:
-    """Return how much of its output a zstd frame wants to be kept at hand, 0 when its header does not say."""
-    if data[:4] != ZSTD_MAGIC or len(data) < 6 or data[4] >> 5 & 1:  # a single segment: as much as its content
-        return 0
-    base: int = 1 << (10 + (data[5] >> 3))
-    return base + base // 8 * (data[5] & 7)
-
-
 def zstd_content_size(data: bytes) -> int | None:
-    """Return the size that a zstd frame's header declares, None when it declares none (RFC 8878, 3.1.1.1)."""
+    """Return the size that the header of a zstd frame declares, None when it declares none (RFC 8878, 3.1.1.1)."""
     if data[:4] != ZSTD_MAGIC or len(data) < 6:
         return None
     descriptor = data[4]

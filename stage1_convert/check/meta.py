@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from common.lerobot.dataset import DATA_PATH, EPISODES_PATH
+from common.lerobot.dataset import DATA_PATH, EPISODES_PATH, episode_paths
 from stage1_convert.check.findings import Findings
 from stage1_convert.check.info import Declared
 
@@ -72,7 +72,7 @@ def _pandas_index(table: pa.Table) -> str | None:
 def check_episodes(root: Path, declared: Declared, tasks: list[str] | None, findings: Findings) -> Episodes | None:
     """Check the files of meta/episodes; None when they do not locate the episodes."""
     folder = root / "meta" / "episodes"
-    paths = sorted(folder.glob("*/*.parquet"))
+    paths = episode_paths(root)
     if not paths:
         findings.add(folder, "holds no episodes: file-000.parquet in chunk-000 is missing")
         return None

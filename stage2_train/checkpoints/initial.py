@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.act.checkpoint import ENVIRONMENT, Checkpoint, PolicyShape, Robot, new_network
+from common.act.checkpoint import ENVIRONMENT, Checkpoint, PolicyShape, new_network
 from common.act.network import Act
 from common.act.normalization import Normalizer
+from common.act.records import Robot
 from common.act.resnet import load_backbone_weights
 from common.cli.config import to_dict
 from common.lerobot.dataset import ACTION, STATE, Dataset, Episode, image_key

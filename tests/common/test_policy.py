@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from common.act.checkpoint import _parse_settings
+from common.act.checkpoint import read_settings
 from common.act.processors import PREPROCESSOR, STATE_FILES, read_processors
 from common.cli.command import UserError
 from common.policy import Policy, _Ensemble
@@ -117,8 +117,7 @@ def test_a_saved_config_has_the_keys_that_every_lerobot_since_0_4_parses(act_tin
 
 def test_a_checkpoint_of_real_lerobot_training_reads() -> None:
     layout = GOLDEN / "checkpoint_layout" / "pretrained_model"
-    settings = json.loads((layout / "config.json").read_text())
-    act, shape = _parse_settings(settings)
+    settings, act, shape = read_settings(layout)
     normalizer, _ = read_processors(layout, settings["normalization_mapping"], shape.sizes())
     assert (act.chunk_size, act.dim_feedforward, shape.cameras) == (100, 3200, {"color": (64, 96, 3)})
     statistics = normalizer.statistics()
@@ -220,7 +219,11 @@ def test_weights_that_do_not_fit_the_config_are_refused_naming_the_tensor(broken
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"type": "diffusion"}, "'diffusion'"), ({"chunk_size": None}, "ACT policy"), ({"dim_model": 33}, "dim_model=33")],
+    [
+        ({"type": "diffusion"}, "type=diffusion: expected act"),
+        ({"chunk_size": None}, "ACT policy"),
+        ({"dim_model": 33}, "dim_model=33"),
+    ],
 )
 def test_a_config_of_something_else_is_refused(broken: Path, change: dict[str, object], words: str) -> None:
     settings = json.loads((broken / "config.json").read_text())

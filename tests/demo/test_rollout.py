@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.act.checkpoint import Checkpoint, PolicyShape, Robot, new_network
+from common.act.checkpoint import Checkpoint, PolicyShape, new_network
 from common.act.network import ActConfig
 from common.act.normalization import Normalizer
+from common.act.records import Robot
 from common.cli.command import UserError
 from common.policy import Policy
 from demo.arm import JOINT_NAMES, joints_pointing_down

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from common.act.checkpoint import Checkpoint, Robot
+from common.act.checkpoint import Checkpoint
+from common.act.records import Robot
 from common.cli.command import UserError, one_line
 from common.lerobot.dataset import Dataset
 from common.storage.files import new_folder

@@ -147,6 +147,6 @@ def test_a_signature_in_the_address_is_refused_and_the_variables_are_named(warm:
     for src in ("azure://acct/c?sig=hunter2", "https://acct.blob.core.windows.net/c?sv=1&sig=hunter2#x"):
         ended = convert(src)
         assert ended.code == 2
-        assert "--src carries more than a place" in ended.output
+        assert "--src carries more than an address" in ended.output
         assert "AZURE_STORAGE_SAS_TOKEN with AZURE_STORAGE_ACCOUNT" in ended.output
         assert "hunter2" not in ended.output

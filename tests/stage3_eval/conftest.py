@@ -11,9 +11,10 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from common.act.checkpoint import Checkpoint, PolicyShape, Robot, new_network
+from common.act.checkpoint import Checkpoint, PolicyShape, new_network
 from common.act.network import ActConfig
 from common.act.normalization import Normalizer
+from common.act.records import Robot
 from common.lerobot.dataset import ACTION, STATE, Dataset, image_key
 from tests.conftest import GOLDEN, TINY_TRAINING
 

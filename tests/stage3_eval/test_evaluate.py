@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common.act.checkpoint import Robot
+from common.act.records import Robot
 from common.cli.command import UserError
 from common.cli.config import changed
 from common.lerobot.dataset import Dataset

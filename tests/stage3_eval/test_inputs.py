@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from common.act.checkpoint import Checkpoint, PolicyShape, Robot
+from common.act.checkpoint import Checkpoint, PolicyShape
+from common.act.records import Robot
 from common.cli.command import UserError
 from common.lerobot.dataset import Dataset
 from common.policy import Policy
