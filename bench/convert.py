@@ -32,7 +32,7 @@ SAMPLE_S = 0.05
 
 @dataclass(frozen=True)
 class Bench:
-    """The bars, each a method with the name of its flag; bags are written below `scratch`."""
+    """The bars, each a method; bags are written below `scratch`."""
 
     scratch: Path
     frames: int
@@ -184,9 +184,10 @@ def _arguments(src: Path, out: Path, workers: int, flags: Sequence[str]) -> list
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the selected bars; returns 0 whether they hold or not, the printed lines say which do."""
-    bars = ("verified", "trusted", "resized", "raw", "png", "workers", "memory")
+    methods = (Bench.verified, Bench.trusted, Bench.resized, Bench.raw, Bench.png, Bench.workers, Bench.memory)
+    bars = {method.__name__: method for method in methods}
     parser = argparse.ArgumentParser(prog="python -m bench.convert", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=bars, default=bars, help="bars (default: all)")
+    parser.add_argument("--only", nargs="+", choices=bars, default=list(bars), help="bars (default: all)")
     parser.add_argument("--frames", type=int, default=3600, help="images of a bag, 480x640 (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="how often both sides take turns (%(default)s)")
     parser.add_argument("--minutes", type=float, nargs="+", default=[2, 20], help="bags of the memory bar (2 20)")
@@ -198,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=args.scratch, prefix="bench-convert-") as folder:
         bench = Bench(Path(folder), args.frames, args.rounds, args.minutes, args.bags)
         for name in args.only:
-            getattr(bench, name)()
+            bars[name](bench)
     return 0
 
 

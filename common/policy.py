@@ -1,4 +1,11 @@
-"""Observations in, robot actions out: a trained ACT policy as a library for a robot's driver."""
+"""A trained ACT policy as a library, for a robot's driver.
+
+from common.policy import Policy
+
+policy = Policy.load("/output/train-rosbag-act")
+policy.reset()  # at the start of every episode
+action = policy.select_action({"observation.state": state, "observation.images.color": image})
+"""
 
 from collections import deque
 from collections.abc import Mapping
@@ -13,23 +20,25 @@ from torch import Tensor
 from common.act.checkpoint import ENVIRONMENT, Checkpoint, new_network
 from common.act.runs import pretrained_folder
 from common.cli.command import UserError
-from common.lerobot.dataset import ACTION, STATE, image_key
+from common.lerobot.metadata import ACTION, STATE, image_key
 from common.storage.files import new_folder
 
 Observation = Mapping[str, Tensor | npt.NDArray[Any]]
 
 
 class Policy:
-    """An ACT policy in robot units.
+    """An ACT policy that takes observations and returns actions in robot units.
 
-    Observations are `{"observation.state": (B, D) float, "observation.images.<camera>": (B, H, W, 3) uint8 RGB}`, as tensors
-    or arrays; actions are (B, A) float32 tensors on the CPU.
+    An observation holds tensors or arrays for a batch of B robots: `observation.state`, (B, D) float, in the order and units
+    of the training data, and `observation.images.<camera>`, (B, H, W, 3) uint8 RGB, for every camera in `cameras`. Policies
+    that were trained with an environment state also take `observation.environment_state`, (B, E) float. Actions are (B, A)
+    float32 tensors on the CPU; `joint_names`, `fps` and `action_meaning` tell how to apply them.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
-        """Move a checkpoint to a device for inference; raises UserError when there is no such device here.
+        """Prepare a checkpoint for inference on `device`, such as cpu or cuda; raises UserError when CUDA is not available.
 
-        The checkpoint's network is frozen: give a copy of one that is still in training.
+        The checkpoint's network is moved to the device and frozen: pass a copy of a network that is still being trained.
         """
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UserError(f"device={device}: no CUDA device here; use cpu")
@@ -43,10 +52,11 @@ class Policy:
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> "Policy":
-        """Load any ACT checkpoint of ours or of LeRobot 0.3 and later.
+        """Load a checkpoint that this package or LeRobot 0.3 or later has written.
 
-        `path` is a pretrained_model folder, a checkpoint around one, or a whole run, which stands for its newest checkpoint.
-        Raises UserError in one line when weights or normalization are missing, damaged or do not fit config.json.
+        `path` is a `pretrained_model` folder, the checkpoint that contains it, or a training's output folder, of which the
+        newest complete checkpoint is loaded. Raises UserError when weights or normalization statistics are missing, damaged
+        or do not fit config.json.
         """
         return cls(Checkpoint.read(pretrained_folder(Path(path))), device)
 
@@ -59,31 +69,34 @@ class Policy:
 
     @property
     def fps(self) -> int | None:
-        """Actions per second the policy was trained at."""
+        """Frequency in Hz at which actions are to be executed: that of the training data. None if unknown."""
         return self.checkpoint.robot.fps
 
     @property
     def action_meaning(self) -> str | None:
-        """`delta` (add to the present joint positions), `next_position` or `command` (go there); None: nobody said."""
+        """How to apply an action: `delta` is added to the present joint positions, `next_position` and `command` are targets.
+
+        None if unknown.
+        """
         return self.checkpoint.robot.action_meaning
 
     @property
     def action_wrapped(self) -> bool | None:
-        """Whether the training data's joint angles were wrapped to (-pi, pi]."""
+        """Whether the joint angles of the training data were wrapped to (-pi, pi]; None if unknown."""
         return self.checkpoint.robot.action_wrapped
 
     @property
     def cameras(self) -> dict[str, tuple[int, int, int]]:
-        """Camera name -> (height, width, 3) of the images the policy was trained on, and therefore takes."""
+        """Shape (height, width, 3) of the images of every camera that an observation must contain, by camera name."""
         return self.checkpoint.shape.cameras
 
     @property
     def chunk_size(self) -> int:
-        """Number of actions predicted at once."""
+        """Number of actions that are predicted at once."""
         return self.checkpoint.act.chunk_size
 
     def with_random_weights(self, seed: int = 0) -> "Policy":
-        """Return the same policy before any training: what a comparison starts from."""
+        """Return an untrained policy with the same architecture and normalization, as a baseline."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = new_network(self.checkpoint.act, self.checkpoint.shape)
@@ -91,9 +104,10 @@ class Policy:
 
     @torch.no_grad()
     def predict_chunk(self, observation: Observation) -> Tensor:
-        """Predict the next actions from one observation of each of B robots: (B, chunk, A) float32 in robot units.
+        """Predict the next `chunk_size` actions: (B, chunk_size, A) float32, in robot units, on the CPU.
 
-        Raises UserError when an input is missing, has another size than in training or is not finite.
+        The queue and the ensemble of `select_action` are not touched. Raises UserError when an input is missing, has another
+        shape than in training or is not finite.
         """
         state_BD, images, environment_BE = self.inputs(observation)
         chunk_BCA = self.network(state_BD, images, environment_BE=environment_BE).actions_BCA
@@ -101,19 +115,21 @@ class Policy:
 
     @property
     def looks_next(self) -> bool:
-        """Whether the next `select_action` predicts from its observation; otherwise it takes a queued action."""
+        """Whether the next `select_action` runs the network on its observation; otherwise it takes a queued action."""
         return self.temporal_ensemble_coeff is not None or not self._queue
 
     def reset(self) -> None:
-        """Forget queued actions; call it at the start of every episode."""
+        """Discard queued actions and earlier predictions. Call it at the start of every episode."""
         self._queue: deque[Tensor] = deque()
         self._ensemble: _Ensemble | None = None
 
     def select_action(self, observation: Observation) -> Tensor:
-        """Return the action to execute now, (B, A) float32 in robot units.
+        """Return the action to execute now: (B, A) float32, in robot units, on the CPU. Call it `fps` times per second.
 
-        Pops from the queue of n_action_steps and predicts when it is empty; with temporal_ensemble_coeff it predicts at
-        every call and averages all predictions made for this step (ACT, https://arxiv.org/abs/2304.13705, section IV-A).
+        By default, a predicted chunk is queued, its first `n_action_steps` actions are returned one by one, and the next
+        chunk is predicted when the queue is empty. With `temporal_ensemble_coeff`, every call predicts a chunk and returns
+        the weighted mean of all predictions for this step (ACT, https://arxiv.org/abs/2304.13705, section IV-A). Raises
+        UserError as `predict_chunk` does.
         """
         if self.temporal_ensemble_coeff is not None:
             self._ensemble = self._ensemble or _Ensemble(self.temporal_ensemble_coeff, self.chunk_size)
@@ -123,12 +139,12 @@ class Policy:
         return self._queue.popleft()
 
     def save(self, path: str | Path) -> None:
-        """Write the folder at once: under `path` stands a whole checkpoint or nothing."""
+        """Write the policy as a `pretrained_model` folder that LeRobot also loads; it appears complete or not at all."""
         with new_folder(Path(path), manifest=False) as folder:
             self.checkpoint.write(folder)
 
     def inputs(self, observation: Observation) -> tuple[Tensor, list[Tensor], Tensor | None]:
-        """Check an observation and normalize it: what the network takes (state, one image per camera, environment)."""
+        """Check and normalize an observation; return the network's inputs: state, one image per camera, environment state."""
         observation = {self.checkpoint.rename_map.get(key, key): value for key, value in observation.items()}
         state_BD = self._vector(observation, STATE, self.checkpoint.shape.state_dim)
         images = [self._image(observation, name, shape, len(state_BD)) for name, shape in self.cameras.items()]
@@ -156,24 +172,24 @@ class Policy:
 
 
 class _Ensemble:
-    """Running weighted mean of all predictions for each coming step; weight exp(-coeff * i), i = 0 the oldest."""
+    """Running weighted mean of all predictions for every future step, with weight exp(-coeff * i), where 0 is the oldest."""
 
     def __init__(self, coeff: float, chunk_size: int) -> None:
         self.weight_C = torch.exp(-coeff * torch.arange(chunk_size))
         self.total_C = torch.cumsum(self.weight_C, 0)
-        self.mean_BCA: Tensor | None = None  # for the steps to come
+        self.mean_BCA: Tensor | None = None  # of the future steps
         self.count_C1 = torch.zeros(0, 1, dtype=torch.long)  # predictions averaged so far for each of them
 
     def next(self, chunk_BCA: Tensor) -> Tensor:
-        """Take in a new prediction and return the mean for the present step, (B, A)."""
-        fresh = torch.ones(chunk_BCA.shape[1], 1, dtype=torch.long)
+        """Add a prediction (B, chunk, A) and return the mean of the present step (B, A)."""
+        first = torch.ones(chunk_BCA.shape[1], 1, dtype=torch.long)
         if self.mean_BCA is None:
-            self.mean_BCA, self.count_C1 = chunk_BCA.clone(), fresh
+            self.mean_BCA, self.count_C1 = chunk_BCA.clone(), first
         else:
             seen = self.count_C1
             weighted = self.mean_BCA * self.total_C[seen - 1] + chunk_BCA[:, :-1] * self.weight_C[seen]
             self.mean_BCA = torch.cat([weighted / self.total_C[seen], chunk_BCA[:, -1:]], dim=1)
-            self.count_C1 = torch.cat([(seen + 1).clamp(max=len(self.weight_C)), fresh[-1:]])
+            self.count_C1 = torch.cat([(seen + 1).clamp(max=len(self.weight_C)), first[-1:]])
         action_BA = self.mean_BCA[:, 0]
         self.mean_BCA, self.count_C1 = self.mean_BCA[:, 1:], self.count_C1[1:]
         return action_BA

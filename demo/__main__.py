@@ -17,7 +17,7 @@ from typing import Any
 from common.cli import config as configuration
 from common.cli.command import Parser, UserError, run
 from common.storage.files import read_json, require_ours, write_json
-from stage2_train.config import TrainConfig
+from stage2_train.config import TrainConfig, TrainingConfig
 
 HERE = Path(__file__).parent
 MARK = "demo.json"  # marks an output folder of the demo: no other folder is ever cleared
@@ -45,18 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     seconds: dict[str, float] = {}
     _call(seconds, "record", "demo.record", "--out", out / "bags", "--episodes", flags.episodes)
     train = configuration.load(TrainConfig, HERE / "train.yaml", flags.override).training
-    values = {
-        "bags": "url",
-        "results": "none",
-        "convert_config": HERE / "convert.yaml",
-        "config": HERE / "train.yaml",
-        "steps": train.steps,
-        "warmup_steps": train.warmup_steps,
-        "train_overrides": " ".join(map(shlex.quote, [*_precision(), *flags.override])),
-        "eval_episodes": "val",
-        "eval_device": "cpu",
-    }
-    settings = [f"{key}={value}" for key, value in values.items()]
+    settings = _workflow_settings(train, flags.override)
     bags, cache = f"{BAGS_URL}={out / 'bags'}", f"XDG_CACHE_HOME={(out / 'cache').resolve()}"
     folders = ("--work", out / "workflow", "--map", bags, "--set-env", cache)
     _call(seconds, "workflow", "osmo.local", "run", WORKFLOW, *folders, "--set", *settings)
@@ -69,6 +58,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(out / "summary.json", summary)
     print(_describe(out, summary))
     return 0
+
+
+def _workflow_settings(train: TrainingConfig, overrides: Sequence[str]) -> list[str]:
+    """Return the values of the workflow, name=value."""
+    values = {
+        "bags": "url",
+        "results": "none",
+        "convert_config": HERE / "convert.yaml",
+        "config": HERE / "train.yaml",
+        "steps": train.steps,
+        "warmup_steps": train.warmup_steps,
+        "train_overrides": " ".join(map(shlex.quote, [*_precision(), *overrides])),
+        "eval_episodes": "val",
+        "eval_device": "cpu",
+    }
+    return [f"{key}={value}" for key, value in values.items()]
 
 
 def _prepare(out: Path, episodes: int) -> None:

@@ -7,7 +7,6 @@ import resource
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple, Self
 
 import torch
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from common.act.checkpoint import Checkpoint
 from common.cli.command import TransientError
-from common.lerobot.dataset import Dataset, Episode
+from common.lerobot.dataset import Dataset
+from common.lerobot.metadata import Episode
 from stage2_train.batches import Batch, BatchOrder, ChunkDataset, FrameStore, load_batches, step_seed
 from stage2_train.checkpoints.initial import parameter_count
 from stage2_train.checkpoints.resume import ResumePoint
@@ -95,9 +95,7 @@ class Trainer:
             augment=config.augment.enabled,
         )
         self.dataset = ChunkDataset(store, episodes, model.chunk_size)
-        self.validation = (
-            Validation(store, held_out, model.chunk_size, training.batch_size, model.latent_dim) if held_out else None
-        )
+        self.validation = Validation(store, held_out, config) if held_out else None
         self.network = checkpoint.network.to(world.device).train()
         self.optimizer = Optimizer(self.network, training, world.size)
         self.finite_check = FiniteCheck(world, self.optimizer.scaler, training.lr)
@@ -123,9 +121,7 @@ class Trainer:
             self.network.compile()
         model = self.world.wrap(self.network, self.config.training.ddp_bucket_mb)  # broadcasts the weights
         normalizer = self.checkpoint.normalizer.to(self.world.device)
-        self.loss_module = LossModule(
-            self.network, model, normalizer, self.cameras, self.config.training, self.config.augment
-        )
+        self.loss_module = LossModule(self.network, model, normalizer, self.cameras, self.config)
 
     def run(self, sigterm: SigtermHandler) -> None:
         """Train to the last step; after SIGTERM on any rank, save and raise TransientError (SystemExit on other ranks)."""
@@ -221,10 +217,10 @@ class Trainer:
         if not self.world.is_main:
             yield None
             return
-        folder, keep_last = Path(self.config.training.output_dir), self.config.training.keep_last
+        training, checkpoint = self.config.training, self.checkpoint
         with (
-            Tracker(folder, self.config, self.first_step) as tracker,
-            CheckpointWriter(folder, self.checkpoint, self.optimizer, keep_last, tracker.draw_curves) as writer,
+            Tracker(self.config, self.first_step) as tracker,
+            CheckpointWriter(training, checkpoint, self.optimizer, tracker.draw_curves) as writer,
         ):
             yield tracker, writer
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
-from common.lerobot.dataset import Episode
+from common.lerobot.metadata import Episode
 from stage2_train.batches import FrameStore, episode_rows
+from stage2_train.config import TrainConfig
 from stage2_train.distributed import World
 from stage2_train.loss_module import LossModule
 
@@ -16,24 +17,23 @@ from stage2_train.loss_module import LossModule
 class Validation:
     """L1 over the valid steps of every chunk of the held-out episodes."""
 
-    def __init__(
-        self, store: FrameStore, held_out: Sequence[Episode], chunk_size: int, batch_size: int, latent_dim: int
-    ) -> None:
-        self._store, self._chunk_size, self._batch_size = store, chunk_size, batch_size
+    def __init__(self, store: FrameStore, held_out: Sequence[Episode], config: TrainConfig) -> None:
+        self._store, self._chunk_size, self._batch_size = store, config.model.chunk_size, config.training.batch_size
         self._rows, self._stops = episode_rows(held_out)
-        self._images = store.image_buffers(batch_size)
-        self._noise = torch.zeros(batch_size, latent_dim)
+        self._images = store.image_buffers(self._batch_size)
+        self._noise = torch.zeros(self._batch_size, config.model.latent_dim)
 
     @torch.no_grad()
     def loss(self, module: LossModule, world: World) -> float:
         """Return the mean over the batches of all ranks, the same on every rank; draws no random numbers."""
         sum_and_count_2 = torch.zeros(2, dtype=torch.float64, device=world.device)
-        with module.eval_mode():
-            for first in range(world.rank * self._batch_size, len(self._rows), world.size * self._batch_size):
-                rows = self._rows[first : first + self._batch_size]
-                stops = self._stops[first : first + self._batch_size]
-                images = [buffer[: len(rows)] for buffer in self._images]
-                batch = self._store.gather(rows, stops, self._chunk_size, self._noise[: len(rows)], 0, images)
-                sum_and_count_2 += module.prediction_error(batch.to(world.device))
+        module.network.eval()
+        for first in range(world.rank * self._batch_size, len(self._rows), world.size * self._batch_size):
+            rows = self._rows[first : first + self._batch_size]
+            stops = self._stops[first : first + self._batch_size]
+            images = [buffer[: len(rows)] for buffer in self._images]
+            batch = self._store.gather(rows, stops, self._chunk_size, self._noise[: len(rows)], 0, images)
+            sum_and_count_2 += module.prediction_error(batch.to(world.device))
+        module.network.train()
         total, count = world.all_reduce_sum(sum_and_count_2).tolist()
         return float(total / count)

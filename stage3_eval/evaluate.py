@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 
 from common.act.checkpoint import ENVIRONMENT
 from common.cli.command import UserError
-from common.lerobot.dataset import ACTION, STATE, Episode
+from common.lerobot.metadata import ACTION, STATE, Episode
 from common.storage.files import write_json
 from stage3_eval.inputs import Inputs
 from stage3_eval.metrics.scores import EpisodeScores, Rules, score_episode
-from stage3_eval.metrics.summary import Header, Identity, Protocol, Summary
+from stage3_eval.metrics.summary import OPEN_LOOP, QUEUE, Header, Identity, Protocol, Summary
 from stage3_eval.metrics.table import episode_table
 from stage3_eval.metrics.totals import summarize_evaluation
 from stage3_eval.output import ALL_EPISODES, CURVES, PAGE, SUMMARY, episode_file, new_results, read_finished
-from stage3_eval.predict import QUEUE, predict_open_loop, predict_queue, time_first_call
+from stage3_eval.predict import predict_open_loop, predict_queue, time_first_call
 from stage3_eval.recording import Columns, positions, read_rows, require_finite
 from stage3_eval.report.curves import EpisodeCurves, draw_curves
 from stage3_eval.report.page import write_page
@@ -31,7 +31,7 @@ MOMENTS = 6  # worst moments on the page, unless more are asked for
 class Settings(NamedTuple):
     """The flags beyond the inputs."""
 
-    protocol: Protocol = "open_loop"
+    protocol: Protocol = OPEN_LOOP
     batch_size: int = 32
     latency_steps: int | None = None
     max_joint_speed: Sequence[float] | None = None  # radians per second: one for all joints, or one each

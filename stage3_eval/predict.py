@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,22 +15,13 @@ import torch
 
 from common.act.checkpoint import ENVIRONMENT
 from common.cli.command import progress
-from common.lerobot.dataset import STATE, Dataset, Episode, image_key
+from common.lerobot.dataset import Dataset
+from common.lerobot.metadata import STATE, Episode, image_key
 from common.policy import Policy
 from stage3_eval.metrics.errors import Floats, Frames
+from stage3_eval.metrics.scores import Prediction
 
-OPEN_LOOP, QUEUE = "open_loop", "queue"
-PROTOCOLS = (OPEN_LOOP, QUEUE)
 Batch = dict[str, npt.NDArray[Any]]
-
-
-class Prediction(NamedTuple):
-    """Predictions for one episode, in robot units; NaN in `latency_T_s` where no prediction was timed."""
-
-    start_S: Frames
-    chunk_SCA: npt.NDArray[np.float32]
-    executed_TA: npt.NDArray[np.float32]
-    latency_T_s: npt.NDArray[np.float64]
 
 
 def predict_open_loop(

@@ -66,7 +66,7 @@ def test_the_three_commands_run_as_written(readme_results: Path) -> None:
         assert (readme_results / name).is_file()
 
 
-def test_the_drivers_lines_run_as_written(readme_results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lines_for_a_driver_run_as_written(readme_results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
 
     monkeypatch.chdir(readme_results)

@@ -22,18 +22,18 @@ from common.act.runs import CONFIG, WEIGHTS
 from common.cli.command import UserError, one_line
 from common.cli.config import to_dict
 from common.cli.validation import validate
-from common.lerobot.dataset import ACTION, IMAGES, STATE, image_key
+from common.lerobot.metadata import ACTION, IMAGES, STATE, image_key
 from common.storage.files import MANIFEST, find_damage, read_json, write_json
 
 ENVIRONMENT = "observation.environment_state"
 TRAIN_CONFIG = "train_config.json"
-# With one of these in config.json, older LeRobot releases refuse the file; all three are their defaults when absent.
+# Older LeRobot releases refuse a config.json with one of these; newer ones have defaults for all three.
 LATE_KEYS = ("use_peft", "pretrained_path", "pretrained_revision")
 
 
 @dataclass(frozen=True)
 class PolicyShape:
-    """The sizes of what goes in and out: cameras maps a name to (height, width, channels)."""
+    """The sizes of inputs and outputs; `cameras` maps a name to (height, width, channels)."""
 
     state_dim: int
     action_dim: int
@@ -41,7 +41,7 @@ class PolicyShape:
     environment_dim: int = 0
 
     def sizes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape that the statistics of each used feature must have."""
+        """Return the shape of the statistics of every feature that is used."""
         vectors = {STATE: (self.state_dim,), ACTION: (self.action_dim,), ENVIRONMENT: (self.environment_dim,)}
         images = {image_key(name): (size[2], 1, 1) for name, size in self.cameras.items()}
         return {key: size for key, size in {**vectors, **images}.items() if size != (0,)}
@@ -71,7 +71,7 @@ class Checkpoint:
         """
         settings, act, shape = read_settings(folder)
         _require_intact(folder)
-        with torch.device("meta"):  # the weights come from the file; drawing random ones first would only take time
+        with torch.device("meta"):  # the weights come from the file, so that random ones need not be drawn
             network = new_network(act, shape)
         weights, buffers = split_buffers(read_tensors(folder / WEIGHTS), shape.sizes(), str(folder / WEIGHTS))
         _load_weights(network, weights, folder / WEIGHTS)
@@ -91,7 +91,7 @@ class Checkpoint:
         return TrainingRecord.model_validate(self.train_config)
 
     def write(self, folder: Path) -> None:
-        """Write the seven files into an existing folder."""
+        """Write the seven files of the format into an existing folder."""
         settings = self._config_json()
         write_json(folder / CONFIG, settings)
         weights = {f"model.{k}": v.detach().cpu().float().contiguous() for k, v in self.network.state_dict().items()}

@@ -1,8 +1,8 @@
-"""The ACT network: state, images and, in training, the action chunk in; the predicted chunk and the posterior out.
+"""The ACT network: predicts a chunk of actions from the state and the images.
 
 Zhao et al. 2023, "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware", with LeRobot's parameter names.
 Tensor names end in their axes: B batch, C chunk step, A action, S state, E environment state, T token, D dim_model,
-L latent, N heads, d width of a head, H W pixels or cells, F backbone channels, P parameter-free position.
+L latent, N heads, d width of a head, H W pixels or cells, F backbone channels, P fixed positions.
 """
 
 import math
@@ -22,7 +22,7 @@ SINUSOID_BASE = 10_000.0  # Vaswani et al. 2017
 
 
 class ActConfig(Section):
-    """Everything that decides the network and how its chunks are executed; names and defaults are LeRobot's."""
+    """The settings of the network and of the execution of its chunks; names and defaults are LeRobot's."""
 
     chunk_size: int = Field(default=100, ge=1, description="actions predicted at once, in frames")
     n_action_steps: int | None = Field(
@@ -52,7 +52,7 @@ class ActConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        """Refuse values that do not fit each other."""
+        """Refuse combinations that are not possible."""
         if self.dim_model % self.n_heads or self.dim_model % 4:
             raise ValueError(
                 f"model.dim_model={self.dim_model}: expected a multiple of 4 and of model.n_heads={self.n_heads}"
@@ -75,7 +75,7 @@ class ActOutput(NamedTuple):
 
 
 class Act(nn.Module):
-    """The whole network; its state dict has LeRobot's names without the leading `model.`, in LeRobot's order.
+    """The complete network; its state dict has LeRobot's names, without the leading `model.`, in LeRobot's order.
 
     Random numbers come from torch's global generator: seed it before building, and before a step with dropout.
     """
@@ -128,8 +128,8 @@ class Act(nn.Module):
         """Predict the chunk of normalized actions (B, chunk_size, A).
 
         `images` holds one (B, 3, H, W) tensor per camera; every input is normalized. With `use_vae` and an action
-        the latent is mu + exp(log_variance / 2) * `noise_BL`; otherwise it is zero and there is no posterior. Where
-        `action_is_pad_BC` is True the VAE encoder does not look.
+        the latent is mu + exp(log_variance / 2) * `noise_BL`; otherwise it is zero and there is no posterior. The VAE
+        encoder does not attend to steps where `action_is_pad_BC` is True.
         """
         assert len(images) == self.n_cameras, f"built for {self.n_cameras} cameras, given {len(images)}"
         mu_BL = log_variance_BL = None
@@ -139,19 +139,19 @@ class Act(nn.Module):
             latent_BL = mu_BL + (log_variance_BL / 2).exp() * noise_BL
         else:
             latent_BL = state_BS.new_zeros(state_BS.shape[0], self.config.latent_dim)
-        x_BTD, place_TD = self._tokens(latent_BL, state_BS, environment_BE, images)
-        memory_BTD = self.encoder(x_BTD, place_TD)
-        y_BCD = self.decoder(memory_BTD, place_TD, self.decoder_pos_embed.weight)
+        x_BTD, pos_TD = self._tokens(latent_BL, state_BS, environment_BE, images)
+        memory_BTD = self.encoder(x_BTD, pos_TD)
+        y_BCD = self.decoder(memory_BTD, pos_TD, self.decoder_pos_embed.weight)
         return ActOutput(self.action_head(y_BCD), mu_BL, log_variance_BL)
 
     def backbone_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the image backbone, which have a learning rate of their own; none without cameras."""
+        """Return the parameters of the image backbone, which have their own learning rate; none without cameras."""
         return list(self.backbone.parameters()) if self.n_cameras else []
 
     def freeze(self) -> "Act":
-        """Make ready for inference alone, and return itself: eval mode, no gradients, batch norms folded once.
+        """Prepare for inference and return this network: eval mode, no gradients, batch norms folded once.
 
-        The state dict stays as it is. Folding at every call takes as long as the rest at batch 1 and 64x96 on a CPU.
+        The state dict does not change. Folding at every call would double the time at batch 1 and 64x96 on a CPU.
         """
         self.eval().requires_grad_(False)
         if self.n_cameras:
@@ -179,33 +179,33 @@ class Act(nn.Module):
         if self.environment_dim:
             assert environment_BE is not None, "built with an environment state, given none"
             vectors.append(self.encoder_env_state_input_proj(environment_BE))
-        tokens, places = [torch.stack(vectors, dim=1)], [self.encoder_1d_feature_pos_embed.weight]
+        tokens, positions = [torch.stack(vectors, dim=1)], [self.encoder_1d_feature_pos_embed.weight]
         for features_BFHW in self._features(images):
             # In channels_last the cells are rows already: the 1x1 convolution is a matrix product without a copy.
             rows_BTF = features_BFHW.permute(0, 2, 3, 1).flatten(1, 2)
             proj = self.encoder_img_feat_input_proj
             tokens.append(F.linear(rows_BTF, proj.weight.flatten(1), proj.bias))
-            places.append(self._grid(*features_BFHW.shape[-2:]))
-        return torch.cat(tokens, dim=1), torch.cat(places)
+            positions.append(self._grid(*features_BFHW.shape[-2:]))
+        return torch.cat(tokens, dim=1), torch.cat(positions)
 
     def _features(self, images: Sequence[Tensor]) -> Sequence[Tensor]:
         if len(images) > 1 and all(image.shape == images[0].shape for image in images):
-            together: Tensor = self.backbone(torch.cat(list(images)))
-            return together.view(len(images), -1, *together.shape[1:]).unbind()
+            features: Tensor = self.backbone(torch.cat(list(images)))
+            return features.view(len(images), -1, *features.shape[1:]).unbind()
         return [self.backbone(image) for image in images]
 
     def _grid(self, height: int, width: int) -> Tensor:
-        """Positions (H*W, D) of a feature map's cells, computed once per size, device and type."""
+        """Return positions (H*W, D) of a feature map's cells, computed once per size, device and type."""
         like = self.encoder_1d_feature_pos_embed.weight
         key = (height, width, like.device, like.dtype)
         if key not in self._grids:
-            with torch.inference_mode(False):  # a table born in inference mode could not serve training later
+            with torch.inference_mode(False):  # a tensor created in inference mode could not be used in training
                 self._grids[key] = grid_sinusoid(height, width, self.config.dim_model).to(like)
         return self._grids[key]
 
 
 def parameter_groups(model: Act, lr: float, lr_backbone: float) -> list[dict[str, Any]]:
-    """Two AdamW groups in LeRobot's order: everything but the backbone, then the backbone (empty without cameras)."""
+    """Return two AdamW groups in LeRobot's order: all but the backbone, then the backbone (empty without cameras)."""
     backbone = model.backbone_parameters()
     ids = {id(parameter) for parameter in backbone}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in ids]
@@ -233,35 +233,35 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(n_layers))
         self.norm = nn.LayerNorm(config.dim_model) if config.pre_norm else nn.Identity()
 
-    def forward(self, x_BTD: Tensor, place_TD: Tensor, mask: Tensor | None = None, n_out: int | None = None) -> Tensor:
-        """Return the first `n_out` tokens (all by default); the last layer leaves the others out."""
+    def forward(self, x_BTD: Tensor, pos_TD: Tensor, mask: Tensor | None = None, n_out: int | None = None) -> Tensor:
+        """Return the first `n_out` tokens (all by default); the last layer does not compute the others."""
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
-            x_BTD = layer(x_BTD, place_TD, mask=mask, n_out=n_out if i == last else None)
+            x_BTD = layer(x_BTD, pos_TD, mask=mask, n_out=n_out if i == last else None)
         out_BTD: Tensor = self.norm(x_BTD)
         return out_BTD
 
 
 class Decoder(nn.Module):
-    """A stack of layers that also attend to the encoder's output; starts from zeros, ends in a norm."""
+    """A stack of layers that also attend to the encoder's output; it starts from zeros and ends with a norm."""
 
     def __init__(self, config: ActConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Layer(config, cross=True) for _ in range(config.n_decoder_layers))
         self.norm = nn.LayerNorm(config.dim_model)
 
-    def forward(self, memory_BTD: Tensor, memory_place_TD: Tensor, place_CD: Tensor) -> Tensor:
-        """Return one token (B, C, D) per learned position `place_CD`."""
-        x_BCD = memory_BTD.new_zeros(memory_BTD.shape[0], *place_CD.shape)
-        key_BTD = memory_BTD + memory_place_TD
+    def forward(self, memory_BTD: Tensor, memory_pos_TD: Tensor, pos_CD: Tensor) -> Tensor:
+        """Return one token (B, C, D) per learned position `pos_CD`."""
+        x_BCD = memory_BTD.new_zeros(memory_BTD.shape[0], *pos_CD.shape)
+        key_BTD = memory_BTD + memory_pos_TD
         for layer in self.layers:
-            x_BCD = layer(x_BCD, place_CD, memory=(key_BTD, memory_BTD))
+            x_BCD = layer(x_BCD, pos_CD, memory=(key_BTD, memory_BTD))
         out_BCD: Tensor = self.norm(x_BCD)
         return out_BCD
 
 
 class Layer(nn.Module):
-    """Self attention, attention to a memory if `cross`, a feed-forward block; each in a residual with its norm."""
+    """Self-attention, with `cross` attention to a memory, and a feed-forward block; each with a residual and a norm."""
 
     def __init__(self, config: ActConfig, cross: bool = False) -> None:
         super().__init__()
@@ -281,7 +281,7 @@ class Layer(nn.Module):
     def forward(
         self,
         x_BTD: Tensor,
-        place_TD: Tensor,
+        pos_TD: Tensor,
         memory: tuple[Tensor, Tensor] | None = None,
         mask: Tensor | None = None,
         n_out: int | None = None,
@@ -289,14 +289,14 @@ class Layer(nn.Module):
         """Return the first `n_out` tokens; positions are added to queries and keys, never to values."""
 
         def self_attention(x_BTD: Tensor) -> Tensor:
-            key_BTD = x_BTD + place_TD
+            key_BTD = x_BTD + pos_TD
             out_BTD: Tensor = self.self_attn(key_BTD[:, :n_out], key_BTD, x_BTD, mask)
             return out_BTD
 
         x_BTD = self._residual(x_BTD, self.norm1, self_attention)
         if memory is None:
             return self._residual(x_BTD, self.norm2, self._feed_forward)
-        x_BTD = self._residual(x_BTD, self.norm2, lambda x_BTD: self.multihead_attn(x_BTD + place_TD, *memory))
+        x_BTD = self._residual(x_BTD, self.norm2, lambda x_BTD: self.multihead_attn(x_BTD + pos_TD, *memory))
         return self._residual(x_BTD, self.norm3, self._feed_forward)
 
     def _residual(self, x_BTD: Tensor, norm: nn.LayerNorm, block: Callable[[Tensor], Tensor]) -> Tensor:
@@ -313,7 +313,7 @@ class Layer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention with the parameters, and their random start, of nn.MultiheadAttention."""
+    """Multi-head attention with the parameters and the initialization of nn.MultiheadAttention."""
 
     def __init__(self, config: ActConfig) -> None:
         super().__init__()
@@ -349,9 +349,9 @@ def attend(query_BNQd: Tensor, key_BNKd: Tensor, value_BNKd: Tensor, mask: Tenso
 
 
 def drop(x: Tensor, dropout: float) -> Tensor:
-    """Zero each element with probability `dropout`, to 16 bits, and scale the others so that the mean stays.
+    """Zero each element with probability `dropout`, rounded to 16 bits, and scale the others to keep the mean.
 
-    On a CPU torch draws one random number per element, which took a sixth of a training step; here one serves four.
+    On a CPU, torch draws a random number per element, which took a sixth of a training step; here one serves four.
     """
     if not (0.0 < dropout < 1.0 and x.is_cpu):
         return F.dropout(x, dropout)

@@ -1,4 +1,4 @@
-"""Robot units and 0..255 images in, the network's units out, and back; by the statistics a checkpoint carries."""
+"""Normalization between robot units and the network's units, by the statistics of a checkpoint."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -17,11 +17,11 @@ _BUFFER = re.compile(r"(?:normalize_inputs|normalize_targets|unnormalize_outputs
 
 
 class Normalizer:
-    """One affine map per feature.
+    """An affine map for every feature.
 
     `statistics` maps "<feature>.<stat>" to a tensor, as LeRobot's processor files do; `mapping` says how STATE, ACTION, ENV
     and VISUAL features are normalized; `sizes` gives the shape each used feature's statistics must have. A statistic that is
-    missing, has another shape or is not finite is refused: LeRobot passes such a feature through un-normalized in silence.
+    missing, has another shape or is not finite is refused; LeRobot would silently leave such a feature unnormalized.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class Normalizer:
         self._affine = {key: self._map(key, mapping.get(_kind(key), "IDENTITY"), shape) for key, shape in sizes.items()}
 
     def apply(self, key: str, value: Tensor) -> Tensor:
-        """Map a feature, dimensions last, from robot units to the network's."""
+        """Map a feature (..., dimensions) from robot units to the network's units."""
         shift, scale, _ = self._affine[key]
         return (value - shift) / scale
 
     def restore(self, key: str, value: Tensor) -> Tensor:
-        """Map a feature from the network's units back to robot units."""
+        """Map a feature (..., dimensions) from the network's units back to robot units."""
         shift, _, scale = self._affine[key]
         return value * scale + shift
 
@@ -51,11 +51,11 @@ class Normalizer:
         return self.apply(key, image_BHWC.permute(0, 3, 1, 2).float() / 255)
 
     def statistics(self) -> dict[str, Tensor]:
-        """Return all statistics, used or not, as they are saved."""
+        """Return all statistics as they are saved, including those that are not used."""
         return {key: value.contiguous() for key, value in self._statistics.items()}
 
     def to(self, device: torch.device) -> "Normalizer":
-        """Move the maps to a device."""
+        """Move the maps to a device and return this object."""
         self._affine = {
             key: (shift.to(device), scale.to(device), back.to(device))
             for key, (shift, scale, back) in self._affine.items()
@@ -96,7 +96,7 @@ def _kind(key: str) -> str:
 def split_buffers(
     tensors: Mapping[str, Tensor], keys: Iterable[str], where: str
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Part a model.safetensors into weights and, when LeRobot 0.3 wrote it, "<feature>.<stat>" statistics."""
+    """Split a model.safetensors into weights and, when LeRobot 0.3 wrote it, "<feature>.<stat>" statistics."""
     features = {key.replace(".", "_"): key for key in keys}
     weights, statistics = {}, dict[str, Tensor]()
     for name, tensor in tensors.items():

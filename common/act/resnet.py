@@ -1,4 +1,4 @@
-"""ResNet-18, 34 and 50 without pooling and classifier: normalized images in, the last feature map out.
+"""ResNet-18, 34 and 50 without pooling and classifier: normalized images to the last feature map.
 
 Tensor names end in their axes: B batch, C channels, H W pixels or cells.
 """
@@ -31,7 +31,7 @@ WEIGHTS_URLS = {
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """A batch norm whose statistics and affine part never change: never called, but folded into a convolution."""
+    """A batch norm with constant statistics and affine parameters. It is folded into a convolution and never called."""
 
     weight: Tensor
     bias: Tensor
@@ -50,21 +50,21 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("folded_bias", None, persistent=False)
 
     def fold(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weight, in channels_last, and the bias of a convolution that also does this norm."""
+        """Return weight (in channels_last) and bias of the convolution that includes this norm."""
         if self.folded_weight is not None and self.folded_bias is not None:
             return self.folded_weight, self.folded_bias
         scale_C = self.weight * (self.running_var + NORM_EPS).rsqrt()
         bias = self.bias - self.running_mean * scale_C
         if weight.shape[-1] == 1:
-            # A 1x1 kernel has both layouts at once; through a matrix its gradient comes back in the parameter's own strides,
-            # which is what DistributedDataParallel's buckets have.
+            # A 1x1 kernel has both layouts at once. As a matrix product, its gradient has the parameter's own strides, which
+            # DistributedDataParallel's buckets expect.
             return (weight.flatten(1) * scale_C[:, None])[:, :, None, None], bias
-        # The layout is changed before the product, so that the backward pass finds it changed already.
+        # Change the layout before the product, so that the backward pass need not.
         return weight.contiguous(memory_format=torch.channels_last) * scale_C[:, None, None, None], bias
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions, or the 1x1, 3x3, 1x1 bottleneck, and the residual around them."""
+    """Two 3x3 convolutions, or a 1x1, 3x3, 1x1 bottleneck, with a residual."""
 
     def __init__(self, channels_in: int, channels: int, stride: int, bottleneck: bool) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class _Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A ResNet up to and including layer4, with torchvision's parameter names and its random start."""
+    """A ResNet up to and including layer4, with torchvision's parameter names and initialization."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -128,10 +128,10 @@ class ResNet(nn.Module):
 
 
 def load_backbone_weights(backbone: ResNet, source: str) -> None:
-    """Start `backbone` from `source`: a torchvision weights name or a local .pth or .safetensors file.
+    """Load weights into `backbone` from `source`: the name of torchvision weights or a local .pth or .safetensors file.
 
-    A name is looked up in torch.hub's checkpoint folder first and downloaded if it is not there. Classifier (`fc.`)
-    and `num_batches_tracked` are ignored. Raises UserError for anything that does not fit, naming the tensor.
+    A name is searched for in torch.hub's checkpoint folder and downloaded if it is not there. The classifier (`fc.`) and
+    `num_batches_tracked` are ignored. Raises UserError naming the tensor that does not fit.
     """
     weights = {
         key: tensor
@@ -143,7 +143,7 @@ def load_backbone_weights(backbone: ResNet, source: str) -> None:
         if key not in weights:
             problem = f"{key} is missing"
         elif key not in own:
-            problem = f"{key} has no place in this backbone"
+            problem = f"{key} is not part of this backbone"
         elif weights[key].shape != own[key].shape:
             problem = f"{key} has shape {tuple(weights[key].shape)}, expected {tuple(own[key].shape)}"
         else:

@@ -1,7 +1,7 @@
-"""What every main() shares: how it logs, and how an exception becomes one line and an exit code.
+"""The frame of every command: logging, progress, and the translation of exceptions into one line and an exit code.
 
-Exit codes: 0 done; 2 the operator can mend it; 75 (EX_TEMPFAIL) the same command may work later; 1 a bug of ours, with
-its traceback.
+Exit codes: 0 success; 2 user error; 75 temporary failure (EX_TEMPFAIL); 130 stopped by Ctrl-C; 1 internal error, with its
+traceback.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from common.cli.redact import RedactingFormatter, install_hooks, redact
 EXIT_USER = 2
 EXIT_TRANSIENT = 75
 LOG_PERIOD_S = 10.0
-STOPPED = "stopped; run the same command again to go on"
-# What the operating system refuses and its owner can mend; every other OSError is a bug of ours.
+STOPPED = "stopped; run the same command again to continue"
+# Refusals of the operating system that its user can resolve; any other OSError is an internal error.
 _REMEDIES = {
     errno.ENOSPC: "free some space and run again",
     errno.EDQUOT: "free some space and run again",
@@ -41,30 +41,30 @@ log = logging.getLogger(__name__)
 
 
 class UserError(Exception):
-    """Something the operator can mend; its text is one line: what is wrong: which thing, which value; what to do."""
+    """An error that the user can resolve. Its text is one line: the thing, its value, and the way out."""
 
 
 class TransientError(Exception):
-    """A cause outside the program that may pass: the same command may work later."""
+    """A temporary failure outside the program: the same command may succeed later."""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are one line on stderr, like every other complaint of ours."""
+    """An argument parser that raises UserError, so that its errors look like all others."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise UserError instead of printing the usage and leaving."""
+        """Raise UserError instead of printing the usage and exiting."""
         raise UserError(f"command line: {message}; see {self.prog} --help")
 
 
 def add_config_flags(parser: argparse.ArgumentParser, sections: str) -> None:
-    """Add --config and --override, the same in every stage; `flags.override` is a flat list of key=value texts."""
+    """Add --config and --override, which every stage has; `flags.override` is a flat list of key=value texts."""
     parser.add_argument("--config", type=Path, help=f"YAML file with the sections {sections}")
     help_text = "such as data.fps=15; takes several and repeats"
     parser.add_argument("--override", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=help_text)
 
 
 def progress(items: Iterable[T], total: int, label: str, unit: str = "it") -> Iterator[T]:
-    """Yield `items` while showing rate and ETA: a bar on a terminal, a line about every ten seconds in a log."""
+    """Yield `items` and show rate and remaining time: a bar on a terminal, a line about every ten seconds in a log."""
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=label, unit=unit, dynamic_ncols=True)
         return
@@ -80,17 +80,17 @@ def progress(items: Iterable[T], total: int, label: str, unit: str = "it") -> It
 
 
 def set_up_logging(level: int = logging.INFO) -> None:
-    """One format for the whole pipeline, on stderr, so that stdout stays for results; secrets are left out of it."""
+    """Log to stderr in one format and without secrets; stdout is left for results."""
     logging.basicConfig(level=level, force=True)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
-    for chatty in ("azure", "urllib3"):
-        logging.getLogger(chatty).setLevel(max(level, logging.WARNING) if level else logging.NOTSET)
+    for verbose in ("azure", "urllib3"):
+        logging.getLogger(verbose).setLevel(max(level, logging.WARNING) if level else logging.NOTSET)
     install_hooks()
 
 
 def one_line(error: BaseException) -> str:
-    """The text of an exception, or its type when it has none, without line breaks."""
+    """Return the text of an exception without line breaks, or its type when it has no text."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -109,21 +109,21 @@ def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
     if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_DFL):
         signal.signal(signal.SIGINT, _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may not be UTF-8
     try:
         code = main(None)
     except UserError as error:
         print(redact(f"error: {one_line(error)}"), file=sys.stderr)
         code = EXIT_USER
     except TransientError as error:
-        print(redact(f"error (may pass; run the same command again): {one_line(error)}"), file=sys.stderr)
+        print(redact(f"error (temporary; run the same command again): {one_line(error)}"), file=sys.stderr)
         code = EXIT_TRANSIENT
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one need not wait for the interpreter to take leave
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one need not wait for the interpreter to exit
         print(STOPPED, file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # `... | head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would complain again
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would fail again
         code = 0
     except OSError as error:
         if error.errno not in _REMEDIES:

@@ -1,7 +1,7 @@
-"""Text in; the same text without any secret that the environment holds, out.
+"""Removal of secrets from everything that is printed or logged.
 
-A secret is looked for as it is, quoted for a URL, and unquoted: urllib3 at DEBUG prints whole URLs, and with them the
-signature of a shared access token.
+A secret of the environment is searched for as it is, quoted for a URL, and decoded: urllib3 at DEBUG prints whole URLs, and
+with them the signature of a shared access token.
 """
 
 import logging
@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from urllib.parse import quote, quote_plus, unquote, unquote_plus
+from urllib.parse import quote, unquote
 
 VARIABLES = (
     "AZURE_STORAGE_SAS_TOKEN",
@@ -27,7 +27,8 @@ VARIABLES = (
     "HF_TOKEN",
 )
 HIDDEN = "***"
-# Wherever such a name stands, its value is a secret, also one that is not ours.
+MIN_SECRET_CHARS = 8  # replacing shorter ones would garble the text
+# The value of such a name is a secret, whoever it belongs to.
 NAMED = re.compile(r"(?i)\b(sig|AccountKey|SharedAccessSignature)(=|%3D)([^\s&;'\"<>]+)")
 
 
@@ -42,10 +43,8 @@ def _forms(environment: Mapping[str, str]) -> list[str]:
     """Return all spellings of all secrets, the longest first."""
     secrets = {part for name in VARIABLES for part in _parts(environment.get(name, ""))}
     secrets |= {unquote(secret) for secret in secrets}
-    ways = (str, quote, quote_plus, unquote, unquote_plus, lambda text: quote(text, safe=""), _lower_quoted)
-    forms = {way(secret) for secret in secrets for way in ways}
-    forms |= {repr(form)[1:-1] for form in forms}
-    return sorted((form for form in forms if len(form) >= 8), key=len, reverse=True)  # shorter ones hide nothing
+    forms = secrets | {quote(secret, safe=safe) for secret in secrets for safe in ("/", "")}
+    return sorted((form for form in forms if len(form) >= MIN_SECRET_CHARS), key=len, reverse=True)
 
 
 def _parts(value: str) -> Iterator[str]:
@@ -53,10 +52,6 @@ def _parts(value: str) -> Iterator[str]:
     yield value.lstrip("?")
     for found in NAMED.finditer(value):
         yield found[3]
-
-
-def _lower_quoted(text: str) -> str:
-    return re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), quote(text, safe=""))
 
 
 class RedactingFormatter(logging.Formatter):

@@ -1,4 +1,4 @@
-"""JPEG, PNG or video bytes in, RGB images (height, width, 3) uint8 out."""
+"""Decoding of JPEG, PNG and video to RGB images (height, width, 3) uint8, and resizing."""
 
 import contextlib
 import functools
@@ -15,8 +15,8 @@ from common.cli.command import UserError, one_line
 
 Image = npt.NDArray[np.uint8]
 
-MAX_PIXELS = 1 << 24  # a small file can claim any size: it is compared with this before memory is taken
-RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # rows as they are stored, like every other reader
+MAX_PIXELS = 1 << 24  # a small file can declare any size: it is compared with this before memory is allocated
+RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # other readers do not rotate images either
 # libjpeg and libpng conceal damage and only print a line about it; a padded color profile is no damage.
 DAMAGE = re.compile(rb"Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|Invalid SOS|libpng error")
 
@@ -67,18 +67,18 @@ def _capture_file(_process: int) -> int:
 
 
 def resize(image: Image, size: tuple[int, int] | None) -> Image:
-    """Return the image in (height, width) `size`, by areas where it shrinks; None leaves it as it is."""
+    """Return the image resized to `size` (height, width); None leaves it as it is."""
     if size is None or image.shape[:2] == size:
         return image
     shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
-    way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (size[1], size[0]), interpolation=way)  # type: ignore[return-value]
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (size[1], size[0]), interpolation=interpolation)  # type: ignore[return-value]
 
 
 def decode_video(path: Path, start_s: float, count: int, fps: int) -> Iterator[Image]:
-    """Yield `count` frames of a video from time `start_s` on, in order, RGB (height, width, 3) uint8.
+    """Yield `count` frames of a video in order, starting at `start_s`, as RGB (height, width, 3) uint8.
 
-    Frame i is the one shown at start_s + i / fps; a frame further off than 1e-4 s (LeRobot's tolerance) is an error.
+    Frame i is the one at start_s + i / fps; raises UserError when it is off by more than 1e-4 s, LeRobot's tolerance.
     """
     import av
 

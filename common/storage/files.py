@@ -31,18 +31,18 @@ _TEMPORARY = re.compile(rf"\.tmp-(?P<name>.+)-(?P<pid>\d+)(?P<replaced>{re.escap
 
 
 class DiskFullError(UserError):
-    """A disk has no room left; the text names the place and how many bytes were free."""
+    """A disk is full; the text names the path and the number of bytes that were free."""
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write `data` under `path` at once: readers see the old file or the new one, never a part."""
+    """Write `data` to `path` atomically: readers see the old file or the new one, never a part."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what was written there takes the name when the block ends well."""
+    """Yield a temporary path beside `path`; the file written there is renamed to `path` when the block succeeds."""
     temporary = temporary_path(path)
     try:
         with full_disk_named(path):
@@ -55,9 +55,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON; NaN is refused because JSON has none.
+    """Write `value` as indented JSON; raises ValueError for NaN and infinity, which JSON lacks.
 
-    What of a file's name is no UTF-8 becomes JSON's own escape, as which it is read again.
+    File names that are not UTF-8 are written with JSON escapes and are read back unchanged.
     """
     text = json.dumps(value, indent=4, allow_nan=False, ensure_ascii=False) + "\n"
     write_file(path, text.encode(errors="backslashreplace"))
@@ -75,10 +75,10 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def new_folder(path: Path, manifest: bool = True) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `path`, complete, when the block ends well, and vanishes when it does not.
+    """Yield a temporary folder that is renamed to `path` when the block succeeds, and removed when it fails.
 
-    An existing `path` is replaced: the caller has made sure that it may be. Raises UserError when nothing can be made
-    there.
+    An existing `path` is replaced: call `require_ours` first. With `manifest`, size and sha256 of every file are recorded.
+    Raises UserError when the folder cannot be created.
     """
     temporary = temporary_path(path)
     try:
@@ -87,7 +87,7 @@ def new_folder(path: Path, manifest: bool = True) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)  # a restarted container gives the same pids again
         temporary.mkdir()
     except OSError as error:
-        raise UserError(f"{path} cannot be made: {error.strerror}; choose another folder") from error
+        raise UserError(f"{path} cannot be created: {error.strerror}; choose another folder") from error
     try:
         with full_disk_named(path):
             yield temporary
@@ -109,9 +109,9 @@ def describe_folder(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def find_damage(folder: Path, below: str = "", suffix: str = "") -> str | None:
-    """Return what is wrong with a folder that has a manifest, None when every file has the size and sha256 it should.
+    """Compare a folder with its manifest and return the first difference, None when there is none.
 
-    Only files whose relative names begin with `below` and end with `suffix` are looked at.
+    Only files whose relative names begin with `below` and end with `suffix` are read.
     """
     try:
         manifest = read_json(folder / MANIFEST)
@@ -121,7 +121,6 @@ def find_damage(folder: Path, below: str = "", suffix: str = "") -> str | None:
                 continue
             if not path.is_file():
                 return f"{name} is missing"
-            # The size first, because it costs nothing.
             if path.stat().st_size != wanted["bytes"] or sha256(path) != wanted["sha256"]:
                 return f"{name} is not what {MANIFEST} says"
     except UserError as error:
@@ -221,37 +220,37 @@ def require_ours(
         raise UserError(f"{flag} {folder} holds {(foreign or found)[0]}, which is no {what}; choose another folder")
     parent = nearest_existing(folder)
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
-        raise UserError(f"{flag} {folder} cannot be made: {parent} is not a folder that may be written to")
+        raise UserError(f"{flag} {folder} cannot be created: {parent} is not a folder that may be written to")
 
 
 def nearest_existing(path: Path) -> Path:
-    """Return `path`, or the nearest of its parents that exists."""
-    return next(place for place in (path, *path.absolute().parents) if place.exists())
+    """Return `path`, or its nearest parent that exists."""
+    return next(parent for parent in (path, *path.absolute().parents) if parent.exists())
 
 
 def free_bytes(path: Path) -> int:
-    """Return how much room is left on the disk that holds `path`, or would."""
+    """Return the free space of the disk on which `path` is, or would be, stored."""
     return shutil.disk_usage(nearest_existing(path)).free
 
 
 def require_free(folder: Path, needed_bytes: int, what: str) -> None:
-    """Raise UserError naming both figures when the disk that holds `folder` cannot take `needed_bytes` more."""
-    left_bytes = free_bytes(folder)
-    if left_bytes < needed_bytes:
+    """Raise UserError with both numbers when the disk of `folder` has less than `needed_bytes` free."""
+    available_bytes = free_bytes(folder)
+    if available_bytes < needed_bytes:
         raise UserError(
-            f"disk too full for {what}: {nearest_existing(folder)} has {left_bytes:,} bytes free, {needed_bytes:,} are needed; "
-            "free some space or choose another folder"
+            f"disk too full for {what}: {nearest_existing(folder)} has {available_bytes:,} bytes free, {needed_bytes:,} are "
+            "needed; free some space or choose another folder"
         )
 
 
 @contextlib.contextmanager
 def full_disk_named(path: Path) -> Iterator[None]:
-    """Raise DiskFullError when the disk that holds `path` fills up; the system's own error does not name the place."""
+    """Raise DiskFullError when the disk of `path` fills up in the block; the system's error does not name the path."""
     before_bytes = free_bytes(path)
     try:
         yield
     except Exception as error:
-        # Libraries in C and Rust hand the system's words on, not its number.
+        # Libraries in C and Rust pass on the system's message, not its number.
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if not full and os.strerror(errno.ENOSPC) not in str(error):
             raise

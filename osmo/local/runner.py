@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from common.cli.command import UserError, one_line
 from common.storage.files import write_file
@@ -49,10 +49,8 @@ class Result(NamedTuple):
     work: Path
 
 
-class Run(BaseModel):
+class Run(BaseModel, frozen=True, extra="forbid"):
     """A run of a workflow on this machine, as run.json keeps it: all that `restart` needs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: Path  # the workflow file; localpath is relative to its folder
     workflow_id: str

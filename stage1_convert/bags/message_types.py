@@ -1,4 +1,4 @@
-"""A message type and the definition that its bag carries in; the rosbags typestore that takes its messages apart, out."""
+"""Chooses the rosbags typestore that deserializes the messages of a type: by the bag's definition, or by a ROS 2 distro's."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""A ROS 1 .bag in; its channels and its messages, converted to the CDR form of ROS 2, out. rosbags does all of it."""
+"""Reads ROS 1 .bag files with rosbags: their channels, and their messages converted to the CDR form of ROS 2."""
 
 import functools
 from collections.abc import Callable, Collection, Iterator
@@ -18,8 +18,8 @@ class Rosbag1:
     def __init__(self, path: Path) -> None:
         self._reader = Reader(path)
         self._reader.open()
-        for place, chunk in self._reader.chunks.items():
-            self._reader.chunks[place] = chunk._replace(decompressor=_bounded(chunk.decompressor))
+        for position, chunk in self._reader.chunks.items():
+            self._reader.chunks[position] = chunk._replace(decompressor=_bounded(chunk.decompressor))
         self.channels = {
             c.id: Channel(c.topic, c.msgtype, "cdr", c.msgdef, c.msgcount) for c in self._reader.connections
         }
@@ -34,11 +34,11 @@ class Rosbag1:
                 yield connection.id, receive_ns, bytes(types.ros1_to_cdr(data, connection.msgtype))
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._reader.close()
 
 
 def _bounded(decompress: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
-    """Return a decompressor that refuses what expands implausibly, in place of one of rosbags that does not."""
+    """Return a decompressor that refuses what expands implausibly; that of rosbags does not."""
     codec = next((name for name in ("bz2", "lz4") if decompressors[name] is decompress), None)
     return functools.partial(unpack, codec=codec) if codec else decompress

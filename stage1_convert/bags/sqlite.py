@@ -1,4 +1,4 @@
-"""A rosbag2 sqlite3 file in; its channels and raw messages, also those that stand only in its write-ahead log, out.
+"""Reads rosbag2 sqlite3 files: their channels and messages, also those that are only in the write-ahead log.
 
 rosbags opens such files as immutable, which hides the write-ahead log, and drops topics whose QoS text differs.
 """
@@ -32,15 +32,17 @@ class Database:
 
     def read(self, wanted: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
         """Yield (channel, receive time in ns, serialized message) in the order of the receive times."""
-        marks = ", ".join("?" * len(wanted))
-        query = f"SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({marks}) ORDER BY timestamp, id"  # noqa: S608
+        placeholders = ", ".join("?" * len(wanted))
+        query = (
+            f"SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({placeholders}) ORDER BY timestamp, id"  # noqa: S608
+        )
         for channel, receive_ns, data in self._connection.execute(query, tuple(wanted)):
             if not (type(receive_ns) is int and type(data) is bytes):
                 raise UserError(f"a row of topic {self.channels[channel].topic} holds no message: it is damaged")
             yield channel, receive_ns, data
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._connection.close()
 
     def _read_channels(self) -> dict[int, Channel]:
@@ -50,12 +52,15 @@ class Database:
             definitions = {name: definition(*rest) for name, *rest in self._connection.execute(query)}
         topics = self._connection.execute("SELECT id, name, type, serialization_format FROM topics ORDER BY id")
         return {
-            number: Channel(name, kind, serialization, definitions.get(kind, NO_DEFINITION), 0)
-            for number, name, kind, serialization in topics
+            number: Channel(name, msgtype, serialization, definitions.get(msgtype, NO_DEFINITION), 0)
+            for number, name, msgtype, serialization in topics
         }
 
     def _count(self) -> tuple[int, int]:
-        """Count each channel's rows in the table, and hold their sum against the index that they are read by."""
+        """Count each channel's rows in the table, and compare their sum with the index by which they are read.
+
+        Returns the first and the last receive time.
+        """
         first, last, total = [], [], 0
         query = "SELECT topic_id, COUNT(*), MIN(timestamp), MAX(timestamp) FROM messages NOT INDEXED GROUP BY topic_id"
         for channel, count, start_ns, end_ns in self._connection.execute(query):

@@ -39,12 +39,12 @@ class Storage(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         ...
 
 
 def definition(encoding: str, text: str) -> MessageDefinition:
-    """Return a message definition as rosbags takes it; one in a language that nobody asked for is none."""
+    """Return a message definition for rosbags; one in an unknown language counts as none."""
     return MessageDefinition(FORMATS[encoding], text) if encoding in FORMATS and text else NO_DEFINITION
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.cli.command import UserError
+from common.report.formatting import counted
 from stage1_convert.check.findings import Finding, Findings
 from stage1_convert.check.images import check_images
 from stage1_convert.check.info import Declared, check_info
@@ -57,7 +58,7 @@ def _check_names(root: Path, declared: Declared, findings: Findings) -> None:
     check_file_names(root / "meta" / "episodes", "parquet", declared.chunks_size, findings)
     videos = root / "videos"
     for folder in sorted(videos.iterdir()) if videos.is_dir() else ():
-        if folder.name in declared.of("video"):
+        if folder.name in declared.of_dtype("video"):
             check_file_names(folder, "mp4", declared.chunks_size, findings)
         else:
             findings.add(folder, "belongs to no video feature in info.json")
@@ -69,7 +70,6 @@ def print_report(report: Report) -> int:
     """Print one line for each finding and a summary; returns the exit code, 0 or 2."""
     for finding in report.findings:
         print(finding)
-    count = len(report.findings)
-    found = f"{count} finding{'s' * (count > 1)}" if count else "no findings"
+    found = counted(len(report.findings), "finding") if report.findings else "no findings"
     print(f"{report.files} files, {report.frames} frames, {report.images} images: {found}")
     return 2 if report.findings else 0

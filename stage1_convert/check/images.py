@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.cli.command import UserError, one_line, progress
-from common.lerobot.dataset import Feature
 from common.lerobot.images import Image, captured_stderr, decode_image, decode_intact
+from common.lerobot.metadata import Feature
 from stage1_convert.check.findings import Findings
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes, episode_of_rows
@@ -31,7 +31,7 @@ class ImageSample:
 
     def __init__(self, declared: Declared, episodes: Episodes, rows: int) -> None:
         self.sums = {
-            key: np.zeros((len(episodes.places), *HISTOGRAM), np.int64) for key in declared.of("image", "video")
+            key: np.zeros((len(episodes.places), *HISTOGRAM), np.int64) for key in declared.of_dtype("image", "video")
         }
         self.is_sampled = np.zeros(rows, np.bool_)
         for start, stop in episodes.bounds:
@@ -55,12 +55,12 @@ class ImageSample:
 def check_images(root: Path, declared: Declared, rows: Rows, episodes: Episodes, findings: Findings) -> ImageSample:
     """Decode every image and every video frame of the dataset."""
     sample = ImageSample(declared, episodes, rows.parts[-1].stop)
-    stored = declared.of("image")
+    stored = declared.of_dtype("image")
     if stored:
         for part in progress(rows.parts, len(rows.parts), "check images", "file"):
             for key, feature in stored.items():
                 _check_images(part, key, feature, sample, findings)
-    for key, feature in declared.of("video").items():
+    for key, feature in declared.of_dtype("video").items():
         check_videos(root, key, feature, declared.fps, episodes, sample.add, findings)
     return sample
 

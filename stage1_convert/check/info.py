@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, Field, StrictStr
 
 from common.cli.command import UserError
-from common.lerobot.dataset import DATA_PATH, FILES_PER_CHUNK, IMAGE_DTYPES, INDEX_COLUMNS, VIDEO_PATH, Feature
+from common.lerobot.metadata import DATA_PATH, FILES_PER_CHUNK, IMAGE_DTYPES, INDEX_COLUMNS, VIDEO_PATH, Feature
 from common.storage.files import read_json
 from stage1_convert.check.findings import Findings
 
@@ -65,7 +65,7 @@ class Declared(NamedTuple):
         """The features that have a column in the data files."""
         return {key: feature for key, feature in self.features.items() if feature.dtype != "video"}
 
-    def of(self, *dtypes: str) -> dict[str, Feature]:
+    def of_dtype(self, *dtypes: str) -> dict[str, Feature]:
         """The features of these dtypes."""
         return {key: feature for key, feature in self.features.items() if feature.dtype in dtypes}
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from common.lerobot.dataset import DATA_PATH, EPISODES_PATH, episode_paths
+from common.lerobot.metadata import DATA_PATH, EPISODES_PATH, episode_paths
 from stage1_convert.check.findings import Findings
 from stage1_convert.check.info import Declared
 
@@ -95,7 +95,7 @@ def check_episodes(root: Path, declared: Declared, tasks: list[str] | None, find
 
 def _check_columns(path: Path, table: pa.Table, declared: Declared, findings: Findings) -> bool:
     wanted = dict.fromkeys(BOUNDS, pa.int64())
-    for key in declared.of("video"):
+    for key in declared.of_dtype("video"):
         wanted |= {f"videos/{key}/{name}": kind for name, kind in VIDEO_COLUMNS.items()}
     missing = [name for name in wanted if name not in table.column_names]
     if missing:

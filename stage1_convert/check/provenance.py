@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from common.cli.command import UserError
-from common.lerobot.dataset import ACTION, IMAGES, data_file
+from common.lerobot.metadata import ACTION, IMAGES, data_file
 from common.storage.files import read_json
 from stage1_convert.check.findings import Findings
 from stage1_convert.check.info import Declared
@@ -65,7 +65,7 @@ def _check_record(
     action = declared.features.get(ACTION)
     if action is not None:
         findings.expect(path, "action (info.json: features.action.info)", record.action, action.info)
-    cameras = [key.removeprefix(IMAGES) for key in declared.of("image", "video")]
+    cameras = [key.removeprefix(IMAGES) for key in declared.of_dtype("image", "video")]
     findings.expect(path, "cameras", record.cameras, cameras)
     return entries
 

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.cli.command import UserError, one_line, progress
+from common.report.formatting import counted
 from common.storage.files import free_bytes
 from common.storage.worker import Limits, map_isolated
 from stage1_convert.bags.bag import open_bag
 from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config
 from stage1_convert.images.encode import encode
-from stage1_convert.pipeline.convert_bag import BagPlan, plan_bag
 from stage1_convert.pipeline.frames import FrameReader
+from stage1_convert.pipeline.plan_bag import BagPlan, plan_bag
 from stage1_convert.sources.folder import size_bytes
 from stage1_convert.sources.source import BagInfo, BagSource, FetchedBag, Source
 
@@ -66,14 +67,16 @@ def _estimate_all(source: BagSource, bags: Sequence[BagInfo], config: Config) ->
         with contextlib.closing(map_isolated(_estimate, tasks, 1, _limits)) as results:
             for result, (bag, _) in zip(results, pending, strict=True):
                 source.release(bag.source, None)
-                if isinstance(result, UserError):
-                    result = BagEstimate(bag.source.name, refused=one_line(result))
-                yield result
+                yield _refused(bag, result) if isinstance(result, UserError) else result
 
 
 def _estimate(task: tuple[FetchedBag, Config]) -> BagEstimate:
     bag, config = task
-    return BagEstimate(bag.source.name, refused=bag.fault) if bag.fault else estimate_bag(bag.source, config)
+    return _refused(bag, UserError(bag.fault)) if bag.fault else estimate_bag(bag.source, config)
+
+
+def _refused(bag: FetchedBag, reason: UserError) -> BagEstimate:
+    return BagEstimate(bag.source.name, refused=one_line(reason))
 
 
 def _limits(task: tuple[FetchedBag, Config]) -> Limits:
@@ -118,11 +121,10 @@ def _image_bytes(source: Source, bag: BagPlan, config: Config, scratch: Path) ->
 def _describe(estimate: BagEstimate, fps: int, size: str) -> list[str]:
     if estimate.refused is not None:
         return [f"bag {estimate.bag}: refused: {estimate.refused}"]
-    count = len(estimate.frames)
     lengths = ", ".join(f"{frames / fps:.1f}" for frames in estimate.frames)
     left_out = f", {estimate.left_out} frames left out" if estimate.left_out else ""
     lines = [
-        f"bag {estimate.bag}: {count} episode{'s' * (count != 1)} of {lengths} s, {sum(estimate.frames)} frames"
+        f"bag {estimate.bag}: {counted(len(estimate.frames), 'episode')} of {lengths} s, {sum(estimate.frames)} frames"
         f"{left_out}, {size} {estimate.size_bytes / 1e6:.1f} MB"
     ]
     lines += [f"  {gap}" for gap in estimate.gaps[:SHOWN_GAPS]]

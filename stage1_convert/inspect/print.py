@@ -10,6 +10,7 @@ import numpy as np
 
 from common.cli.command import UserError, one_line
 from common.lerobot.images import resize
+from common.report.formatting import counted
 from common.storage.files import write_file
 from common.storage.worker import Limits, map_isolated
 from stage1_convert.align.joint_fields import COMMANDS
@@ -31,7 +32,7 @@ def inspect(path: Path, out: Path | None = None, distro: str = "humble") -> int:
     `out` is created if it is missing; without it a new temporary folder is used. Returns the exit code: 2 when a bag cannot
     be read.
     """
-    sources = _sources(path)
+    sources = find_bags(path)
     folder = out or Path(tempfile.mkdtemp(prefix="inspect-"))
     folder.mkdir(parents=True, exist_ok=True)
     surveys, refused = [], 0
@@ -61,17 +62,11 @@ def _limits(arguments: tuple[Source, str]) -> Limits:
     return limits_for(size_bytes(arguments[0].path))
 
 
-def _sources(path: Path) -> list[Source]:
-    if (path / "metadata.yaml").is_file() or path.is_file():
-        return [Source(path.resolve().name, path)]
-    return find_bags(path)
-
-
 def describe(found: Survey, thumbnails: dict[str, Path]) -> list[str]:
     """Return the lines about one bag."""
     messages = sum(topic.read for topic in found.topics)
-    files = f"{found.files} file{'s' * (found.files != 1)}"
-    lines = [f"bag {found.name}: {files}, {_size(found.size_bytes)}, {found.seconds:.1f} s, {messages:,} messages"]
+    size = f"{counted(found.files, 'file')}, {_size(found.size_bytes)}, {found.seconds:.1f} s, {messages:,} messages"
+    lines = [f"bag {found.name}: {size}"]
     lines += [f"  {key}: {value}" for key, value in found.custom.items()]
     lines += ["", *_table([HEAD, *(_row(topic) for topic in found.topics)]), ""]
     for topic in found.topics:

@@ -23,16 +23,7 @@ from stage1_convert.report.page import write_page
 
 SIZE_REMEDY = "set conventions.image_resize"
 DUPLICATE = "holds the same recording as bag"
-TRUTH = {
-    "true": True,
-    "yes": True,
-    "1": True,
-    "success": True,
-    "false": False,
-    "no": False,
-    "0": False,
-    "failure": False,
-}
+TRUE, FALSE = ("true", "yes", "1", "success"), ("false", "no", "0", "failure")
 
 
 class Assembly:
@@ -142,4 +133,5 @@ def task_of(bag: str, custom_data: Mapping[str, str], config: Config) -> str:
 def success_of(custom_data: Mapping[str, str], config: Config) -> bool | str | None:
     """Return whether a demonstration succeeded, the recorded text where that is no yes or no, None where none is."""
     text = custom_data.get(config.data.success_key)
-    return None if text is None else TRUTH.get(text.strip().lower(), text)
+    word = (text or "").strip().lower()
+    return True if word in TRUE else False if word in FALSE else text

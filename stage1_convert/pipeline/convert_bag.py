@@ -15,20 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.cli.command import UserError, one_line
-from common.lerobot.dataset import ACTION, IMAGES, STATE
+from common.lerobot.metadata import ACTION, IMAGES, STATE
 from common.storage.files import DiskFullError, free_bytes, sha256
 from stage1_convert.align import state_action
-from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
-from stage1_convert.align.streams import BagStreams, read_streams
 from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.bags.storage import SIDECARS, storage_files, storage_format
-from stage1_convert.config import JOINTS, Config
+from stage1_convert.config import Config
 from stage1_convert.dataset.episode_file import GROUP_BYTES, EpisodeWriter, data_schema
 from stage1_convert.dataset.image_column import ImageColumnWriter, StoredImage
-from stage1_convert.dataset.record import BagEntry, ClockEntry, EpisodeEntry, Gap, LeftOut, MessageCount
+from stage1_convert.dataset.record import BagEntry, EpisodeEntry
 from stage1_convert.dataset.schema import describe_features
 from stage1_convert.dataset.stats import Stats
-from stage1_convert.images.video_topic import starts_video
 from stage1_convert.pipeline.cache import (
     ConvertedBag,
     episode_files,
@@ -38,6 +35,7 @@ from stage1_convert.pipeline.cache import (
     write_converted,
 )
 from stage1_convert.pipeline.frames import FrameReader
+from stage1_convert.pipeline.plan_bag import read_and_plan
 from stage1_convert.pipeline.progress import Progress
 from stage1_convert.sources.folder import size_bytes
 from stage1_convert.sources.source import Source
@@ -69,8 +67,7 @@ def convert_bag(source: Source, number: int, job: Job, sums: Mapping[str, str] |
         entry.storage, entry.sha256 = storage_format(" ".join(sums)), sums
         if not (job.cache / entry.key).exists():
             _require_space(source, job.cache)
-            with new_converted_bag(job.cache, entry.key) as folder:
-                _BagConversion(folder, job, entry, progress, number).run(source)
+            _convert_new(source, number, job, entry)
         frames = sum(episode.frames for episode in read_converted(job.cache / entry.key).entry.episodes)
     except DiskFullError:
         raise  # no fault of the bag's
@@ -82,6 +79,21 @@ def convert_bag(source: Source, number: int, job: Job, sums: Mapping[str, str] |
         return entry
     progress.plan(number, frames)
     return entry
+
+
+def _convert_new(source: Source, number: int, job: Job, entry: BagEntry) -> None:
+    """Convert a bag that is not in the cache, and fill in its entry."""
+    assert entry.key is not None
+    with new_converted_bag(job.cache, entry.key) as folder:
+        scratch = folder / "scratch"
+        scratch.mkdir()
+        with open_bag(source.path, scratch, job.config.data.ros_distro) as bag:
+            try:
+                image_stats = _BagConversion(bag, folder, number, job, entry).run()
+            finally:
+                entry.warnings += bag.warnings
+        shutil.rmtree(scratch)
+        write_converted(folder, ConvertedBag(entry=entry, image_stats=image_stats))
 
 
 def _is_temporary(error: BaseException | None) -> bool:
@@ -111,131 +123,59 @@ def _checksums(path: Path) -> dict[str, str]:
         raise UserError(f"cannot be read: {one_line(error)}") from error
 
 
-class BagPlan(NamedTuple):
-    """What a conversion would make of a bag: its entry, its streams, and its frames."""
-
-    entry: BagEntry
-    bag_streams: BagStreams
-    plan: EpisodePlan
-
-
-def plan_bag(source: Source, config: Config, scratch: Path) -> BagPlan:
-    """Return what a conversion would make of a bag, from one reading that skips the images.
-
-    Raises UserError as the conversion would, but for damaged images; `scratch` is an existing folder.
-    """
-    entry = BagEntry(bag=source.name, status="converted", reason=None, warnings=[])
-    with open_bag(source.path, scratch, config.data.ros_distro) as bag:
-        bag_streams, plan = _read_and_plan(bag, config, entry)
-        entry.warnings += bag.warnings
-    return BagPlan(entry, bag_streams, plan)
-
-
-def _read_and_plan(bag: Bag, config: Config, entry: BagEntry) -> tuple[BagStreams, EpisodePlan]:
-    """Read the streams, plan the episodes, and fill in what the entry says of them."""
-    entry.custom_data = bag.custom
-    bag_streams = read_streams(bag, config, starts_video)
-    streams, clocks = bag_streams.streams, bag_streams.clocks
-    entry.messages = {}
-    for stream in streams.values():
-        declared = bag.topics[stream.topic].declared
-        entry.messages[stream.topic] = MessageCount(declared=declared, read=stream.read, used=0)
-        if stream.read != declared:
-            entry.warnings.append(f"topic {stream.topic}: {declared} messages declared, {stream.read} read")
-    entry.clock = {
-        name: ClockEntry(
-            source=clock.source,
-            reason=clock.reason,
-            latency_ms=clock.latency_ms,
-            first_ns=int(clock.stamps_ns[0]),
-            last_ns=int(clock.stamps_ns[-1]),
-        )
-        for name, clock in clocks.items()
-    }
-    angles = streams[JOINTS].values[:, : len(config.conventions.joint_order)]
-    plan = make_plan(clocks, angles, bag_streams.markers_ns, config)
-    if entry.bag in config.data.episodes:
-        plan = choose(plan, config.data.episodes[entry.bag])
-    first_ns = min(clock.first_ns for clock in entry.clock.values())
-    last_ns = max(clock.last_ns for clock in entry.clock.values())
-    entry.warm_up_s = round((int(plan.ticks_ns[0]) - first_ns) / 1e9, 6)
-    entry.tail_s = round((last_ns - int(plan.ticks_ns[-1])) / 1e9, 6)
-    entry.gaps = [Gap.model_validate(gap) for gap in plan.gaps]
-    entry.left_out = [
-        LeftOut(start_ns=int(plan.ticks_ns[span.start]), frames=span.frames, reason=span.reason)
-        for span in plan.left_out
-    ]
-    for name, stream in streams.items():
-        count = entry.messages[stream.topic]
-        count.used = max(count.used, len(np.unique(plan.shown(name))))
-    state_action.check_numbers(bag_streams, plan, config)
-    return bag_streams, plan
-
-
 class _BagConversion:
-    """The conversion of one bag into a folder, and into its entry."""
+    """The conversion of one open bag into a folder, and into its entry."""
 
-    def __init__(self, folder: Path, job: Job, entry: BagEntry, progress: Progress, number: int) -> None:
-        self._folder, self._config, self._trust = folder, job.config, job.trust_images
-        self._entry, self._progress, self._number = entry, progress, number
+    def __init__(self, bag: Bag, folder: Path, number: int, job: Job, entry: BagEntry) -> None:
+        self._folder, self._number, self._config, self._entry = folder, number, job.config, entry
+        self._progress = Progress(job.progress)
+        self._streams, self._plan = read_and_plan(bag, job.config, entry)
+        self._progress.plan(number, sum(span.frames for span in self._plan.episodes))
+        self._reader = FrameReader(bag, self._streams, self._plan, job.config, job.trust_images)
+        self._frames = self._reader.frames()
 
-    def run(self, source: Source) -> None:
-        """Write the episodes and the record."""
-        scratch = self._folder / "scratch"
-        scratch.mkdir()
-        with open_bag(source.path, scratch, self._config.data.ros_distro) as bag:
-            try:
-                bag_streams, plan = _read_and_plan(bag, self._config, self._entry)
-                self._progress.plan(self._number, sum(span.frames for span in plan.episodes))
-                reader = FrameReader(bag, bag_streams, plan, self._config, self._trust)
-                frames = reader.frames()
-                written = [
-                    self._write(episode, bag_streams, plan, reader, frames) for episode in range(len(plan.episodes))
-                ]
-            finally:
-                self._entry.warnings += bag.warnings
-        shutil.rmtree(scratch)
-        self._entry.compressed = sorted(reader.compressed)
-        self._entry.sizes = reader.sizes
-        self._entry.episodes = [episode for episode, _ in written]
-        write_converted(self._folder, ConvertedBag(entry=self._entry, image_stats=[stats for _, stats in written]))
+    def run(self) -> list[dict[str, Stats]]:
+        """Write every episode and return their image statistics."""
+        found = [self._write(number) for number in range(len(self._plan.episodes))]
+        self._entry.compressed, self._entry.sizes = sorted(self._reader.compressed), self._reader.sizes
+        self._entry.episodes = [episode for episode, _ in found]
+        return [stats for _, stats in found]
 
-    def _write(
-        self,
-        number: int,
-        bag_streams: BagStreams,
-        plan: EpisodePlan,
-        reader: FrameReader,
-        frames: Iterator[dict[str, StoredImage]],
-    ) -> tuple[EpisodeEntry, dict[str, Stats]]:
+    def _write(self, number: int) -> tuple[EpisodeEntry, dict[str, Stats]]:
         """Write the `number`-th episode: its rows, the messages its frames show, and its videos."""
-        config, span = self._config, plan.episodes[number]
-        sources = state_action.provenance(bag_streams, plan, span)
+        config, span = self._config, self._plan.episodes[number]
         files = episode_files(self._folder, number, [], {})
-        pq.write_table(pa.table(sources), files.sync)
+        shown = state_action.provenance(self._streams, self._plan, span)
+        pq.write_table(pa.table(shown), files.sync)
         images = {
             camera: ImageColumnWriter(self._folder / f"{number:03d}.{camera}.mp4", config.data, span.frames)
             for camera in config.data.cameras
         }
-        values = _columns(state_action.states_actions(bag_streams, plan, span, config), sources, config)
-        rows: EpisodeWriter | None = None
-        for first, stop in _batches(frames, images, span.frames):
-            columns = {name: column[first:stop] for name, column in values.items()}
-            stored = {IMAGES + camera: writer.column(stop - first) for camera, writer in images.items()}
-            columns |= {key: column for key, column in stored.items() if column is not None}
-            rows = rows or EpisodeWriter(files.rows, data_schema(describe_features(config, reader.sizes)))
-            rows.add(pa.record_batch(columns))
-            self._progress.add(self._number, stop - first)
-        assert rows is not None
-        rows.close()
+        numbers = state_action.states_actions(self._streams, self._plan, span, config)
+        self._write_rows(files.rows, _columns(numbers, shown, config), images, span.frames)
         entry = EpisodeEntry(
             frames=span.frames,
-            start_ns=int(sources["tick_ns"][0]),
+            start_ns=int(shown["tick_ns"][0]),
             begins=span.reason,
-            **state_action.describe_ages(sources, list(images), bag_streams.streams),
+            **state_action.describe_ages(shown, list(images), self._streams.streams),
             repeated={camera: writer.repeated for camera, writer in images.items()},
         )
         return entry, {camera: writer.close() for camera, writer in images.items()}
+
+    def _write_rows(
+        self, path: Path, columns: Mapping[str, pa.Array], images: Mapping[str, ImageColumnWriter], length: int
+    ) -> None:
+        rows: EpisodeWriter | None = None
+        for first, stop in _batches(self._frames, images, length):
+            stored = {IMAGES + camera: writer.column(stop - first) for camera, writer in images.items()}
+            batch = {name: column[first:stop] for name, column in columns.items()}
+            batch |= {key: column for key, column in stored.items() if column is not None}
+            if rows is None:  # the images' sizes are known from the first frame on
+                rows = EpisodeWriter(path, data_schema(describe_features(self._config, self._reader.sizes)))
+            rows.add(pa.record_batch(batch))
+            self._progress.add(self._number, stop - first)
+        assert rows is not None
+        rows.close()
 
 
 def _batches(
@@ -258,12 +198,12 @@ def _batches(
         first = stop
 
 
-def _columns(numbers: state_action.StatesActions, sources: dict[str, Any], config: Config) -> dict[str, pa.Array]:
+def _columns(numbers: state_action.StatesActions, shown: dict[str, Any], config: Config) -> dict[str, pa.Array]:
     """Return an episode's columns but for its images and its offset."""
-    frames = sources["frame_index"]
+    frames = shown["frame_index"]
     columns = {STATE: _vectors(numbers.states), ACTION: _vectors(numbers.actions)}
     if config.data.sync_columns:
-        for stream, age in state_action.ages_ms(sources, config.streams).items():
+        for stream, age in state_action.ages_ms(shown, config.streams).items():
             columns[f"sync.{stream}_age_ms"] = pa.array(age.astype(np.float32))
     columns["timestamp"] = pa.array((frames / config.data.fps).astype(np.float32))
     return {**columns, "frame_index": pa.array(frames)}

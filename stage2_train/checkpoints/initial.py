@@ -17,9 +17,10 @@ from common.act.normalization import Normalizer
 from common.act.records import Robot
 from common.act.resnet import load_backbone_weights
 from common.cli.config import to_dict
-from common.lerobot.dataset import ACTION, STATE, Dataset, Episode, image_key
+from common.lerobot.dataset import Dataset
+from common.lerobot.metadata import ACTION, STATE, Episode, image_key
 from stage2_train.checkpoints.fine_tuning import read_base
-from stage2_train.config import TrainConfig
+from stage2_train.config import TrainConfig, TrainingConfig
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 # Lower bounds of the standard deviations, for joints that never move. The bound of a state is higher than that of an action:
@@ -36,40 +37,46 @@ def initial_checkpoint(config: TrainConfig, dataset: Dataset, held_out: list[Epi
     The weights are a function of training.seed, or those of model.init_from. Raises UserError when the dataset lacks
     statistics or does not fit model.init_from.
     """
-    environment = dataset.features.get(ENVIRONMENT)
-    shape = PolicyShape(
-        dataset.features[STATE].shape[0],
-        dataset.features[ACTION].shape[0],
-        dataset.cameras,
-        environment.shape[0] if environment else 0,
-    )
+    shape = _policy_shape(dataset)
     torch.manual_seed(config.training.seed)
     network = new_network(config.model.act, shape)
     if config.model.pretrained_backbone_weights:
         load_backbone_weights(network.backbone, config.model.pretrained_backbone_weights)
-    base = read_base(config, shape) if config.model.init_from else None
-    if base:
+    mapping, stats = {**MEAN_STD, **({"ENV": "MEAN_STD"} if shape.environment_dim else {})}, {}
+    settings: dict[str, Any] = {}
+    rename_map: dict[str, str] = {}
+    if config.model.init_from:
+        base = read_base(config, shape)
         network.load_state_dict(base.network.state_dict())
-    mapping = base.normalizer.mapping if base else {**MEAN_STD, **({"ENV": "MEAN_STD"} if environment else {})}
-    stats = {**(base.normalizer.statistics() if base else {}), **statistics(dataset, config.data.image_stats)}
-    settings = {
-        **(base.settings if base else {}),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "kl_weight": config.training.kl_weight,
-        "optimizer_lr": config.training.lr,
-        "optimizer_weight_decay": config.training.weight_decay,
-        "optimizer_lr_backbone": config.training.lr_backbone,
-    }
+        mapping, stats = base.normalizer.mapping, base.normalizer.statistics()
+        settings, rename_map = base.settings, base.rename_map
+    stats = {**stats, **statistics(dataset, config.data.image_stats)}
     return Checkpoint(
         network,
         config.model.act,
         shape,
         Normalizer(stats, mapping, shape.sizes(), str(dataset.root)),
         Robot(dataset.joint_names, dataset.fps, dataset.action_meaning, dataset.action_wrapped),
-        settings,
+        {**settings, **_training_settings(config.training)},
         _record(config, dataset, held_out),
-        base.rename_map if base else {},
+        rename_map,
     )
+
+
+def _policy_shape(dataset: Dataset) -> PolicyShape:
+    state, action = (dataset.features[key].shape[0] for key in (STATE, ACTION))
+    environment = dataset.features.get(ENVIRONMENT)
+    return PolicyShape(state, action, dataset.cameras, environment.shape[0] if environment else 0)
+
+
+def _training_settings(training: TrainingConfig) -> dict[str, Any]:
+    return {
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "kl_weight": training.kl_weight,
+        "optimizer_lr": training.lr,
+        "optimizer_weight_decay": training.weight_decay,
+        "optimizer_lr_backbone": training.lr_backbone,
+    }
 
 
 def statistics(dataset: Dataset, image_stats: str) -> dict[str, Tensor]:

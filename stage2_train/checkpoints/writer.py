@@ -18,6 +18,7 @@ from torch import Tensor
 from common.act.checkpoint import Checkpoint
 from common.act.runs import PRETRAINED
 from common.storage.files import new_folder, read_json, remove_folder, require_free, write_json
+from stage2_train.config import TrainingConfig
 from stage2_train.optimizer import Optimizer
 from stage2_train.tracking.averages import AveragesState
 
@@ -68,21 +69,17 @@ class CheckpointWriter:
     """
 
     def __init__(
-        self,
-        output_dir: Path,
-        checkpoint: Checkpoint,
-        optimizer: Optimizer,
-        keep_last: int,
-        after_save: Callable[[], None],
+        self, training: TrainingConfig, checkpoint: Checkpoint, optimizer: Optimizer, after_save: Callable[[], None]
     ) -> None:
         """`after_save` is called in the thread when a numbered checkpoint is complete."""
-        self._folder, self._keep_last, self._optimizer, self._after_save = output_dir, keep_last, optimizer, after_save
+        self._folder, self._keep_last = Path(training.output_dir), training.keep_last
+        self._optimizer, self._after_save = optimizer, after_save
         self._network = checkpoint.network
         self._copy = replace(checkpoint, network=copy.deepcopy(checkpoint.network).cpu())
         self._optimizer_copy: dict[str, Tensor] = {}
         self._thread = ThreadPoolExecutor(1)
         self._in_flight: Future[None] | None = None
-        self._best_loss = _best_loss_so_far(output_dir)
+        self._best_loss = _best_loss_so_far(self._folder)
 
     def __enter__(self) -> Self:
         return self

@@ -25,8 +25,9 @@ log = logging.getLogger(__name__)
 class Tracker:
     """Appends to metrics.jsonl and updates its views; only the main process has one."""
 
-    def __init__(self, folder: Path, config: TrainConfig, first_step: int) -> None:
-        """Continue the folder's metrics.jsonl after `first_step` finished steps."""
+    def __init__(self, config: TrainConfig, first_step: int) -> None:
+        """Continue the output folder's metrics.jsonl after `first_step` finished steps."""
+        folder = Path(config.training.output_dir)
         truncate_metrics(folder / METRICS, first_step)
         self._path, self._services = folder / METRICS, start_services(folder, config)
         self._latest: Metrics = {}

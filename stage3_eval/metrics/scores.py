@@ -12,17 +12,26 @@ import numpy.typing as npt
 from stage3_eval.metrics.baselines import baseline_chunks
 from stage3_eval.metrics.errors import Errors, Floats, Frames, chunk_errors, frame_errors
 from stage3_eval.metrics.motion import Drift, Steps, drifts, steps
-from stage3_eval.predict import OPEN_LOOP, Prediction
+from stage3_eval.metrics.summary import OPEN_LOOP, Protocol
 
 POLICY = "policy"
 FANS = 2  # chunks kept for drawing per chunk length
 APART_S = 0.5  # two worst moments closer than this are one
 
 
+class Prediction(NamedTuple):
+    """Predictions for one episode, in robot units; NaN in `latency_T_s` where no prediction was timed."""
+
+    start_S: Frames
+    chunk_SCA: npt.NDArray[np.float32]
+    executed_TA: npt.NDArray[np.float32]
+    latency_T_s: npt.NDArray[np.float64]
+
+
 class Rules(NamedTuple):
     """The settings that are the same for all episodes of an evaluation."""
 
-    protocol: str
+    protocol: Protocol
     action_meaning: str
     fps: int
     mean_action_A: Floats

@@ -10,6 +10,8 @@ VALID_HORIZON: Scope = "valid_horizon"
 FORMAT: Literal["stage3_eval"] = "stage3_eval"
 FORMAT_VERSION: Literal[2] = 2
 Protocol = Literal["open_loop", "queue"]
+OPEN_LOOP: Protocol = "open_loop"
+QUEUE: Protocol = "queue"
 
 
 class Record(BaseModel):

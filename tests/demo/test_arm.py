@@ -15,7 +15,7 @@ def test_all_joints_at_zero_stretch_the_arm_along_minus_x() -> None:
     np.testing.assert_allclose(tool_position(np.zeros(6)), expected, atol=1e-12)
 
 
-def test_the_upright_pose_stands_at_the_sum_of_the_link_lengths() -> None:
+def test_the_height_of_the_upright_pose_is_the_sum_of_the_link_lengths() -> None:
     upright = np.radians([0, -90, 0, -90, 0, 0])
     expected = [0.0, -(0.17415 + 0.11655), 0.1807 + 0.6127 + 0.57155 + 0.11985]
     np.testing.assert_allclose(tool_position(upright), expected, atol=1e-12)
@@ -34,7 +34,7 @@ def test_the_links_keep_their_lengths_in_any_pose(joints: list[float]) -> None:
     np.testing.assert_allclose(lengths, [0.1807, *-DH_A_M[1:3], 0.17415, 0.11985, 0.11655], atol=1e-12)
 
 
-def test_a_batch_gives_what_its_rows_give_one_by_one() -> None:
+def test_a_batch_gives_the_same_as_its_rows() -> None:
     batch = np.random.default_rng(0).uniform(-3, 3, (4, 5, 6))
     np.testing.assert_array_equal(frames(batch)[2, 3], frames(batch[2, 3]))
 

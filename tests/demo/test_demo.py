@@ -39,7 +39,7 @@ def test_what_is_printed_is_what_was_measured(finished: Path) -> None:
     assert f"{summary['ratio_to_best_baseline']:.2f} times the error of the best baseline" in printed
 
 
-def test_everything_it_says_to_look_at_is_there(finished: Path) -> None:
+def test_every_result_that_is_printed_exists(finished: Path) -> None:
     printed = (finished / "printed.txt").read_text().partition("Results\n")[2]
     named = [Path(line.split()[0]) for line in printed.splitlines() if line.strip()]
     assert len(named) == 5

@@ -71,7 +71,7 @@ def test_the_same_seed_stream_and_index_give_the_same_task() -> None:
     np.testing.assert_array_equal(first.target_xy_m, second.target_xy_m)
 
 
-def test_rollouts_never_meet_a_target_of_the_recordings_even_with_the_same_seed() -> None:
+def test_rollouts_and_recordings_have_different_targets_even_with_the_same_seed() -> None:
     recorded = np.stack([task.target_xy_m for task in tasks(50)])
     held_out = np.stack([task.target_xy_m for task in tasks(50, ROLLOUT_STREAM)])
     assert np.linalg.norm(recorded[:, None] - held_out, axis=-1).min() > 1e-6

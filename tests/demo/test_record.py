@@ -1,3 +1,5 @@
+"""The recorder: what other readers find in its bags, and what it does with a folder that has something in it."""
+
 import json
 import os
 import shutil
@@ -6,9 +8,8 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -41,6 +42,21 @@ if __name__ == "__main__":
 Received = tuple[str, int, bytes]  # topic, bag time in ns, CDR
 
 
+class Messages(NamedTuple):
+    """The joint states or the RGB images of a bag, with header stamps and bag times (N,)."""
+
+    values: list[Any]
+    header_ns: np.ndarray
+    receive_ns: np.ndarray
+
+
+class Decoded(NamedTuple):
+    """A bag as rosbags reads it, its images decoded without the recorder's help."""
+
+    joints: Messages
+    images: Messages
+
+
 @pytest.fixture(scope="module")
 def bags(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "bags"
@@ -54,42 +70,48 @@ def truth(bags: Path) -> list[dict[str, Any]]:
     return listed
 
 
+@pytest.fixture(scope="module")
+def decoded(bags: Path) -> list[Decoded]:
+    return [decode(bags / name) for name in every_bag()]
+
+
+def decode(bag: Path) -> Decoded:
+    joints: list[tuple[Any, int, int]] = []
+    images: list[tuple[Any, int, int]] = []
+    with AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as reader:
+        for connection, received, data in reader.messages():
+            message: Any = reader.deserialize(data, connection.msgtype)
+            stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+            if connection.topic == JOINT_TOPIC:
+                joints.append((message, stamp, received))
+            else:
+                images.append((decode_image(message), stamp, received))
+    return Decoded(
+        *(Messages([v for v, *_ in rows], *np.array([ns for _, *ns in rows]).T) for rows in (joints, images))
+    )
+
+
+def decode_image(message: Any) -> np.ndarray:
+    if message.__msgtype__ == "sensor_msgs/msg/CompressedImage":
+        assert message.format == "jpeg"
+        return np.asarray(cv2.imdecode(message.data, cv2.IMREAD_COLOR))[..., ::-1]
+    assert (message.encoding, message.is_bigendian, message.step) == ("rgb8", 0, message.width * 3)
+    return np.asarray(message.data.reshape(message.height, message.width, 3))
+
+
 def raw(bag: Path) -> list[Received]:
     with AnyReader([bag]) as reader:
         return [(connection.topic, received, bytes(data)) for connection, received, data in reader.messages()]
-
-
-def decoded(bag: Path, *topics: str) -> Iterator[tuple[int, Any]]:
-    """Yield (bag time in ns, message) of the topics."""
-    with AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as reader:
-        wanted = [connection for connection in reader.connections if connection.topic in topics]
-        for connection, received, data in reader.messages(wanted):
-            yield received, reader.deserialize(data, connection.msgtype)
-
-
-def stamp_ns(message: Any) -> int:
-    return int(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
-
-
-def images(bag: Path) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yield (bag time, header stamp, RGB image), decoded without the recorder's help."""
-    for received, message in decoded(bag, RAW_TOPIC, JPEG_TOPIC):
-        if message.__msgtype__ == "sensor_msgs/msg/CompressedImage":
-            assert message.format == "jpeg"
-            image = np.asarray(cv2.imdecode(message.data, cv2.IMREAD_COLOR))[..., ::-1]
-        else:
-            assert (message.encoding, message.is_bigendian, message.step) == ("rgb8", 0, message.width * 3)
-            image = message.data.reshape(message.height, message.width, 3)
-        yield received, stamp_ns(message), image
 
 
 def every_bag(count: int = COUNT) -> list[str]:
     return [f"episode_{index:04d}" for index in range(count)]
 
 
-def test_storage_and_image_kinds_occur_in_all_four_combinations(bags: Path, truth: list[dict[str, Any]]) -> None:
+def test_storage_and_image_types_occur_in_all_four_combinations(bags: Path, truth: list[dict[str, Any]]) -> None:
     found = set()
     for name in every_bag():
+        assert {path.stem for path in (bags / name).iterdir()} == {name, "metadata"}
         (storage,) = (path.suffix for path in (bags / name).iterdir() if path.suffix != ".yaml")
         found |= {(storage, topic) for topic, *_ in raw(bags / name) if topic != JOINT_TOPIC}
     assert found == {(storage, topic) for storage in (".db3", ".mcap") for topic in (RAW_TOPIC, JPEG_TOPIC)}
@@ -98,87 +120,63 @@ def test_storage_and_image_kinds_occur_in_all_four_combinations(bags: Path, trut
     }
 
 
-def test_storage_files_carry_the_name_of_their_bag(bags: Path) -> None:
-    for name in every_bag():
-        assert {path.stem for path in (bags / name).iterdir()} == {name, "metadata"}
+def test_joints_are_named_in_the_order_of_the_ur_driver(decoded: list[Decoded]) -> None:
+    names = ["shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3", "shoulder_pan"]
+    for message in decoded[0].joints.values:
+        assert message.name == [f"{name}_joint" for name in names]
 
 
-def test_joints_are_named_in_the_order_of_the_ur_driver(bags: Path) -> None:
-    for _, message in decoded(bags / "episode_0000", JOINT_TOPIC):
-        assert message.name == [
-            "shoulder_lift_joint",
-            "elbow_joint",
-            "wrist_1_joint",
-            "wrist_2_joint",
-            "wrist_3_joint",
-            "shoulder_pan_joint",
-        ]
-
-
-@pytest.mark.parametrize("name", every_bag(4))
-def test_the_first_positions_are_the_start_read_by_name(bags: Path, truth: list[dict[str, Any]], name: str) -> None:
-    _, first = next(decoded(bags / name, JOINT_TOPIC))
-    start = truth[every_bag().index(name)]["start_joints"]
-    np.testing.assert_allclose(first.position, [start[joint] for joint in first.name], atol=1e-6)
-
-
-@pytest.mark.parametrize("name", every_bag(4))
-def test_the_last_positions_hover_above_the_target(bags: Path, truth: list[dict[str, Any]], name: str) -> None:
-    *_, (_, last) = decoded(bags / name, JOINT_TOPIC)
+@pytest.mark.parametrize("index", range(4))
+def test_a_motion_starts_at_the_start_and_ends_above_the_target(
+    decoded: list[Decoded], truth: list[dict[str, Any]], index: int
+) -> None:
+    first, last = decoded[index].joints.values[0], decoded[index].joints.values[-1]
+    np.testing.assert_allclose(first.position, [truth[index]["start_joints"][joint] for joint in first.name], atol=1e-6)
     joints = dict(zip(last.name, last.position, strict=True))
     tip = tool_position([joints[joint] for joint in JOINT_NAMES])
-    np.testing.assert_allclose(tip, [*truth[every_bag().index(name)]["target_xy_m"], HOVER_M], atol=1e-6)
+    np.testing.assert_allclose(tip, [*truth[index]["target_xy_m"], HOVER_M], atol=1e-6)
 
 
-def test_velocities_are_the_derivative_of_the_positions(bags: Path) -> None:
-    read = [message for _, message in decoded(bags / "episode_0001", JOINT_TOPIC)]
-    time_s = (np.array([stamp_ns(message) for message in read]) - EPOCH_NS) / 1e9
-    measured = np.gradient(np.array([message.position for message in read]), time_s, axis=0)
-    np.testing.assert_allclose([message.velocity for message in read], measured, atol=5e-3)
+def test_velocities_are_the_derivative_of_the_positions(decoded: list[Decoded]) -> None:
+    bag = decoded[1]
+    time_s = (bag.joints.header_ns - EPOCH_NS) / 1e9
+    measured = np.gradient(np.array([message.position for message in bag.joints.values]), time_s, axis=0)
+    np.testing.assert_allclose([message.velocity for message in bag.joints.values], measured, atol=5e-3)
 
 
-def test_joint_states_come_at_500_hz_a_millisecond_after_their_stamp(bags: Path) -> None:
-    stamps = np.array(
-        [(stamp_ns(message), received) for received, message in decoded(bags / "episode_0000", JOINT_TOPIC)]
-    )
-    assert len(stamps) == 1000
-    np.testing.assert_allclose(np.diff(stamps[:, 0]), 2e6, atol=0.3e6)
-    assert np.mean(stamps[:, 1] - stamps[:, 0]) == pytest.approx(1e6, abs=0.1e6)
+def test_joint_states_come_at_500_hz_a_millisecond_after_their_stamp(decoded: list[Decoded]) -> None:
+    bag = decoded[0]
+    assert len(bag.joints.values) == 1000
+    np.testing.assert_allclose(np.diff(bag.joints.header_ns), 2e6, atol=0.3e6)
+    assert np.mean(bag.joints.receive_ns - bag.joints.header_ns) == pytest.approx(1e6, abs=0.1e6)
 
 
-@pytest.mark.parametrize("name", every_bag(4))
-def test_images_come_near_30_hz_with_jitter_and_20_ms_late(bags: Path, name: str) -> None:
-    received, stamps = np.array([(received, stamp) for received, stamp, _ in images(bags / name)]).T
-    periods = np.diff(stamps)
+@pytest.mark.parametrize("index", range(4))
+def test_images_come_near_30_hz_with_jitter_and_20_ms_late(decoded: list[Decoded], index: int) -> None:
+    bag = decoded[index]
+    periods, latencies = np.diff(bag.images.header_ns), bag.images.receive_ns - bag.images.header_ns
     assert np.median(periods) == pytest.approx(1e9 / 30, abs=1e6)
     assert 1e6 < np.std(periods[periods < 50e6]) < 4e6
-    assert np.mean(received - stamps) == pytest.approx(20e6, abs=1e6)
-    assert np.std(received - stamps) > 0.1e6
+    assert np.mean(latencies) == pytest.approx(20e6, abs=1e6)
+    assert np.std(latencies) > 0.1e6
 
 
-def test_each_episode_starts_ten_seconds_after_the_one_before(bags: Path) -> None:
-    for index, name in enumerate(every_bag()):
-        _, first = next(decoded(bags / name, JOINT_TOPIC))
-        assert abs(stamp_ns(first) - (1_700_000_000 + 10 * index) * 10**9) < 1e6
+def test_episodes_start_every_ten_seconds_and_their_joint_states_enclose_the_images(decoded: list[Decoded]) -> None:
+    for index, bag in enumerate(decoded):
+        joints, images = bag.joints.header_ns, bag.images.header_ns
+        assert abs(joints[0] - (1_700_000_000 + 10 * index) * 10**9) < 1e6
+        assert joints[0] < images[0] < images[-1] < joints[-1]
 
 
-def test_joint_states_enclose_the_images_in_time(bags: Path) -> None:
-    for name in every_bag():
-        joints = [stamp_ns(message) for _, message in decoded(bags / name, JOINT_TOPIC)]
-        shown = [stamp for _, stamp, _ in images(bags / name)]
-        assert joints[0] < shown[0] < shown[-1] < joints[-1]
-
-
-def test_the_gaps_in_the_bags_are_the_lost_frames_of_the_truth(bags: Path, truth: list[dict[str, Any]]) -> None:
-    lost = 0
-    for bag in truth:
-        stamps = np.array([stamp for _, stamp, _ in images(bags / bag["bag"])])
-        gaps = np.flatnonzero(np.diff(stamps) > 50e6)
+def test_the_gaps_in_the_bags_are_the_lost_frames_of_the_truth(
+    decoded: list[Decoded], truth: list[dict[str, Any]]
+) -> None:
+    for bag, described in zip(decoded, truth, strict=True):
+        gaps = np.flatnonzero(np.diff(bag.images.header_ns) > 50e6)
         numbers = gaps + 1 + np.arange(len(gaps))  # each gap shifts the numbers of the frames behind it by one
-        assert numbers.tolist() == bag["lost_frames"]
-        assert len(stamps) == 60 - len(bag["lost_frames"])
-        lost += len(gaps)
-    assert lost > 0
+        assert numbers.tolist() == described["lost_frames"]
+        assert len(bag.images.values) == 60 - len(described["lost_frames"])
+    assert any(described["lost_frames"] for described in truth)
 
 
 def test_about_one_frame_in_a_hundred_is_lost() -> None:
@@ -186,7 +184,7 @@ def test_about_one_frame_in_a_hundred_is_lost() -> None:
     assert 0.005 < lost / (200 * 60) < 0.015
 
 
-def test_no_two_frames_in_a_row_are_lost_nor_the_first_or_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_two_consecutive_frames_are_lost_nor_the_first_or_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("demo.record.LOST_SHARE", 0.3)  # so that it would happen often
     lost = [plan_episode(0, index).lost_frames for index in range(20)]
     assert sum(map(len, lost)) > 150
@@ -194,32 +192,27 @@ def test_no_two_frames_in_a_row_are_lost_nor_the_first_or_the_last(monkeypatch: 
     assert not any({0, 59} & set(frames) for frames in lost)
 
 
-@pytest.mark.parametrize("name", every_bag())
-def test_the_target_can_be_seen_in_the_first_image_of_every_bag(bags: Path, name: str) -> None:
-    _, _, image = next(images(bags / name))
-    assert target_pixels(np.ascontiguousarray(image)) >= 15
+def test_the_target_is_visible_in_the_first_image_of_every_bag(decoded: list[Decoded]) -> None:
+    assert min(target_pixels(np.ascontiguousarray(bag.images.values[0])) for bag in decoded) >= 15
 
 
-def test_a_image_shows_the_arm_when_it_was_taken_not_when_it_arrived(bags: Path) -> None:
-    episode = plan_episode(SEED, 2)
+def test_an_image_shows_the_arm_when_it_was_taken_not_when_it_arrived(decoded: list[Decoded]) -> None:
+    episode, bag = plan_episode(SEED, 2), decoded[2]
     assert episode.camera_topic == RAW_TOPIC
-    received, stamp, image = list(images(bags / "episode_0002"))[20]
-
-    def at(time_ns: int) -> np.ndarray:
-        positions, _ = motion(episode.task, [(time_ns - episode.start_ns) / 1e9])
-        return render(positions[0], episode.task.target_xy_m)
-
-    np.testing.assert_array_equal(image, at(stamp))
-    assert np.any(image != at(received))
+    np.testing.assert_array_equal(bag.images.values[20], rendered(episode, bag.images.header_ns[20]))
+    assert np.any(bag.images.values[20] != rendered(episode, bag.images.receive_ns[20]))
 
 
-def test_jpeg_images_differ_from_the_rendered_ones_only_by_compression(bags: Path) -> None:
-    episode = plan_episode(SEED, 0)
+def test_jpeg_images_differ_from_the_rendered_ones_only_by_compression(decoded: list[Decoded]) -> None:
+    episode, bag = plan_episode(SEED, 0), decoded[0]
     assert episode.camera_topic == JPEG_TOPIC
-    _, stamp, image = next(images(bags / "episode_0000"))
-    positions, _ = motion(episode.task, [(stamp - episode.start_ns) / 1e9])
-    difference = np.abs(image.astype(int) - render(positions[0], episode.task.target_xy_m))
+    difference = np.abs(bag.images.values[0].astype(int) - rendered(episode, bag.images.header_ns[0]))
     assert 0 < difference.mean() < 3
+
+
+def rendered(episode: Episode, time_ns: int) -> np.ndarray:
+    positions, _ = motion(episode.task, [(time_ns - episode.start_ns) / 1e9])
+    return render(positions[0], episode.task.target_xy_m)
 
 
 def test_the_mcap_library_reads_types_times_and_counts(bags: Path) -> None:
@@ -258,11 +251,9 @@ def test_an_episode_does_not_depend_on_how_many_are_recorded(bags: Path, tmp_pat
 
 
 def test_another_seed_records_other_tasks() -> None:
-    def task(seed: int) -> Episode:
-        return plan_episode(seed, 0)
-
-    assert np.any(task(0).task.target_xy_m != task(1).task.target_xy_m)
-    assert np.any(task(0).camera_stamps.header_ns != task(1).camera_stamps.header_ns)
+    first, second = plan_episode(0, 0), plan_episode(1, 0)
+    assert np.any(first.task.target_xy_m != second.task.target_xy_m)
+    assert np.any(first.camera_stamps.header_ns != second.camera_stamps.header_ns)
 
 
 def test_a_finished_recording_is_left_alone(bags: Path, capsys: pytest.CaptureFixture[str]) -> None:

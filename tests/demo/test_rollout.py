@@ -100,7 +100,9 @@ def test_passing_the_hover_point_without_staying_is_not_a_success(tasks: list[Ta
     assert backwards.successes == 0
 
 
-def test_a_rollout_takes_two_and_a_half_seconds_of_the_policys_frame_rate(tasks: list[Task], driven: Rollouts) -> None:
+def test_a_rollout_takes_two_and_a_half_seconds_at_the_frame_rate_of_the_policy(
+    tasks: list[Task], driven: Rollouts
+) -> None:
     slow = pilot_for(tasks[:1])
     slow.fps = 10
     assert driven.joints.shape == (20, 76, 6)
@@ -127,7 +129,7 @@ def test_a_policy_for_another_robot_is_refused(tasks: list[Task]) -> None:
         rollout(pilot_for(tasks, joint_names=[f"joint_{index}" for index in range(6)]), tasks)
 
 
-def test_a_policy_that_does_not_say_what_its_actions_mean_is_refused(tasks: list[Task]) -> None:
+def test_a_policy_with_actions_of_unknown_meaning_is_refused(tasks: list[Task]) -> None:
     with pytest.raises(UserError, match="meaning of the policy's actions is None"):
         rollout(pilot_for(tasks, action_meaning=None), tasks)
 
@@ -193,7 +195,7 @@ def test_the_same_command_gives_the_same_results(checkpoint: Path, tmp_path: Pat
     assert (tmp_path / "one" / "rollouts.json").read_bytes() == (tmp_path / "two" / "rollouts.json").read_bytes()
 
 
-def test_untrained_drives_with_other_weights_than_the_checkpoints(checkpoint: Path, tmp_path: Path) -> None:
+def test_untrained_uses_other_weights_than_those_of_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     trained = run_main(checkpoint, tmp_path / "trained")
     untrained = run_main(checkpoint, tmp_path / "untrained", "--untrained")
     assert untrained["untrained"] is True

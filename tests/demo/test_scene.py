@@ -40,7 +40,7 @@ def test_the_target_is_drawn_where_the_camera_model_says() -> None:
 
 
 @pytest.mark.parametrize("step", [(0.005, 0.0), (0.0, 0.005)])
-def test_half_a_centimeter_of_target_can_be_told_from_the_image(step: tuple[float, float]) -> None:
+def test_half_a_centimeter_of_the_target_is_visible_in_the_image(step: tuple[float, float]) -> None:
     here, there = np.array([-0.85, -0.1]), np.array([-0.85, -0.1]) + step
     moved_px = np.linalg.norm(red_center(render(HOME, there)) - red_center(render(HOME, here)))
     assert 0.4 < moved_px < 0.8
@@ -52,7 +52,7 @@ def test_a_pixel_is_about_a_centimeter_or_less_all_over_the_workspace() -> None:
 
 
 @pytest.mark.parametrize("target", GRID)
-def test_every_target_is_seen_whole_before_the_arm_and_still_seen_below_the_tool(target: tuple[float, float]) -> None:
+def test_every_target_is_visible_with_the_arm_away_and_below_the_tool(target: tuple[float, float]) -> None:
     away = (-0.55, 0.3 if target[1] < 0 else -0.3, 0.35)
     assert target_pixels(render(joints_pointing_down(away), target)) >= 45
     assert target_pixels(render(joints_pointing_down(hover_point(target)), target)) >= 25
@@ -74,13 +74,13 @@ def test_nothing_but_the_target_counts_as_target() -> None:
 
 
 @pytest.mark.parametrize("height_m", [0.15, 0.25, 0.35])
-def test_the_table_lies_in_shadow_straight_below_the_tool_at_any_height(height_m: float) -> None:
+def test_the_table_is_in_shadow_straight_below_the_tool_at_any_height(height_m: float) -> None:
     column, row = np.floor(project([(-0.8, 0.0, 0.0)]).pixels[0]).astype(int)
     in_shadow = render(joints_pointing_down((-0.8, 0.0, height_m)), OUT_OF_SIGHT)[row, column]
     in_light = render(HOME, OUT_OF_SIGHT)[row, column]
     np.testing.assert_allclose(in_shadow, 0.62 * in_light, atol=3)
 
 
-def test_an_arm_gone_wild_even_through_the_camera_is_still_drawn() -> None:
+def test_any_pose_is_drawn_even_one_that_passes_through_the_camera() -> None:
     for joints in np.random.default_rng(0).uniform(-4, 4, (300, 6)):
         render(joints, (-0.8, 0.0))

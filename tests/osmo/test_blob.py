@@ -1,4 +1,4 @@
-"""Bags from a real blob service on loopback: by stage 1 itself with a SAS, and by the runner in OSMO's place."""
+"""Bags from a blob service on loopback, downloaded by stage 1 with a SAS, and by the runner in place of OSMO."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -73,7 +73,7 @@ def test_the_evaluation_needs_nothing_that_its_image_lacks() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_train_py_is_stage_2() -> None:
+def test_train_py_starts_stage_2() -> None:
     words = [sys.executable, str(OSMO / "train.py"), "--override", "training.stepz=1"]
     done = subprocess.run(words, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
     assert done.returncode == 2

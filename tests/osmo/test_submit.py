@@ -1,4 +1,4 @@
-"""Submitting, with stand-ins for `docker` and `osmo` on the PATH that write down what they are asked."""
+"""Submitting, with stand-ins for `docker` and `osmo` on the PATH that record their arguments."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ TRAIN, EVAL = "192.168.1.100:5000/ur10e-act-train:latest", "192.168.1.100:5000/u
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Path:
-    """A PATH with the two commands; each notes its words and fails where a file `fail` holds their beginning."""
+    """A PATH with the two commands; each records its words and fails when they begin with a line of the file `fail`."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("docker", "osmo"):
@@ -63,7 +63,7 @@ def test_another_registry_and_tag_are_pushed_and_submitted(tools: Path) -> None:
     assert "docker push ghcr.io/acme/ur10e-act-train:1.0" in asked(tools)
 
 
-def test_dry_run_prints_every_step_and_does_none(tools: Path) -> None:
+def test_dry_run_only_prints_the_steps(tools: Path) -> None:
     done = submit(tools, FILE, "--dry-run", "--base", "nvcr.io/nvidia/pytorch:25.06-py3")
     assert done.returncode == 0
     assert asked(tools) == []
@@ -72,7 +72,7 @@ def test_dry_run_prints_every_step_and_does_none(tools: Path) -> None:
     assert any("osmo/Dockerfile --build-arg BASE=nvcr.io/nvidia/pytorch:25.06-py3 ." in step for step in steps)
 
 
-def test_without_building_the_images_must_be_in_the_registry(tools: Path) -> None:
+def test_with_no_build_the_images_must_be_in_the_registry(tools: Path) -> None:
     assert submit(tools, FILE, "--no-build").returncode == 0
     assert [words for words in asked(tools) if words.startswith("docker build")] == []
     (tools.parent / "fail").write_text(f"docker manifest inspect --insecure {TRAIN}\n")
@@ -91,7 +91,9 @@ def test_without_building_the_images_must_be_in_the_registry(tools: Path) -> Non
         ("osmo workflow submit", "", "osmo credential set NAME"),
     ],
 )
-def test_what_is_missing_is_named_with_what_mends_it(tools: Path, fails: str, missing: str, words: str) -> None:
+def test_a_missing_tool_or_login_is_named_with_the_command_that_fixes_it(
+    tools: Path, fails: str, missing: str, words: str
+) -> None:
     (tools.parent / "fail").write_text(f"{fails}\n" if fails else "")
     if missing:
         (tools / missing).unlink()
@@ -102,7 +104,7 @@ def test_what_is_missing_is_named_with_what_mends_it(tools: Path, fails: str, mi
         assert not [step for step in asked(tools) if step.startswith("docker build")]
 
 
-def test_a_file_that_osmo_would_refuse_stops_before_anything(tools: Path) -> None:
+def test_a_file_that_osmo_would_refuse_is_refused_before_any_step(tools: Path) -> None:
     done = submit(tools, FILE, "--set", "exec_timeout=1.5h")
     assert done.returncode == 2
     assert f"{FILE}:12: exec_timeout: '1.5h': expected seconds" in done.stderr

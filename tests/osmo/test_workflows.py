@@ -1,4 +1,4 @@
-"""Every shipped workflow runs here to its end: the file that users submit, on two bags, with a tiny network."""
+"""Every shipped workflow runs to its end: the file that users submit, on two bags, with a tiny network."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def test_the_chain_keeps_each_result_as_a_dataset_under_its_documented_name(chai
     }
 
 
-def test_the_chain_trains_with_the_config_it_is_given_and_the_steps_of_the_workflow(chain: Path) -> None:
+def test_the_chain_trains_with_the_given_config_and_the_steps_of_the_workflow(chain: Path) -> None:
     config = config_of(chain / "datasets/ur10e-act-checkpoint/train-rosbag-act")
     assert config["model"]["dim_model"] == 128  # from demo/train.yaml
     assert (config["training"]["steps"], config["training"]["warmup_steps"]) == (2, 1)  # from --set

@@ -48,7 +48,7 @@ def loss(self: LossModule, batch: Batch, parts: int) -> Loss:
     result = original_loss(self, batch, parts)
     mask = "".join("01"[dropped] for dropped in masks[0].flatten().tolist())
     draws = {"rows": batch.rows.tolist(), "noise": batch.noise_BL.tolist(), "mask": mask}
-    with record_path(Path(self._training.output_dir), int(os.environ["RANK"])).open("a") as file:
+    with record_path(Path(self._config.training.output_dir), int(os.environ["RANK"])).open("a") as file:
         print(json.dumps(draws), file=file)
     return result
 

@@ -14,7 +14,7 @@ from tests.reliability.harness import Command, Ended, Warm, hashes, leftovers, l
 from tests.reliability.test_p22_a_killed_evaluation import tables
 from tests.stage1_convert.recording import cell
 
-STOPPED = "stopped; run the same command again to go on\n"
+STOPPED = "stopped; run the same command again to continue\n"
 SOON_S = 20.0  # generous: the machine may be busy, and a file that is being written is completed
 
 

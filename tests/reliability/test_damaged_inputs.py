@@ -4,6 +4,7 @@ import shutil
 import tempfile
 import traceback
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -25,27 +26,33 @@ from tests.reliability.damage import damage, damage_json
 from tests.reliability.harness import loops
 
 LIMITS = Limits(1 << 30, 300.0)
+DATASET_FILES = (
+    "meta/info.json", "meta/stats.json", "meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet",
+    "data/chunk-000/file-000.parquet",
+)  # fmt: skip
+STATISTICS_FILES = (
+    "policy_preprocessor_step_3_normalizer_processor.safetensors",
+    "policy_postprocessor_step_0_unnormalizer_processor.safetensors",
+)
+CHECKPOINT_FILES = (
+    "config.json", "train_config.json", "policy_preprocessor.json", "policy_postprocessor.json", "model.safetensors",
+)  # fmt: skip
+# Seeds that once found a bug: statistics that are no numbers, sizes that are none or true, names that do not fit or are
+# none, columns that are not declared, steps without settings, types that are none, a file name that is too long, infinity.
+FOUND = {
+    ("train", "meta/stats.json"): (1, 9),
+    ("train", "meta/info.json"): (93, 111, 129, 147),
+    ("finetune", "config.json"): (7, 101, 157),
+    ("finetune", "policy_preprocessor.json"): (19, 39, 41, 47, 55),
+    ("finetune", "policy_postprocessor.json"): (113,),
+    ("evaluate", "meta/info.json"): (3, 5, 9, 11, 33, 87),
+    ("evaluate", "train_config.json"): (19, 53, 93),
+}
 
 
-class Try(NamedTuple):
-    """A damaged copy of a folder to be read; seed -1 leaves it as it is."""
-
-    folder: Path
-    file: str
-    seed: int
-
-
-class Outcome(NamedTuple):
-    """What reading gave: a digest of everything that was read, or the line, or the traceback."""
-
-    done: str
-    kind: str
-    text: str
-
-
-def read_dataset(folder: Path) -> str:
-    dataset = Dataset.open(folder)
-    columns = dataset.columns(["observation.state", "action", "timestamp"], folder / "cache")
+def read_dataset(home: Path) -> str:
+    dataset = Dataset.open(home / "dataset")
+    columns = dataset.columns(["observation.state", "action", "timestamp"], home / "cache")
     sums = [float(np.abs(values).sum()) for values in columns.values()]
     images = [
         int(image.sum())
@@ -53,75 +60,111 @@ def read_dataset(folder: Path) -> str:
         for camera in dataset.cameras
         for image in dataset.images(episode, camera)
     ]
-    stats = {key: {name: value.tolist() for name, value in of.items()} for key, of in dataset.stats.items()}
+    stats = {key: {name: value.tolist() for name, value in values.items()} for key, values in dataset.stats.items()}
     return repr((dataset.fps, dataset.features, dataset.episodes, sums, images, stats, dataset.action_meaning))
 
 
-def read_checkpoint(folder: Path) -> str:
-    checkpoint = Checkpoint.read(folder)
+def read_checkpoint(home: Path) -> str:
+    checkpoint = Checkpoint.read(home / "checkpoint")
     weights = {key: float(value.double().abs().sum()) for key, value in checkpoint.network.state_dict().items()}
     statistics = {key: value.tolist() for key, value in checkpoint.normalizer.statistics().items()}
     return repr((weights, statistics, checkpoint.act, checkpoint.shape, checkpoint.robot, checkpoint.rename_map))
 
 
-def attempt(one: Try) -> Outcome:
-    read = read_dataset if (one.folder / "meta").is_dir() else read_checkpoint
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as home:
-        folder = Path(shutil.copytree(one.folder, Path(home, "copy")))
-        done = damage(folder / one.file, one.seed) if one.seed >= 0 else "nothing"
+def run(main: Callable[[Sequence[str]], int], home: Path, *arguments: str) -> str:
+    """Run a command in this process; exit code 2 is a refusal."""
+    code = main([argument.format(home=home) for argument in arguments])
+    if code == 2:
+        raise UserError("exit code 2")
+    assert code == 0
+    return ""
+
+
+TRAIN = (
+    "--dry-run", "--override", "data.dataset={home}/dataset", "data.cache_dir={home}/cache", "training.output_dir={home}/out",
+)  # fmt: skip
+FINETUNE = ("model.init_from={home}/checkpoint", "training.device=cpu", "training.batch_size=2")
+EVALUATE = (
+    "--checkpoint", "{home}/checkpoint", "--dataset", "{home}/dataset", "--out", "{home}/eval", "--episodes", "0",
+    "--device", "cpu", "--latency-steps", "0", "--action-meaning", "delta",
+)  # fmt: skip
+READERS: dict[str, Callable[[Path], str]] = {
+    "dataset": read_dataset,
+    "checkpoint": read_checkpoint,
+    "check": lambda home: run(convert_main, home, "--check", "{home}/dataset"),
+    "train": lambda home: run(train_main, home, *TRAIN, *TINY_TRAINING),
+    "finetune": lambda home: run(train_main, home, *TRAIN, *FINETUNE),
+    "evaluate": lambda home: run(evaluate_main, home, *EVALUATE),
+}
+
+
+class Case(NamedTuple):
+    """A dataset and a checkpoint of which one file is damaged, and what reads them; seed -1 damages nothing."""
+
+    dataset: Path
+    checkpoint: Path
+    reader: str
+    file: str
+    seed: int
+
+
+class Outcome(NamedTuple):
+    """How reading ended, and a digest of everything that was read, or the error."""
+
+    kind: str
+    text: str
+
+
+def attempt(case: Case) -> Outcome:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as text:
+        home = Path(text)
+        shutil.copytree(case.dataset, home / "dataset")
+        shutil.copytree(case.checkpoint, home / "checkpoint")
+        file = home / ("dataset" if case.file in DATASET_FILES else "checkpoint") / case.file
+        if case.seed >= 0 and file.suffix == ".json" and case.seed % 2:
+            damage_json(file, case.seed // 2)
+        elif case.seed >= 0:
+            damage(file, case.seed // 2 if file.suffix == ".json" else case.seed)
         try:
-            return Outcome(done, "read", read(folder))
+            return Outcome("read", READERS[case.reader](home))
         except UserError as error:
-            return Outcome(done, "refused", one_line(error))
+            return Outcome("refused", one_line(error))
         except Exception:
-            return Outcome(done, "CRASHED", traceback.format_exc())
+            return Outcome("CRASHED", traceback.format_exc())
 
 
-def try_all(folder: Path, file: str, count: int) -> Counter[str]:
-    """Damage a file in many ways; fail on whatever breaks the promise, and count the others."""
-    whole, *found = map_isolated(attempt, [Try(folder, file, seed) for seed in range(-1, count)], 2, lambda _: LIMITS)
-    assert isinstance(whole, Outcome)
-    assert whole.kind == "read", whole
-    figures: Counter[str] = Counter()
+def attempt_all(cases: Sequence[Case]) -> Counter[str]:
+    """Fail on whatever is neither read nor refused, and count the others."""
+    first = cases[0]._replace(seed=-1)
+    intact, *outcomes = map_isolated(attempt, [first, *cases], 2, lambda _: LIMITS)
+    assert isinstance(intact, Outcome)
+    assert intact.kind == "read", intact
+    counts: Counter[str] = Counter()
     broken = []
-    for seed, one in enumerate(found):
-        kind = "STOPPED" if isinstance(one, UserError) else one.kind
-        if isinstance(one, Outcome) and kind == "read" and one.text != whole.text:
+    for case, outcome in zip(cases, outcomes, strict=True):
+        kind = "STOPPED" if isinstance(outcome, UserError) else outcome.kind
+        if isinstance(outcome, Outcome) and kind == "read" and outcome.text != intact.text:
             kind = "a value changed"
-        figures[kind] += 1
+        counts[kind] += 1
         if kind.isupper():
-            broken.append(f"{file}, seed {seed}: {one}")
+            broken.append(f"{case.file}, seed {case.seed}: {outcome}")
     assert not broken, "\n".join(broken)
-    print(f"{file}: {dict(figures)}")
-    return figures
+    print(f"{first.reader}, {first.file}: {dict(counts)}")
+    return counts
+
+
+@pytest.mark.parametrize("file", [*DATASET_FILES[:2], *DATASET_FILES[3:]])
+def test_a_damaged_dataset(file: str, image_dataset: Path, checkpoint: Path) -> None:
+    seeds = range(loops(12, 300))
+    assert attempt_all([Case(image_dataset, checkpoint, "dataset", file, seed) for seed in seeds])["refused"]
 
 
 @pytest.mark.parametrize(
-    "file",
-    [
-        "meta/info.json",
-        "meta/stats.json",
-        "meta/episodes/chunk-000/file-000.parquet",
-        "data/chunk-000/file-000.parquet",
-    ],
+    "file", [*STATISTICS_FILES, *(file for file in CHECKPOINT_FILES if file != "train_config.json")]
 )
-def test_a_damaged_dataset(file: str, image_dataset: Path) -> None:
-    assert try_all(image_dataset, file, loops(12, 300))["refused"]
-
-
-@pytest.mark.parametrize(
-    "file",
-    [
-        "config.json",
-        "model.safetensors",
-        "policy_preprocessor.json",
-        "policy_preprocessor_step_3_normalizer_processor.safetensors",
-        "policy_postprocessor.json",
-        "policy_postprocessor_step_0_unnormalizer_processor.safetensors",
-    ],
-)
-def test_a_damaged_checkpoint(file: str, act_tiny: Path) -> None:
-    assert try_all(act_tiny, file, loops(12, 300))["refused"]
+def test_a_damaged_checkpoint(file: str, image_dataset: Path, act_tiny: Path) -> None:
+    seeds = range(loops(12, 300))
+    assert attempt_all([Case(image_dataset, act_tiny, "checkpoint", file, seed) for seed in seeds])["refused"]
 
 
 def test_a_flipped_weight_of_a_training_of_ours_is_noticed(act_tiny: Path, tmp_path: Path) -> None:
@@ -136,78 +179,9 @@ def test_a_flipped_weight_of_a_training_of_ours_is_noticed(act_tiny: Path, tmp_p
         Checkpoint.read(folder)
 
 
-# What a robot's lab has lying about: metadata and parquet of a dataset, settings of a checkpoint, damaged by bytes or by value.
-DATASET_FILES = (
-    "meta/info.json", "meta/stats.json", "meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet",
-    "data/chunk-000/file-000.parquet",
-)  # fmt: skip
-CHECKPOINT_FILES = (
-    "config.json", "train_config.json", "policy_preprocessor.json", "policy_postprocessor.json", "model.safetensors",
-)  # fmt: skip
-
-
-class Commanded(NamedTuple):
-    """A dataset and a checkpoint of which one file is damaged, to be given to a command; seed -1 leaves it as it is."""
-
-    dataset: Path
-    checkpoint: Path
-    command: str
-    file: str
-    seed: int
-
-
-def command(one: Commanded) -> Outcome:
-    """Give damaged copies to a command in this process; only a UserError may leave it."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as text:
-        home = Path(text)
-        shutil.copytree(one.dataset, home / "dataset")
-        shutil.copytree(one.checkpoint, home / "checkpoint")
-        file = home / ("dataset" if one.file in DATASET_FILES else "checkpoint") / one.file
-        done = "nothing"
-        if one.seed >= 0:
-            by_value = file.suffix == ".json" and one.seed % 2
-            done = damage_json(file, one.seed // 2) if by_value else damage(file, one.seed // 2)
-        try:
-            main, arguments = COMMANDS[one.command]
-            code = main([argument.format(home=home) for argument in arguments])
-        except UserError as error:
-            return Outcome(done, "refused", one_line(error))
-        except Exception:
-            return Outcome(done, "CRASHED", traceback.format_exc())
-        return Outcome(done, "read" if code == 0 else "refused" if code == 2 else f"CODE {code}", "")
-
-
-# Seeds that once found a fault: statistics that are no numbers, sizes that are none or true, names that do not fit or are
-# none, columns that are not declared, steps without settings, types that are none, a file's name that is too long, infinity.
-FOUND = {
-    ("train", "meta/stats.json"): (1, 9),
-    ("train", "meta/info.json"): (93, 111, 129, 147),
-    ("finetune", "config.json"): (7, 101, 157),
-    ("finetune", "policy_preprocessor.json"): (19, 39, 41, 47, 55),
-    ("finetune", "policy_postprocessor.json"): (113,),
-    ("evaluate", "meta/info.json"): (3, 5, 9, 11, 33, 87),
-    ("evaluate", "train_config.json"): (19, 53, 93),
-}
-TRAIN = [
-    "--dry-run", "--override", "data.dataset={home}/dataset", "data.cache_dir={home}/cache", "training.output_dir={home}/out",
-]  # fmt: skip
-EVALUATE = [
-    "--checkpoint", "{home}/checkpoint", "--dataset", "{home}/dataset", "--out", "{home}/eval", "--episodes", "0",
-    "--device", "cpu", "--latency-steps", "0", "--action-meaning", "delta",
-]  # fmt: skip
-COMMANDS = {
-    "check": (convert_main, ["--check", "{home}/dataset"]),
-    "train": (train_main, [*TRAIN, *TINY_TRAINING]),
-    "finetune": (
-        train_main, [*TRAIN, "model.init_from={home}/checkpoint", "training.device=cpu", "training.batch_size=2"]
-    ),
-    "evaluate": (evaluate_main, EVALUATE),
-}  # fmt: skip
-
-
 @pytest.fixture
 def checkpoint(act_tiny: Path, image_dataset: Path, tmp_path: Path) -> Path:
-    """A checkpoint with all that a training of ours says about itself."""
+    """A checkpoint with the whole record of a training of ours."""
     record = {
         "config": {"data": {"image_size": None, "episodes": None}, "training": {"seed": 0}},
         "dataset": {"fingerprint": "0", "episodes": 2, "frames": 42},
@@ -224,7 +198,7 @@ def checkpoint(act_tiny: Path, image_dataset: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "files", "short"),
+    ("reader", "files", "short"),
     [
         ("check", DATASET_FILES, 6),
         ("train", DATASET_FILES, 1),
@@ -232,22 +206,13 @@ def checkpoint(act_tiny: Path, image_dataset: Path, tmp_path: Path) -> Path:
         ("evaluate", (*DATASET_FILES, *CHECKPOINT_FILES), 1),
     ],
 )
-def test_a_command_on_what_is_damaged(
-    name: str, files: tuple[str, ...], short: int, image_dataset: Path, checkpoint: Path
+def test_a_command_on_damaged_files(
+    reader: str, files: Iterable[str], short: int, image_dataset: Path, checkpoint: Path
 ) -> None:
-    tries = [
-        Commanded(image_dataset, checkpoint, name, file, seed)
-        for file in files
-        for seed in (*FOUND.get((name, file), ()), *range(loops(short, 200)))
-    ]
-    whole, *found = map_isolated(command, [tries[0]._replace(seed=-1), *tries], 2, lambda _: LIMITS)
-    assert isinstance(whole, Outcome)
-    assert whole.kind == "read", whole
-    kinds = ["STOPPED" if isinstance(one, UserError) else one.kind for one in found]
-    print(f"{name}: {dict(Counter(kinds))}")
-    broken = [
-        f"{one.file}, seed {one.seed}: {how}"
-        for one, how, kind in zip(tries, found, kinds, strict=True)
-        if kind.isupper()
-    ]
-    assert not broken, "\n".join(broken)
+    attempt_all(
+        [
+            Case(image_dataset, checkpoint, reader, file, seed)
+            for file in files
+            for seed in (*FOUND.get((reader, file), ()), *range(loops(short, 200)))
+        ]
+    )

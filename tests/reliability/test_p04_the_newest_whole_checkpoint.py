@@ -1,4 +1,4 @@
-"""A training goes on from its newest checkpoint that is whole; a damaged one is passed over with one warning."""
+"""A training resumes from its newest complete checkpoint; a damaged one is skipped with one warning."""
 
 import logging
 import random
@@ -82,7 +82,7 @@ def test_damage_to_any_file_of_the_policy_is_noticed_where_a_run_is_loaded(
     for path, harmed in harmed_in_turn(paths, chance, caplog):
         assert pretrained_folder(out) == out / BEFORE / "pretrained_model", (path, harmed)
         (line,) = warned(caplog)
-        assert line.startswith(f"{out / NEWEST} is damaged and passed over: ")
+        assert line.startswith(f"{out / NEWEST} is damaged and skipped: ")
     assert pretrained_folder(out) == out / NEWEST / "pretrained_model"
 
 

@@ -28,7 +28,7 @@ def test_the_others_end_when_one_dies(warm: Warm, dataset: Path, tmp_path: Path,
     assert (codes[left], codes[lost]) == (EXIT_TRANSIENT, -signal.SIGKILL), stderr(out, left)
     (line,) = [line for line in stderr(out, left).splitlines() if "lost another process" in line]
     assert line.startswith(
-        f"error (may pass; run the same command again): rank {left} lost another process of the training"
+        f"error (temporary; run the same command again): rank {left} lost another process of the training"
     )
     assert "Traceback" not in stderr(out, left)
 

@@ -27,7 +27,7 @@ from stage1_convert.bags.message_types import FFMPEG, FOREIGN
 from stage1_convert.images.decode import read_image
 from stage1_convert.images.video_topic import VideoDecoder
 from tests.stage1_convert.conversion import report, run
-from tests.stage1_convert.images.test_decode import video_message
+from tests.stage1_convert.images.video import video_message
 from tests.stage1_convert.memory import at_most
 from tests.stage1_convert.recording import (
     IMAGE,

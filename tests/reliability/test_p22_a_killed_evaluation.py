@@ -1,4 +1,4 @@
-"""kill -9 anywhere in an evaluation, run the same command again: the same tables apart from latencies, each of them whole."""
+"""kill -9 anywhere in an evaluation, run the same command again: the same complete tables, apart from latencies."""
 
 import shutil
 import signal
@@ -46,12 +46,12 @@ def test_a_killed_evaluation_gives_the_same_tables(start: Start, ram: Path) -> N
         assert not leftovers(ram / "killed")
         shutil.rmtree(ram / "killed")
 
-    whole = start(ram / "whole").join()
-    assert whole.code == 0, whole.output
-    expected = tables(ram / "whole")
+    undisturbed = start(ram / "undisturbed").join()
+    assert undisturbed.code == 0, undisturbed.output
+    expected = tables(ram / "undisturbed")
     assert len(expected) == 3
     kills = loops(4, 100)
-    assert kill_and_repeat(lambda die_at: start(out, die_at), whole, kills, again) >= kills // 2
+    assert kill_and_repeat(lambda die_at: start(out, die_at), undisturbed, kills, again) >= kills // 2
 
 
 @pytest.mark.parametrize("change", [-4, -5, -6][: loops(1, 3)])
@@ -59,15 +59,15 @@ def test_a_kill_in_the_midst_of_a_table_leaves_no_part_of_it_under_its_name(
     start: Start, ram: Path, change: int
 ) -> None:
     """Arrow writes files without Python's audit events, so the kernel has to kill inside of a write."""
-    assert start(ram / "whole").join().code == 0
-    expected = tables(ram / "whole")
+    assert start(ram / "undisturbed").join().code == 0
+    expected = tables(ram / "undisturbed")
     ended = start(ram / "out", die_at=change).join()
     assert ended.code == -signal.SIGXFSZ, ended.output
     assert any(path.stat().st_size for path in (ram / "out" / WORK).glob("*.parquet")), "no table was being written"
     assert not list((ram / "out").glob("*.parquet"))
     assert start(ram / "out").join().code == 0
     assert tables(ram / "out") == expected
-    resumed, whole = (read_json(ram / name / "summary.json") for name in ("out", "whole"))
-    del resumed["latency"], whole["latency"]
-    assert resumed == whole
+    again, undisturbed = (read_json(ram / name / "summary.json") for name in ("out", "undisturbed"))
+    del again["latency"], undisturbed["latency"]
+    assert again == undisturbed
     assert not leftovers(ram)

@@ -35,6 +35,7 @@ TINY = [
     "training.device=cpu",
     "training.num_workers=1",
 ]
+IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 # With TINY: held-out losses at 5, 10 and 12, checkpoints at 4, 8 and 12, log lines at 3, 6, 9 and 12.
 VALIDATED = ("data.val_fraction=0.34", "training.val_freq=5")
 
@@ -47,47 +48,56 @@ def write_dataset(
     vectors = {"observation.state": 3, "action": 2}
     if environment:
         vectors["observation.environment_state"] = environment
+    stops = np.cumsum(lengths).tolist()
+    rows = [(i, stop - length, stop, 0, i) for i, (length, stop) in enumerate(zip(lengths, stops, strict=True))]
+    tables = [_episode(rng, number, start, stop, vectors, cameras) for number, start, stop, *_ in rows]
+    for number, table in enumerate(tables):
+        _write(root / f"data/chunk-000/file-{number:03d}.parquet", table)
+    keys = ("episode_index", "dataset_from_index", "dataset_to_index", "data/chunk_index", "data/file_index")
+    episodes = pa.Table.from_pylist([dict(zip(keys, row, strict=True)) for row in rows])
+    _write(root / "meta/episodes/chunk-000/file-000.parquet", episodes)
+
+    joined = pa.concat_tables([table.select(list(vectors)) for table in tables])
+    whole = {key: np.array(joined[key].to_pylist(), np.float64) for key in vectors}
+    stats = {key: {"mean": values.mean(0).tolist(), "std": values.std(0).tolist()} for key, values in whole.items()}
+    (root / "meta/stats.json").write_text(json.dumps(stats))
     features: dict[str, object] = {k: {"dtype": "float32", "shape": [n], "names": None} for k, n in vectors.items()}
     for camera, size in cameras.items():
         names = ["height", "width", "channels"]
         features[f"observation.images.{camera}"] = {"dtype": "image", "shape": [*size, 3], "names": names}
     for key in ("frame_index", "episode_index", "index", "task_index"):
         features[key] = {"dtype": "int64", "shape": [1], "names": None}
-    values: dict[str, list[np.ndarray]] = {key: [] for key in vectors}
-    episodes, first = [], 0
-    for number, length in enumerate(lengths):
-        columns: dict[str, pa.Array] = {}
-        for key, n in vectors.items():
-            array = rng.normal(size=(length, n)).astype(np.float32)
-            values[key].append(array)
-            columns[key] = pa.FixedSizeListArray.from_arrays(array.ravel(), n)
-        for camera, size in cameras.items():
-            images = (rng.integers(0, 255, (*size, 3), np.uint8) for _ in range(length))
-            rows = [{"bytes": cv2.imencode(".png", image)[1].tobytes(), "path": None} for image in images]
-            columns[f"observation.images.{camera}"] = pa.array(
-                rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-            )
-        columns |= {"frame_index": pa.array(range(length)), "episode_index": pa.array([number] * length)}
-        columns |= {"index": pa.array(range(first, first + length)), "task_index": pa.array([0] * length)}
-        _write(root / f"data/chunk-000/file-{number:03d}.parquet", pa.table(columns))
-        row = {"episode_index": number, "dataset_from_index": first, "dataset_to_index": first + length}
-        episodes.append({**row, "data/chunk_index": 0, "data/file_index": number})
-        first += length
-    _write(root / "meta/episodes/chunk-000/file-000.parquet", pa.Table.from_pylist(episodes))
-    stats: dict[str, object] = {}
-    for key, arrays in values.items():
-        whole = np.concatenate(arrays).astype(np.float64)
-        stats[key] = {"mean": whole.mean(0).tolist(), "std": whole.std(0).tolist()}
-    info: dict[str, object] = {
-        "codebase_version": "v3.0",
-        "fps": 30,
-        "total_frames": first,
-        "total_episodes": len(lengths),
-    }
-    info["features"] = features
-    (root / "meta/info.json").write_text(json.dumps(info))
-    (root / "meta/stats.json").write_text(json.dumps(stats))
+    info = {"codebase_version": "v3.0", "fps": 30, "total_frames": stops[-1], "total_episodes": len(lengths)}
+    (root / "meta/info.json").write_text(json.dumps({**info, "features": features}))
     return root
+
+
+def _episode(
+    rng: np.random.Generator,
+    number: int,
+    start: int,
+    stop: int,
+    vectors: Mapping[str, int],
+    cameras: Mapping[str, tuple[int, int]],
+) -> pa.Table:
+    """Random vectors and PNG images of the rows start .. stop-1."""
+    length = stop - start
+    columns: dict[str, pa.Array] = {}
+    for key, n in vectors.items():
+        values = rng.normal(size=(length, n)).astype(np.float32)
+        columns[key] = pa.FixedSizeListArray.from_arrays(values.ravel(), n)
+    for camera, size in cameras.items():
+        images = (rng.integers(0, 255, (*size, 3), np.uint8) for _ in range(length))
+        rows = [{"bytes": cv2.imencode(".png", image)[1].tobytes(), "path": None} for image in images]
+        columns[f"observation.images.{camera}"] = pa.array(rows, IMAGE_TYPE)
+    columns |= {"frame_index": pa.array(range(length)), "episode_index": pa.array([number] * length)}
+    columns |= {"index": pa.array(range(start, stop)), "task_index": pa.array([0] * length)}
+    return pa.table(columns)
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
 
 
 def open_store(dataset: Dataset, cache: Path) -> FrameStore:
@@ -180,8 +190,3 @@ def train_as(
 def stderr(out: Path, rank: int = 0) -> str:
     """What a rank printed in its last start."""
     return out.with_name(f"{out.name}.{rank}.log").read_text()
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path)

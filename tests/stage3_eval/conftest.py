@@ -15,8 +15,9 @@ from common.act.checkpoint import Checkpoint, PolicyShape, new_network
 from common.act.network import ActConfig
 from common.act.normalization import Normalizer
 from common.act.records import Robot
-from common.lerobot.dataset import ACTION, STATE, Dataset, image_key
-from tests.conftest import GOLDEN, TINY_TRAINING
+from common.lerobot.dataset import Dataset
+from common.lerobot.metadata import ACTION, STATE, image_key
+from tests.conftest import GOLDEN, TINY_TRAINING, SharedFolders
 
 MAPPING = {"STATE": "MEAN_STD", "ACTION": "MEAN_STD", "VISUAL": "MEAN_STD"}
 CONFIG = ActConfig(
@@ -78,29 +79,31 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """Record, convert and train three times: 20 steps, the same but for training.lr."""
+def sweep(shared: SharedFolders) -> Sweep:
+    """A dataset and three trainings of 20 steps that differ in training.lr only."""
+    folder = shared.get("sweep", record_convert_and_train)
+    return Sweep(folder / "dataset", {name: folder / "runs" / name for name in RATES})
+
+
+def record_convert_and_train(folder: Path) -> None:
     from demo.record import main as record
     from stage1_convert.__main__ import main as convert
     from stage2_train.__main__ import main as train
 
-    folder = tmp_path_factory.mktemp("sweep")
     assert record(["--out", str(folder / "bags"), "--episodes", "6"]) == 0
     assert convert(["--src", str(folder / "bags"), "--out", str(folder / "dataset")]) == 0
-    runs = {name: folder / "runs" / name for name in RATES}
-    for name, run in runs.items():
+    for name, rate in RATES.items():
         overrides = [
             *TINY_TRAINING,
             "training.steps=20",
             "training.log_freq=5",
             "training.save_freq=20",
             "training.batch_size=2",
-            f"training.lr={RATES[name]}",
+            f"training.lr={rate}",
             "data.val_fraction=0.17",
             "data.image_stats=dataset",
             f"data.dataset={folder / 'dataset'}",
             f"data.cache_dir={folder / 'cache'}",
-            f"training.output_dir={run}",
+            f"training.output_dir={folder / 'runs' / name}",
         ]
         assert train(["--override", *overrides]) == 0
-    return Sweep(folder / "dataset", runs)

@@ -73,14 +73,14 @@ def test_columns_and_types_are_those_documented(out: Path) -> None:
             assert [(field.name, str(field.type)) for field in pq.read_schema(out / name)] == expected
 
 
-def test_pandas_reads_a_row_per_frame_with_the_recording_as_it_was(out: Path) -> None:
+def test_pandas_reads_a_row_per_frame_with_the_recorded_values(out: Path) -> None:
     frames = pd.read_parquet(out / "episode_001.parquet")
     recorded = pd.read_parquet(GOLDEN / "dataset_image" / "data").query("episode_index == 1")
     assert frames["frame_index"].tolist() == list(range(22))
     assert set(frames["episode_index"]) == {1}
-    for ours, theirs in (("gt_action_", "action"), ("joint_position_", "observation.state")):
-        values = frames[[ours + joint for joint in JOINTS]].to_numpy()
-        np.testing.assert_array_equal(values, np.stack(recorded[theirs].to_list()))
+    for prefix, key in (("gt_action_", "action"), ("joint_position_", "observation.state")):
+        values = frames[[prefix + joint for joint in JOINTS]].to_numpy()
+        np.testing.assert_array_equal(values, np.stack(recorded[key].to_list()))
     np.testing.assert_array_equal(frames["timestamp"], recorded["timestamp"])
 
 
@@ -91,7 +91,7 @@ def test_errors_are_the_difference_of_predicted_and_recorded(out: Path) -> None:
         np.testing.assert_allclose(frames[f"abs_error_{joint}"], difference, rtol=1e-6)
 
 
-def test_all_episodes_are_the_episodes_one_after_the_other(out: Path) -> None:
+def test_all_episodes_are_the_episodes_concatenated(out: Path) -> None:
     parts = [pq.read_table(out / name) for name in ("episode_000.parquet", "episode_001.parquet")]
     assert pq.read_table(out / "all_episodes.parquet").equals(pa.concat_tables(parts), check_metadata=True)
 
@@ -125,14 +125,14 @@ def test_the_summary_agrees_with_the_parquet_files(out: Path) -> None:
     assert summary["policy"]["mae_by_step"][0] == pytest.approx(first["mae"])
     assert len(summary["policy"]["mae_by_step"]) == summary["chunk_size"] == 10
     assert (summary["episodes"], summary["frames"], summary["joint_names"]) == ([0, 1], 42, JOINTS)
-    weighted = sum(of["policy"]["first_step"]["mae"] * of["frames"] for of in summary["by_episode"]) / 42
+    weighted = sum(episode["policy"]["first_step"]["mae"] * episode["frames"] for episode in summary["by_episode"]) / 42
     assert weighted == pytest.approx(first["mae"])
 
 
 def test_the_ratio_is_to_the_best_baseline(out: Path) -> None:
     summary = read_summary(out)
     for scope in ("first_step", "valid_horizon"):
-        maes = {name: of[scope]["mae"] for name, of in summary["baselines"].items()}
+        maes = {name: errors[scope]["mae"] for name, errors in summary["baselines"].items()}
         assert summary["best_baseline"][scope] == min(maes, key=lambda name: maes[name])
         ratio = summary["policy"][scope]["mae"] / min(maes.values())
         assert summary["ratio_to_best_baseline"][scope] == pytest.approx(ratio)
@@ -160,7 +160,7 @@ def without_latency(page: str) -> str:
     return re.sub(r"A prediction takes</dt>.*?</dd>", "", page)
 
 
-def test_a_finished_evaluation_is_reported_again_and_stays_as_it_is(
+def test_a_finished_evaluation_is_reported_again_and_not_changed(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = evaluate(checkpoint, GOLDEN / "dataset_image", tmp_path / "out", "--episodes", 1)
@@ -171,7 +171,7 @@ def test_a_finished_evaluation_is_reported_again_and_stays_as_it_is(
     assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()} == before
 
 
-def test_another_evaluation_is_not_written_over(checkpoint: Path, act_tiny: Path, tmp_path: Path) -> None:
+def test_another_evaluation_is_not_overwritten(checkpoint: Path, act_tiny: Path, tmp_path: Path) -> None:
     out = evaluate(checkpoint, GOLDEN / "dataset_image", tmp_path / "out", "--episodes", 1)
     with pytest.raises(UserError, match="holds another evaluation: its checkpoint_files is"):
         evaluate(act_tiny, GOLDEN / "dataset_image", out, "--episodes", 1, "--action-meaning", "delta")

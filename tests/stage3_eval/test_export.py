@@ -1,4 +1,4 @@
-"""The exported policy says in onnxruntime what the policy says, or is not kept."""
+"""The exported policy gives the same actions in onnxruntime as the policy, or is not kept."""
 
 import importlib
 import json
@@ -45,7 +45,7 @@ def exported(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_onnxruntime_answers_what_the_policy_answers_for_any_batch(batch: int, exported: Path, inputs: Inputs) -> None:
+def test_onnxruntime_agrees_with_the_policy_for_any_batch_size(batch: int, exported: Path, inputs: Inputs) -> None:
     onnxruntime = importlib.import_module("onnxruntime")
     session = onnxruntime.InferenceSession(str(exported / "policy.onnx"), providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(batch)
@@ -58,7 +58,7 @@ def test_onnxruntime_answers_what_the_policy_answers_for_any_batch(batch: int, e
     np.testing.assert_allclose(chunk, inputs.policy.predict_chunk(observation).numpy(), atol=1e-5)
 
 
-def test_what_a_robot_must_know_stands_beside_it(exported: Path, inputs: Inputs) -> None:
+def test_policy_json_describes_the_policy_to_a_driver(exported: Path, inputs: Inputs) -> None:
     assert sorted(path.name for path in exported.iterdir()) == ["README.md", "policy.json", "policy.onnx"]
     about = json.loads((exported / "policy.json").read_text())
     assert about["joint_names"] == list(inputs.dataset.joint_names)
@@ -69,7 +69,7 @@ def test_what_a_robot_must_know_stands_beside_it(exported: Path, inputs: Inputs)
     assert 0 <= about["verified"]["largest_difference_normalized"] < 1e-5
 
 
-def test_the_lines_for_the_robot_run_as_written(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lines_of_the_readme_run_as_written(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (lines,) = re.findall(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(exported)
     names: dict[str, np.ndarray] = {}
@@ -79,14 +79,14 @@ def test_the_lines_for_the_robot_run_as_written(exported: Path, monkeypatch: pyt
 
 def test_a_policy_with_two_cameras_and_an_environment_is_exported(inputs: Inputs, tmp_path: Path) -> None:
     dataset = Dataset.open(GOLDEN / "dataset_image")
-    one = tiny_checkpoint(dataset)
+    base = tiny_checkpoint(dataset)
     shape = PolicyShape(6, 6, {"color": (64, 96, 3), "wrist": (64, 96, 3)}, environment_dim=2)
-    statistics = one.normalizer.statistics()
+    statistics = base.normalizer.statistics()
     for name in ("mean", "std"):
         statistics[f"observation.images.wrist.{name}"] = statistics[f"observation.images.color.{name}"]
         statistics[f"observation.environment_state.{name}"] = torch.ones(2)
     normalizer = Normalizer(statistics, MAPPING | {"ENV": "MEAN_STD"}, shape.sizes(), "test")
-    policy = Policy(replace(one, network=new_network(CONFIG, shape), shape=shape, normalizer=normalizer))
+    policy = Policy(replace(base, network=new_network(CONFIG, shape), shape=shape, normalizer=normalizer))
     graph = exporting.Graph(policy).eval()
     exporting._write_graph(graph, tmp_path / "policy.onnx")
     onnxruntime = importlib.import_module("onnxruntime")
@@ -103,7 +103,7 @@ def test_a_policy_with_two_cameras_and_an_environment_is_exported(inputs: Inputs
         np.testing.assert_allclose(chunk, policy.predict_chunk(observation).numpy(), atol=1e-5)
 
 
-def test_a_graph_that_says_something_else_is_not_kept(
+def test_a_graph_that_disagrees_with_the_policy_is_not_kept(
     inputs: Inputs, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write_another(graph: exporting.Graph, path: Path) -> None:

@@ -60,7 +60,7 @@ def test_other_joints_are_refused(golden: Dataset, trained: Checkpoint) -> None:
         require_match(Policy(replace(trained, robot=Robot(names))), golden)
 
 
-def test_joints_are_not_compared_when_one_side_does_not_name_them(golden: Dataset, trained: Checkpoint) -> None:
+def test_joints_without_names_are_not_compared(golden: Dataset, trained: Checkpoint) -> None:
     require_match(Policy(replace(trained, robot=Robot(None))), golden)
 
 
@@ -70,7 +70,7 @@ def test_another_meaning_of_actions_is_refused(image_dataset: Path, trained: Che
         require_match(Policy(trained), dataset)
 
 
-def test_what_an_action_means_is_read_and_never_guessed(
+def test_the_meaning_of_actions_is_read_and_never_guessed(
     golden: Dataset, image_dataset: Path, trained: Checkpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
     silent = Policy(replace(trained, robot=Robot(golden.joint_names)))
@@ -132,7 +132,7 @@ def test_a_named_episode_that_does_not_exist_is_refused(flag: list[str], golden:
 
 
 @pytest.mark.parametrize("flag", ["one", "-1", "3-1", "1,2", "0-", "9" * 5000])
-def test_what_names_no_episode_is_refused(flag: str, golden: Dataset, trained: Checkpoint) -> None:
+def test_a_word_that_names_no_episode_is_refused(flag: str, golden: Dataset, trained: Checkpoint) -> None:
     with pytest.raises(UserError, match="expected numbers, a range such as 0-3, all or val"):
         choose_episodes([flag], Policy(trained), golden)
 
@@ -146,7 +146,7 @@ def test_the_environment_names_the_default_episodes(
     assert [episode.number for episode in choose_episodes(["0"], Policy(trained), golden)] == [0]
 
 
-def test_a_default_of_which_nothing_exists_is_refused(
+def test_defaults_of_which_none_exists_are_refused(
     golden: Dataset, trained: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVAL_EPISODES", "5 6")
@@ -225,6 +225,6 @@ def test_a_corrupt_weights_file_is_refused_by_name(write_checkpoint: WriteCheckp
         open_inputs(folder, golden.root, None, "cpu")
 
 
-def test_a_dataset_that_is_not_there_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_missing_dataset_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no dataset in .*nothing"):
         open_inputs(checkpoint, tmp_path / "nothing", None, "cpu")

@@ -1,4 +1,4 @@
-"""Every frame gets a chunk of its own, the same in any batch; only the frames asked for are timed."""
+"""Every frame gets its own chunk, the same for any batch size; only the requested frames are timed."""
 
 from pathlib import Path
 from typing import Any
@@ -7,19 +7,20 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from common.lerobot.dataset import ACTION, STATE, Dataset
+from common.lerobot.dataset import Dataset
+from common.lerobot.metadata import ACTION, STATE
 from common.policy import Policy
 from stage3_eval.predict import predict_open_loop, predict_queue, spread, time_first_call
 from tests.conftest import GOLDEN
 
 
 def rows_of(dataset: Dataset, episode: int, cache: Path) -> dict[str, npt.NDArray[Any]]:
-    of = dataset.episodes[episode]
-    return {key: values[of.start : of.stop] for key, values in dataset.columns([STATE, ACTION], cache).items()}
+    rows = slice(dataset.episodes[episode].start, dataset.episodes[episode].stop)
+    return {key: values[rows] for key, values in dataset.columns([STATE, ACTION], cache).items()}
 
 
 @pytest.mark.parametrize("kind", ["image", "video"])
-def test_batches_predict_what_frames_one_at_a_time_do(kind: str, checkpoint: Path, tmp_path: Path) -> None:
+def test_batches_give_the_same_chunks_as_single_frames(kind: str, checkpoint: Path, tmp_path: Path) -> None:
     dataset, policy = Dataset.open(GOLDEN / f"dataset_{kind}"), Policy.load(checkpoint)
     rows, episode = rows_of(dataset, 1, tmp_path), dataset.episodes[1]
     prediction = predict_open_loop(policy, dataset, episode, rows, batch_size=8, n_timed=0)
@@ -32,7 +33,7 @@ def test_batches_predict_what_frames_one_at_a_time_do(kind: str, checkpoint: Pat
         np.testing.assert_allclose(batched[t], single[0], atol=1e-5, rtol=0)
 
 
-def test_exactly_the_frames_asked_for_are_timed(checkpoint: Path, tmp_path: Path) -> None:
+def test_exactly_the_requested_frames_are_timed(checkpoint: Path, tmp_path: Path) -> None:
     dataset, policy = Dataset.open(GOLDEN / "dataset_image"), Policy.load(checkpoint)
     rows = rows_of(dataset, 0, tmp_path)
     latency_T_s = predict_open_loop(policy, dataset, dataset.episodes[0], rows, batch_size=8, n_timed=3).latency_T_s
@@ -45,17 +46,17 @@ def test_exactly_the_frames_asked_for_are_timed(checkpoint: Path, tmp_path: Path
     ("length", "count", "frames"),
     [(20, 3, [0, 10, 19]), (3, 50, [0, 1, 2]), (5, 0, []), (1, 4, [0]), (7, 1, [0])],
 )
-def test_timed_frames_are_spread_over_the_episode(length: int, count: int, frames: list[int]) -> None:
+def test_timed_frames_are_evenly_spaced(length: int, count: int, frames: list[int]) -> None:
     assert spread(length, count).tolist() == frames
 
 
 @pytest.mark.parametrize(("n_action_steps", "coeff"), [(4, None), (10, None), (1, 0.01)])
-def test_the_queue_is_fed_and_asked_as_on_the_robot(
+def test_the_queue_is_used_as_on_the_robot(
     n_action_steps: int, coeff: float | None, checkpoint: Path, tmp_path: Path
 ) -> None:
     dataset, policy, driver = Dataset.open(GOLDEN / "dataset_image"), Policy.load(checkpoint), Policy.load(checkpoint)
-    for of in (policy, driver):
-        of.n_action_steps, of.temporal_ensemble_coeff = n_action_steps, coeff
+    for instance in (policy, driver):
+        instance.n_action_steps, instance.temporal_ensemble_coeff = n_action_steps, coeff
     rows, episode = rows_of(dataset, 1, tmp_path), dataset.episodes[1]
     prediction = predict_queue(policy, dataset, episode, rows, batch_size=8, n_timed=2)
     for t, image in enumerate(dataset.images(episode, "color")):

@@ -1,4 +1,4 @@
-"""The stage's README names the flags and the keys that there are."""
+"""The README of stage 3 describes every flag and every key of the summary, and no others."""
 
 import json
 import re
@@ -29,5 +29,5 @@ def test_every_key_of_the_summary_is_described_and_no_other(checkpoint: Path, tm
     assert sorted(first_cells("key")) == sorted(summary)
 
 
-def test_the_image_is_there_and_small() -> None:
+def test_the_screenshot_exists_and_is_small() -> None:
     assert 20_000 < (ROOT / "stage3_eval" / "report.png").stat().st_size < 300_000

@@ -525,4 +525,4 @@ def test_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:
     assert "layer3.0.bn2.bias is missing" in refusal(missing)
     wrong = published | {"layer1.0.conv1.weight": torch.zeros(64, 64, 5, 5)}
     assert "layer1.0.conv1.weight has shape (64, 64, 5, 5), expected (64, 64, 3, 3)" in refusal(wrong)
-    assert "layer1.2.bn1.bias has no place in this backbone" in refusal(published_weights("resnet34"))
+    assert "layer1.2.bn1.bias is not part of this backbone" in refusal(published_weights("resnet34"))

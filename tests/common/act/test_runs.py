@@ -38,7 +38,7 @@ def run(pretrained: Path, tmp_path: Path) -> Path:
 def test_a_run_stands_for_its_newest_checkpoint(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert pretrained_folder(run) == run / "checkpoint_000010" / "pretrained_model"
-    assert "taking checkpoint_000010" in caplog.text
+    assert "using checkpoint_000010" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["best", "checkpoint_000002", "checkpoint_000002/pretrained_model"])
@@ -64,7 +64,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
 def test_a_run_without_a_whole_checkpoint_is_refused(run: Path) -> None:
     shutil.rmtree(run / "checkpoint_000002")
     (run / "checkpoint_000010" / "pretrained_model" / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="none of its 1 checkpoints is whole"):
+    with pytest.raises(UserError, match="none of its 1 checkpoints is complete"):
         pretrained_folder(run)
 
 

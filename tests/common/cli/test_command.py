@@ -19,9 +19,9 @@ from tests.conftest import ROOT
         (
             TransientError("the network is down"),
             75,
-            "error (may pass; run the same command again): the network is down\n",
+            "error (temporary; run the same command again): the network is down\n",
         ),
-        (KeyboardInterrupt(), 130, "stopped; run the same command again to go on\n"),
+        (KeyboardInterrupt(), 130, "stopped; run the same command again to continue\n"),
         (
             OSError(errno.ENOSPC, "No space left", "/data/x"),
             2,

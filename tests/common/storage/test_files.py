@@ -63,7 +63,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
 def test_a_place_where_no_folder_can_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(UserError, match=r"file/run cannot be made: File exists"),
+        pytest.raises(UserError, match=r"file/run cannot be created: File exists"),
         new_folder(tmp_path / "file" / "run"),
     ):
         pass

@@ -157,7 +157,7 @@ def test_workers_leave_when_their_parent_is_killed() -> None:
 @pytest.mark.parametrize(
     ("presses", "code", "said"),
     [
-        ("os.kill(os.getpid(), signal.SIGINT)", 130, "stopped; run the same command again to go on\n"),
+        ("os.kill(os.getpid(), signal.SIGINT)", 130, "stopped; run the same command again to continue\n"),
         ("for _ in range(2): signal.raise_signal(signal.SIGINT)", -signal.SIGINT, ""),
     ],
 )

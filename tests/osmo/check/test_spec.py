@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_file_that_the_mistakes_are_made_in_is_accepted(folder: Path) -> None:
+def test_the_file_without_mistakes_is_accepted(folder: Path) -> None:
     (folder / "flow.yaml").write_text(GOOD)
     assert check_releases(folder / "flow.yaml", RELEASES, {}) == {release: [] for release in RELEASES}
 
@@ -109,7 +109,7 @@ def test_every_shipped_workflow_fits_the_releases_it_claims_with_every_switch(pa
 
 
 @pytest.mark.parametrize("path", [*WORKFLOWS, *OSMO.glob("config*.yaml"), OSMO / "convert.yaml"], ids=lambda p: p.name)
-def test_the_raw_file_is_valid_yaml_without_a_key_given_twice(path: Path) -> None:
+def test_the_raw_file_is_valid_yaml_without_duplicate_keys(path: Path) -> None:
     def walk(node: yaml.Node | None) -> None:
         if isinstance(node, yaml.MappingNode):
             keys = [key.value for key, _ in node.value]
@@ -121,7 +121,7 @@ def test_the_raw_file_is_valid_yaml_without_a_key_given_twice(path: Path) -> Non
     walk(yaml.compose(path.read_text()))
 
 
-def test_a_switch_takes_only_what_it_may_be() -> None:
+def test_a_switch_accepts_only_its_documented_values() -> None:
     for path in WORKFLOWS:
         for name in {"results", "bags", "data", "auth", "wandb", "shm", "eval_data"} & read(path).defaults.keys():
             (finding,) = check(path, "6.3", {name: "perhaps"})
@@ -137,7 +137,7 @@ def test_the_sweep_is_the_grid_of_three_learning_rates_and_two_kl_weights() -> N
         assert overrides == f"training.lr={lr.replace('e', 'e-')} training.kl_weight={kl}"
 
 
-def test_the_configs_hold_what_differs_from_the_defaults_and_nothing_else() -> None:
+def test_the_configs_contain_only_differences_from_the_defaults() -> None:
     from common.cli.config import load, to_dict
     from stage1_convert.config import Config
     from stage2_train.config import TrainConfig

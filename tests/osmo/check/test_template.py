@@ -43,7 +43,7 @@ def test_tokens_pass_through_both_renderings(tmp_path: Path) -> None:
     assert again["workflow"]["tasks"][1]["args"] == ["echo {{output}} {{input:0}}\necho 1\n"]
 
 
-def test_every_part_knows_the_line_of_the_file_it_came_from(tmp_path: Path) -> None:
+def test_every_part_has_its_line_of_the_file(tmp_path: Path) -> None:
     found = rendered(tmp_path, LOOP)
     for task in (0, 1):
         assert found.line(("workflow", "tasks", task, "name")) == 5
@@ -51,7 +51,7 @@ def test_every_part_knows_the_line_of_the_file_it_came_from(tmp_path: Path) -> N
         assert found.line(("workflow", "tasks", task, "nothing")) == 5
 
 
-def test_a_localpath_is_put_in_its_place_and_rendered_without_the_default_values(tmp_path: Path) -> None:
+def test_a_localpath_is_inlined_and_rendered_without_the_default_values(tmp_path: Path) -> None:
     text = """\
         workflow:
           name: "{{ name }}"
@@ -93,14 +93,14 @@ def test_a_token_built_by_a_loop_is_a_token_in_the_second_pass(tmp_path: Path) -
         ("name: [}", 2, "not valid YAML once rendered"),
     ],
 )
-def test_what_cannot_be_rendered_names_the_line(tmp_path: Path, line: str, number: int, words: str) -> None:
+def test_a_render_error_names_the_line(tmp_path: Path, line: str, number: int, words: str) -> None:
     with pytest.raises(TemplateError) as caught:
         rendered(tmp_path, f"workflow:\n  {line}\ndefault-values:\n  bags: here\n")
     assert words in str(caught.value)
     assert caught.value.line == number
 
 
-def test_a_value_that_is_no_default_value_is_refused_with_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_value_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
     with pytest.raises(TemplateError, match=r"--set cout: not among the default-values; did you mean count\?"):
         rendered(tmp_path, LOOP, cout=1)
 

@@ -1,4 +1,4 @@
-"""Workflows of shell commands, run by the command that users type: order, failures, retries, stops and restarts."""
+"""The runner with workflows of shell commands: order, failures, retries, stops and restarts."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def statuses(result: Result) -> dict[str, str]:
     return {name: task.status for name, task in result.tasks.items()}
 
 
-def test_outputs_are_the_inputs_of_what_comes_after(tmp_path: Path) -> None:
+def test_outputs_are_the_inputs_of_downstream_tasks(tmp_path: Path) -> None:
     a = task(
         "a", 'mkdir "{{output}}/d" "{{output}}/empty"; echo {{ word }} > "{{output}}/d/f"; ln -s d "{{output}}/link"'
     )
@@ -56,7 +56,7 @@ def test_outputs_are_the_inputs_of_what_comes_after(tmp_path: Path) -> None:
     assert result.tasks["b"].log.read_text().split() == ["there", "there", "d", "toy-1"]
 
 
-def test_files_and_paths_of_the_container_lie_in_the_tasks_own_folder(tmp_path: Path) -> None:
+def test_files_and_paths_of_the_container_are_below_the_folder_of_the_task(tmp_path: Path) -> None:
     files = "files: [{path: /workspace/config.yaml, contents: 'out: {{output}}'}]\n"
     a = task(
         "a",
@@ -72,7 +72,7 @@ def test_files_and_paths_of_the_container_lie_in_the_tasks_own_folder(tmp_path: 
     assert result.tasks["b"].log.read_text() == "ran\n"
 
 
-def test_a_failing_task_fails_what_follows_it_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failing_task_fails_only_the_tasks_that_depend_on_it(tmp_path: Path) -> None:
     a = task("a", "echo the reason >&2; exit 7")
     b = task("b", "true", "inputs: [{task: a}]\n")
     c = task("c", "true", "inputs: [{task: b}]\n")
@@ -87,7 +87,7 @@ def test_a_failing_task_fails_what_follows_it_and_nothing_else(tmp_path: Path) -
     assert f"python -m osmo.local restart {tmp_path}/work" in done.stderr
 
 
-def test_restart_runs_again_only_what_did_not_complete(tmp_path: Path) -> None:
+def test_restart_runs_only_tasks_that_did_not_complete(tmp_path: Path) -> None:
     a = task("a", 'echo once >> "{{output}}/../../a-ran"; echo x > "{{output}}/x"')
     b = task(
         "b", 'test -e "{{output}}/../../may-pass"; cat "{{input:0}}/x"; echo {{workflow_id}}', "inputs: [{task: a}]\n"
@@ -110,7 +110,7 @@ def test_exit_actions_decide_what_a_code_means(tmp_path: Path) -> None:
     assert [result.tasks[name].tries for name in "abc"] == [2, 2, 1]
 
 
-def test_tasks_that_do_not_wait_for_each_other_run_at_the_same_time(tmp_path: Path) -> None:
+def test_independent_tasks_run_at_the_same_time(tmp_path: Path) -> None:
     meet = """\
         touch "{{output}}/../here"
         for i in $(seq 100); do test -e "{{output}}/../../%s/here" && exit 0; sleep 0.05; done
@@ -136,7 +136,7 @@ def go_group(tmp_path: Path, scripts: list[str], ignore: bool = False) -> Result
     return run(tmp_path / "flow.yaml", work=tmp_path / "work", retries=0)
 
 
-def test_a_group_meets_on_loopback_at_a_port_of_its_own(tmp_path: Path) -> None:
+def test_each_group_has_a_free_port_on_loopback(tmp_path: Path) -> None:
     listen = "import os, socket; socket.create_server(('127.0.0.1', int(os.environ['MASTER_PORT']))).accept()"
     server = f'exec python -W ignore -c "{listen}"'
     client = """\
@@ -154,7 +154,7 @@ def test_a_dead_worker_fails_its_group_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - start < 20
 
 
-def test_a_worker_that_is_to_be_ignored_does_not(tmp_path: Path) -> None:
+def test_a_dead_worker_does_not_fail_a_group_that_ignores_nonleads(tmp_path: Path) -> None:
     assert statuses(go_group(tmp_path, ["sleep 0.3", "exit 3"], ignore=True)) == {
         "w-0": "completed",
         "w-1": "completed",
@@ -167,7 +167,7 @@ def test_a_task_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
     assert (result.status, statuses(result)) == ("failed", {"a": "timed out"})
 
 
-def test_urls_are_folders_and_datasets_lie_under_their_names(tmp_path: Path) -> None:
+def test_urls_are_folders_and_datasets_have_their_names(tmp_path: Path) -> None:
     (tmp_path / "bags" / "run1").mkdir(parents=True)
     (tmp_path / "bags" / "run1" / "a.mcap").write_text("bag")
     (tmp_path / "bags" / "run1" / "a.txt").write_text("text")
@@ -191,7 +191,7 @@ def test_urls_are_folders_and_datasets_lie_under_their_names(tmp_path: Path) -> 
         assert (tmp_path / "work" / place).read_text() == "made\n"
 
 
-def test_checkpoints_go_to_their_url_and_come_back_from_it(tmp_path: Path) -> None:
+def test_checkpoints_are_copied_to_their_url_and_read_from_it(tmp_path: Path) -> None:
     state = """\
         inputs:
         - url: azure://acct/state/output
@@ -224,7 +224,7 @@ def test_checkpoints_go_to_their_url_and_come_back_from_it(tmp_path: Path) -> No
         ("retries: 3\n", "flow.yaml:11: unknown key retries"),
     ],
 )
-def test_what_is_not_here_is_refused_before_anything_runs(tmp_path: Path, more: str, words: str) -> None:
+def test_a_missing_input_is_refused_before_anything_runs(tmp_path: Path, more: str, words: str) -> None:
     done = run_module("osmo.local", "run", flow(tmp_path, task("a", "true", more)), "--work", tmp_path / "work")
     assert done.returncode == 2
     assert words in done.stderr
@@ -247,7 +247,7 @@ def test_set_env_reaches_every_task(tmp_path: Path) -> None:
     assert [result.tasks[name].log.read_text() for name in "ab"] == ["1\n", "1\n"]
 
 
-def test_ctrl_c_stops_everything_and_the_run_can_go_on(tmp_path: Path) -> None:
+def test_ctrl_c_stops_everything_and_the_run_can_be_resumed(tmp_path: Path) -> None:
     script = 'test -e "{{output}}/../../free" || { setsid sleep 61.5 & sleep 61.5; }'
     path = flow(tmp_path, task("a", script), task("b", "true", "inputs: [{task: a}]\n"))
     process = start("run", path, "--work", tmp_path / "work")
@@ -262,7 +262,7 @@ def test_ctrl_c_stops_everything_and_the_run_can_go_on(tmp_path: Path) -> None:
     assert run_module("osmo.local", "restart", tmp_path / "work").returncode == 0
 
 
-def test_what_a_shell_started_may_save_before_it_is_stopped(tmp_path: Path) -> None:
+def test_a_command_in_a_shell_may_save_before_it_is_stopped(tmp_path: Path) -> None:
     # Two commands, so that the shell waits: it dies of the signal at once, its child answers it by saving.
     child = "trap 'sleep 0.5; touch {{output}}/saved; exit 75' TERM; touch {{output}}/../here; sleep 60 & wait"
     path = flow(tmp_path, task("a", f'bash -c "{child}"; true'))
@@ -274,7 +274,7 @@ def test_what_a_shell_started_may_save_before_it_is_stopped(tmp_path: Path) -> N
     assert (tmp_path / "work" / "a" / "output" / "saved").exists()
 
 
-def test_a_run_that_is_going_on_is_not_started_twice(tmp_path: Path) -> None:
+def test_a_run_is_not_restarted_while_it_runs(tmp_path: Path) -> None:
     path = flow(tmp_path, task("a", 'touch "{{output}}/../here"; sleep 60'))
     process = start("run", path, "--work", tmp_path / "work")
     try:
@@ -286,7 +286,7 @@ def test_a_run_that_is_going_on_is_not_started_twice(tmp_path: Path) -> None:
         process.communicate(timeout=60)
 
 
-def test_what_a_killed_runner_left_running_is_ended_before_its_task_starts_again(tmp_path: Path) -> None:
+def test_processes_of_a_killed_runner_are_ended_before_their_task_starts_again(tmp_path: Path) -> None:
     script = """\
         cd "{{output}}/.."
         if test -e pid; then grep -q OSMO_LOCAL_TASK "/proc/$(cat pid)/environ" && exit 4; exit 3; fi
@@ -303,13 +303,13 @@ def test_what_a_killed_runner_left_running_is_ended_before_its_task_starts_again
     assert not running("62.5")
 
 
-def test_a_finished_folder_is_not_run_over(tmp_path: Path) -> None:
+def test_a_work_folder_is_not_used_twice(tmp_path: Path) -> None:
     go(tmp_path, task("a", "true"))
     done = run_module("osmo.local", "run", tmp_path / "flow.yaml", "--work", tmp_path / "work")
     assert (done.returncode, "restart" in done.stderr) == (2, True)
 
 
-def test_what_is_linked_outside_is_copied_when_the_disk_cannot_link(tmp_path: Path) -> None:
+def test_linked_files_are_transferred_as_files(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "file").write_text("x")
     (tmp_path / "a" / "to-file").symlink_to("file")
@@ -328,7 +328,7 @@ def test_durations(text: str | int, expected: float) -> None:
     assert seconds(text) == expected
 
 
-def test_a_log_shows_now_and_then_what_a_running_task_says(
+def test_a_log_shows_the_last_line_of_a_running_task(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("osmo.local.status_table.LOG_PERIOD_S", 0.0)

@@ -1,4 +1,4 @@
-"""The launcher inside a task: finding, restoring and copying, and the codes and signals it carries past torchrun."""
+"""The launcher within a task: finding, restoring and copying; exit codes and signals past torchrun."""
 
 import os
 import signal
@@ -18,22 +18,22 @@ from tests.conftest import GOLDEN, ROOT, TINY_TRAINING
 
 
 @pytest.mark.parametrize(
-    ("torchrun", "ranks", "told", "expected"),
+    ("torchrun", "ranks", "was_stopped", "expected"),
     [
         (0, [0, 0], False, 0),
         (1, [75, 75], False, 75),
         (1, [75, 75], True, 75),
-        (1, [1, 75], False, 1),  # the rank that failed is the cause, the one that was then stopped is not
+        (1, [1, 75], False, 1),  # the rank that failed is the cause, not the one that was stopped because of it
         (1, [2, 75], False, 2),
         (1, [75, None], False, 137),  # killed: out of memory, most likely
-        (1, [None, None], True, 75),  # told to stop before they had begun
+        (1, [None, None], True, 75),  # stopped before they had begun
         (1, [], False, 1),  # torchrun itself failed
     ],
 )
-def test_the_code_of_a_training_is_the_code_of_its_cause(
-    torchrun: int, ranks: list[int | None], told: bool, expected: int
+def test_the_exit_code_of_a_training_is_that_of_the_rank_that_failed(
+    torchrun: int, ranks: list[int | None], was_stopped: bool, expected: int
 ) -> None:
-    assert training_exit_code(torchrun, ranks, told) == expected
+    assert training_exit_code(torchrun, ranks, was_stopped) == expected
 
 
 def test_a_dataset_is_found_where_osmo_puts_it(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_run_is_copied_without_links_and_temporaries(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == ["checkpoint_000002", "metrics.jsonl"]
 
 
-def test_a_host_that_never_gets_a_name_is_a_transient_cause() -> None:
+def test_a_host_that_cannot_be_resolved_is_a_temporary_failure() -> None:
     wait_for_host("localhost", 0)
     with pytest.raises(
         TransientError, match=r"the name of the lead, no-such-host.invalid, cannot be resolved after 0 s"
@@ -83,7 +83,9 @@ def test_a_host_that_never_gets_a_name_is_a_transient_cause() -> None:
         wait_for_host("no-such-host.invalid", 0)
 
 
-def test_the_places_are_the_containers_unless_the_environment_moves_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_paths_are_those_of_the_container_unless_the_environment_changes_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for variable in CONTAINER_PATHS:
         monkeypatch.delenv(variable, raising=False)
     assert str(container_path("OUTPUT_DIR")) == "/output/train-rosbag-act"
@@ -93,7 +95,7 @@ def test_the_places_are_the_containers_unless_the_environment_moves_them(monkeyp
     assert str(container_path("OUTPUT_DIR")) == "/elsewhere"
 
 
-def test_bags_that_are_no_folder_are_named(tmp_path: Path) -> None:
+def test_a_bags_argument_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not a folder; is it the task's input\?"):
         main(["convert", "--bags", str(tmp_path / "nowhere"), "--to", str(tmp_path)])
 
@@ -105,7 +107,7 @@ def test_numbers_in_the_environment_are_checked(tmp_path: Path, monkeypatch: pyt
         main(words)
 
 
-def test_a_launcher_that_is_stopped_while_it_waits_for_the_lead_may_be_started_again(tmp_path: Path) -> None:
+def test_sigterm_while_waiting_for_the_lead_is_a_temporary_failure(tmp_path: Path) -> None:
     environment = {**os.environ, "NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "no-such-host.invalid"}
     words = ["train", "--dataset", str(GOLDEN / "dataset_image"), "--to", str(tmp_path)]
     with subprocess.Popen(
@@ -141,7 +143,7 @@ def launched(tmp_path: Path, *overrides: str) -> Iterator["subprocess.Popen[str]
         process.wait(timeout=60)
 
 
-def test_sigterm_saves_in_every_rank_and_the_code_passes_torchrun(tmp_path: Path) -> None:
+def test_sigterm_saves_in_every_rank_and_the_exit_code_passes_torchrun(tmp_path: Path) -> None:
     with launched(tmp_path, "training.steps=100000", "training.save_freq=100000") as process:
         metrics = tmp_path / "train-rosbag-act" / "metrics.jsonl"
         end = time.monotonic() + 120
@@ -155,7 +157,7 @@ def test_sigterm_saves_in_every_rank_and_the_code_passes_torchrun(tmp_path: Path
     assert (tmp_path / "output" / "train-rosbag-act" / saved.name / "pretrained_model").is_dir()
 
 
-def test_a_users_mistake_passes_torchrun_as_2(tmp_path: Path) -> None:
+def test_a_user_error_passes_torchrun_as_exit_code_2(tmp_path: Path) -> None:
     with launched(tmp_path, "training.stepz=1") as process:
         assert process.wait(timeout=120) == 2, (tmp_path / "log.txt").read_text()
     assert "did you mean training.steps?" in (tmp_path / "log.txt").read_text()

@@ -1,310 +1,106 @@
-"""What a dataset holds beside positions and JPEGs: further numbers, commands, ages, tasks, other ways to store."""
+"""Every stream of a bag is read whole, by the topic and the fields that the config names."""
 
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 
 from common.cli.command import UserError
 from common.cli.config import load
-from common.lerobot.dataset import Dataset
-from common.storage.files import read_json
+from stage1_convert.align.streams import BagStreams, read_streams
+from stage1_convert.bags.bag import open_bag
 from stage1_convert.config import Config
-from stage1_convert.pipeline.convert import Options, RefusedError, convert
-from stage1_convert.pipeline.convert_bag import plan_bag
-from stage1_convert.sources.folder import LocalBags, find_bags
-from tests.stage1_convert.conversion import jpegs, report, rows, run, tree
-from tests.stage1_convert.recording import (
-    JOINT_STATE,
-    JOINTS,
-    MS,
-    RAW_TOPIC,
-    TYPES,
-    Recording,
-    Said,
-    cell,
-    compressed_image,
-    draw,
-    joint_state,
-    jpeg,
-    number_in,
-)
+from stage1_convert.images.video_topic import starts_video
+from tests.stage1_convert.recording import JOINT_STATE, JOINT_TOPIC, JOINTS, MS, START_NS, TYPES, Recording, Said, cell
+from tests.stage1_convert.recording import header as header_at
 
-GRIPPER, COMMANDS = "/gripper/state", "/commands"
-FIELD = f"data.state_fields={{gripper: '{GRIPPER}:data'}}"
+FLOAT, ARRAY, EMPTY = "std_msgs/msg/Float32", "std_msgs/msg/Float64MultiArray", "std_msgs/msg/Empty"
+WRENCH = "geometry_msgs/msg/WrenchStamped"
 
 
-def stamp_of(said: Said) -> int:
-    stamp = said.message.header.stamp
-    return int(stamp.sec * 10**9 + stamp.nanosec)
+def make(name: str, *values: Any) -> Any:
+    return TYPES.types[name](*values)
 
 
-def equipped() -> Recording:
-    """Return a recording with velocities, a gripper's opening at 50 Hz and commands that run ahead of the joints."""
-    recording = cell(size=(16, 64))
-    for at, said in enumerate(recording.joints):
-        said.message.velocity = np.arange(6.0) + at
-        opening = TYPES.types["std_msgs/msg/Float64"](at / 100)
-        if at % 2 == 0:
-            recording.others.append(Said(said.receive_ns, GRIPPER, "std_msgs/msg/Float64", opening))
-        command = joint_state(stamp_of(said), JOINTS, np.roll(said.message.position, 1) + 0.25)
-        recording.others.append(Said(said.receive_ns, COMMANDS, JOINT_STATE, command))
-    return recording
+def joint_state(names: list[str], *numbers: Any) -> Any:
+    return make(JOINT_STATE, header_at(5), names, *(np.asarray(values, np.float64) for values in numbers))
 
 
-@pytest.fixture(scope="module")
-def src(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("streams")
-    equipped().write(folder / "bag")
-    return folder
+def streams_of(tmp_path: Path, recording: Recording, *overrides: str) -> BagStreams:
+    with open_bag(recording.write(tmp_path / "bag"), tmp_path, "humble") as bag:
+        return read_streams(bag, load(Config, None, overrides), starts_video)
 
 
-def columns(dataset: Path, key: str) -> Any:
-    return np.stack(rows(dataset)[key])
-
-
-def sources(dataset: Path) -> Any:
-    return pd.read_parquet(dataset / "meta/sync/chunk-000/file-000.parquet")
-
-
-def test_velocities_and_fields_of_other_topics_join_the_state(src: Path, tmp_path: Path) -> None:
-    run(src, tmp_path / "out", FIELD, "data.joint_fields=[position, velocity]", "conventions.action_fields=[gripper]")
-    dataset = Dataset.open(tmp_path / "out")
-    names = (*JOINTS, *(f"{joint}.velocity" for joint in JOINTS), "gripper")
-    assert dataset.features["observation.state"].names == names
-    assert dataset.joint_names == (*JOINTS, "gripper")
-    states, actions, traced = (
-        columns(tmp_path / "out", "observation.state"),
-        rows(tmp_path / "out"),
-        sources(tmp_path / "out"),
+def test_every_stream_is_read(tmp_path: Path) -> None:
+    recording, vector, layout = cell(), "geometry_msgs/msg/Vector3", make("std_msgs/msg/MultiArrayLayout", [], 0)
+    for n in range(40):
+        receive_ns, force = START_NS + n * 30 * MS, make(vector, 1.0, 2.0, float(n))
+        wrench = make("geometry_msgs/msg/Wrench", force, make(vector, 4.0, 5.0, 6.0))
+        recording.others += [
+            Said(receive_ns, "/wrench", WRENCH, make(WRENCH, header_at(START_NS), wrench)),
+            Said(receive_ns + 1, "/gripper", FLOAT, make(FLOAT, n / 2)),
+            Said(receive_ns + 2, "/goal", ARRAY, make(ARRAY, layout, np.arange(n, n + 6.0))),
+        ]
+    recording.others.append(Said(START_NS + 500 * MS, "/marker", EMPTY, make(EMPTY)))
+    streams, markers_ns = streams_of(
+        tmp_path,
+        recording,
+        "data.state_fields={fz: '/wrench:wrench.force.z', grip: '/gripper:data', x: '/wrench:wrench.force.x'}",
+        "data.command_topic=/goal",
+        "conventions.action=command",
+        "data.split_topic=/marker",
     )
-    # Driver order is shoulder_lift ... wrist_3, shoulder_pan: the pan joint's velocity was said last.
-    np.testing.assert_allclose(states[:, 6], traced["joints.message"] + 5)
-    np.testing.assert_allclose(states[:, 7], traced["joints.message"])
-    np.testing.assert_allclose(states[:, 12], traced["gripper.message"] * 2 / 100, rtol=1e-6)
-    np.testing.assert_allclose(np.stack(actions["action"])[:-1, 6], np.diff(states[:, 12]), atol=1e-6)
+    counts = {"joints": 150, "color": 45, "fz": 40, "grip": 40, "x": 40, "command": 40}
+    assert {name: stream.read for name, stream in streams.items()} == counts
+    assert streams["fz"].values[:, 0].tolist() == list(range(40))
+    assert streams["x"].values[:, 0].tolist() == [1.0] * 40
+    assert streams["grip"].values[:, 0].tolist() == [n / 2 for n in range(40)]
+    assert streams["grip"].clock.reason == "std_msgs/msg/Float32 has no stamp"
+    assert streams["command"].values[39].tolist() == list(range(39, 45))
+    assert streams["joints"].values.shape == (150, 6)
+    assert markers_ns.tolist() == [START_NS + 500 * MS]
 
 
-def test_a_field_is_interpolated_as_a_number_and_not_as_an_angle(tmp_path: Path) -> None:
-    recording = equipped()
-    for at, said in enumerate(said for said in recording.others if said.topic == GRIPPER):
-        said.message.data = at * 10.0  # steps of more than a turn
-    recording.write(tmp_path / "src" / "bag")
-    run(tmp_path / "src", tmp_path / "out", FIELD, "data.resample_by_stream={gripper: linear}")
-    steps = np.diff(columns(tmp_path / "out", "observation.state")[:, 6])
-    assert 14 < steps.min() < steps.max() < 19
-    streams = report(tmp_path / "out")["streams"]
-    assert [streams[name]["resample"] for name in ("joints", "color", "gripper")] == ["hold", "hold", "linear"]
+def test_velocity_and_effort_follow_the_positions(tmp_path: Path) -> None:
+    recording = cell()
+    for n, said in enumerate(recording.joints):
+        numbers = np.arange(6) + n
+        message = joint_state(list(reversed(JOINTS)), numbers, numbers * 10, numbers * 100)
+        recording.joints[n] = said._replace(message=message)
+    values = streams_of(tmp_path, recording, "data.joint_fields=[position, effort]").streams["joints"].values
+    assert values.shape == (150, 12)
+    assert values[7].tolist() == [12, 11, 10, 9, 8, 7, 1200, 1100, 1000, 900, 800, 700]
 
 
-def test_commands_are_stored_as_they_were_published(src: Path, tmp_path: Path) -> None:
-    run(src, tmp_path / "out", "conventions.action=command", f"data.command_topic={COMMANDS}")
-    states, actions = (columns(tmp_path / "out", key) for key in ("observation.state", "action"))
-    same = (sources(tmp_path / "out")["joints.stamp_ns"] == sources(tmp_path / "out")["command.stamp_ns"]).to_numpy()
-    assert same.mean() > 0.9
-    np.testing.assert_allclose(actions[same], states[same] + 0.25, rtol=0, atol=1e-6)
-    info = read_json(tmp_path / "out/meta/info.json")["features"]["action"]["info"]
-    assert info == {"action_meaning": "command", "wrapped": False, "unit": "radian", "topic": COMMANDS}
+def test_velocities_that_are_not_published_are_a_fault(tmp_path: Path) -> None:
+    stream = streams_of(tmp_path, cell(), "data.joint_fields=[position, velocity]").streams["joints"]
+    assert stream.faults[0] == "6 joints are named and 0 velocities given"
 
 
-def test_the_age_of_every_sample_is_a_column_on_demand(src: Path, tmp_path: Path) -> None:
-    run(src, tmp_path / "out", "data.sync_columns=true", FIELD)
-    table, traced = rows(tmp_path / "out"), sources(tmp_path / "out")
-    for stream in ("joints", "color", "gripper"):
-        age_ms = table[f"sync.{stream}_age_ms"]
-        assert age_ms.dtype == np.float32
-        np.testing.assert_allclose(age_ms, (traced["tick_ns"] - traced[f"{stream}.stamp_ns"]) / 1e6, rtol=1e-6)
-        assert 0 <= age_ms.min() <= age_ms.max() <= 100
-    features = list(read_json(tmp_path / "out/meta/info.json")["features"])
-    assert features == pq.read_schema(tmp_path / "out/data/chunk-000/file-000.parquet").names
+def test_messages_about_other_joints_are_no_samples_and_keep_their_numbers(tmp_path: Path) -> None:
+    recording = cell()
+    for n in range(0, 150, 3):
+        recording.joints[n] = recording.joints[n]._replace(message=joint_state(["finger"], [1.0], [], []))
+    stream = streams_of(tmp_path, recording).streams["joints"]
+    assert stream.read == 150
+    assert stream.numbers.tolist() == [n for n in range(150) if n % 3]
+    assert not stream.faults
 
 
-def tagged(bag: Path, **custom: str) -> None:
-    path = bag / "metadata.yaml"
-    text = "".join(f"\n    {key}: '{value}'" for key, value in custom.items())
-    path.write_text(path.read_text().replace("custom_data: null", f"custom_data:{text}"))
+def test_a_state_field_of_a_missing_topic_is_refused_with_the_topics_there_are(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"has no topic /wrench; its topics: .*{JOINT_TOPIC}"):
+        streams_of(tmp_path, cell(), "data.state_fields={fz: '/wrench:wrench.force.z'}")
 
 
-def test_tasks_and_success_come_from_the_bags_custom_data(tmp_path: Path) -> None:
-    tags = [
-        {"task": "Push.", "success": "true"},
-        {"success": "no"},
-        {"task": "Push.", "success": "half"},
-        {"task": "Pull."},
-    ]
-    for seed, custom in enumerate(tags):
-        tagged(cell(seed=seed, seconds=1.0, size=(16, 64)).write(tmp_path / "src" / f"bag{seed}"), **custom)
-    run(tmp_path / "src", tmp_path / "out", "data.task_from=bag", "data.task=Move.", workers=2)
-    tasks = pd.read_parquet(tmp_path / "out/meta/tasks.parquet")
-    assert list(tasks.index) == ["Push.", "Move.", "Pull."]
-    table = rows(tmp_path / "out")
-    assert [table[table["episode_index"] == n]["task_index"].unique().tolist() for n in range(4)] == [
-        [0],
-        [1],
-        [0],
-        [2],
-    ]
-    assert [bag["success"] for bag in report(tmp_path / "out")["bags"]] == [True, False, "half", None]
-    episodes = pd.read_parquet(tmp_path / "out/meta/episodes/chunk-000/file-000.parquet")
-    assert [list(names) for names in episodes["tasks"]] == [["Push."], ["Move."], ["Push."], ["Pull."]]
-    assert read_json(tmp_path / "out/meta/info.json")["total_tasks"] == 3
+def test_header_time_of_a_type_without_a_stamp_is_refused(tmp_path: Path) -> None:
+    recording = cell()
+    recording.others = [Said(START_NS + n * MS, "/gripper", FLOAT, make(FLOAT, n)) for n in range(9)]
+    settings = "data.state_fields={grip: '/gripper:data'}", "data.time_source_by_stream={grip: header}"
+    with pytest.raises(UserError, match="/gripper: std_msgs/msg/Float32 has no stamp"):
+        streams_of(tmp_path, recording, *settings)
 
 
-def test_tasks_come_from_folder_names(tmp_path: Path) -> None:
-    for seed, name in enumerate(["open_the_door/1", "open_the_door/2", "odd"]):
-        cell(seed=seed, seconds=1.0, size=(16, 64)).write(tmp_path / "src" / name)
-    run(tmp_path / "src", tmp_path / "out", "data.task_from=folder", "data.task_pattern=^(.+)/", "data.task=Move.")
-    assert list(pd.read_parquet(tmp_path / "out/meta/tasks.parquet").index) == ["Move.", "open the door"]
-
-
-def test_only_the_bags_that_were_asked_for_are_converted(tmp_path: Path) -> None:
-    for seed, name in enumerate(["day1/a", "day1/b", "day2/a"]):
-        cell(seed=seed, seconds=1.0, size=(16, 64)).write(tmp_path / "src" / name)
-    run(tmp_path / "src", tmp_path / "out", "data.include=[day1/*]", "data.exclude=['*/b']")
-    assert [bag["bag"] for bag in report(tmp_path / "out")["bags"]] == ["day1/a"]
-    with pytest.raises(UserError, match="leave none of the 3 bags"):
-        run(tmp_path / "src", tmp_path / "out", "data.include=[day3/*]")
-
-
-def test_a_image_that_the_camera_sent_twice_is_counted(tmp_path: Path) -> None:
-    recording = cell(size=(16, 64))
-    for at in (20, 21, 30):
-        said = recording.images[at]
-        again = compressed_image(stamp_of(said), recording.images[at - 1].message.data.tobytes())
-        recording.images[at] = said._replace(message=again)
-    recording.write(tmp_path / "src" / "bag")
-    run(tmp_path / "src", tmp_path / "out")
-    (episode,) = report(tmp_path / "out")["bags"][0]["episodes"]
-    shown = set(sources(tmp_path / "out")["color.message"])
-    assert episode["repeated"]["color"] == len(shown & {20, 21, 30}) > 0
-
-
-def test_png_keeps_every_pixel_and_says_so(tmp_path: Path) -> None:
-    recording = cell(size=(16, 64), topic=RAW_TOPIC)
-    recording.write(tmp_path / "src" / "bag")
-    run(tmp_path / "src", tmp_path / "out", "data.storage=png")
-    first = rows(tmp_path / "out")["observation.images.color"][0]
-    assert first["path"] == "frame-000000.png"
-    image = np.asarray(cv2.imdecode(np.frombuffer(first["bytes"], np.uint8), cv2.IMREAD_COLOR_RGB), np.uint8)
-    np.testing.assert_array_equal(image, draw(number_in(image), 16, 64))
-    info = read_json(tmp_path / "out/meta/info.json")["features"]["observation.images.color"]["info"]
-    assert info == {"storage": "png"}
-
-
-def test_resizing_names_its_method(src: Path, tmp_path: Path) -> None:
-    run(src, tmp_path / "out", "conventions.image_resize=[8, 32]", "conventions.jpeg_quality=80")
-    info = read_json(tmp_path / "out/meta/info.json")["features"]["observation.images.color"]["info"]
-    assert info == {"storage": "jpeg", "quality": 80, "resize": "pixel area where both sides shrink, else bilinear"}
-
-
-@pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of two bags, one with two episodes, whose images are videos."""
-    folder = tmp_path_factory.mktemp("film")
-    for seed in range(2):
-        recording = cell(seed=seed, seconds=2.5, size=(16, 64))
-        if seed:
-            del recording.images[30:40]
-        recording.write(folder / "src" / f"bag{seed}")
-    run(folder / "src", folder / "out", "data.storage=video", workers=2)
-    return folder / "out"
-
-
-def test_a_video_holds_exactly_the_rows_at_exact_times(film: Path) -> None:
-    import av
-
-    episodes = pd.read_parquet(film / "meta/episodes/chunk-000/file-000.parquet")
-    assert len(episodes) == 3
-    key = "videos/observation.images.color"
-    for number, episode in episodes.iterrows():
-        path = film / f"videos/observation.images.color/chunk-000/file-{number:03d}.mp4"
-        with av.open(str(path)) as file:
-            times = [frame.time for frame in file.decode(video=0)]
-        np.testing.assert_allclose(times, np.arange(episode["length"]) / 30, rtol=0, atol=1e-9)
-        place = [episode[f"{key}/{name}"] for name in ("chunk_index", "file_index", "from_timestamp")]
-        assert place == [0, number, 0]
-        assert episode[f"{key}/to_timestamp"] == episode["length"] / 30
-
-
-def test_a_video_dataset_declares_its_codec_and_has_no_image_column(film: Path) -> None:
-    info = read_json(film / "meta/info.json")
-    feature = info["features"]["observation.images.color"]
-    assert (feature["dtype"], feature["shape"]) == ("video", [16, 64, 3])
-    golden = read_json(Path(__file__).parents[2] / "golden/dataset_video/meta/info.json")
-    assert feature["info"].keys() == golden["features"]["observation.images.color"]["info"].keys()
-    assert (feature["info"]["video.codec"], feature["info"]["video.fps"]) == ("h264", 30)
-    assert "observation.images.color" not in pq.read_schema(film / "data/chunk-000/file-000.parquet").names
-    assert info["video_path"].startswith("videos/{video_key}/")
-
-
-def test_a_videos_statistics_are_near_those_of_its_frames(film: Path) -> None:
-    """They are of the images before they are compressed, as LeRobot takes them."""
-    dataset = Dataset.open(film)
-    pixels = np.concatenate([np.stack(list(dataset.images(e, "color"))).reshape(-1, 3) for e in dataset.episodes])
-    found = dataset.stats["observation.images.color"]["mean"].ravel()
-    np.testing.assert_allclose(found, pixels.mean(0) / 255, atol=0.02)
-
-
-def test_a_video_of_odd_size_is_refused(tmp_path: Path) -> None:
-    cell(size=(15, 64)).write(tmp_path / "src" / "bag")
-    with pytest.raises(RefusedError, match="15x64 needs an even height and width"):
-        run(tmp_path / "src", tmp_path / "out", "data.storage=video")
-
-
-def test_trusted_images_give_the_same_rows_and_the_record_says_so(src: Path, tmp_path: Path) -> None:
-    run(src, tmp_path / "out")
-    convert(LocalBags(src), tmp_path / "trusted", load(Config, None), Options(trust_images=True))
-    assert jpegs(tmp_path / "out") == jpegs(tmp_path / "trusted")
-    assert (report(tmp_path / "out")["pictures_verified"], report(tmp_path / "trusted")["pictures_verified"]) == (
-        True,
-        False,
-    )
-    verified, trusted = (read_json(tmp_path / name / "meta" / "stats.json") for name in ("out", "trusted"))
-    assert trusted == verified
-
-
-def test_a_trusted_image_is_still_refused_when_it_is_cut_off(tmp_path: Path) -> None:
-    recording = cell(size=(16, 64))
-    for at in range(20, 25):
-        said = recording.images[at]
-        recording.images[at] = said._replace(message=compressed_image(stamp_of(said), jpeg(draw(at, 16, 64))[:-20]))
-    recording.write(tmp_path / "src" / "bag")
-    with pytest.raises(RefusedError, match="end marker is missing"):
-        convert(LocalBags(tmp_path / "src"), tmp_path / "out", load(Config, None), Options(trust_images=True))
-
-
-def test_a_plan_tells_what_the_conversion_then_does(src: Path, tmp_path: Path) -> None:
-    run(src, tmp_path / "out", FIELD)
-    (tmp_path / "scratch").mkdir()
-    planned = plan_bag(find_bags(src)[0], load(Config, None, [FIELD]), tmp_path / "scratch")
-    (bag,) = report(tmp_path / "out")["bags"]
-    for key in ("messages", "clock", "gaps", "left_out", "warm_up_s"):
-        assert planned.entry.model_dump(exclude_unset=True)[key] == bag[key]
-    assert [span.frames for span in planned.plan.episodes] == [e["frames"] for e in bag["episodes"]]
-
-
-@pytest.mark.parametrize("wanted", ["header", "receive"])
-def test_the_clock_of_a_single_stream_can_be_set(src: Path, tmp_path: Path, wanted: str) -> None:
-    run(src, tmp_path / "out", f"data.time_source_by_stream={{color: {wanted}}}")
-    clock = report(tmp_path / "out")["bags"][0]["clock"]
-    assert (clock["color"]["source"], clock["color"]["reason"]) == (wanted, "configured")
-    assert clock["joints"]["reason"] != "configured"
-    assert 9 < clock["color"]["latency_ms"] < 21
-
-
-def test_an_episode_starts_at_every_message_on_the_marker_topic(tmp_path: Path) -> None:
-    recording = cell(seconds=3.0, size=(16, 64))
-    started = TYPES.types["std_msgs/msg/Empty"]()
-    at_ns = [recording.joints[100].receive_ns, recording.joints[200].receive_ns + MS]
-    recording.others = [Said(stamp_ns, "/episode", "std_msgs/msg/Empty", started) for stamp_ns in at_ns]
-    recording.write(tmp_path / "src" / "bag")
-    assert run(tmp_path / "src", tmp_path / "out", "data.split_topic=/episode").episodes == 3
-    first, second, third = report(tmp_path / "out")["bags"][0]["episodes"]
-    assert [first["begins"], second["begins"], third["begins"]] == ["start", "marker", "marker"]
-    for episode, marker_ns in ((second, at_ns[0]), (third, at_ns[1])):
-        assert 0 <= episode["start_ns"] - marker_ns < 10**9 // 30
-    assert tree(tmp_path / "out").keys() >= {"data/chunk-000/file-002.parquet"}
+def test_a_bag_without_a_message_is_reported_as_empty(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is empty: it holds no message"):
+        streams_of(tmp_path, Recording())

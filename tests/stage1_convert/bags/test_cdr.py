@@ -11,25 +11,15 @@ from hypothesis import strategies as st
 from rosbags.interfaces import Nodetype
 
 from common.cli.command import UserError
-from common.cli.config import load
-from stage1_convert.align.joint_fields import command_reader, joint_state_reader
-from stage1_convert.align.streams import BagStreams, read_streams
+from stage1_convert.align.joint_fields import joint_state_reader
 from stage1_convert.bags import cdr_layout
 from stage1_convert.bags.bag import open_bag
 from stage1_convert.bags.cdr import FieldBatch, number_reader
 from stage1_convert.bags.cdr_layout import NUMBERS, MessageLayout, Offset, check_path, find_layout
-from stage1_convert.config import Config
-from stage1_convert.images.video_topic import starts_video
 from tests.stage1_convert.recording import (
     JOINT_STATE,
-    JOINT_TOPIC,
-    JOINTS,
-    MS,
     START_NS,
     TYPES,
-    Recording,
-    Said,
-    cell,
     header,
 )
 
@@ -204,129 +194,3 @@ def test_a_path_that_leads_nowhere_names_the_fields_there_are(path: str, words: 
 def test_a_path_to_an_array_asks_for_an_element(path: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         check_path(TYPES, ARRAY, path)
-
-
-def trajectory(names: list[str], *points: list[float]) -> Any:
-    none = np.zeros(0)
-    time = TYPES.types["builtin_interfaces/msg/Duration"](0, 0)
-    return make(
-        TRAJECTORY,
-        header(START_NS),
-        names,
-        [make(POINT, np.asarray(at, np.float64), none, none, none, time) for at in points],
-    )
-
-
-def test_of_a_trajectory_the_first_point_is_the_command_by_joint_name() -> None:
-    messages = [
-        trajectory(["b", "a"], [1, 2], [3, 4]),
-        trajectory(["a", "b"], [5, 6]),
-        trajectory(["x"], [0]),
-        trajectory(["a", "b"]),
-        trajectory(["a"], [1]),
-    ]
-    data = [bytes(TYPES.serialize_cdr(message, TRAJECTORY)) for message in messages]
-    found = command_reader(TYPES, TRAJECTORY, ("a", "b")).read(data)
-    assert found.values[:2].tolist() == [[2.0, 1.0], [5.0, 6.0]]
-    assert found.relevant.tolist() == [True, True, False, True, True]
-    assert found.faults == {
-        3: "2 joints are named and no point and no positions given",
-        4: "joint b is missing; the message names a",
-    }
-
-
-def test_an_array_of_commands_has_one_number_for_each_joint() -> None:
-    data = [bytes(TYPES.serialize_cdr(message, ARRAY)) for message in (array(1, 2), array(1, 2, 3))]
-    found = command_reader(TYPES, ARRAY, ("a", "b")).read(data)
-    assert found.values[0].tolist() == [1.0, 2.0]
-    assert found.faults == {1: "holds 3 numbers, expected one for each of a, b"}
-
-
-def tape_of(tmp_path: Path, recording: Recording, *overrides: str) -> BagStreams:
-    bag = recording.write(tmp_path / "bag")
-    with open_bag(bag, tmp_path, "humble") as opened:
-        return read_streams(opened, load(Config, None, overrides), starts_video)
-
-
-def test_all_streams_stand_on_the_tape(tmp_path: Path) -> None:
-    recording = cell()
-    for at in range(40):
-        receive_ns = START_NS + at * 30 * MS
-        recording.others += [
-            Said(receive_ns, "/wrench", WRENCH, wrench(float(at))),
-            Said(receive_ns + 1, "/gripper", FLOAT, make(FLOAT, at / 2)),
-            Said(receive_ns + 2, "/goal", ARRAY, array(*range(at, at + 6))),
-        ]
-    recording.others.append(Said(START_NS + 500 * MS, "/marker", "std_msgs/msg/Empty", make("std_msgs/msg/Empty")))
-    tape = tape_of(
-        tmp_path,
-        recording,
-        "data.state_fields={fz: '/wrench:wrench.force.z', grip: '/gripper:data', x: '/wrench:wrench.force.x'}",
-        "data.command_topic=/goal",
-        "conventions.action=command",
-        "data.split_topic=/marker",
-    )
-    assert list(tape.streams) == ["joints", "color", "fz", "grip", "x", "command"]
-    assert tape.streams["fz"].values[:, 0].tolist() == list(range(40))
-    assert tape.streams["x"].values[:, 0].tolist() == [1.0] * 40
-    assert tape.streams["grip"].values[:, 0].tolist() == [at / 2 for at in range(40)]
-    assert tape.streams["grip"].clock.reason == "std_msgs/msg/Float32 has no stamp"
-    assert tape.streams["command"].values[39].tolist() == list(range(39, 45))
-    assert tape.streams["joints"].values.shape == (150, 6)
-    assert {name: stream.read for name, stream in tape.streams.items()} == {
-        "joints": 150,
-        "color": 45,
-        "fz": 40,
-        "grip": 40,
-        "x": 40,
-        "command": 40,
-    }
-    assert tape.markers_ns.tolist() == [START_NS + 500 * MS]
-
-
-def test_velocity_and_effort_follow_the_positions(tmp_path: Path) -> None:
-    recording = cell()
-    for at, said in enumerate(recording.joints):
-        numbers = np.arange(6) + at
-        message = joint_state(list(reversed(JOINTS)), numbers, numbers * 10, numbers * 100)
-        recording.joints[at] = said._replace(message=message)
-    values = tape_of(tmp_path, recording, "data.joint_fields=[position, effort]").streams["joints"].values
-    assert values.shape == (150, 12)
-    assert values[7].tolist() == [12, 11, 10, 9, 8, 7, 1200, 1100, 1000, 900, 800, 700]
-
-
-def test_velocities_that_are_not_published_are_a_fault(tmp_path: Path) -> None:
-    stream = tape_of(tmp_path, cell(), "data.joint_fields=[position, velocity]").streams["joints"]
-    assert stream.faults[0] == "6 joints are named and 0 velocities given"
-
-
-def test_messages_about_other_joints_are_not_ours_and_keep_their_numbers(tmp_path: Path) -> None:
-    recording = cell()
-    for at in range(0, 150, 3):
-        recording.joints[at] = recording.joints[at]._replace(message=joint_state(["finger"], [1.0], [], []))
-    stream = tape_of(tmp_path, recording).streams["joints"]
-    assert stream.read == 150
-    assert stream.numbers.tolist() == [at for at in range(150) if at % 3]
-    assert not stream.faults
-
-
-def test_a_state_field_of_a_topic_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"has no topic /wrench; its topics: .*{JOINT_TOPIC}"):
-        tape_of(tmp_path, cell(), "data.state_fields={fz: '/wrench:wrench.force.z'}")
-
-
-def test_a_header_clock_that_is_demanded_of_a_type_without_one_is_refused(tmp_path: Path) -> None:
-    recording = cell()
-    recording.others = [Said(START_NS + at * MS, "/gripper", FLOAT, make(FLOAT, at)) for at in range(9)]
-    with pytest.raises(UserError, match="/gripper: std_msgs/msg/Float32 has no stamp"):
-        tape_of(
-            tmp_path,
-            recording,
-            "data.state_fields={grip: '/gripper:data'}",
-            "data.time_source_by_stream={grip: header}",
-        )
-
-
-def test_a_bag_without_a_message_is_reported_as_empty(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is empty: it holds no message"):
-        tape_of(tmp_path, Recording())

@@ -1,42 +1,21 @@
 """Every kind of image becomes the right pixels, or one clear line before it takes memory."""
 
 import struct
-from collections.abc import Iterator
-from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from common.cli.command import UserError
-from common.cli.config import load
-from stage1_convert.align.streams import BagStreams, read_streams
-from stage1_convert.bags.bag import Bag, open_bag
-from stage1_convert.bags.message_types import FFMPEG, FOREIGN, FOXGLOVE
-from stage1_convert.config import Config
 from stage1_convert.images.decode import ENCODINGS, CameraImage, read_image
-from stage1_convert.images.video_topic import starts_video
-from stage1_convert.pipeline.camera import read_images
 from tests.stage1_convert.recording import (
-    JOINT_STATE,
-    JOINT_TOPIC,
-    JPEG_TOPIC,
-    MS,
-    RAW_TOPIC,
     START_NS,
     Image,
-    cell,
     compressed_image,
     draw,
-    header,
-    joint_state,
     jpeg,
-    number_in,
     raw_image,
 )
 
@@ -178,127 +157,3 @@ def test_a_trusted_jpeg_is_not_decoded_but_its_end_and_size_are_looked_at() -> N
     with pytest.raises(UserError, match="cut off"):
         read_image(compressed_image(START_NS, data[:-40]), trust=True)
     assert read_image(compressed_image(START_NS, png(draw(3)), "png"), trust=True).pixels is not None
-
-
-def packets(codec: str, count: int, b_frames: int = 0, gop: int = 10) -> list[tuple[int, bool, bytes]]:
-    """Encode numbered images; return (number of the image, key frame, packet) in the order of the stream."""
-    import av
-
-    encoder: Any = av.CodecContext.create(codec, "w")
-    encoder.width, encoder.height, encoder.pix_fmt = 128, 96, "yuv420p"
-    encoder.time_base, encoder.framerate = Fraction(1, 30), 30
-    encoder.gop_size, encoder.max_b_frames, encoder.thread_count = gop, b_frames, 1
-    quiet = {"x265-params": "log-level=none:pools=none:frame-threads=1"} if codec == "libx265" else {}
-    encoder.options = {"preset": "ultrafast" if not b_frames else "medium", "crf": "10", **quiet}
-    found = []
-    for number in [*range(count), None]:
-        frame = None
-        if number is not None:
-            frame = av.VideoFrame.from_ndarray(draw(number, 96, 128), format="rgb24")
-            frame.pts = number
-        found += [(int(packet.pts), bool(packet.is_keyframe), bytes(packet)) for packet in encoder.encode(frame)]
-    return found
-
-
-def video_message(types: Any, msgtype: str, codec: str, stamp_ns: int, key: bool, data: bytes) -> Any:
-    array = np.frombuffer(data, np.uint8)
-    if msgtype == FFMPEG:
-        return types.types[msgtype](header(stamp_ns), 128, 96, codec, stamp_ns, int(key), False, array)
-    return types.types[msgtype](header(stamp_ns).stamp, "cam", array, "h264" if "264" in codec else "h265")
-
-
-def video_bag(
-    path: Path, msgtype: str, codec: str, stream: list[tuple[int, bool, bytes]], defined: bool = True
-) -> Path:
-    types = get_typestore(Stores.ROS2_HUMBLE)
-    types.register(get_types_from_msg(FOREIGN[msgtype], msgtype))
-    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP if defined else StoragePlugin.SQLITE3) as writer:
-        joints = writer.add_connection(JOINT_TOPIC, JOINT_STATE, typestore=types)
-        camera = writer.add_connection(RAW_TOPIC, msgtype, typestore=types)
-        writer.write(joints, START_NS, types.serialize_cdr(joint_state(START_NS, ["a"], [0.0]), JOINT_STATE))
-        for at, (_, key, data) in enumerate(stream):
-            stamp_ns = START_NS + at * 33 * MS
-            message = video_message(types, msgtype, codec, stamp_ns, key, data)
-            writer.write(camera, stamp_ns, types.serialize_cdr(message, msgtype))
-    if not defined:
-        import sqlite3
-
-        with sqlite3.connect(path / f"{path.name}.db3") as database:
-            database.execute("DELETE FROM message_definitions")
-    return path
-
-
-def shown(bag: Bag, tape: BagStreams, every: int = 1) -> Iterator[tuple[int, int]]:
-    """Yield (sample, number drawn into the image)."""
-    marks = np.arange(len(tape.streams["color"].numbers)) % every == 0
-    for camera, sample, still in read_images(bag, tape, {"color": marks}, (0, 4)):
-        assert camera == "color"
-        assert still.pixels is not None
-        yield sample, number_in(still.pixels)
-
-
-@pytest.mark.parametrize(
-    ("msgtype", "codec"), [(FFMPEG, "libx264"), (FFMPEG, "libx265"), (FOXGLOVE, "libx264"), (FOXGLOVE, "libx265")]
-)
-def test_every_packet_of_a_video_gives_its_own_image(tmp_path: Path, msgtype: str, codec: str) -> None:
-    stream = packets(codec, 25)
-    config = load(Config, None, ["conventions.joint_order=[a]"])
-    path = video_bag(tmp_path / "bag", msgtype, codec, stream, defined=codec == "libx264")
-    with open_bag(path, tmp_path, "humble") as bag:
-        tape = read_streams(bag, config, starts_video)
-        assert list(shown(bag, tape)) == [(at, at) for at in range(25)]
-        assert list(shown(bag, tape, 4)) == [(at, at) for at in range(0, 25, 4)]
-        assert tape.streams["color"].clock.source == "header"
-        assert not bag.warnings
-
-
-def test_images_that_were_sent_out_of_order_go_with_their_own_packets(tmp_path: Path) -> None:
-    stream = packets("libx264", 25, b_frames=2)
-    order = [number for number, _, _ in stream]
-    assert order != sorted(order)
-    with open_bag(video_bag(tmp_path / "bag", FOXGLOVE, "libx264", stream), tmp_path, "humble") as bag:
-        tape = read_streams(bag, load(Config, None, ["conventions.joint_order=[a]"]), starts_video)
-        assert list(shown(bag, tape)) == list(enumerate(order))
-
-
-@pytest.mark.parametrize("msgtype", [FFMPEG, FOXGLOVE])
-def test_packets_before_the_first_key_frame_carry_no_image_and_that_is_told(tmp_path: Path, msgtype: str) -> None:
-    stream = packets("libx264", 25)[4:]  # the recorder was started in the middle; the next key frame is the tenth
-    with open_bag(video_bag(tmp_path / "bag", msgtype, "libx264", stream), tmp_path, "humble") as bag:
-        tape = read_streams(bag, load(Config, None, ["conventions.joint_order=[a]"]), starts_video)
-        assert list(shown(bag, tape)) == [(at, at + 10) for at in range(15)]
-        assert tape.streams["color"].numbers.tolist() == list(range(6, 21))
-        assert tape.streams["color"].read == 21
-        assert bag.warnings == [f"topic {RAW_TOPIC}: 6 packets before the first key frame carry no image"]
-
-
-def test_a_damaged_packet_is_refused_with_its_number(tmp_path: Path) -> None:
-    stream = packets("libx264", 12)
-    stream[5] = (5, False, stream[5][2][:20] + bytes(40))
-    with open_bag(video_bag(tmp_path / "bag", FFMPEG, "libx264", stream), tmp_path, "humble") as bag:
-        tape = read_streams(bag, load(Config, None, ["conventions.joint_order=[a]"]), starts_video)
-        with pytest.raises(UserError, match=f"camera color, message 5 stamped {START_NS + 5 * 33 * MS} ns: the packet"):
-            list(shown(bag, tape))
-
-
-def test_only_the_images_that_frames_need_are_decoded(tmp_path: Path) -> None:
-    recording = cell()
-    said = recording.images[7]
-    recording.images[7] = said._replace(message=compressed_image(START_NS, b"junk"))
-    with open_bag(recording.write(tmp_path / "bag"), tmp_path, "humble") as bag:
-        tape = read_streams(bag, load(Config, None, ["data.time_source=receive"]), starts_video)
-        assert list(shown(bag, tape, 2)) == [(at, at) for at in range(0, 45, 2)]
-        with pytest.raises(
-            UserError, match=f"camera color, message 7 stamped {said.receive_ns} ns: the image is neither"
-        ):
-            list(shown(bag, tape, 7))
-
-
-def test_trusted_images_are_not_decoded(tmp_path: Path) -> None:
-    with open_bag(cell().write(tmp_path / "bag"), tmp_path, "humble") as bag:
-        tape = read_streams(bag, load(Config, None, []), starts_video)
-        marks = {"color": np.ones(45, np.bool_)}
-        stills = [still for _, _, still in read_images(bag, tape, marks, (0, 4), trust=True)]
-    assert len(stills) == 45
-    assert all(still.file and still.pixels is None for still in stills)
-    assert tape.streams["color"].topic == JPEG_TOPIC

@@ -1,4 +1,4 @@
-"""What a bag holds is told, and the configuration proposed for it converts it as it is."""
+"""The survey of a bag is right, and the configuration proposed for it converts it."""
 
 from pathlib import Path
 
@@ -35,21 +35,21 @@ from tests.stage1_convert.recording import (
 CONFIG = "proposed.yaml"
 
 
-def look(path: Path) -> Survey:
+def survey_bag(path: Path) -> Survey:
     return survey(Source(path.name, path), "humble")
 
 
 def renamed(recording: Recording, joints: str, images: str) -> Recording:
     """The same recording on other topics."""
-    recording.joints = [said._replace(topic=joints) for said in recording.joints]
-    recording.images = [said._replace(topic=images) for said in recording.images]
+    recording.joints = [recorded._replace(topic=joints) for recorded in recording.joints]
+    recording.images = [recorded._replace(topic=images) for recorded in recording.images]
     return recording
 
 
 def test_topics_rates_and_gaps_are_counted(tmp_path: Path) -> None:
     recording = cell()
     del recording.images[20:23]
-    found = {topic.name: topic for topic in look(recording.write(tmp_path / "bag")).topics}
+    found = {topic.name: topic for topic in survey_bag(recording.write(tmp_path / "bag")).topics}
     joints, images = found[JOINT_TOPIC], found[JPEG_TOPIC]
     assert (joints.read, images.read) == (150, 42)
     assert joints.rate_hz == pytest.approx(100, abs=1)
@@ -62,25 +62,25 @@ def test_topics_rates_and_gaps_are_counted(tmp_path: Path) -> None:
     assert joints.clock.source == "header"
 
 
-def test_a_clock_that_cannot_be_trusted_is_told_with_the_reason(
+def test_a_clock_that_cannot_be_trusted_is_reported_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recording = cell()
-    for said in recording.images:
-        said.message.header.stamp.sec = said.message.header.stamp.nanosec = 0
+    for recorded in recording.images:
+        recorded.message.header.stamp.sec = recorded.message.header.stamp.nanosec = 0
     inspect(recording.write(tmp_path / "bag"), tmp_path / "out")
     assert f"{JPEG_TOPIC}: receive times are used: 45 of 45 header stamps are zero" in capsys.readouterr().out
 
 
-def test_a_joint_order_that_changes_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_joint_order_that_changes_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recording = cell()
-    for at in range(100, 150):
-        said = recording.joints[at]
-        stamp = said.message.header.stamp
+    for i in range(100, 150):
+        recorded = recording.joints[i]
+        stamp = recorded.message.header.stamp
         message = joint_state(stamp.sec * 10**9 + stamp.nanosec, UR_JOINTS, np.zeros(6))
-        recording.joints[at] = said._replace(message=message)
+        recording.joints[i] = recorded._replace(message=message)
     bag = recording.write(tmp_path / "bag")
-    orders = next(topic.orders for topic in look(bag).topics if topic.type == JOINT_STATE)
+    orders = next(topic.orders for topic in survey_bag(bag).topics if topic.type == JOINT_STATE)
     assert [(list(order.names), order.messages, order.first) for order in orders] == [
         (DRIVER_JOINTS, 100, 0),
         (UR_JOINTS, 50, 100),
@@ -91,7 +91,7 @@ def test_a_joint_order_that_changes_is_told(tmp_path: Path, capsys: pytest.Captu
 
 def test_a_thumbnail_of_every_camera_is_saved_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recording = cell(size=(480, 640), seconds=0.6)
-    recording.others = [said._replace(topic="/wrist/image_raw/compressed") for said in recording.images]
+    recording.others = [recorded._replace(topic="/wrist/image_raw/compressed") for recorded in recording.images]
     bag = recording.write(tmp_path / "bag")
     assert inspect(bag, tmp_path / "out") == 0
     files = sorted((tmp_path / "out").glob("*.jpg"))
@@ -110,7 +110,7 @@ def test_a_thumbnail_of_every_camera_is_saved_and_named(tmp_path: Path, capsys: 
         ("/arm/states", "/image", {"image": "/image"}),
     ],
 )
-def test_the_proposed_configuration_converts_the_bag_as_it_is(
+def test_the_proposed_configuration_converts_the_bag(
     joints: str, images: str, cameras: dict[str, str], tmp_path: Path
 ) -> None:
     recording = renamed(cell(topic=images), joints, images)
@@ -125,10 +125,10 @@ def test_the_proposed_configuration_converts_the_bag_as_it_is(
 def test_another_arms_joints_are_proposed_as_found(tmp_path: Path) -> None:
     recording = cell()
     names = [f"panda_joint{number}" for number in (3, 1, 2)]
-    for at, said in enumerate(recording.joints):
-        stamp = said.message.header.stamp
-        message = joint_state(stamp.sec * 10**9 + stamp.nanosec, names, np.full(3, at / 100))
-        recording.joints[at] = said._replace(message=message)
+    for i, recorded in enumerate(recording.joints):
+        stamp = recorded.message.header.stamp
+        message = joint_state(stamp.sec * 10**9 + stamp.nanosec, names, np.full(3, i / 100))
+        recording.joints[i] = recorded._replace(message=message)
     inspect(recording.write(tmp_path / "src" / "bag"), tmp_path / "out")
     config = load(Config, tmp_path / "out" / CONFIG)
     assert (config.conventions.joint_order, config.data.robot_type) == (names, "robot")
@@ -136,24 +136,24 @@ def test_another_arms_joints_are_proposed_as_found(tmp_path: Path) -> None:
     assert report(tmp_path / "dataset")["joint_names"] == names
 
 
-def test_a_gripper_beside_a_ur_arm_is_no_joint_of_the_arm(tmp_path: Path) -> None:
+def test_a_gripper_next_to_a_ur_arm_is_not_a_joint_of_the_arm(tmp_path: Path) -> None:
     recording = cell()
-    for at, said in enumerate(recording.joints):
-        message = said.message
+    for i, recorded in enumerate(recording.joints):
+        message = recorded.message
         names = [f"left_{name}" for name in ("finger_joint", *DRIVER_JOINTS)]
         stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-        recording.joints[at] = said._replace(message=joint_state(stamp_ns, names, [0.5, *message.position]))
+        recording.joints[i] = recorded._replace(message=joint_state(stamp_ns, names, [0.5, *message.position]))
     inspect(recording.write(tmp_path / "src" / "bag"), tmp_path / "out")
     config = load(Config, tmp_path / "out" / CONFIG)
     assert config.conventions.joint_order == [f"left_{name}" for name in UR_JOINTS]
     assert convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options()).frames == 45
 
 
-def test_cameras_with_like_topics_get_different_names(tmp_path: Path) -> None:
+def test_cameras_with_similar_topics_get_different_names(tmp_path: Path) -> None:
     recording = cell()
     for side in ("front", "wrist"):
         topic = f"/{side}/color/image_raw/compressed"
-        recording.others += [said._replace(topic=topic) for said in recording.images]
+        recording.others += [recorded._replace(topic=topic) for recorded in recording.images]
     recording.images = []
     inspect(recording.write(tmp_path / "src" / "bag"), tmp_path / "out")
     config = load(Config, tmp_path / "out" / CONFIG)
@@ -163,10 +163,8 @@ def test_cameras_with_like_topics_get_different_names(tmp_path: Path) -> None:
 def test_a_slow_camera_sets_the_rate(tmp_path: Path) -> None:
     recording = cell(seconds=3)
     recording.images = [
-        Said(
-            START_NS + at * 200 * MS, JPEG_TOPIC, COMPRESSED, compressed_image(START_NS + at * 200 * MS, jpeg(draw(at)))
-        )
-        for at in range(15)
+        Said(START_NS + i * 200 * MS, JPEG_TOPIC, COMPRESSED, compressed_image(START_NS + i * 200 * MS, jpeg(draw(i))))
+        for i in range(15)
     ]
     inspect(recording.write(tmp_path / "src" / "bag"), tmp_path / "out")
     config = load(Config, tmp_path / "out" / CONFIG)

@@ -1,4 +1,4 @@
-"""A sweep is set side by side: three runs trained for real, their checkpoints evaluated and ranked."""
+"""A sweep is compared: three trained runs, whose checkpoints are evaluated and ranked."""
 
 import csv
 import json
@@ -28,31 +28,31 @@ def out(sweep: Sweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(out: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((out / "comparison.json").read_text())
-    return told
+    comparison: dict[str, Any] = json.loads((out / "comparison.json").read_text())
+    return comparison
 
 
 def test_every_run_is_evaluated_and_ranked(out: Path) -> None:
-    told = read(out)
-    assert sorted(told["order"]) == sorted(RATES)
-    assert told["values"] == {
+    comparison = read(out)
+    assert sorted(comparison["order"]) == sorted(RATES)
+    assert comparison["values"] == {
         name: json.loads((out / "evaluations" / name / "summary.json").read_text())["policy"]["valid_horizon"]["mae"]
-        for name in told["order"]
+        for name in comparison["order"]
     }
-    assert list(told["values"].values()) == sorted(told["values"].values())
-    assert told["winner"] == told["order"][0]
-    assert all(path.endswith("checkpoint_000020/pretrained_model") for path in told["checkpoints"].values())
+    assert list(comparison["values"].values()) == sorted(comparison["values"].values())
+    assert comparison["winner"] == comparison["order"][0]
+    assert all(path.endswith("checkpoint_000020/pretrained_model") for path in comparison["checkpoints"].values())
 
 
-def test_only_the_changed_hyperparameter_is_told(out: Path) -> None:
+def test_only_the_changed_hyperparameter_is_listed(out: Path) -> None:
     assert read(out)["changed"] == {"training.lr": RATES}
 
 
 def test_the_lead_is_measured_over_the_common_episodes(out: Path) -> None:
-    told = read(out)
-    assert told["lead"]["episodes"] == 6
-    assert told["lead"]["low"] <= told["lead"]["mean"] <= told["lead"]["high"]
-    assert told["lead"]["larger_than_spread"] == (told["lead"]["low"] > 0)
+    comparison = read(out)
+    assert comparison["lead"]["episodes"] == 6
+    assert comparison["lead"]["low"] <= comparison["lead"]["mean"] <= comparison["lead"]["high"]
+    assert comparison["lead"]["larger_than_spread"] == (comparison["lead"]["low"] > 0)
 
 
 def test_the_table_is_a_csv_file_best_first(out: Path) -> None:
@@ -85,15 +85,15 @@ def test_results_are_compared_as_they_are_by_any_number(
 ) -> None:
     results = [out / "evaluations" / name for name in ("slow", "fast")]
     assert compare(*results, "--out", tmp_path / "two", "--metric", "drift.from_commanded.0.5s.mean") == 0
-    told = read(tmp_path / "two")
+    comparison = read(tmp_path / "two")
     values = {
         path.name: json.loads((path / "summary.json").read_text())["drift"]["from_commanded"]["0.5s"]["mean"]
         for path in results
     }
-    assert told["values"] == values
-    assert told["winner"] == min(values, key=lambda name: values[name])
+    assert comparison["values"] == values
+    assert comparison["winner"] == min(values, key=lambda name: values[name])
     assert not (tmp_path / "two" / "evaluations").exists()
-    assert told["winner"] in capsys.readouterr().out.splitlines()[-1]
+    assert comparison["winner"] in capsys.readouterr().out.splitlines()[-1]
     before = (tmp_path / "two" / "comparison.html").read_bytes()
     assert compare(*results, "--out", tmp_path / "two", "--metric", "drift.from_commanded.0.5s.mean") == 0
     assert (tmp_path / "two" / "comparison.html").read_bytes() == before
@@ -109,7 +109,7 @@ def test_results_of_two_protocols_have_no_common_winner(
     assert read(tmp_path / "both")["winner"] is None
 
 
-def test_what_tells_paths_apart_is_their_name() -> None:
+def test_labels_are_what_differs_between_the_paths() -> None:
     assert label(
         [Path("/r/a/checkpoint_000020/pretrained_model"), Path("/r/b/checkpoint_000020/pretrained_model")]
     ) == ["a", "b"]

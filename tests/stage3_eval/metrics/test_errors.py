@@ -1,4 +1,4 @@
-"""Errors are those of a double loop over frames and steps, and baselines are what their names say."""
+"""Errors equal those of a double loop over frames and steps, and baselines do what their names say."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from stage3_eval.metrics.errors import (
 from stage3_eval.metrics.summary import FIRST_STEP, ErrorStats
 from tests.stage3_eval.summaries import chunk_errors as make_errors
 
-# Three frames, two joints, chunks of two steps; the recording goes up by one per frame in joint b.
+# Three frames, two joints, chunks of two steps; the recording of joint b increases by one per frame.
 RECORDED = np.array([[0.0, 10.0], [0.0, 11.0], [0.0, 12.0]])
 
 
@@ -33,7 +33,7 @@ def test_step_k_of_the_chunk_predicted_at_t_is_compared_with_the_action_at_t_plu
     assert chunk_errors(chunk_TCA, ramp_TA).absolute_CA.tolist() == [[0], [0], [0], [2]]
 
 
-def test_the_numbers_equal_those_worked_out_by_hand() -> None:
+def test_the_numbers_equal_those_computed_by_hand() -> None:
     chunk_TCA = np.stack([RECORDED + np.array([1, 0]), RECORDED + np.array([0, 3])], axis=1)
     # joint a: step 0 errs by 1 in three frames, step 1 by 0 in two. joint b: step 0 by 0, step 1 by |3 - 1| in two.
     summary = summarize(chunk_errors(chunk_TCA, RECORDED), ["a", "b"])
@@ -94,8 +94,8 @@ def test_delta_baselines_do_not_move_repeat_the_last_action_or_take_the_mean() -
     assert first(chunks["dataset_mean"]) == [[5, 6]] * 3
 
 
-def test_to_repeat_the_last_delta_is_to_extrapolate_the_position() -> None:
-    """The position reached by adding up the deltas goes on in a straight line at the last recorded speed."""
+def test_repeating_the_last_delta_extrapolates_the_position() -> None:
+    """The sum of the deltas continues in a straight line at the last recorded speed."""
     chunks = baselines("delta", n_steps=4)
     assert np.array_equal(chunks["linear_extrapolation"], chunks["repeat_last"])
     path = np.cumsum(chunks["linear_extrapolation"][2], axis=0)
@@ -145,7 +145,7 @@ def test_a_baseline_repeats_its_action_over_the_whole_chunk() -> None:
     assert chunks.tolist() == [[[0, 0]] * 2, [[0, 10]] * 2, [[0, 11]] * 2]
 
 
-def test_chunks_that_start_now_and_then_are_compared_where_they_lie() -> None:
+def test_chunks_of_some_frames_are_compared_with_the_actions_of_their_frames() -> None:
     ramp_TA = np.arange(6.0)[:, None]
     start_S = np.array([0, 3])
     chunk_SCA = ramp_TA[start_S[:, None] + np.arange(3)]

@@ -1,4 +1,4 @@
-"""Drift and steps are those worked out by hand, whatever an action means."""
+"""Drift and steps equal those computed by hand, for every meaning of actions."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def test_deltas_that_are_always_too_large_drift_further_and_further() -> None:
         assert described[f"{start}.1.0s"]["per_joint"]["a"] == pytest.approx({"mean": 0.4, "max": 0.4})
 
 
-def test_a_chunk_that_errs_late_drifts_from_where_it_was_measured_but_not_when_it_is_renewed() -> None:
+def test_a_chunk_that_errs_late_drifts_only_when_it_is_followed_to_its_end() -> None:
     recorded = np.zeros((8, 1))
     chunks = np.zeros((8, 4, 1))
     chunks[:, 1:] = 1.0  # only the first step of each chunk is right
@@ -63,7 +63,7 @@ def test_positions_do_not_add_up(meaning: str) -> None:
     assert described["from_commanded.1.0s"]["mean"] == 0.25
 
 
-def test_what_no_chunk_or_episode_is_long_enough_for_is_not_told() -> None:
+def test_times_longer_than_every_chunk_or_episode_have_no_drift() -> None:
     recorded = np.zeros((3, 1))
     described = describe(drifts(recorded[:, None], every_frame(3), recorded, recorded, "delta", FPS))
     assert described["from_measured.0.5s"] is None  # chunks of one step

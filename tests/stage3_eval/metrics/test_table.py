@@ -27,7 +27,7 @@ def table() -> pa.Table:
     return episode_table(rows, predicted_TA, np.array([np.nan, 0.25]), STATES, HEADER)
 
 
-def test_columns_and_types_are_those_promised(table: pa.Table) -> None:
+def test_columns_and_types_are_those_documented(table: pa.Table) -> None:
     names = [f"joint_position_{name}" for name in STATES]
     names += [prefix + name for prefix in ("predicted_action_", "gt_action_", "abs_error_") for name in JOINTS]
     assert [(field.name, str(field.type)) for field in table.schema] == [
@@ -39,7 +39,7 @@ def test_columns_and_types_are_those_promised(table: pa.Table) -> None:
     ]
 
 
-def test_values_stand_under_their_joint(table: pa.Table) -> None:
+def test_values_are_in_the_column_of_their_joint(table: pa.Table) -> None:
     assert table["joint_position_grip"].to_pylist() == [3, 6]
     assert table["predicted_action_pan"].to_pylist() == [1, 1]
     assert table["gt_action_lift"].to_pylist() == [1, 2]
@@ -51,7 +51,7 @@ def test_a_frame_that_was_not_timed_has_null(table: pa.Table) -> None:
     assert table["inference_time_s"].to_pylist() == [None, 0.25]
 
 
-def test_the_schema_explains_itself(table: pa.Table) -> None:
+def test_the_schema_documents_its_columns(table: pa.Table) -> None:
     metadata = json.loads(table.schema.metadata[METADATA_KEY])
     assert metadata["columns"] == COLUMNS
     assert (metadata["units"], metadata["joint_names"]) == ("rad", JOINTS)

@@ -1,0 +1,82 @@
+"""The first reading of a bag: all but its images, which decides what each frame shows."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from stage1_convert.align import state_action
+from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
+from stage1_convert.align.streams import BagStreams, Stream, read_streams
+from stage1_convert.bags.bag import Bag, open_bag
+from stage1_convert.config import JOINTS, Config
+from stage1_convert.dataset.record import BagEntry, ClockEntry, Gap, LeftOut, MessageCount
+from stage1_convert.images.video_topic import starts_video
+from stage1_convert.sources.source import Source
+
+
+class BagPlan(NamedTuple):
+    """What a conversion would make of a bag: its entry, its streams, and its frames."""
+
+    entry: BagEntry
+    bag_streams: BagStreams
+    plan: EpisodePlan
+
+
+def plan_bag(source: Source, config: Config, scratch: Path) -> BagPlan:
+    """Return what a conversion would make of a bag, from one reading that skips the images.
+
+    Raises UserError as the conversion would, but for damaged images; `scratch` is an existing folder.
+    """
+    entry = BagEntry(bag=source.name, status="converted", reason=None, warnings=[])
+    with open_bag(source.path, scratch, config.data.ros_distro) as bag:
+        bag_streams, plan = read_and_plan(bag, config, entry)
+        entry.warnings += bag.warnings
+    return BagPlan(entry, bag_streams, plan)
+
+
+def read_and_plan(bag: Bag, config: Config, entry: BagEntry) -> tuple[BagStreams, EpisodePlan]:
+    """Read the streams, plan the episodes, and fill in what the entry says of them."""
+    entry.custom_data = bag.custom
+    bag_streams = read_streams(bag, config, starts_video)
+    streams, clocks = bag_streams.streams, bag_streams.clocks
+    _describe_streams(bag, streams, entry)
+    angles = streams[JOINTS].values[:, : len(config.conventions.joint_order)]
+    plan = make_plan(clocks, angles, bag_streams.markers_ns, config)
+    if entry.bag in config.data.episodes:
+        plan = choose(plan, config.data.episodes[entry.bag])
+    _describe_plan(plan, streams, entry)
+    state_action.check_numbers(bag_streams, plan, config)
+    return bag_streams, plan
+
+
+def _describe_streams(bag: Bag, streams: Mapping[str, Stream], entry: BagEntry) -> None:
+    entry.messages, entry.clock = {}, {}
+    for name, stream in streams.items():
+        declared, clock = bag.topics[stream.topic].declared, stream.clock
+        if stream.read != declared:
+            entry.warnings.append(f"topic {stream.topic}: {declared} messages declared, {stream.read} read")
+        entry.messages[stream.topic] = MessageCount(declared=declared, read=stream.read, used=0)
+        entry.clock[name] = ClockEntry(
+            source=clock.source,
+            reason=clock.reason,
+            latency_ms=clock.latency_ms,
+            first_ns=int(clock.stamps_ns[0]),
+            last_ns=int(clock.stamps_ns[-1]),
+        )
+
+
+def _describe_plan(plan: EpisodePlan, streams: Mapping[str, Stream], entry: BagEntry) -> None:
+    first_ns = min(clock.first_ns for clock in entry.clock.values())
+    last_ns = max(clock.last_ns for clock in entry.clock.values())
+    entry.warm_up_s = round((int(plan.ticks_ns[0]) - first_ns) / 1e9, 6)
+    entry.tail_s = round((last_ns - int(plan.ticks_ns[-1])) / 1e9, 6)
+    entry.gaps = [Gap.model_validate(gap) for gap in plan.gaps]
+    entry.left_out = [
+        LeftOut(start_ns=int(plan.ticks_ns[span.start]), frames=span.frames, reason=span.reason)
+        for span in plan.left_out
+    ]
+    for name, stream in streams.items():
+        count = entry.messages[stream.topic]
+        count.used = max(count.used, len(np.unique(plan.shown(name))))

@@ -1,0 +1,105 @@
+"""The second reading gives each sample its own image, of messages and of video packets, and decodes no others."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.cli.command import UserError
+from common.cli.config import load
+from stage1_convert.align.streams import BagStreams, Stream, read_streams
+from stage1_convert.bags.bag import Bag, open_bag
+from stage1_convert.bags.message_types import FFMPEG, FOXGLOVE
+from stage1_convert.config import Config
+from stage1_convert.images.video_topic import starts_video
+from stage1_convert.pipeline.camera import read_images
+from tests.stage1_convert.images.video import packets, write_video_bag
+from tests.stage1_convert.recording import JPEG_TOPIC, MS, RAW_TOPIC, START_NS, cell, compressed_image, number_in
+
+ONE_JOINT = "conventions.joint_order=[a]"
+
+
+class Camera:
+    """The camera of an open bag."""
+
+    def __init__(self, bag: Bag, bag_streams: BagStreams) -> None:
+        self.bag, self._bag_streams = bag, bag_streams
+        self.stream: Stream = bag_streams.streams["color"]
+
+    def numbers(self, every: int = 1) -> list[tuple[int, int]]:
+        """Return (sample, number drawn into its image) of every n-th sample."""
+        needed = np.arange(len(self.stream.numbers)) % every == 0
+        found = []
+        for camera, sample, image in read_images(self.bag, self._bag_streams, {"color": needed}, (0, 4)):
+            assert camera == "color"
+            found.append((sample, number_in(image.rgb())))
+        return found
+
+
+@contextmanager
+def opened(path: Path, *overrides: str) -> Iterator[Camera]:
+    with open_bag(path, path.parent, "humble") as bag:
+        yield Camera(bag, read_streams(bag, load(Config, None, overrides), starts_video))
+
+
+@pytest.mark.parametrize("msgtype", [FFMPEG, FOXGLOVE])
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_every_packet_of_a_video_gives_its_own_image(tmp_path: Path, msgtype: str, codec: str) -> None:
+    path = write_video_bag(tmp_path / "bag", msgtype, codec, packets(codec, 25), defined=codec == "libx264")
+    with opened(path, ONE_JOINT) as camera:
+        assert camera.numbers() == [(n, n) for n in range(25)]
+        assert camera.numbers(4) == [(n, n) for n in range(0, 25, 4)]
+        assert camera.stream.clock.source == "header"
+        assert not camera.bag.warnings
+
+
+def test_images_that_were_sent_out_of_order_go_with_their_own_packets(tmp_path: Path) -> None:
+    stream = packets("libx264", 25, b_frames=2)
+    order = [packet.number for packet in stream]
+    assert order != sorted(order)
+    with opened(write_video_bag(tmp_path / "bag", FOXGLOVE, "libx264", stream), ONE_JOINT) as camera:
+        assert camera.numbers() == list(enumerate(order))
+
+
+@pytest.mark.parametrize("msgtype", [FFMPEG, FOXGLOVE])
+def test_packets_before_the_first_key_frame_carry_no_image_and_are_reported(tmp_path: Path, msgtype: str) -> None:
+    stream = packets("libx264", 25)[4:]  # the recorder was started in the middle; the next key frame is the tenth
+    with opened(write_video_bag(tmp_path / "bag", msgtype, "libx264", stream), ONE_JOINT) as camera:
+        assert camera.numbers() == [(n, n + 10) for n in range(15)]
+        assert camera.stream.numbers.tolist() == list(range(6, 21))
+        assert camera.stream.read == 21
+        assert camera.bag.warnings == [f"topic {RAW_TOPIC}: 6 packets before the first key frame carry no image"]
+
+
+def test_a_damaged_packet_is_refused_with_its_number(tmp_path: Path) -> None:
+    stream = packets("libx264", 12)
+    stream[5] = stream[5]._replace(data=stream[5].data[:20] + bytes(40))
+    words = f"camera color, message 5 stamped {START_NS + 5 * 33 * MS} ns: the packet"
+    with (
+        opened(write_video_bag(tmp_path / "bag", FFMPEG, "libx264", stream), ONE_JOINT) as camera,
+        pytest.raises(UserError, match=words),
+    ):
+        camera.numbers()
+
+
+def test_only_the_images_that_frames_need_are_decoded(tmp_path: Path) -> None:
+    recording = cell()
+    said = recording.images[7]
+    recording.images[7] = said._replace(message=compressed_image(START_NS, b"junk"))
+    words = f"camera color, message 7 stamped {said.receive_ns} ns: the image is neither"
+    with opened(recording.write(tmp_path / "bag"), "data.time_source=receive") as camera:
+        assert camera.numbers(2) == [(n, n) for n in range(0, 45, 2)]
+        with pytest.raises(UserError, match=words):
+            camera.numbers(7)
+
+
+def test_trusted_images_are_not_decoded(tmp_path: Path) -> None:
+    with open_bag(cell().write(tmp_path / "bag"), tmp_path, "humble") as bag:
+        bag_streams = read_streams(bag, load(Config, None, []), starts_video)
+        needed = {"color": np.ones(45, np.bool_)}
+        images = [image for _, _, image in read_images(bag, bag_streams, needed, (0, 4), trust=True)]
+    assert len(images) == 45
+    assert all(image.file and image.pixels is None for image in images)
+    assert bag_streams.streams["color"].topic == JPEG_TOPIC
