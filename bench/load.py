@@ -17,8 +17,9 @@ import numpy as np
 
 from bench.bars import cpu_seconds, print_bar
 from common.cli.command import Parser, run
-from common.lerobot.dataset import Dataset, Episode
+from common.lerobot.dataset import Dataset
 from common.lerobot.frame_cache import MappedFrames, Rows, open_frames
+from common.lerobot.metadata import Episode
 from stage2_train.batches import Batch, BatchOrder, ChunkDataset, FrameStore, load_batches
 
 CHUNK, EPISODE_FRAMES = 100, 400

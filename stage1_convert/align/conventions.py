@@ -1,4 +1,4 @@
-"""Joint angles as the robot published them in; states and actions as the dataset defines them out."""
+"""Joint angles as the robot published them in; states and actions as the dataset defines them, out."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def wrap(angles: Float64) -> Float64:
 
 
 def to_states(angles: Float64, sign: Sequence[float] | Float64 | None, wrapped: bool) -> Float64:
-    """Return the states (frames, joints) in radians: `angles` times `sign`, wrapped to (-pi, pi] when asked to."""
+    """Return the states (frames, joints) in radians: `angles` times `sign`, wrapped to (-pi, pi] if `wrapped`."""
     states = angles if sign is None else angles * np.asarray(sign)
     return wrap(states) if wrapped else states
 
@@ -23,7 +23,7 @@ def to_states(angles: Float64, sign: Sequence[float] | Float64 | None, wrapped: 
 def to_actions(states: Float64, meaning: str) -> Float64:
     """Return the actions (frames, joints) of one episode's states, in radians.
 
-    delta: the step to the next state, the shorter way around, in (-pi, pi]; zero for the last frame.
+    delta: the step to the next state along the shortest arc, in (-pi, pi]; zero for the last frame.
     next_position: the next state; the last frame's is its own.
     """
     following = np.concatenate([states[1:], states[-1:]])

@@ -30,14 +30,13 @@ def read_images(
     Only the cameras in `needed` are read. With `trust` JPEGs are not decoded (their pixels are None). Raises
     UserError, naming camera, message and stamp, when an image is damaged.
     """
-    readers = {
-        bag_streams.streams[name].topic: _CameraReader(name, bag, bag_streams.streams[name], samples)
-        for name, samples in needed.items()
-    }
-    for topic, _, data in bag.records(readers):
-        for sample, image in readers[topic].add(data, depth_range_m, trust):
-            yield readers[topic].name, sample, image
-    for reader in readers.values():
+    readers = [_CameraReader(name, bag, bag_streams.streams[name], samples) for name, samples in needed.items()]
+    for topic, _, data in bag.records(dict.fromkeys(reader.topic for reader in readers)):
+        for reader in readers:
+            if reader.topic == topic:
+                for sample, image in reader.add(data, depth_range_m, trust):
+                    yield reader.name, sample, image
+    for reader in readers:
         for sample, image in reader.end():
             yield reader.name, sample, image
 
@@ -56,9 +55,9 @@ class _CameraReader:
     """Reads one camera; it deserializes only messages that frames show, or that a video needs."""
 
     def __init__(self, name: str, bag: Bag, stream: Stream, needed: Needed) -> None:
-        self.name = name
+        self.name, self.topic = name, stream.topic
         self._bag, self._stream, self._needed = bag, stream, needed
-        self._video = VideoDecoder() if bag.topics[stream.topic].type in VIDEO_TYPES else None
+        self._video = VideoDecoder() if bag.topics[self.topic].type in VIDEO_TYPES else None
         self._message = -1
         self._sample = 0
 
@@ -72,7 +71,7 @@ class _CameraReader:
         if self._video is None and not self._needed[sample]:
             return
         with message_named(self.name, self._stream, sample):
-            content: Any = self._bag.deserialize(self._stream.topic, data)
+            content: Any = self._bag.deserialize(self.topic, data)
             if self._video is None:
                 yield sample, read_image(content, depth_range_m, trust)
             else:
