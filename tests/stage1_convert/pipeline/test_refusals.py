@@ -18,19 +18,14 @@ from tests.stage1_convert.recording import (
     JPEG_TOPIC,
     RAW_TOPIC,
     Recording,
-    Said,
     cell,
     compressed_image,
     draw,
     joint_state,
     jpeg,
     raw_image,
+    stamp_of,
 )
-
-
-def stamp_of(said: Said) -> int:
-    stamp = said.message.header.stamp
-    return int(stamp.sec * 10**9 + stamp.nanosec)
 
 
 def reason(tmp_path: Path, recording: Recording, *overrides: str) -> str:
