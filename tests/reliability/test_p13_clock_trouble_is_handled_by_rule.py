@@ -29,8 +29,8 @@ from tests.stage1_convert.recording import (
     JPEG_TOPIC,
     MS,
     START_NS,
+    RecordedMessage,
     Recording,
-    Said,
     cell,
     header,
     joint_state,
@@ -137,13 +137,13 @@ def test_streams_of_two_clocks_are_refused_and_the_clocks_named() -> None:
         planned(steady(2), steady(2, 30, start_ns=5))
 
 
-def stamped(said: Said, stamp_ns: int) -> Said:
+def stamped(said: RecordedMessage, stamp_ns: int) -> RecordedMessage:
     """Return a message with another header stamp, received when it was."""
     fields = {name: getattr(said.message, name) for name in said.message.__dataclass_fields__ if name[0] != "_"}
     return said._replace(message=type(said.message)(**{**fields, "header": header(stamp_ns)}))
 
 
-def shifted(said: Said, by_ns: int) -> Said:
+def shifted(said: RecordedMessage, by_ns: int) -> RecordedMessage:
     """Return a message that was stamped and received later."""
     return stamped(said, stamp_of(said) + by_ns)._replace(receive_ns=said.receive_ns + by_ns)
 
