@@ -55,11 +55,10 @@ def open_inputs(
     """Open both and check that they fit each other; raises UserError naming both sides where they differ."""
     folder = pretrained_folder(checkpoint)
     policy = Policy.load(folder, choose_device(device))
-    # Images are resized as in training.
-    opened = Dataset.open(dataset).in_size(policy.checkpoint.training.config.data.image_size)
+    opened = Dataset.open(dataset).in_size(policy.checkpoint.training.config.data.image_size)  # as in training
     require_match(policy, opened)
     meaning = choose_meaning(action_meaning, policy, opened)
-    files = {name: entry["sha256"] for name, entry in describe_folder(folder).items()}
+    files = {name: entry.sha256 for name, entry in describe_folder(folder).items()}
     return Inputs(policy, folder, files, opened, choose_episodes(episodes, policy, opened), meaning)
 
 

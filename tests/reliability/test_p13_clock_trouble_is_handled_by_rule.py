@@ -23,7 +23,7 @@ from stage1_convert.config import Config
 from tests.reliability.harness import loops
 from tests.stage1_convert.align.test_episodes import planned, steady
 from tests.stage1_convert.conversion import report, rows, run
-from tests.stage1_convert.pipeline.test_refusals import reason, stamp_of
+from tests.stage1_convert.pipeline.test_refusals import reason
 from tests.stage1_convert.recording import (
     JOINT_TOPIC,
     JPEG_TOPIC,
@@ -35,6 +35,7 @@ from tests.stage1_convert.recording import (
     header,
     joint_state,
     number_in,
+    stamp_of,
 )
 from tests.stage1_convert.recording import decode as decode_jpeg
 

@@ -66,6 +66,12 @@ class Recording:
         return path
 
 
+def stamp_of(said: Said) -> int:
+    """Return the header stamp of a message in nanoseconds."""
+    stamp = said.message.header.stamp
+    return int(stamp.sec * 10**9 + stamp.nanosec)
+
+
 def header(stamp_ns: int) -> Any:
     """Return a std_msgs/Header with this stamp."""
     return HEADER(stamp=TIME(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9), frame_id="base")

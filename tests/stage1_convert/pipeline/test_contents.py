@@ -32,15 +32,11 @@ from tests.stage1_convert.recording import (
     joint_state,
     jpeg,
     number_in,
+    stamp_of,
 )
 
 GRIPPER, COMMANDS = "/gripper/state", "/commands"
 FIELD = f"data.state_fields={{gripper: '{GRIPPER}:data'}}"
-
-
-def stamp_of(said: Said) -> int:
-    stamp = said.message.header.stamp
-    return int(stamp.sec * 10**9 + stamp.nanosec)
 
 
 def equipped() -> Recording:

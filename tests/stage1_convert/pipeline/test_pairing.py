@@ -32,6 +32,7 @@ from tests.stage1_convert.recording import (
     jpeg,
     number_in,
     raw_image,
+    stamp_of,
 )
 from tests.stage1_convert.reference import Sample
 
@@ -45,11 +46,6 @@ class Variant(NamedTuple):
     recording: Recording
     overrides: tuple[str, ...] = ()
     cameras: dict[str, str] = {"color": RAW_TOPIC}  # noqa: RUF012 (of a tuple that nobody changes)
-
-
-def stamp_of(said: Said) -> int:
-    stamp = said.message.header.stamp
-    return int(stamp.sec * 10**9 + stamp.nanosec)
 
 
 def recorded(seconds: float = 2.0, **settings: Any) -> Recording:
