@@ -71,7 +71,7 @@ def _compressed(root: Path) -> set[str]:
     try:
         record = read_record(root)
     except UserError:
-        return set()  # what is wrong with the record is told elsewhere
+        return set()  # provenance.py reports what is wrong with the record
     return {IMAGES + camera for bag in (record.bags if record else []) for camera in bag.compressed}
 
 
