@@ -110,7 +110,9 @@ def test_a_bag_that_certainly_does_not_fit_is_not_begun(warm: Warm, tmp_path: Pa
     command = tmp_path / "log", "stage1_convert", "--src", tmp_path / "src", "--workers", 1, "--out"
     ended = warm.run(*command, disk / "out")
     is_one_line(ended)
-    assert re.search(rf"disk full: {disk}/\S+ has [\d,]+ bytes free, and bag bag needs at least {size // 20:,}", ended.output)
+    assert re.search(
+        rf"disk full: {disk}/\S+ has [\d,]+ bytes free, and bag bag needs at least {size // 20:,}", ended.output
+    )
     assert not list(disk.iterdir())
 
 
