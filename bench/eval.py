@@ -18,7 +18,7 @@ from common.act.network import Act, ActConfig
 from common.act.normalization import Normalizer
 from common.act.records import Robot
 from common.act.resnet import NORM_EPS
-from common.lerobot.dataset import STATE, image_key
+from common.lerobot.metadata import STATE, image_key
 from common.policy import Policy
 from stage3_eval.metrics.totals import describe_latency
 from stage3_eval.predict import time_call

@@ -20,7 +20,7 @@ from torch import Tensor
 from common.act.checkpoint import ENVIRONMENT, Checkpoint, new_network
 from common.act.runs import pretrained_folder
 from common.cli.command import UserError
-from common.lerobot.dataset import ACTION, STATE, image_key
+from common.lerobot.metadata import ACTION, STATE, image_key
 from common.storage.files import new_folder
 
 Observation = Mapping[str, Tensor | npt.NDArray[Any]]

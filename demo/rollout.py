@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from common.cli.command import Parser, UserError, run
-from common.lerobot.dataset import STATE, image_key
+from common.lerobot.metadata import STATE, image_key
 from common.policy import Policy
 from common.storage.files import write_file, write_json
 from demo.arm import JOINT_NAMES, Array, tool_position

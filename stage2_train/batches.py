@@ -20,8 +20,9 @@ from torch import Tensor
 
 from common.act.checkpoint import ENVIRONMENT
 from common.cli.command import UserError
-from common.lerobot.dataset import ACTION, STATE, Dataset, Episode
+from common.lerobot.dataset import Dataset
 from common.lerobot.frame_cache import Frames, Rows
+from common.lerobot.metadata import ACTION, STATE, Episode
 from stage2_train.augment import UNIFORMS
 
 

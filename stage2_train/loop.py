@@ -14,7 +14,8 @@ from torch import Tensor
 
 from common.act.checkpoint import Checkpoint
 from common.cli.command import TransientError
-from common.lerobot.dataset import Dataset, Episode
+from common.lerobot.dataset import Dataset
+from common.lerobot.metadata import Episode
 from stage2_train.batches import Batch, BatchOrder, ChunkDataset, FrameStore, load_batches, step_seed
 from stage2_train.checkpoints.initial import parameter_count
 from stage2_train.checkpoints.resume import ResumePoint

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from common.act.checkpoint import ENVIRONMENT
 from common.act.network import Act
 from common.act.normalization import Normalizer
-from common.lerobot.dataset import ACTION, STATE, image_key
+from common.lerobot.metadata import ACTION, STATE, image_key
 from stage2_train.augment import augment
 from stage2_train.batches import Batch
 from stage2_train.config import TrainConfig

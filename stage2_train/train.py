@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from common.cli.command import UserError
-from common.lerobot.dataset import Dataset, Episode
+from common.lerobot.dataset import Dataset
 from common.lerobot.frame_cache import default_cache_dir, open_frames
+from common.lerobot.metadata import Episode
 from common.storage.files import locked, remove_stale
 from stage2_train.batches import FrameStore, split_episodes
 from stage2_train.checkpoints.initial import initial_checkpoint

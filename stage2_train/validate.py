@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from common.lerobot.dataset import Episode
+from common.lerobot.metadata import Episode
 from stage2_train.batches import FrameStore, episode_rows
 from stage2_train.config import TrainConfig
 from stage2_train.distributed import World

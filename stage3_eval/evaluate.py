@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from common.act.checkpoint import ENVIRONMENT
 from common.cli.command import UserError
-from common.lerobot.dataset import ACTION, STATE, Episode
+from common.lerobot.metadata import ACTION, STATE, Episode
 from common.storage.files import write_json
 from stage3_eval.inputs import Inputs
 from stage3_eval.metrics.scores import EpisodeScores, Rules, score_episode
@@ -20,7 +20,7 @@ from stage3_eval.metrics.totals import summarize_evaluation
 from stage3_eval.output import ALL_EPISODES, CURVES, PAGE, SUMMARY, episode_file, new_results, read_finished
 from stage3_eval.predict import predict_open_loop, predict_queue, time_first_call
 from stage3_eval.recording import Columns, positions, read_rows, require_finite
-from stage3_eval.report.curves import draw_curves
+from stage3_eval.report.curves import EpisodeCurves, draw_curves
 from stage3_eval.report.page import write_page
 
 log = logging.getLogger(__name__)
@@ -160,7 +160,8 @@ def _draw_first(path: Path, inputs: Inputs, scores: EpisodeScores, header: Heade
     rows = _read(inputs, episode)
     fans = list(zip(scores.fan_F.tolist(), scores.fan_FCA, strict=True))
     position_TA = positions(inputs.dataset, rows[STATE])
-    draw_curves(path, rows[ACTION], position_TA, scores.executed_TA, fans, episode.number, header.model_dump())
+    curves = EpisodeCurves(episode.number, rows[ACTION], scores.executed_TA, position_TA, fans)
+    draw_curves(path, curves, header)
 
 
 def _join_tables(path: Path, parts: Sequence[Path]) -> None:

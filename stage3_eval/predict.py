@@ -15,7 +15,8 @@ import torch
 
 from common.act.checkpoint import ENVIRONMENT
 from common.cli.command import progress
-from common.lerobot.dataset import STATE, Dataset, Episode, image_key
+from common.lerobot.dataset import Dataset
+from common.lerobot.metadata import STATE, Episode, image_key
 from common.policy import Policy
 from stage3_eval.metrics.errors import Floats, Frames
 from stage3_eval.metrics.scores import Prediction

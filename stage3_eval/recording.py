@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from common.cli.command import UserError, one_line
 from common.lerobot.columns import as_array
-from common.lerobot.dataset import ACTION, STATE, Dataset, Episode
+from common.lerobot.dataset import Dataset
+from common.lerobot.metadata import ACTION, STATE, Episode
 
 Columns = dict[str, npt.NDArray[Any]]
 

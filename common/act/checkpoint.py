@@ -22,7 +22,7 @@ from common.act.runs import CONFIG, WEIGHTS
 from common.cli.command import UserError, one_line
 from common.cli.config import to_dict
 from common.cli.validation import validate
-from common.lerobot.dataset import ACTION, IMAGES, STATE, image_key
+from common.lerobot.metadata import ACTION, IMAGES, STATE, image_key
 from common.storage.files import MANIFEST, find_damage, read_json, write_json
 
 ENVIRONMENT = "observation.environment_state"

@@ -11,7 +11,7 @@ from common.act.normalization import Normalizer
 from common.act.records import ProcessorFile, ProcessorStep
 from common.cli.command import UserError, one_line
 from common.cli.validation import validate
-from common.lerobot.dataset import ACTION
+from common.lerobot.metadata import ACTION
 from common.storage.files import read_json, write_json
 
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor", "policy_postprocessor"

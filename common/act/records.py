@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-STATE_TYPE, IMAGE_TYPE = "STATE", "VISUAL"
 PositiveInt = Annotated[StrictInt, Field(ge=1)]
 
 

@@ -25,10 +25,8 @@ def pretrained_folder(path: Path) -> Path:
     for folder in (path, path / PRETRAINED):
         if (folder / CONFIG).is_file():
             return folder
-    newest_first = sorted(
-        _checkpoints(path), key=lambda folder: int(_CHECKPOINT_NAME.fullmatch(folder.name)[1]), reverse=True
-    )  # type: ignore[index]
-    for folder in newest_first:
+    newest_first = sorted(_checkpoints(path), reverse=True)
+    for _, folder in newest_first:
         problem = damage(folder)
         if problem is None:
             log.info("using %s of the run in %s", folder.name, path)
@@ -51,8 +49,9 @@ def damage(checkpoint: Path) -> str | None:
         return one_line(error)
 
 
-def _checkpoints(run: Path) -> Iterator[Path]:
+def _checkpoints(run: Path) -> Iterator[tuple[int, Path]]:
     for parent in (run, run / "checkpoints"):
         for folder in parent.iterdir() if parent.is_dir() else ():
-            if _CHECKPOINT_NAME.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
-                yield folder
+            match = _CHECKPOINT_NAME.fullmatch(folder.name)
+            if match and folder.is_dir() and not folder.is_symlink():
+                yield int(match[1]), folder

@@ -6,123 +6,37 @@ are stored beside it: how bags became rows, in `meta/conversion.json`, and what 
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, Field, StrictInt, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 from common.cli.command import UserError, one_line
 from common.cli.validation import validate
 from common.lerobot.columns import as_array, copy_again_if_damaged, mapped
 from common.lerobot.images import Image, decode_image, decode_video, resize
-from common.storage.files import read_json
-
-VERSION = "v3.0"
-DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-FILES_PER_CHUNK = (
-    1000  # file-1000 would sort before file-101, and readers concatenate files in the order of their names
+from common.lerobot.metadata import (
+    ACTION,
+    DATA_PATH,
+    IMAGE_DTYPES,
+    IMAGES,
+    INDEX_COLUMNS,
+    NUMBERS,
+    STATE,
+    VERSION,
+    VIDEO_PATH,
+    Episode,
+    Feature,
+    Info,
+    image_key,
+    iterate_episodes,
 )
-STATE, ACTION, IMAGES = "observation.state", "action", "observation.images."
-INDEX_COLUMNS = {
-    "timestamp": "float32",
-    "frame_index": "int64",
-    "episode_index": "int64",
-    "index": "int64",
-    "task_index": "int64",
-}
-IMAGE_DTYPES = ("image", "video")
-NUMBERS = ("float16", "float32", "float64", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
-
-
-class Feature(NamedTuple):
-    """One column of the dataset as meta/info.json declares it; images have shape (height, width, channels)."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    names: tuple[str, ...] | None
-    info: dict[str, Any]
-
-
-class DeclaredFeature(BaseModel):
-    """A feature in meta/info.json."""
-
-    dtype: str
-    shape: list[Annotated[StrictInt, Field(ge=1)]] = Field(min_length=1)
-    names: list[str] | None = None
-    info: dict[str, Any] | None = None
-
-    @field_validator("names", mode="before")
-    @classmethod
-    def _flatten(cls, names: Any) -> Any:
-        """Take the names out of {"motors": [...]}, as LeRobot also writes them."""
-        return next(iter(names.values()), None) if isinstance(names, dict) else names
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        """Refuse shapes and names that do not fit the type."""
-        if self.dtype in IMAGE_DTYPES and len(self.shape) != 3:
-            raise PydanticCustomError("image_shape", "a shape of height, width and channels")
-        if len(self.shape) == 1 and self.names and len(self.names) != self.shape[0]:
-            raise PydanticCustomError("names", "as many names as the shape has values")
-        return self
-
-    def feature(self) -> Feature:
-        """Return it with the height of images first: some datasets declare (channels, height, width)."""
-        shape, names = tuple(self.shape), tuple(self.names) if self.names else None
-        if self.dtype in IMAGE_DTYPES and names and names[0] in ("channel", "channels"):
-            shape = (*shape[1:], shape[0])
-        return Feature(self.dtype, shape, names, self.info or {})
-
-
-class Info(BaseModel):
-    """meta/info.json, as far as it is read."""
-
-    fps: int = Field(ge=1)
-    total_frames: int
-    features: dict[str, DeclaredFeature]
-    robot_type: str | None = None
-
-
-class Episode(NamedTuple):
-    """One recorded demonstration: rows `start` to `stop` (half open) of the whole dataset, and where its files are."""
-
-    number: int
-    start: int
-    stop: int
-    data_file: tuple[int, int]
-    videos: dict[str, tuple[int, int, float, float]]  # key -> chunk, file, from_timestamp, to_timestamp in seconds
-
-    @property
-    def length(self) -> int:
-        """Number of frames."""
-        return self.stop - self.start
-
-
-def data_file(index: int) -> tuple[int, int]:
-    """Return (chunk_index, file_index) of the `index`-th file when every episode has a file of its own."""
-    return divmod(index, FILES_PER_CHUNK)
-
-
-def image_key(camera: str) -> str:
-    """Return the feature key of a camera's images; a key outside observation.images. is its own camera name."""
-    return camera if camera.startswith("observation.") else IMAGES + camera
-
-
-def arrow_type(feature: Feature) -> pa.DataType:
-    """Return the parquet type LeRobot expects of a feature stored in the data files (videos have no column there)."""
-    if feature.dtype == "image":
-        return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    scalar = pa.type_for_alias(feature.dtype)
-    return scalar if feature.shape == (1,) else pa.list_(scalar, feature.shape[0])
+from common.storage.files import read_json
 
 
 @dataclass(frozen=True)
@@ -148,7 +62,7 @@ class Dataset:
             raise UserError(f"{root} is not a LeRobot {VERSION} dataset: its codebase_version is {version!r}")
         info = validate(Info, raw, f"{path} is damaged: ")
         features = {key: declared.feature() for key, declared in info.features.items()}
-        dataset = cls(root, info.fps, features, tuple(_episodes(root)), info)
+        dataset = cls(root, info.fps, features, tuple(iterate_episodes(root)), info)
         dataset._check()
         return dataset
 
@@ -342,40 +256,6 @@ class Dataset:
 def _image_shape(feature: Feature) -> tuple[int, int, int]:
     height, width, channels = feature.shape
     return height, width, channels
-
-
-def episode_paths(root: Path) -> list[Path]:
-    """Return the files of meta/episodes in the order of their rows."""
-    return sorted((root / "meta" / "episodes").glob("*/*.parquet"))
-
-
-def read_episodes(root: Path, wanted: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of meta/episodes in order, with the columns whose names are `wanted`; raises UserError."""
-    for path in episode_paths(root):
-        try:
-            names = [name for name in pq.read_schema(path).names if wanted(name)]
-            yield from pq.read_table(path, columns=names, partitioning=None).to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{path} cannot be read: {one_line(error)}") from error
-
-
-def _episodes(root: Path) -> Iterator[Episode]:
-    try:
-        for row in read_episodes(root, lambda name: not name.startswith("stats/")):
-            videos = {
-                key.split("/")[1]: (
-                    row[key],
-                    row[key.replace("chunk_index", "file_index")],
-                    row[key.replace("chunk_index", "from_timestamp")],
-                    row[key.replace("chunk_index", "to_timestamp")],
-                )
-                for key in row
-                if key.startswith("videos/") and key.endswith("/chunk_index")
-            }
-            file = (row["data/chunk_index"], row["data/file_index"])
-            yield Episode(row["episode_index"], row["dataset_from_index"], row["dataset_to_index"], file, videos)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{root}/meta/episodes is damaged: {one_line(error)}") from error
 
 
 def _may_hold(group: pq.RowGroupMetaData, episode: int) -> bool:

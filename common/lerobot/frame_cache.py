@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from common.cli.command import UserError, one_line, progress
-from common.lerobot.dataset import Dataset, Episode, image_key
+from common.lerobot.dataset import Dataset
 from common.lerobot.images import Image, decode_image, decode_video
+from common.lerobot.metadata import Episode, image_key
 from common.storage.files import exclusive_lock, new_folder, read_json, remove_stale, require_free, write_json
 
 CACHE_VERSION = 4  # part of the key: a cache that other code wrote is never misread

@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from common.cli.command import UserError, one_line
-from common.lerobot.dataset import Dataset, Episode, image_key
+from common.lerobot.dataset import Dataset
 from common.lerobot.images import Image, decode_image, decode_video
+from common.lerobot.metadata import Episode, image_key
 
 FILM_FRAMES, FILM_PX = 8, 160
 JPEG_QUALITY = 78

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from common.cli.command import EXIT_TRANSIENT, Parser, UserError, one_line
 from common.cli.command import run as run_command
+from common.cli.validation import validate
 from common.storage.files import locked, read_json, write_file
 from osmo.check.spec import RELEASES, Finding, check_releases
 from osmo.check.template import TemplateError, all_tasks, parse_set, read, submitted
@@ -69,10 +69,7 @@ def run(
 def restart(work: Path, jobs: int | None = None) -> Result:
     """Resume a run: completed tasks are not run again, the others start again with what their folders hold."""
     work = work.resolve()
-    try:
-        settings = Run.model_validate(read_json(work / STATE))
-    except ValidationError as error:
-        raise UserError(f"{work / STATE} does not describe a run: {one_line(error)}") from error
+    settings = validate(Run, read_json(work / STATE), f"{work / STATE}: ")
     name, _, number = settings.workflow_id.rpartition("-")
     workflow_id = f"{name}-{int(number) + 1}"  # a restart is a new workflow, as in the cluster
     return _run(work, settings.model_copy(update={"workflow_id": workflow_id}), jobs)

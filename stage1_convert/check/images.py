@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.cli.command import UserError, one_line, progress
-from common.lerobot.dataset import Feature
 from common.lerobot.images import Image, captured_stderr, decode_image, decode_intact
+from common.lerobot.metadata import Feature
 from stage1_convert.check.findings import Findings
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes, episode_of_rows

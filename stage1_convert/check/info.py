@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, Field, StrictStr
 
 from common.cli.command import UserError
-from common.lerobot.dataset import DATA_PATH, FILES_PER_CHUNK, IMAGE_DTYPES, INDEX_COLUMNS, VIDEO_PATH, Feature
+from common.lerobot.metadata import DATA_PATH, FILES_PER_CHUNK, IMAGE_DTYPES, INDEX_COLUMNS, VIDEO_PATH, Feature
 from common.storage.files import read_json
 from stage1_convert.check.findings import Findings
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from common.lerobot.dataset import DATA_PATH, EPISODES_PATH, episode_paths
+from common.lerobot.metadata import DATA_PATH, EPISODES_PATH, episode_paths
 from stage1_convert.check.findings import Findings
 from stage1_convert.check.info import Declared
 

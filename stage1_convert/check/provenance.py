@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from common.cli.command import UserError
-from common.lerobot.dataset import ACTION, IMAGES, data_file
+from common.lerobot.metadata import ACTION, IMAGES, data_file
 from common.storage.files import read_json
 from stage1_convert.check.findings import Findings
 from stage1_convert.check.info import Declared

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.cli.command import one_line
-from common.lerobot.dataset import DATA_PATH, Feature
+from common.lerobot.metadata import DATA_PATH, Feature
 from stage1_convert.check.findings import Findings
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes, episode_of_rows

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.cli.command import UserError
-from common.lerobot.dataset import IMAGE_DTYPES, IMAGES, Feature
+from common.lerobot.metadata import IMAGE_DTYPES, IMAGES, Feature
 from common.storage.files import read_json
 from stage1_convert.check.findings import Findings
 from stage1_convert.check.images import ImageSample

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from common.cli.command import one_line, progress
-from common.lerobot.dataset import VIDEO_PATH, Feature
 from common.lerobot.images import Image
+from common.lerobot.metadata import VIDEO_PATH, Feature
 from stage1_convert.check.findings import Findings
 from stage1_convert.check.meta import Episodes
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.lerobot.dataset import Feature, arrow_type
+from common.lerobot.metadata import Feature, arrow_type
 
 # A reader holds a row group in memory, and so does the writer: small ones stay in memory that was touched before, and
 # memory that a process touches for the first time can cost more than all the copying.

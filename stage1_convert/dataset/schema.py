@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from common.lerobot.dataset import ACTION, IMAGES, INDEX_COLUMNS, STATE, Feature
+from common.lerobot.metadata import ACTION, IMAGES, INDEX_COLUMNS, STATE, Feature
 from stage1_convert.config import Config
 from stage1_convert.dataset.video_file import video_info
 

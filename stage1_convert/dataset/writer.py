@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.lerobot.dataset import (
+from common.lerobot.metadata import (
     DATA_PATH,
     EPISODES_PATH,
     FILES_PER_CHUNK,
@@ -22,6 +22,7 @@ from common.lerobot.dataset import (
     VIDEO_PATH,
     Feature,
     data_file,
+    read_episodes,
 )
 from common.storage.files import sync, temporary_path, write_json
 from stage1_convert.dataset.episode_file import EpisodeOffset, read_columns, read_offset, renumber
@@ -149,10 +150,7 @@ class _EpisodesFile:
 
 def read_image_stats(dataset: Path, cameras: Iterable[str]) -> list[dict[str, Stats]]:
     """Return the statistics of every episode's images, by camera, from a dataset's meta/episodes."""
-    tables = [
-        pq.read_table(path, partitioning=None) for path in sorted((dataset / "meta" / "episodes").glob("*/*.parquet"))
-    ]
-    rows = pa.concat_tables(tables).to_pylist() if tables else []
+    rows = read_episodes(dataset, lambda name: name.startswith(f"stats/{IMAGES}"))
     return [
         {camera: {name: row[f"stats/{IMAGES}{camera}/{name}"] for name in NAMES} for camera in cameras} for row in rows
     ]

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.cli.command import UserError, one_line
 from common.cli.config import to_dict
-from common.lerobot.dataset import DATA_PATH, IMAGES, VIDEO_PATH, data_file
+from common.lerobot.metadata import DATA_PATH, IMAGES, VIDEO_PATH, data_file
 from common.storage.files import (
     DiskFullError,
     full_disk_named,

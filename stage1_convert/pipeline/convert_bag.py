@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.cli.command import UserError, one_line
-from common.lerobot.dataset import ACTION, IMAGES, STATE
+from common.lerobot.metadata import ACTION, IMAGES, STATE
 from common.storage.files import DiskFullError, free_bytes, sha256
 from stage1_convert.align import state_action
 from stage1_convert.bags.bag import Bag, open_bag

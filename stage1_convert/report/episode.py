@@ -7,7 +7,8 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from common.lerobot.columns import as_array
-from common.lerobot.dataset import ACTION, STATE, Dataset, data_file
+from common.lerobot.dataset import Dataset
+from common.lerobot.metadata import ACTION, STATE, data_file
 from common.report.charts import Line, Plot, Stretch, short, sparkline, timeline
 from common.report.formatting import counted
 from common.report.images import PageImage, film

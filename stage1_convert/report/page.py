@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import yaml
 
-from common.lerobot.dataset import STATE, Dataset
+from common.lerobot.dataset import Dataset
+from common.lerobot.metadata import STATE
 from common.report import render
 from common.storage.files import write_file
 from stage1_convert.dataset.record import RECORD_PATH, ConversionRecord, read_record

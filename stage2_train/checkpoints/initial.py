@@ -17,7 +17,8 @@ from common.act.normalization import Normalizer
 from common.act.records import Robot
 from common.act.resnet import load_backbone_weights
 from common.cli.config import to_dict
-from common.lerobot.dataset import ACTION, STATE, Dataset, Episode, image_key
+from common.lerobot.dataset import Dataset
+from common.lerobot.metadata import ACTION, STATE, Episode, image_key
 from stage2_train.checkpoints.fine_tuning import read_base
 from stage2_train.config import TrainConfig, TrainingConfig
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from common.lerobot.dataset import Episode
+from common.lerobot.metadata import Episode
 from stage3_eval.metrics.baselines import describe_baselines
 from stage3_eval.metrics.errors import Errors, Floats, add_errors, compare_to_best, summarize
 from stage3_eval.metrics.motion import add_drifts, add_steps, describe_drifts

@@ -1,6 +1,6 @@
-"""A policy and an observation in, what of each image its prediction hung on out.
+"""Input attribution: how much each pixel of an observation contributes to the predicted chunk.
 
-The gradient of the predicted chunk with respect to the pixels (Simonyan et al. 2013, https://arxiv.org/abs/1312.6034).
+It is the gradient of the predicted chunk with respect to the pixels (Simonyan et al. 2013, https://arxiv.org/abs/1312.6034).
 """
 
 from typing import Any
@@ -13,12 +13,15 @@ import torch
 from common.policy import Observation, Policy
 
 Map = npt.NDArray[np.float32]
-SMOOTHING = 0.03  # of the image's width: single pixels say nothing
-BRIGHT = 0.9  # how much of the overlay's brightest spot is the map
+SMOOTHING = 0.03  # of the image's width, as a standard deviation: gradients of single pixels are noise
+OPACITY = 0.9  # of the map at its brightest spot in an overlay
 
 
 def saliency(policy: Policy, observation: Observation) -> dict[str, Map]:
-    """Return camera -> (H, W) in 0..1: how much a small change there would change the chunk. One observation only."""
+    """Return camera -> map (H, W) in 0..1: how much a small change of a pixel would change the chunk.
+
+    `observation` is a batch of one.
+    """
     state_BD, images, environment_BE = policy.inputs(observation)
     images = [image.detach().clone().requires_grad_() for image in images]
     with torch.enable_grad():
@@ -30,10 +33,10 @@ def saliency(policy: Policy, observation: Observation) -> dict[str, Map]:
 
 
 def over_image(image_HWC: npt.NDArray[np.uint8], map_HW: Map) -> npt.NDArray[np.uint8]:
-    """Lay a map over the gray image: dark where nothing mattered, glowing where most did."""
+    """Return the image (H, W, 3) in gray under the map (H, W): bright where the attribution is high."""
     gray = cv2.cvtColor(cv2.cvtColor(image_HWC, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.float32)
     glow = cv2.applyColorMap((map_HW * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1].astype(np.float32)
-    weight = BRIGHT * map_HW[..., None]
+    weight = OPACITY * map_HW[..., None]
     mixed: Any = 0.7 * gray * (1 - weight) + glow * weight
     return np.asarray(mixed, np.uint8)
 

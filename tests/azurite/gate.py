@@ -1,4 +1,4 @@
-"""A storage service on loopback that answers as a test wants it to: what Azurite says, altered, or something of its own."""
+"""A proxy on loopback in front of Azurite, or a service by itself, that answers as a test wants it to."""
 
 import http.client
 import http.server
@@ -19,7 +19,7 @@ class Answer(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A request, and how its answer went: bytes of the body."""
+    """A request, with the status of the answer and the bytes of its body."""
 
     method: str
     path: str
@@ -72,7 +72,7 @@ class Gate:
             block_on_close = False
 
             def handle_error(self, request: object, client_address: object) -> None:
-                """A client that hangs up is none of ours."""
+                """Ignore a client that closes its connection."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.port = self._server.server_address[1]

@@ -1,23 +1,21 @@
-"""A bad line between a client and a server on loopback: it cuts connections, stalls, or changes bytes on their way."""
+"""A bad line between a client and a server on loopback: it cuts connections, or stalls."""
 
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
 from typing import Self
 
 
 class Line:
-    """Forwards TCP connections to `port`; what it does to the bytes from the server is set at any time.
+    """Forwards TCP connections to `port`; how it fails can be changed at any time.
 
     `cut_after`: each connection ends after so many of them. `stall_after`: nothing more comes once so many came in all.
-    `change` is applied to every piece. `carried` counts them, `cuts` the connections that were cut.
+    `carried` counts the bytes from the server, `cuts` the connections that were cut.
     """
 
     def __init__(self, port: int) -> None:
         self.cut_after: int | None = None
         self.stall_after: int | None = None
-        self.change: Callable[[bytes], bytes] = lambda piece: piece
         self.carried = self.cuts = 0
         self.stalled = threading.Event()
         self.closed = threading.Event()
@@ -61,7 +59,7 @@ class Line:
                 if self.cut_after is not None and mine + len(piece) > self.cut_after:
                     self.cuts += 1
                     break
-                client.sendall(self.change(piece))
+                client.sendall(piece)
                 mine += len(piece)
                 self.carried += len(piece)
         _hang_up(client, server)

@@ -278,17 +278,12 @@ def test_an_unfinished_recording_of_something_else_is_refused(bags: Path, tmp_pa
         record(out, COUNT, SEED + 1)
 
 
-def test_a_folder_with_anything_else_in_it_is_refused_and_not_touched(tmp_path: Path) -> None:
+def test_a_folder_of_other_files_or_a_file_is_refused_and_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"holds thesis\.txt, which is no recording"):
-        record(tmp_path, 1)
+    for out in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(UserError, match=r"holds thesis\.txt, which is no recording"):
+            record(out, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
-
-
-def test_a_file_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "bags").write_text("mine")
-    with pytest.raises(UserError, match="holds bags, which is no recording"):
-        record(tmp_path / "bags", 1)
 
 
 @pytest.mark.parametrize("flags", [["--episodes", "0"], ["--seed", "-1"], ["--workers", "0"], ["--episodes", "two"]])

@@ -189,14 +189,9 @@ def test_the_command_prints_the_count_and_writes_results_and_strip(
     assert strip.shape == (3 * 212, 6 * 292, 3)
 
 
-def test_the_same_command_gives_the_same_results(checkpoint: Path, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        run_main(checkpoint, tmp_path / name)
+def test_the_same_command_gives_the_same_results_and_untrained_gives_others(checkpoint: Path, tmp_path: Path) -> None:
+    trained, _ = (run_main(checkpoint, tmp_path / name) for name in ("one", "two"))
     assert (tmp_path / "one" / "rollouts.json").read_bytes() == (tmp_path / "two" / "rollouts.json").read_bytes()
-
-
-def test_untrained_uses_other_weights_than_those_of_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
-    trained = run_main(checkpoint, tmp_path / "trained")
     untrained = run_main(checkpoint, tmp_path / "untrained", "--untrained")
     assert untrained["untrained"] is True
     assert untrained["rollouts"] != trained["rollouts"]

@@ -15,7 +15,7 @@ from common.lerobot.dataset import Dataset
 from stage2_train.batches import ChunkDataset
 from stage2_train.checkpoints.writer import list_checkpoints
 from stage2_train.train import train
-from tests.azurite.bring import impatient, service
+from tests.azurite.transfer import impatient, service
 from tests.conftest import GOLDEN
 from tests.reliability.harness import SOAK, Ended, Warm
 from tests.reliability.recorded_training import Draws, read_draws, record_path

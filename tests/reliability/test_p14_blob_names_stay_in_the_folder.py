@@ -11,8 +11,8 @@ from common.cli.command import UserError
 from stage1_convert.sources.azure import AzureBags, group_bags
 from stage1_convert.sources.azure_client import Blob
 from tests import azurite
-from tests.azurite.bring import bring
 from tests.azurite.gate import Answer, Gate
+from tests.azurite.transfer import download
 from tests.reliability.harness import hashes
 from tests.stage1_convert.conversion import tree
 
@@ -140,7 +140,7 @@ def test_a_link_in_the_folder_for_downloads_leads_nobody_out(service: azurite.Az
     else:
         (here / ".sums.jsonl").symlink_to(outside / "mine")
     with pytest.raises(UserError, match="is a link, and downloads do not follow links"):
-        bring(service.port, here, address)
+        download(service.port, here, address)
     assert hashes(outside) == before
 
 
@@ -150,5 +150,5 @@ def test_a_folder_for_downloads_that_is_itself_a_link_is_the_users_own_choice(
     service.container("chosen").upload_blob("b.mcap", b"x" * 100, overwrite=True)
     (tmp_path / "disk").mkdir()
     (tmp_path / "here").symlink_to(tmp_path / "disk")
-    (source,) = bring(service.port, tmp_path / "here", f"azure://{azurite.ACCOUNT}/chosen/")
+    (source,) = download(service.port, tmp_path / "here", f"azure://{azurite.ACCOUNT}/chosen/")
     assert source.path == tmp_path / "disk" / "b.mcap"

@@ -16,9 +16,9 @@ import pytest
 
 from common.cli.command import TransientError
 from tests import azurite
-from tests.azurite.bring import bring, fault_of, upload, upload_in_blocks
 from tests.azurite.gate import Answer, Gate
 from tests.azurite.line import Line
+from tests.azurite.transfer import download, fault_of, upload, upload_in_blocks
 from tests.conftest import ROOT
 from tests.reliability.harness import loops
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("impatient")
 def test_a_line_that_breaks_again_and_again_delivers_in_the_end(service: azurite.Azurite, tmp_path: Path) -> None:
     with Line(service.port) as line:
         line.cut_after = 5 * MB  # more than one range, less than two
-        (source,) = bring(line.port, tmp_path, upload(service, "broken", BIG))
+        (source,) = download(line.port, tmp_path, upload(service, "broken", BIG))
         assert line.cuts
     assert source.path.read_bytes() == BIG
 
@@ -42,7 +42,7 @@ def test_a_service_that_is_down_is_transient(service: azurite.Azurite, tmp_path:
     with Line(service.port) as line:
         line.cut_after = 0
         with pytest.raises(TransientError, match="no connection to the storage service"):
-            bring(line.port, tmp_path, upload(service, "down", b"x"))
+            download(line.port, tmp_path, upload(service, "down", b"x"))
 
 
 CHILD = "from stage1_convert.sources.azure import AzureBags as B; import sys; b = B(sys.argv[1], True); list(b.fetch(b.bags))"
@@ -62,7 +62,7 @@ def test_a_download_that_was_killed_starts_that_file_again_and_no_other(
     assert not (tmp_path / "big.mcap").exists()
     assert (tmp_path / "a.mcap").exists()
     with Gate(service.port) as gate:
-        first, second = bring(gate.port, tmp_path, address)
+        first, second = download(gate.port, tmp_path, address)
         assert gate.carried == len(BIG)
     assert (first.path.read_bytes(), second.path.read_bytes()) == (BIG[:MB], BIG)
     whole = [".a.mcap.etag", ".big.mcap.etag", "a.mcap", "big.mcap"]
@@ -85,7 +85,7 @@ def test_a_blob_that_changes_while_it_is_downloaded_is_refused_until_the_next_ru
         fault = fault_of(gate.port, tmp_path, address)
     assert fault == "blob big.mcap: it was written to after it was listed; run again when its upload is complete"
     assert list(tmp_path.iterdir()) == []
-    (source,) = bring(service.port, tmp_path, address)
+    (source,) = download(service.port, tmp_path, address)
     assert source.path.read_bytes() == other
 
 
@@ -125,7 +125,7 @@ def test_a_wrong_answer_is_noticed_and_asked_for_again(
         return fault(answer) if answer.status == 206 and answers == 2 else answer
 
     with Gate(service.port, alter) as gate:
-        (source,) = bring(gate.port, tmp_path, address)
+        (source,) = download(gate.port, tmp_path, address)
     assert answers == 4
     assert source.path.read_bytes() == BIG
 

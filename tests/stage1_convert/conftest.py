@@ -1,5 +1,5 @@
 """Fixtures of tests that bring bags from a blob service."""
 
-from tests.azurite.bring import impatient, service
+from tests.azurite.transfer import impatient, service
 
 __all__ = ["impatient", "service"]

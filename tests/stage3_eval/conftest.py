@@ -15,7 +15,8 @@ from common.act.checkpoint import Checkpoint, PolicyShape, new_network
 from common.act.network import ActConfig
 from common.act.normalization import Normalizer
 from common.act.records import Robot
-from common.lerobot.dataset import ACTION, STATE, Dataset, image_key
+from common.lerobot.dataset import Dataset
+from common.lerobot.metadata import ACTION, STATE, image_key
 from tests.conftest import GOLDEN, TINY_TRAINING, SharedFolders
 
 MAPPING = {"STATE": "MEAN_STD", "ACTION": "MEAN_STD", "VISUAL": "MEAN_STD"}

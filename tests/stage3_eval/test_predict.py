@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from common.lerobot.dataset import ACTION, STATE, Dataset
+from common.lerobot.dataset import Dataset
+from common.lerobot.metadata import ACTION, STATE
 from common.policy import Policy
 from stage3_eval.predict import predict_open_loop, predict_queue, spread, time_first_call
 from tests.conftest import GOLDEN

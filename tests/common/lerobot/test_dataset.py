@@ -9,8 +9,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from common.cli.command import UserError
-from common.lerobot.dataset import ACTION, STATE, Dataset, data_file
+from common.lerobot.dataset import Dataset
 from common.lerobot.frame_cache import open_frames
+from common.lerobot.metadata import ACTION, STATE, data_file
 from tests.conftest import GOLDEN
 
 ITEMS = (0, 5, 12, 19, 20, 31, 41)

@@ -11,6 +11,7 @@ from textwrap import dedent, indent
 
 import pytest
 
+from common.cli.command import UserError
 from osmo.local.__main__ import restart, run
 from osmo.local.runner import Result
 from osmo.local.status_table import Row, Status, StatusTable
@@ -98,6 +99,14 @@ def test_restart_runs_only_tasks_that_did_not_complete(tmp_path: Path) -> None:
     assert statuses(result) == {"a": "completed", "b": "completed"}
     assert (tmp_path / "work" / "a-ran").read_text() == "once\n"
     assert result.tasks["b"].log.read_text().split() == ["x", "toy-2"]  # a restart is a new workflow
+
+
+def test_a_damaged_run_json_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run\.json is missing"):
+        restart(tmp_path)
+    (tmp_path / "run.json").write_text('{"file": "flow.yaml"}')
+    with pytest.raises(UserError, match=r"run\.json: workflow_id is missing"):
+        restart(tmp_path)
 
 
 def test_exit_actions_decide_what_a_code_means(tmp_path: Path) -> None:

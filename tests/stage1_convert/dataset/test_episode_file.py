@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common.lerobot.dataset import Feature
+from common.lerobot.metadata import Feature
 from stage1_convert.dataset import episode_file
 from stage1_convert.dataset.episode_file import EpisodeOffset, EpisodeWriter, data_schema, read_offset, renumber
 

@@ -1,4 +1,4 @@
-"""Bags come down from a real blob service, once, and what cannot be had takes nobody with it."""
+"""Bags are downloaded from a blob service once, and one that cannot be downloaded does not stop the others."""
 
 import os
 import random
@@ -7,8 +7,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -24,9 +24,9 @@ from stage1_convert.sources.checksum_cache import ChecksumCache
 from stage1_convert.sources.folder import LocalBags, find_bags
 from tests import azurite
 from tests.azurite import environment
-from tests.azurite.bring import bring, upload
 from tests.azurite.gate import Answer, Gate
 from tests.azurite.line import Line
+from tests.azurite.transfer import download, upload
 from tests.conftest import ROOT
 from tests.stage1_convert.conversion import report, run, tree
 from tests.stage1_convert.recording import cell
@@ -37,18 +37,18 @@ pytestmark = pytest.mark.usefixtures("impatient")
 
 @pytest.fixture(scope="module")
 def bags(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty bags in folders, and a bare one."""
+    """Twenty bag folders, and a storage file by itself."""
     folder = tmp_path_factory.mktemp("bags")
-    one = cell(seconds=0.1).write(folder / "day 1" / "ü_00")
+    bag = cell(seconds=0.1).write(folder / "day 1" / "ü_00")
     for number in range(1, 20):
-        shutil.copytree(one, folder / f"day {number % 3}" / f"bag_{number:02d}")
-    shutil.copy(one / "ü_00.mcap", folder / "bare.mcap")
+        shutil.copytree(bag, folder / f"day {number % 3}" / f"bag_{number:02d}")
+    shutil.copy(bag / "ü_00.mcap", folder / "bare.mcap")
     return folder
 
 
 @pytest.fixture(scope="module")
 def prefix(service: azurite.Azurite, bags: Path) -> str:
-    """The same below a prefix, among other things; the name of its container is `datasets`."""
+    """The same bags below a prefix of the container `datasets`, among other blobs."""
     container = service.container("datasets")
     for path in bags.rglob("*"):
         if path.is_file():
@@ -58,10 +58,10 @@ def prefix(service: azurite.Azurite, bags: Path) -> str:
     return "houston"
 
 
-def test_a_prefix_of_bags_comes_down_as_it_lies_there(
+def test_a_prefix_of_bags_is_downloaded_unchanged(
     service: azurite.Azurite, prefix: str, bags: Path, tmp_path: Path
 ) -> None:
-    sources = bring(service.port, tmp_path / "here", f"azure://{azurite.ACCOUNT}/datasets/{prefix}/")
+    sources = download(service.port, tmp_path / "here", f"azure://{azurite.ACCOUNT}/datasets/{prefix}/")
     assert [source.name for source in sources] == [source.name for source in find_bags(bags)]
     assert find_bags(tmp_path / "here") == sources
     whole = {name: data for name, data in tree(tmp_path / "here").items() if not name.endswith(".etag")}
@@ -70,11 +70,11 @@ def test_a_prefix_of_bags_comes_down_as_it_lies_there(
 
 def test_what_a_kill_left_half_written_is_removed(service: azurite.Azurite, prefix: str, tmp_path: Path) -> None:
     (tmp_path / ".tmp-bare.mcap.etag-4194305").write_bytes(b"0x")  # of a process that cannot be
-    bring(service.port, tmp_path, f"azure://{azurite.ACCOUNT}/datasets/{prefix}/bare.mcap")
+    download(service.port, tmp_path, f"azure://{azurite.ACCOUNT}/datasets/{prefix}/bare.mcap")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".bare.mcap.etag", "bare.mcap"]
 
 
-def test_what_is_converted_is_deleted_so_that_few_bags_lie_there_at_a_time(
+def test_bags_are_deleted_after_their_conversion_so_that_the_disk_holds_few_at_a_time(
     service: azurite.Azurite, prefix: str, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.mcap").write_bytes(b"my own")
@@ -104,24 +104,26 @@ def test_a_single_bag_may_be_the_source(
     service: azurite.Azurite, prefix: str, tmp_path: Path, tail: str, name: str
 ) -> None:
     url = f"http://127.0.0.1:{service.port}/{azurite.ACCOUNT}/datasets/{quote(tail)}"
-    assert [source.name for source in bring(service.port, tmp_path, url)] == [name]
+    assert [source.name for source in download(service.port, tmp_path, url)] == [name]
     assert [source.name for source in find_bags(tmp_path)] == [name]
 
 
-def test_downloads_that_were_kept_are_not_brought_again(service: azurite.Azurite, prefix: str, tmp_path: Path) -> None:
+def test_downloads_that_were_kept_are_not_downloaded_again(
+    service: azurite.Azurite, prefix: str, tmp_path: Path
+) -> None:
     with Line(service.port) as line:
         address = upload(service, "kept", BIG)
-        bring(line.port, tmp_path, address)
+        download(line.port, tmp_path, address)
         assert line.carried > len(BIG)
         line.carried = 0
-        bring(line.port, tmp_path, address)
+        download(line.port, tmp_path, address)
         assert line.carried < 10_000
         upload(service, "kept", BIG[:-1] + b"!")
-        (source,) = bring(line.port, tmp_path, address)
+        (source,) = download(line.port, tmp_path, address)
     assert source.path.read_bytes() == BIG[:-1] + b"!"
 
 
-def test_blobs_become_bags_by_the_rule_for_folders() -> None:
+def test_blobs_are_grouped_into_bags_by_the_rule_for_folders() -> None:
     paths = [
         "a/metadata.yaml",
         "a/a_0.db3",
@@ -141,21 +143,21 @@ def test_blobs_become_bags_by_the_rule_for_folders() -> None:
     ]
 
 
-def test_a_container_that_is_not_there_is_refused(service: azurite.Azurite, tmp_path: Path) -> None:
+def test_a_container_that_does_not_exist_is_refused(service: azurite.Azurite, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"azure://devstoreaccount1/nowhere/: there is no such container"):
-        bring(service.port, tmp_path, f"azure://{azurite.ACCOUNT}/nowhere/")
+        download(service.port, tmp_path, f"azure://{azurite.ACCOUNT}/nowhere/")
 
 
 def test_a_prefix_without_bags_is_refused(service: azurite.Azurite, prefix: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no bag in azure://devstoreaccount1/datasets/nothing"):
-        bring(service.port, tmp_path, f"azure://{azurite.ACCOUNT}/datasets/nothing")
+        download(service.port, tmp_path, f"azure://{azurite.ACCOUNT}/datasets/nothing")
 
 
 def test_a_file_of_somebody_else_is_neither_overwritten_nor_deleted(service: azurite.Azurite, tmp_path: Path) -> None:
     address = upload(service, "theirs", b"in the cloud")
     (tmp_path / "big.mcap").write_bytes(b"on my disk")
     with pytest.raises(UserError, match=r"big\.mcap stands where the blob big\.mcap would go"):
-        bring(service.port, tmp_path, address)
+        download(service.port, tmp_path, address)
     (tmp_path / "big.mcap").write_bytes(b"in the cloud")
     found = AzureBags(address, False, environment(service.port, tmp_path))
     for bag in found.fetch(found.bags):
@@ -174,7 +176,7 @@ def test_a_file_of_somebody_else_is_neither_overwritten_nor_deleted(service: azu
         (503, TransientError, "the storage service failed", ATTEMPTS),
     ],
 )
-def test_an_answer_of_the_service_is_an_error_of_the_right_kind(
+def test_an_error_of_the_service_has_the_right_exception_type(
     tmp_path: Path, status: int, kind: type[Exception], words: str, attempts: int
 ) -> None:
     with Gate(alter=lambda method, path, answer: Answer(status, {}, b"")) as gate:
@@ -218,11 +220,11 @@ def size_of(folder: Path) -> int:
 
 
 def bags_in(gate: Gate) -> set[str]:
-    """Return the bags whose blobs were asked for."""
+    """Return the bags whose blobs were requested."""
     return {one.path.partition("?")[0].split("/")[3] for one in gate.asked if "comp=list" not in one.path}
 
 
-def test_twenty_bags_come_through_a_bad_line_and_a_kill_and_are_converted_like_those_of_a_folder(
+def test_twenty_bags_over_a_bad_line_and_with_a_kill_give_the_same_dataset_as_a_folder(
     service: azurite.Azurite, tmp_path: Path
 ) -> None:
     for number in range(20):
@@ -282,7 +284,7 @@ def converted(src: str, gate: Gate, folder: Path, out: Path, strict: bool = Fals
     return convert(supply, out, load(Config, None, []), Options(0, strict))
 
 
-def test_a_rerun_brings_only_what_is_new_or_changed(service: azurite.Azurite, tmp_path: Path) -> None:
+def test_a_rerun_downloads_only_what_is_new_or_changed(service: azurite.Azurite, tmp_path: Path) -> None:
     local, here, out = tmp_path / "local", tmp_path / "here", tmp_path / "out"
     for number in range(3):
         cell(seconds=0.8, seed=number).write(local / f"bag_{number}")
@@ -319,7 +321,7 @@ def test_a_rerun_brings_only_what_is_new_or_changed(service: azurite.Azurite, tm
         assert tree(out) == tree(tmp_path / "from scratch")
 
 
-def test_other_settings_bring_the_bags_again(service: azurite.Azurite, tmp_path: Path) -> None:
+def test_other_settings_download_the_bags_again(service: azurite.Azurite, tmp_path: Path) -> None:
     cell(seconds=0.8).write(tmp_path / "local" / "bag")
     src = put(service, "settings", tmp_path / "local")
     with Gate(service.port) as gate:
@@ -332,7 +334,7 @@ def test_other_settings_bring_the_bags_again(service: azurite.Azurite, tmp_path:
     assert tree(tmp_path / "out") == tree(tmp_path / "from scratch")
 
 
-def test_a_refused_bag_comes_again_only_for_a_reason_that_may_have_passed(
+def test_a_refused_bag_is_downloaded_again_only_when_its_reason_may_have_passed(
     service: azurite.Azurite, tmp_path: Path
 ) -> None:
     local, here, out = tmp_path / "local", tmp_path / "here", tmp_path / "out"
@@ -390,39 +392,34 @@ def three(service: azurite.Azurite, tmp_path_factory: pytest.TempPathFactory) ->
     return put(service, "three", local)
 
 
-def spoiled(method: str, path: str, answer: Answer) -> Answer:
-    return answer._replace(body=answer.body[:-1] + b"!") if "bag_1.mcap" in path and answer.body else answer
+WRONG_MD5 = "its bytes do not have the MD5 that the service gives"
+FAULTS: dict[str, tuple[Callable[[Answer], Answer], str]] = {
+    "spoiled": (lambda answer: answer._replace(body=answer.body[:-1] + b"!" * bool(answer.body)), WRONG_MD5),
+    "short": (lambda answer: answer._replace(body=b""), WRONG_MD5),
+    "denied": (
+        lambda _: Answer(403, {"x-ms-error-code": "AuthorizationFailure"}, b""),
+        "the storage service refuses the credentials (403 AuthorizationFailure)",
+    ),
+    "gone": (
+        lambda _: Answer(404, {"x-ms-error-code": "BlobNotFound"}, b""),
+        "there is no such container or blob (404 BlobNotFound)",
+    ),
+    "archived": (
+        lambda _: Answer(409, {"x-ms-error-code": "BlobArchived"}, b""),
+        "the storage service refuses it (409 BlobArchived)",
+    ),
+}
 
 
-def short(method: str, path: str, answer: Answer) -> Answer:
-    return answer._replace(body=b"") if "bag_1.mcap" in path and method == "GET" else answer
-
-
-def denied(method: str, path: str, answer: Answer) -> Answer:
-    return Answer(403, {"x-ms-error-code": "AuthorizationFailure"}, b"") if "bag_1.mcap" in path else answer
-
-
-def gone(method: str, path: str, answer: Answer) -> Answer:
-    return Answer(404, {"x-ms-error-code": "BlobNotFound"}, b"") if "bag_1.mcap" in path else answer
-
-
-def archived(method: str, path: str, answer: Answer) -> Answer:
-    return Answer(409, {"x-ms-error-code": "BlobArchived"}, b"") if "bag_1.mcap" in path else answer
-
-
-@pytest.mark.parametrize(
-    ("alter", "words"),
-    [
-        (spoiled, "its bytes do not have the MD5 that the service gives"),
-        (short, "its bytes do not have the MD5 that the service gives"),
-        (denied, "the storage service refuses the credentials (403 AuthorizationFailure)"),
-        (gone, "there is no such container or blob (404 BlobNotFound)"),
-        (archived, "the storage service refuses it (409 BlobArchived)"),
-    ],
-)
-def test_a_blob_that_cannot_be_had_refuses_its_bag_and_no_other(
-    service: azurite.Azurite, three: str, tmp_path: Path, alter: Any, words: str
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_blob_that_cannot_be_downloaded_refuses_its_bag_and_no_other(
+    service: azurite.Azurite, three: str, tmp_path: Path, fault: str
 ) -> None:
+    spoil, words = FAULTS[fault]
+
+    def alter(method: str, path: str, answer: Answer) -> Answer:
+        return spoil(answer) if "bag_1.mcap" in path else answer
+
     with Gate(service.port, alter) as gate:
         summary = converted(three, gate, tmp_path / "here", tmp_path / "out")
         assert [(bag, words in reason) for bag, reason in summary.refused] == [("bag_1", True)]

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from stage3_eval.report.curves import chunk_positions, draw_curves
+from stage3_eval.report.curves import EpisodeCurves, chunk_positions, draw_curves
+from tests.stage3_eval.summaries import make_summary
 
 
 def test_deltas_add_up_from_the_present_position() -> None:
@@ -21,12 +22,13 @@ def test_next_positions_are_where_the_robot_goes() -> None:
 
 @pytest.mark.parametrize("positions", [True, False])
 @pytest.mark.parametrize("frames", [1, 25])
-def test_a_image_with_a_row_per_joint_is_drawn(positions: bool, frames: int, tmp_path: Path) -> None:
+def test_an_image_with_a_row_per_joint_is_drawn(positions: bool, frames: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    facts = {"action_meaning": "delta", "units": "rad", "fps": 30, "joint_names": ["pan", "lift"]}
+    header = make_summary([1.0], fps=30, joint_names=["pan", "lift"])
     recorded, executed, position = rng.normal(size=(3, frames, 2))
     fans = [(start, rng.normal(size=(10, 2))) for start in range(0, frames, 5)]
-    draw_curves(tmp_path / "curves.png", recorded, position if positions else None, executed, fans, 2, facts)
+    episode = EpisodeCurves(2, recorded, executed, position if positions else None, fans)
+    draw_curves(tmp_path / "curves.png", episode, header)
     image = cv2.imread(str(tmp_path / "curves.png"))
     assert image is not None
     assert image.shape[1] == (1500 if positions else 900)

@@ -1,4 +1,4 @@
-"""What a saliency map calls important changes the prediction, and nothing else does."""
+"""Pixels with a high attribution change the prediction more than others."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_changing_the_bright_part_changes_the_chunk_more_than_changing_the_dark_
     assert bright > 1.5 * dark
 
 
-def test_a_image_the_network_does_not_look_at_has_a_dark_map() -> None:
+def test_an_image_that_the_network_ignores_has_a_dark_map() -> None:
     policy = Policy(tiny_checkpoint(Dataset.open(GOLDEN / "dataset_image")))
     with torch.no_grad():
         policy.network.encoder_img_feat_input_proj.weight.zero_()

@@ -1,4 +1,4 @@
-"""Shortcuts for tests: put a bag into a container, and bring down what is there as a user would."""
+"""Uploads bags to a container for a test, and downloads them as a user would."""
 
 from pathlib import Path
 
@@ -24,8 +24,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(azure_client, "BACKOFF_BASE", 0)
 
 
-def bring(port: int, folder: Path, src: str, keep: bool = True) -> list[Source]:
-    """Bring all bags down and return them; none may be refused."""
+def download(port: int, folder: Path, src: str, keep: bool = True) -> list[Source]:
+    """Download all bags and return them; none may be refused."""
     found = AzureBags(src, keep, azurite.environment(port, folder))
     bags = list(found.fetch(found.bags))
     assert [bag.fault for bag in bags] == [None] * len(bags)
@@ -33,20 +33,20 @@ def bring(port: int, folder: Path, src: str, keep: bool = True) -> list[Source]:
 
 
 def fault_of(port: int, folder: Path, src: str) -> str | None:
-    """Return why the only bag there cannot be had."""
+    """Download the only bag; return why that is not possible, None when it is."""
     found = AzureBags(src, True, azurite.environment(port, folder))
     (bag,) = found.fetch(found.bags)
     return bag.fault
 
 
 def upload(service: azurite.Azurite, name: str, data: bytes) -> str:
-    """Put one bag into a container of its own; returns its address."""
+    """Upload one bag to a new container; return its address."""
     service.container(name).upload_blob("big.mcap", data, overwrite=True)
     return f"azure://{azurite.ACCOUNT}/{name}/"
 
 
 def upload_in_blocks(service: azurite.Azurite, name: str, data: bytes) -> str:
-    """Put a bag there as large ones are, in blocks: the service gives no MD5 for it."""
+    """Upload one bag in blocks, as large ones are: the service gives no MD5 of the whole blob."""
     client = service.container(name).get_blob_client("big.mcap")
     for number in range(4):
         client.stage_block(f"{number:04d}", data[number * len(data) // 4 : (number + 1) * len(data) // 4])
