@@ -69,7 +69,7 @@ class Robot:
 class TrainedData(Record):
     """Settings of the training that decide what an evaluation shows the policy."""
 
-    image_size: list[StrictInt] | None = None
+    image_size: tuple[StrictInt, StrictInt] | None = None  # height, width
     episodes: list[StrictInt] | None = None
 
 

@@ -26,7 +26,7 @@ from stage1_convert.sources.azure_client import (
 )
 from stage1_convert.sources.azure_download import check_paths, download, etag_file, missing_bytes
 from stage1_convert.sources.checksum_cache import ChecksumCache
-from stage1_convert.sources.source import BagInfo, FetchedBag, IsDone, Source
+from stage1_convert.sources.source import BagInfo, BagPath, FetchedBag, IsDone
 
 DEFAULT_FOLDER = "/data/rosbags"
 AHEAD = 2  # bags that are downloaded before they are asked for
@@ -74,7 +74,7 @@ class AzureBags:
             self._stop.set()
             threads.shutdown(cancel_futures=True)
 
-    def release(self, bag: Source, sums: Mapping[str, str] | None) -> None:
+    def release(self, bag: BagPath, sums: Mapping[str, str] | None) -> None:
         """Delete what was downloaded of a bag, unless downloads are kept, and remember its checksums."""
         blobs = self._blobs[bag.name]
         if sums is not None:
@@ -107,7 +107,7 @@ class AzureBags:
         return True
 
     def _fetch_bag(self, bag: BagInfo, is_done: IsDone) -> FetchedBag:
-        source, blobs = Source(bag.name, self.root / bag.name), self._blobs[bag.name]
+        source, blobs = BagPath(bag.name, self.root / bag.name), self._blobs[bag.name]
         sums = self._checksums.get(blobs) if self.missing_bytes([bag]) else None
         if sums and is_done(bag.name, sums):
             return FetchedBag(source, sums)

@@ -8,14 +8,16 @@ import pytest
 
 from tests.reliability.conftest import SmallDisk
 from tests.reliability.harness import Warm, hashes
-from tests.stage1_convert.recording import cell
+from tests.stage1_convert.recording import RAW_TOPIC, Storage, cell
 
 WORKERS = (1, 2, 5)
 
 
 def test_the_dataset_is_the_same_bytes_however_it_is_made(warm: Warm, tmp_path: Path, small_disk: SmallDisk) -> None:
     for number in range(5):
-        cell(0.8, seed=number, topic="/camera/color/image_raw").write(tmp_path / "bags" / f"bag{number}")
+        storage: Storage = "sqlite3" if number % 2 else "mcap"
+        cell(0.8, seed=number, topic=RAW_TOPIC).write(tmp_path / "bags" / f"bag{number}", storage)
+    cell(0.3).write(tmp_path / "bags" / "bag1b")  # is refused
     names = sorted(path.name for path in (tmp_path / "bags").iterdir())
     orders, datasets = [], []
     for number, workers in enumerate(WORKERS):

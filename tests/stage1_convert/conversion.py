@@ -10,11 +10,19 @@ from common.storage.files import read_json
 from stage1_convert.config import Config
 from stage1_convert.pipeline.convert import Options, Summary, convert
 from stage1_convert.sources.folder import LocalBags
+from tests.stage1_convert.recording import Recording
 
 
 def run(src: Path, out: Path, *overrides: str, workers: int = 0, strict: bool = False) -> Summary:
     """Convert with `key=value` overrides, in this process unless there are workers."""
     return convert(LocalBags(src), out, load(Config, None, overrides), Options(workers, strict))
+
+
+def convert_one(folder: Path, recording: Recording, *overrides: str) -> Path:
+    """Write a recording as the only bag below `folder` and return its dataset."""
+    recording.write(folder / "src" / "bag")
+    run(folder / "src", folder / "out", *overrides)
+    return folder / "out"
 
 
 def rows(dataset: Path) -> Any:

@@ -24,8 +24,8 @@ from tests.stage1_convert.recording import (
     MS,
     RAW_TOPIC,
     TYPES,
+    RecordedMessage,
     Recording,
-    Said,
     cell,
     compressed_image,
     draw,
@@ -38,7 +38,7 @@ GRIPPER, COMMANDS = "/gripper/state", "/commands"
 FIELD = f"data.state_fields={{gripper: '{GRIPPER}:data'}}"
 
 
-def stamp_of(said: Said) -> int:
+def stamp_of(said: RecordedMessage) -> int:
     stamp = said.message.header.stamp
     return int(stamp.sec * 10**9 + stamp.nanosec)
 
@@ -50,9 +50,9 @@ def equipped() -> Recording:
         said.message.velocity = np.arange(6.0) + n
         opening = TYPES.types["std_msgs/msg/Float64"](n / 100)
         if n % 2 == 0:
-            recording.others.append(Said(said.receive_ns, GRIPPER, "std_msgs/msg/Float64", opening))
+            recording.others.append(RecordedMessage(said.receive_ns, GRIPPER, "std_msgs/msg/Float64", opening))
         command = joint_state(stamp_of(said), JOINTS, np.roll(said.message.position, 1) + 0.25)
-        recording.others.append(Said(said.receive_ns, COMMANDS, JOINT_STATE, command))
+        recording.others.append(RecordedMessage(said.receive_ns, COMMANDS, JOINT_STATE, command))
     return recording
 
 
@@ -293,7 +293,7 @@ def test_an_episode_starts_at_every_message_on_the_marker_topic(tmp_path: Path) 
     recording = cell(seconds=3.0, size=(16, 64))
     started = TYPES.types["std_msgs/msg/Empty"]()
     at_ns = [recording.joints[100].receive_ns, recording.joints[200].receive_ns + MS]
-    recording.others = [Said(stamp_ns, "/episode", "std_msgs/msg/Empty", started) for stamp_ns in at_ns]
+    recording.others = [RecordedMessage(stamp_ns, "/episode", "std_msgs/msg/Empty", started) for stamp_ns in at_ns]
     recording.write(tmp_path / "src" / "bag")
     assert run(tmp_path / "src", tmp_path / "out", "data.split_topic=/episode").episodes == 3
     first, second, third = report(tmp_path / "out")["bags"][0]["episodes"]

@@ -23,8 +23,8 @@ from tests.stage1_convert.recording import (
     MS,
     RAW_TOPIC,
     Image,
+    RecordedMessage,
     Recording,
-    Said,
     cell,
     compressed_image,
     draw,
@@ -32,6 +32,7 @@ from tests.stage1_convert.recording import (
     jpeg,
     number_in,
     raw_image,
+    stamp_of,
 )
 from tests.stage1_convert.reference import Sample
 
@@ -45,11 +46,6 @@ class Variant(NamedTuple):
     recording: Recording
     overrides: tuple[str, ...] = ()
     cameras: dict[str, str] = {"color": RAW_TOPIC}  # noqa: RUF012 (of a tuple that nobody changes)
-
-
-def stamp_of(said: Said) -> int:
-    stamp = said.message.header.stamp
-    return int(stamp.sec * 10**9 + stamp.nanosec)
 
 
 def recorded(seconds: float = 2.0, **settings: Any) -> Recording:
@@ -101,7 +97,7 @@ def jittered(sigma_ms: float) -> Variant:
     for n, said in enumerate(recording.images):
         stamp_ns = stamp_of(recording.images[0]) + n * 10**9 // 30 + round(rng.normal(0, sigma_ms) * MS)
         message = compressed_image(stamp_ns, jpeg(draw(n, *SIZE)))
-        recording.images[n] = Said(max(stamp_ns + 40 * MS, said.receive_ns), said.topic, COMPRESSED, message)
+        recording.images[n] = RecordedMessage(max(stamp_ns + 40 * MS, said.receive_ns), said.topic, COMPRESSED, message)
     recording.images.sort(key=lambda said: said.receive_ns)
     return Variant(recording)
 
