@@ -27,7 +27,7 @@ class PolicySettings(Record):
     type: Literal["act"]
     input_features: dict[str, PolicyFeature]
     output_features: dict[str, PolicyFeature]
-    normalization_mapping: dict[str, str] = {}
+    normalization_mapping: dict[str, str]
     replace_final_stride_with_dilation: Literal[False] | None = None
 
 

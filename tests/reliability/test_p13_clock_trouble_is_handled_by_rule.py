@@ -298,7 +298,7 @@ def test_whatever_the_stamps_do_no_frame_shows_what_its_rule_forbids(one: Any, t
     try:
         plan = make_plan(clocks, angles, np.zeros(0, np.int64), config)
     except UserError as error:
-        assert any(words in str(error) for words in ("too short", "no moment to show", "a clock jumped"))
+        assert any(words in str(error) for words in ("too short", "never overlap", "a clock jumped"))
         return
     for span in plan.episodes:
         ticks_ns = plan.ticks_ns[span.start : span.stop]

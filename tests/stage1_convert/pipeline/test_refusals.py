@@ -258,7 +258,7 @@ def test_a_task_pattern_must_have_one_group(tmp_path: Path, pattern: str) -> Non
         (["--shard", "3/2"], "--shard 3/2"),
         (["--shard", "half"], "such as 1/4"),
         (["--workers", "0"], "--workers 0"),
-        (["--merge", "a", "b"], "--merge takes datasets and no --src"),
+        (["--merge", "a", "b"], "--merge takes shards and no --src"),
     ],
 )
 def test_a_flag_that_makes_no_sense_is_refused(tmp_path: Path, flags: list[str], words: str) -> None:
