@@ -7,15 +7,13 @@ import numpy as np
 
 from common.cli.command import UserError
 from stage1_convert.align import conventions
+from stage1_convert.align.bad_messages import angular, number_faults
 from stage1_convert.align.clock import Int64
 from stage1_convert.align.episodes import EpisodePlan, rule_of
-from stage1_convert.align.resample import Bool, Float64, interpolate
+from stage1_convert.align.resample import Float64, interpolate
 from stage1_convert.align.split import Span
 from stage1_convert.align.streams import BagStreams, Stream
 from stage1_convert.config import COMMAND, JOINTS, Config
-
-MAX_NUMBER = 1e9  # no force, angle or distance of a robot is larger: such a number is damaged
-MAX_ANGLE_RAD = 1e4  # more than a thousand turns
 
 
 class StatesActions(NamedTuple):
@@ -30,32 +28,12 @@ def check_numbers(bag_streams: BagStreams, plan: EpisodePlan, config: Config) ->
     for name, stream in bag_streams.streams.items():
         if name in config.data.cameras:
             continue
-        limits = np.where(angular(name, config), MAX_ANGLE_RAD, MAX_NUMBER)
         used = np.unique(plan.shown(name))
         if rule_of(name, config.data)[0] == "linear":  # between it and the next one
             used = np.unique(np.minimum([used, used + 1], len(stream.values) - 1))
-        valid = (np.abs(stream.values[used]) <= limits).all(axis=1)  # false for NaN, too
-        if not valid.all():
-            first = int(used[~valid][0])
-            number = int(stream.numbers[first])
-            fault = stream.faults.get(number) or _out_of_range(stream.values[first], limits, dimensions(name, config))
+        faults = number_faults(name, stream.numbers[used], stream.values[used], stream.faults, config)
+        for number, fault in faults.items():
             raise UserError(f"topic {stream.topic}, message {number}: {fault}")
-
-
-def dimensions(stream: str, config: Config) -> list[str]:
-    """Return the names of a stream's numbers."""
-    joints = config.conventions.joint_order
-    if stream == JOINTS:
-        return list(config.state_names[: len(joints) * len(config.data.joint_fields)])
-    return joints if stream == COMMAND else [stream]
-
-
-def angular(stream: str, config: Config) -> Bool:
-    """Return (dimensions,), which of a stream's numbers are joint angles."""
-    joints = len(config.conventions.joint_order)
-    if stream == JOINTS:
-        return np.repeat([field == "position" for field in config.data.joint_fields], joints)
-    return np.full(len(dimensions(stream, config)), stream == COMMAND)
 
 
 def states_actions(bag_streams: BagStreams, plan: EpisodePlan, span: Span, config: Config) -> StatesActions:
@@ -126,12 +104,3 @@ def _resampled(name: str, stream: Stream, plan: EpisodePlan, span: Span, config:
         ticks_ns = plan.ticks_ns[span.start : span.stop]
         return interpolate(stream.clock.stamps_ns, stream.values, ticks_ns, samples, angular(name, config))
     return stream.values[samples]
-
-
-def _out_of_range(values: Float64, limits: Float64, names: list[str]) -> str:
-    wrong = [
-        f"{name} is {value}{' rad' if limit == MAX_ANGLE_RAD else ''}"
-        for name, value, limit in zip(names, values, limits, strict=True)
-        if not abs(value) <= limit
-    ]
-    return ", ".join(wrong)

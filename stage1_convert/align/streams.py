@@ -1,17 +1,19 @@
 """Reads the stamps and the numbers of every stream of a bag: everything but the images.
 
 A stream is `joints`, a camera, a state field or `command`, by the names of the config. Its samples are the usable messages
-of its topic: another publisher may share the topic of the joints, and a video stream may begin with packets that carry no
-image. `numbers` gives the place of each sample among all messages of the topic, for whoever reads the topic again.
+of its topic: another publisher may share the topic of the joints, a video stream may begin with packets that carry no
+image, and data.bad_messages=skip leaves out those with something wrong in them. `numbers` gives the place of each sample
+among all messages of the topic, for whoever reads the topic again.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from common.cli.command import UserError
+from stage1_convert.align.bad_messages import BadMessage, number_faults, require_few
 from stage1_convert.align.clock import Clock, Int64, choose_clock
 from stage1_convert.align.joint_fields import COMMANDS, JOINT_STATE, command_reader, joint_state_reader
 from stage1_convert.align.resample import Bool, Float64
@@ -30,7 +32,8 @@ class Stream(NamedTuple):
     """One stream of a bag: `read` messages on its topic, of which `numbers` (samples,) are its samples.
 
     `values` (samples, dimensions) are as recorded (joint angles in radians, each of data.joint_fields for all joints).
-    They are NaN where `faults`, by message number, says why; those of a camera have no dimension.
+    They are NaN where `faults`, by message number, says why; those of a camera have no dimension. `header_ns` and
+    `receive_ns` (samples,) are what the clock was chosen from; `bad` are the messages that were left out.
     """
 
     topic: str
@@ -39,6 +42,9 @@ class Stream(NamedTuple):
     numbers: Int64
     values: Float64
     faults: dict[int, str]
+    header_ns: Int64
+    receive_ns: Int64
+    bad: tuple[BadMessage, ...] = ()
 
 
 class BagStreams(NamedTuple):
@@ -56,7 +62,7 @@ class BagStreams(NamedTuple):
 def read_streams(bag: Bag, config: Config, starts_video: StartsVideo) -> BagStreams:
     """Read every message of the wanted topics once; raises UserError when a topic is missing, empty or has no clock."""
     readers = {
-        name: StreamReader(bag, topic, _fields(name, bag, topic, config), starts_video)
+        name: StreamReader(bag, topic, _fields(name, bag, topic, config), starts_video, config.data.bad_messages)
         for name, topic in find_topics(bag, config).items()
     }
     markers = _marker_reader(bag, config.data.split_topic, starts_video)
@@ -64,6 +70,17 @@ def read_streams(bag: Bag, config: Config, starts_video: StartsVideo) -> BagStre
     streams = {name: reader.finish(name, config) for name, reader in readers.items()}
     markers_ns = markers.finish("", config).clock.stamps_ns if markers and markers.read else np.zeros(0, np.int64)
     return BagStreams(streams, markers_ns)
+
+
+def without(bag_streams: BagStreams, bad: Mapping[str, Sequence[BadMessage]], config: Config) -> BagStreams:
+    """Return the streams without the bad images of some cameras, whose clocks are chosen anew by the images that are left."""
+    streams = dict(bag_streams.streams)
+    for name, messages in bad.items():
+        stream = streams[name]
+        usable = ~np.isin(stream.numbers, [message.number for message in messages])
+        left = _placed(name, _chosen(stream, usable), config.data)
+        streams[name] = left._replace(bad=tuple(sorted([*stream.bad, *messages])))
+    return bag_streams._replace(streams=streams)
 
 
 def find_topics(bag: Bag, config: Config) -> dict[str, str]:
@@ -85,8 +102,11 @@ def find_topics(bag: Bag, config: Config) -> dict[str, str]:
 class StreamReader:
     """Collects the samples of one stream, a few messages at a time; `read` counts the messages of its topic."""
 
-    def __init__(self, bag: Bag, topic: str, fields: FieldReader | None, starts_video: StartsVideo) -> None:
+    def __init__(
+        self, bag: Bag, topic: str, fields: FieldReader | None, starts_video: StartsVideo, bad_messages: str = "refuse"
+    ) -> None:
         self.topic, self.read = topic, 0
+        self._skip = bad_messages == "skip"
         self._bag, self._type, self._fields = bag, bag.topics[topic].type, fields
         self._starts_video = starts_video
         self._awaits_key_frame = self._type in VIDEO_TYPES
@@ -116,29 +136,69 @@ class StreamReader:
             )
         numbers, header_ns, receive_ns, values = (np.concatenate(part) for part in zip(*self._parts, strict=True))
         self._parts = []
-        clock = self._clock(name, header_ns, receive_ns, config.data)
-        return Stream(self.topic, self.read, clock, numbers, values, self._faults)
+        clock = Clock(receive_ns, "receive", f"{self._type} has no stamp", None)
+        stream = Stream(self.topic, self.read, clock, numbers, values, self._faults, header_ns, receive_ns)
+        faults = number_faults(name, numbers, values, self._faults, config) if self._skip else {}
+        usable = self._place(name, _chosen(stream, ~np.isin(numbers, list(faults))), config.data)
+        bad = []
+        for number, fault in faults.items():
+            row = int(np.searchsorted(numbers, number))
+            stamp_ns = int(header_ns[row]) if usable.clock.source == "header" else 0
+            bad.append(BadMessage(number, stamp_ns or int(receive_ns[row]), fault))
+        require_few(subject(name, stream, config), bad, len(numbers))
+        return usable._replace(bad=tuple(bad))
+
+    def _place(self, name: str, stream: Stream, data: DataConfig) -> Stream:
+        if self._fields and self._fields.has_stamp:
+            return _placed(name, stream, data)
+        if _wanted_clock(name, data) == "header":
+            raise UserError(f"topic {self.topic}: {self._type} has no stamp; set data.time_source_by_stream.{name}")
+        return stream
 
     def _usable(self, found: FieldBatch, messages: Sequence[tuple[int, Bytes]]) -> Bool:
-        """Return (messages,), which of the messages are samples of the stream."""
-        leading = 0
-        while self._awaits_key_frame and leading < len(messages):
-            content = self._bag.deserialize(self.topic, messages[leading][1])
-            self._awaits_key_frame = not self._starts_video(content)
-            leading += self._awaits_key_frame
-        self._leading += leading
-        return found.relevant & (np.arange(len(messages)) >= leading)
+        """Return (messages,), which of the messages are samples of the stream, or bad ones."""
+        usable = found.relevant.copy()
+        for row, (_, data) in enumerate(messages):
+            if not self._awaits_key_frame:
+                break
+            try:
+                self._awaits_key_frame = not self._starts_video(self._bag.deserialize(self.topic, data))
+            except UserError as error:
+                if not self._skip:
+                    raise
+                found.faults.setdefault(row, str(error))
+                continue
+            usable[row] = not self._awaits_key_frame
+            self._leading += self._awaits_key_frame
+        return usable
 
-    def _clock(self, name: str, header_ns: Int64, receive_ns: Int64, data: DataConfig) -> Clock:
-        wanted = data.time_source_by_stream.get(name, data.time_source)
-        if not (self._fields and self._fields.has_stamp):
-            if wanted == "header":
-                raise UserError(f"topic {self.topic}: {self._type} has no stamp; set data.time_source_by_stream.{name}")
-            return Clock(receive_ns, "receive", f"{self._type} has no stamp", None)
-        try:
-            return choose_clock(header_ns, receive_ns, wanted)
-        except UserError as error:
-            raise UserError(f"topic {self.topic}: {error}") from error
+
+def subject(name: str, stream: Stream, config: Config) -> str:
+    """Return what a message about one of a stream's messages begins with."""
+    return f"camera {name}" if name in config.data.cameras else f"topic {stream.topic}"
+
+
+def _chosen(stream: Stream, usable: Bool) -> Stream:
+    """Return the stream with those of its samples that are `usable` (samples,), placed by their receive times."""
+    if usable.all():
+        return stream
+    return stream._replace(
+        clock=stream.clock._replace(stamps_ns=stream.receive_ns[usable]),
+        numbers=stream.numbers[usable],
+        values=stream.values[usable],
+        header_ns=stream.header_ns[usable],
+        receive_ns=stream.receive_ns[usable],
+    )
+
+
+def _placed(name: str, stream: Stream, data: DataConfig) -> Stream:
+    """Return a stream whose messages carry a stamp with the clock that suits its samples."""
+    if not len(stream.numbers):
+        return stream
+    try:
+        return stream._replace(clock=choose_clock(stream.header_ns, stream.receive_ns, _wanted_clock(name, data)))
+    except UserError as error:
+        raise UserError(f"topic {stream.topic}: {error}") from error
 
 
 def _read_messages(bag: Bag, readers: Sequence[StreamReader]) -> None:
@@ -165,6 +225,10 @@ def _fields(name: str, bag: Bag, topic: str, config: Config) -> FieldReader:
         return number_reader(types, msgtype, _split_path(config.data.state_fields[name])[1])
     except UserError as error:
         raise UserError(f"topic {topic}: {error}") from error
+
+
+def _wanted_clock(name: str, data: DataConfig) -> str:
+    return data.time_source_by_stream.get(name, data.time_source)
 
 
 def _split_path(path: str) -> tuple[str, str]:

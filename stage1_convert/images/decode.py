@@ -5,6 +5,7 @@ was not measured (0, NaN) becomes 0, too.
 """
 
 import functools
+import re
 import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.cli.command import UserError
-from common.lerobot.images import MAX_PIXELS, Image, decode_intact
+from common.lerobot.images import MAX_PIXELS, Image, decode_intact, decode_noting_extra
 
 Depth = npt.NDArray[Any]  # (height, width)
 
@@ -43,6 +44,7 @@ ENCODINGS: dict[str, tuple[str, int, int | str | None]] = {
 MM_PER_M = 1000.0
 FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PNG_MAGIC, JPEG_MAGIC, JPEG_END = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"\xff\xd9"
+MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # but for those within a scan: stuffed bytes, restarts
 PNG_CHANNELS = {0: 1, 2: 3, 6: 4}  # color type -> channels; a palette (3) counts as one
 DEPTH_HEADER = struct.Struct("<iff")  # of compressed_depth_image_transport: format, then depth_quant_a and _b
 
@@ -50,7 +52,8 @@ DEPTH_HEADER = struct.Struct("<iff")  # of compressed_depth_image_transport: for
 class CameraImage(NamedTuple):
     """An image: its size, its RGB pixels (height, width, 3) uint8, and its file when every reader decodes it to them.
 
-    `file_format` is jpeg or png. `pixels` is None where a file was trusted unseen.
+    `file_format` is jpeg or png. `pixels` is None where a file was trusted unseen. `oddity` says what is odd about the
+    recorded file though the image is whole.
     """
 
     height: int
@@ -58,6 +61,7 @@ class CameraImage(NamedTuple):
     pixels: Image | None
     file: bytes | None = None
     file_format: str = ""
+    oddity: str = ""
 
     @classmethod
     def of_pixels(cls, pixels: Image) -> "CameraImage":
@@ -95,12 +99,18 @@ def read_image(message: Any, depth_range_m: Sequence[float] = (0.0, 4.0), trust:
     file = data if header.channels == 3 else None
     if trust and file and header.file_format == "jpeg":
         return CameraImage(header.height, header.width, None, file, header.file_format)
-    pixels = decode_intact(data)
+    pixels, extra = decode_noting_extra(data)
     if pixels.shape != (header.height, header.width, 3):
         raise UserError(
             f"the image is damaged: it claims {header.height}x{header.width} pixels and decodes to {pixels.shape}"
         )
-    return CameraImage(header.height, header.width, pixels, file, header.file_format)
+    oddity = ""
+    if extra:
+        oddity, start = f"{extra} bytes too many before the end marker", _jpeg_end(data) - len(JPEG_END)
+        file = file and data[: start - extra] + data[start:]  # other decoders would print a line about each such image
+    elif header.file_format == "jpeg" and not _ends_with_marker(data):
+        oddity = f"{len(data) - _jpeg_end(data)} bytes behind the end marker"
+    return CameraImage(header.height, header.width, pixels, file, header.file_format, oddity)
 
 
 def _raw(message: Any, depth_range_m: Sequence[float]) -> Image:
@@ -175,7 +185,7 @@ def _read_header(data: bytes, declared: str) -> _Header:
     try:
         if data.startswith(JPEG_MAGIC):
             height, width, channels = _jpeg_shape(data)
-            if not data.rstrip(b"\0").endswith(JPEG_END):
+            if not (_ends_with_marker(data) or _jpeg_end(data)):
                 raise UserError("the image is damaged: the JPEG is cut off, its end marker is missing")
             _check_size(height, width)
             return _Header(height, width, "jpeg", 8, channels)
@@ -208,6 +218,20 @@ def _jpeg_shape(data: bytes) -> tuple[int, int, int]:
             height, width, channels = struct.unpack_from(">HHB", data, offset + 5)
             return height, width, channels
         offset += 1 if marker == 0xFF else 2 + length
+
+
+def _ends_with_marker(data: bytes) -> bool:
+    return data.rstrip(b"\0").endswith(JPEG_END)
+
+
+def _jpeg_end(data: bytes) -> int:
+    """Return where a JPEG ends, behind its end marker; 0 when it has none. Some cameras send their whole buffer."""
+    offset = len(JPEG_MAGIC)
+    while marker := MARKER.search(data, offset):
+        if marker[1] == JPEG_END[1:]:
+            return marker.end()
+        offset = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    return 0
 
 
 def _check_size(height: int, width: int) -> None:

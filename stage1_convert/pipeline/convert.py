@@ -39,7 +39,10 @@ class Options(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a conversion gave; `refused` and `warnings` are pairs of a bag's name and what is wrong with it."""
+    """What a conversion gave; `refused` and `warnings` are pairs of a bag's name and what is wrong with it.
+
+    `bad_messages` were left out of the bags that are converted.
+    """
 
     bags: int
     episodes: int
@@ -47,6 +50,7 @@ class Summary(NamedTuple):
     refused: list[tuple[str, str]]
     warnings: list[tuple[str, str]]
     reused: int
+    bad_messages: int
 
 
 class RefusedError(UserError):
@@ -127,7 +131,8 @@ def summarize(assembly: Assembly, reused: int) -> Summary:
     bags = assembly.bags
     refused = [(bag.bag, bag.reason or "") for bag in bags if not bag.is_converted]
     warnings = [(bag.bag, warning) for bag in bags for warning in bag.warnings]
-    return Summary(len(bags), assembly.n_episodes, assembly.n_frames, refused, warnings, reused)
+    bad_messages = sum(bag.n_bad_messages for bag in bags if bag.is_converted)
+    return Summary(len(bags), assembly.n_episodes, assembly.n_frames, refused, warnings, reused, bad_messages)
 
 
 def require_episodes(summary: Summary) -> None:

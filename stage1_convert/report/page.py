@@ -39,6 +39,7 @@ class Totals(NamedTuple):
     gaps: int
     gap_frames: int
     left_out: int
+    bad_messages: int
     warnings: int
     jittered: int  # episodes whose jitter data.grid_delay_ms would take away
 
@@ -83,6 +84,7 @@ def _totals(record: ConversionRecord, reports: Sequence[EpisodeReport]) -> Total
         gaps=sum(len(bag.gaps) for bag in record.bags),
         gap_frames=sum(gap.frames for bag in record.bags for gap in bag.gaps),
         left_out=sum(span.frames for bag in record.bags for span in bag.left_out),
+        bad_messages=sum(bag.n_bad_messages for bag in record.bags),
         warnings=sum(len(bag.warnings) for bag in record.bags),
         jittered=sum(has_avoidable_jitter(record, report.entry) for report in reports),
     )
