@@ -37,6 +37,9 @@ def joint_state_reader(types: Typestore, joints: tuple[str, ...], wanted: Sequen
         names = layout.names("name")
         columns = joint_columns(names, joints)
         if columns is None:
+            given = layout.offsets["position"].length if "position" in layout.offsets else 0
+            if not names and given:
+                raise UserError(f"0 joints are named and {given} positions given")
             return None
         selected = []
         for field in wanted:
