@@ -136,6 +136,13 @@ class DataConfig(Section):
     ros_distro: Literal["dashing", "eloquent", "foxy", "galactic", "humble", "iron", "jazzy", "kilted", "lyrical"] = (
         Field(default="humble", description="message definitions for bags that carry none")
     )
+    msg_paths: list[str] = Field(
+        default=[],
+        description=(
+            "ROS packages, or folders with .msg files at any depth: definitions of message types that neither the bags nor "
+            "ros_distro have"
+        ),
+    )
     robot_type: str = Field(default="ur10e", description="robot_type in the dataset's info.json")
     task: str = Field(
         default="Move the arm as demonstrated.", description="description of what the demonstrations show"
