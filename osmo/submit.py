@@ -4,23 +4,20 @@ Everything that would fail at a later step is checked first: the file, docker, t
 --no-build, the images. Each message names the command that fixes it.
 """
 
-import logging
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from common.cli.command import Parser, UserError, one_line, run
-from osmo.check.spec import RELEASES, check_releases, of_best_release, refusals
+from osmo.check.spec import RELEASES, require_accepted
 from osmo.check.template import TemplateError, all_tasks, parse_set, read
 from osmo.site import read_site, with_site
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILES = {"ur10e-act-train": "osmo/Dockerfile", "ur10e-act-eval": "osmo/Dockerfile.eval"}
 Command = list[str]
-log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,15 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(argv)
     site = read_site(flags.site)
     try:
-        sets, texts = with_site(site, flags.file, flags.set, flags.set_string)
-        values = parse_set(sets, texts)
-        _require_accepted(flags.file, flags.release, values)
+        sets = with_site(site, flags.file, flags.set, flags.set_string)
+        values = parse_set(sets, flags.set_string)
+        require_accepted(flags.file, [flags.release] if flags.release else RELEASES, values)
         document = read(flags.file).render(values).document
     except TemplateError as error:
         raise UserError(one_line(error)) from error
     images = sorted({str(task["image"]) for task in all_tasks(document)})
     steps = [] if flags.no_build else [step for image in images for step in _build_steps(image, flags.base)]
-    steps.append(_submit_step(flags.file.resolve(), flags.pool or site.pool, sets, texts, flags.set_env))
+    steps.append(_submit_step(flags.file.resolve(), flags.pool or site.pool, sets, flags.set_string, flags.set_env))
     if not flags.dry_run:
         _require_tools(flags.host or site.host or "https://OSMO_HOST")
         if flags.no_build:
@@ -81,15 +78,6 @@ def _submit_step(
     for flag, pairs in (("--set", values), ("--set-string", texts), ("--set-env", environment)):
         command += [flag, *pairs] if pairs else []
     return command
-
-
-def _require_accepted(file: Path, release: str | None, values: Mapping[str, Any]) -> None:
-    found = of_best_release(check_releases(file, [release] if release else RELEASES, values))
-    if refused := refusals(found):
-        line, message, _ = refused[0]
-        raise UserError(f"{file}:{line}: {message} (all findings: python -m osmo.local check {file})")
-    for line, message, _ in found:
-        log.warning("%s:%d: hint: %s", file, line, message)
 
 
 def _require_tools(host: str) -> None:

@@ -6,18 +6,21 @@ The rules are those of OSMO 6.0 to 6.4: two JSON Schemas for the form, and code 
 import difflib
 import functools
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jsonschema import Draft202012Validator, FormatChecker, validators
 
+from common.cli.command import UserError
 from osmo.check.hints import DATASETS, explain
 from osmo.check.rules import HINTS, RULES, Note, Workflow
 from osmo.check.template import Keys, Rendered, Template, TemplateError, read
 
 RELEASES = ("6.0", "6.1", "6.2", "6.3", "6.4")
 HERE = Path(__file__).parent
+log = logging.getLogger(__name__)
 
 
 class Finding(NamedTuple):
@@ -26,6 +29,10 @@ class Finding(NamedTuple):
     line: int
     message: str
     is_hint: bool = False
+
+    def at(self, path: Path) -> str:
+        """Return the finding as a line that begins with the file and the line."""
+        return f"{path}:{self.line}: {'hint: ' if self.is_hint else ''}{self.message}"
 
 
 def check(path: Path, release: str, values: Mapping[str, Any]) -> list[Finding]:
@@ -49,11 +56,16 @@ def refusals(findings: Sequence[Finding]) -> list[Finding]:
     return [finding for finding in findings if not finding.is_hint]
 
 
-def of_best_release(found: Mapping[str, list[Finding]]) -> list[Finding]:
-    """Return the findings for the newest release that takes the file; where none does, those for 6.3 if it was asked for."""
-    accepting = [release for release, findings in found.items() if not refusals(findings)]
-    release = max(accepting or found, key=lambda release: (release == "6.3" and not accepting, release))
-    return found[release]
+def require_accepted(path: Path, releases: Sequence[str], values: Mapping[str, Any]) -> None:
+    """Log the hints for the newest release that takes the file; raises UserError when none of `releases` does."""
+    found = check_releases(path, releases, values)
+    accepting = [release for release in releases if not refusals(found[release])]
+    if not accepting:
+        refused = refusals(found["6.3" if "6.3" in found else releases[-1]])  # 6.3 has datasets and all checks
+        count = f"({len(refused)} in all: python -m osmo.local check {path})"
+        raise UserError(f"{refused[0].at(path)} {count}")
+    for hint in found[accepting[-1]]:
+        log.warning("%s", hint.at(path))
 
 
 def _unused_values(template: Template, values: Mapping[str, Any]) -> Iterator[Note]:

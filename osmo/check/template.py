@@ -202,9 +202,8 @@ def render_text(text: str, values: Mapping[str, Any]) -> str:
     try:
         rendered = _compiled(TOKEN.sub(r"<osmo:\1>", text)).render(values)
     except jinja2.TemplateSyntaxError as error:
-        raise TemplateError(
-            error.lineno, _advice(text, error.lineno, f"not a valid template: {error.message}")
-        ) from error
+        message = f"not a valid template: {error.message}"
+        raise TemplateError(error.lineno, _advice(text, error.lineno, message)) from error
     except Exception as error:  # a template can raise whatever its expressions raise
         line = _template_line(error)
         source = text.splitlines()[line - 1].strip() if line else ""

@@ -5,7 +5,6 @@ The file is the one that `osmo workflow submit` takes. `image` becomes this Pyth
 
 import argparse
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -20,7 +19,7 @@ from common.cli.command import EXIT_TRANSIENT, Parser, UserError, one_line
 from common.cli.command import run as run_command
 from common.cli.validation import validate
 from common.storage.files import locked, read_json, write_file
-from osmo.check.spec import RELEASES, Finding, check_releases, of_best_release, refusals
+from osmo.check.spec import RELEASES, check_releases, refusals, require_accepted
 from osmo.check.template import TemplateError, all_tasks, parse_set, read, submitted
 from osmo.local.runner import SPEC, STATE, Result, Run, Runner, credentials
 from osmo.local.status_table import Status
@@ -30,7 +29,6 @@ from osmo.site import read_site, with_site
 
 RUNS = Path("osmo-runs")
 TAIL_LINES = 20
-log = logging.getLogger(__name__)
 
 
 def run(
@@ -91,12 +89,7 @@ def _run(work: Path, settings: Run, jobs: int | None) -> Result:
 
 def _rendered_twice(file: Path, values: Mapping[str, Any]) -> Any:
     """Return the document that OSMO would run; raises UserError when no release accepts the file."""
-    found = of_best_release(check_releases(file, RELEASES, values))
-    if refused := refusals(found):
-        count = f"({len(refused)} in all: python -m osmo.local check {file})"
-        raise UserError(f"{_location(file, refused[0])} {count}")
-    for hint in found:
-        log.warning("%s", _location(file, hint))
+    require_accepted(file, RELEASES, values)
     document = read(file).render(values).document
     for task in all_tasks(document):
         for entry in task.get("inputs", ()):
@@ -113,9 +106,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _report(restart(flags.work, flags.jobs))
         site = read_site(flags.site)
         if flags.command == "check":
-            given = {file: parse_set(*with_site(site, file, flags.set, flags.set_string)) for file in flags.files}
+            given = {
+                file: parse_set(with_site(site, file, flags.set, flags.set_string), flags.set_string)
+                for file in flags.files
+            }
             return _check(given, flags.release)
-        values = parse_set(*with_site(site, flags.file, flags.set, flags.set_string))
+        values = parse_set(with_site(site, flags.file, flags.set, flags.set_string), flags.set_string)
         environment = dict(_pair(text, "--set-env") for text in flags.set_env)
         maps = {key: Path(folder) for key, folder in (_pair(text, "--map") for text in flags.map)}
         return _report(run(flags.file, values, flags.work, maps, environment, flags.jobs, flags.retries))
@@ -163,16 +159,12 @@ def _check(files: Mapping[Path, Mapping[str, Any]], release: str | None) -> int:
         found = check_releases(file, (release,) if release else RELEASES, values)
         for finding in sorted({finding for findings in found.values() for finding in findings}):
             concerned = [number for number in found if finding in found[number]]
-            print(_location(file, finding) + (f" [{', '.join(concerned)}]" if len(concerned) < len(found) else ""))
+            print(finding.at(file) + (f" [{', '.join(concerned)}]" if len(concerned) < len(found) else ""))
         accepting = [number for number, findings in found.items() if not refusals(findings)]
         verdict = f"fits OSMO {', '.join(accepting)}" if accepting else f"OSMO {', '.join(found)} refuses it"
         print(f"{file}: {verdict}")
         code = code if accepting else 2
     return code
-
-
-def _location(file: Path, finding: Finding) -> str:
-    return f"{file}:{finding.line}: {'hint: ' if finding.is_hint else ''}{finding.message}"
 
 
 def _report(result: Result) -> int:
