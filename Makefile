@@ -45,7 +45,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/vulture
+	! $(BIN)/vulture | grep -E "unused (function|class|method|property|import)"
 
 setup: .venv/installed
 

@@ -44,7 +44,7 @@ def _dry_run(args: argparse.Namespace, config: Config) -> int:
 def _merge(args: argparse.Namespace) -> Summary:
     _require(args, "merge", "out")
     if args.src:
-        raise UserError("command line: --merge takes datasets and no --src")
+        raise UserError("command line: --merge takes shards and no --src")
     return merge(args.merge, args.out)
 
 

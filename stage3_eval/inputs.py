@@ -55,11 +55,10 @@ def open_inputs(
     """Open both and check that they fit each other; raises UserError naming both sides where they differ."""
     folder = pretrained_folder(checkpoint)
     policy = Policy.load(folder, choose_device(device))
-    size = policy.checkpoint.train_config.get("config", {}).get("data", {}).get("image_size")
-    opened = Dataset.open(dataset).in_size(tuple(size) if size else None)  # images are resized as in training
+    opened = Dataset.open(dataset).in_size(policy.checkpoint.training.config.data.image_size)  # as in training
     require_match(policy, opened)
     meaning = choose_meaning(action_meaning, policy, opened)
-    files = {name: entry["sha256"] for name, entry in describe_folder(folder).items()}
+    files = {name: entry.sha256 for name, entry in describe_folder(folder).items()}
     return Inputs(policy, folder, files, opened, choose_episodes(episodes, policy, opened), meaning)
 
 
@@ -149,7 +148,7 @@ def _parse_episodes(word: str, policy: Policy, n_episodes: int) -> Sequence[int]
     if word == "all":
         return range(n_episodes)
     if word == "val":
-        held_out: list[int] | None = policy.checkpoint.train_config.get("val_episodes")
+        held_out = policy.checkpoint.training.val_episodes
         if not held_out:
             raise UserError(
                 "episodes val: the training held out none, or its train_config.json does not say which; give numbers"
@@ -171,9 +170,9 @@ def _require_equal(what: str, in_checkpoint: object, in_dataset: object) -> None
 
 
 def _seen_in_training(chosen: Sequence[Episode], policy: Policy, dataset: Dataset) -> list[int] | None:
-    record = policy.checkpoint.train_config
-    if record.get("dataset", {}).get("fingerprint") != dataset.fingerprint:
+    training = policy.checkpoint.training
+    if training.dataset.fingerprint != dataset.fingerprint:
         return None
-    trained_on = record.get("config", {}).get("data", {}).get("episodes")  # None: all that were not held out
-    seen = [episode.number for episode in chosen if episode.number not in record.get("val_episodes", [])]
+    trained_on = training.config.data.episodes  # None: all that were not held out
+    seen = [episode.number for episode in chosen if episode.number not in training.val_episodes]
     return [number for number in seen if trained_on is None or number in trained_on]

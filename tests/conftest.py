@@ -40,6 +40,18 @@ TINY_TRAINING = [
 ]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what a test needs by where it stands and which fixtures it takes; single slow tests say so themselves."""
+    for item in items:
+        if item.path.is_relative_to(ROOT / "tests" / "reliability"):
+            item.add_marker("reliability")
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if "service" in fixtures:
+            item.add_marker("azure")
+        if "shared" in fixtures:  # whole chains of commands
+            item.add_marker("slow")
+
+
 class SharedFolders:
     """Folders that are made once for all xdist workers of a test run; their tests only read them."""
 

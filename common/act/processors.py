@@ -73,8 +73,8 @@ def _read_statistics(folder: Path, name: str, step: ProcessorStep) -> dict[str, 
 
 
 def _processors(features: dict[str, object], mapping: dict[str, str], rename_map: dict[str, str]) -> dict[str, object]:
-    def normalizer(name: str, of: dict[str, object], state_file: str) -> dict[str, object]:
-        config = {"eps": 1e-08, "features": of, "norm_map": mapping}
+    def normalizer(name: str, features: dict[str, object], state_file: str) -> dict[str, object]:
+        config = {"eps": 1e-08, "features": features, "norm_map": mapping}
         return {"registry_name": name, "config": config, "state_file": state_file}
 
     # Always "cpu": LeRobot moves the step to the device it runs on, and a file from a GPU then loads anywhere.

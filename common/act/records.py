@@ -27,7 +27,7 @@ class PolicySettings(Record):
     type: Literal["act"]
     input_features: dict[str, PolicyFeature]
     output_features: dict[str, PolicyFeature]
-    normalization_mapping: dict[str, str] = {}
+    normalization_mapping: dict[str, str]
     replace_final_stride_with_dilation: Literal[False] | None = None
 
 
@@ -69,7 +69,7 @@ class Robot:
 class TrainedData(Record):
     """Settings of the training that decide what an evaluation shows the policy."""
 
-    image_size: list[StrictInt] | None = None
+    image_size: tuple[StrictInt, StrictInt] | None = None  # height, width
     episodes: list[StrictInt] | None = None
 
 

@@ -34,6 +34,7 @@ _REMEDIES = {
     errno.EROFS: "choose a place that may be written to",
     errno.ENOTDIR: "choose another place",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOLCK: "choose a place on a file system that has locks",
 }
 
 T = TypeVar("T")

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict
 
-from common.cli.command import UserError
+from common.cli.command import UserError, one_line
+from common.cli.validation import validate
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
@@ -32,6 +34,15 @@ _TEMPORARY = re.compile(rf"\.tmp-(?P<name>.+)-(?P<pid>\d+)(?P<replaced>{re.escap
 
 class DiskFullError(UserError):
     """A disk is full; the text names the path and the number of bytes that were free."""
+
+
+class FileDigest(BaseModel):
+    """A file's entry in a manifest."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    bytes: int
+    sha256: str
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -92,7 +103,9 @@ def new_folder(path: Path, manifest: bool = True) -> Iterator[Path]:
         with full_disk_named(path):
             yield temporary
             if manifest:
-                write_json(temporary / MANIFEST, describe_folder(temporary))
+                write_json(
+                    temporary / MANIFEST, {name: dict(digest) for name, digest in describe_folder(temporary).items()}
+                )
             for folder, _, names in os.walk(temporary, topdown=False):
                 for name in names:
                     sync(Path(folder, name))
@@ -102,10 +115,14 @@ def new_folder(path: Path, manifest: bool = True) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def describe_folder(folder: Path) -> dict[str, dict[str, Any]]:
+def describe_folder(folder: Path) -> dict[str, FileDigest]:
     """Return size and sha256 of every file below `folder`, by relative name, in sorted order."""
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    return {n: {"bytes": (folder / n).stat().st_size, "sha256": sha256(folder / n)} for n in names if n != MANIFEST}
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {
+        name: FileDigest(bytes=path.stat().st_size, sha256=sha256(path))
+        for name, path in sorted(paths.items())
+        if name != MANIFEST
+    }
 
 
 def find_damage(folder: Path, below: str = "", suffix: str = "") -> str | None:
@@ -114,19 +131,17 @@ def find_damage(folder: Path, below: str = "", suffix: str = "") -> str | None:
     Only files whose relative names begin with `below` and end with `suffix` are read.
     """
     try:
-        manifest = read_json(folder / MANIFEST)
-        for name, wanted in manifest.items():
+        manifest = validate(dict[str, FileDigest], read_json(folder / MANIFEST), f"{MANIFEST} is damaged: ")
+        for name, digest in manifest.items():
             path = folder / name
             if not (name.startswith(below) and name.endswith(suffix)):
                 continue
             if not path.is_file():
                 return f"{name} is missing"
-            if path.stat().st_size != wanted["bytes"] or sha256(path) != wanted["sha256"]:
+            if path.stat().st_size != digest.bytes or sha256(path) != digest.sha256:
                 return f"{name} is not what {MANIFEST} says"
-    except UserError as error:
-        return str(error)
-    except (AttributeError, KeyError, TypeError, OSError) as error:
-        return f"{MANIFEST} is damaged: {error}"
+    except (UserError, OSError) as error:
+        return one_line(error)
     return None
 
 

@@ -94,7 +94,7 @@ def _overlap(clocks: Mapping[str, Clock]) -> tuple[int, int]:
     if first[late] > last[early]:
         raise UserError(
             f"{late} ({clocks[late].source} time) begins {(first[late] - last[early]) / 1e9:.3f} s after {early} "
-            f"({clocks[early].source} time) has ended: there is no moment to show; look at data.time_source"
+            f"({clocks[early].source} time) has ended: the streams never overlap; look at data.time_source"
         )
     return first[late], last[early]
 

@@ -32,6 +32,9 @@ EXACT = ("min", "max", "mean", "std")
 SAME_PIXELS, OTHER_PIXELS = (1e-3, 1e-3), (0.05, 0.2)
 
 
+ALL_PIXELS = "meta/pictures.parquet"  # left by earlier releases, which measured every pixel
+
+
 class Place(NamedTuple):
     """Where statistics are stored: the file, its row, and the words for what they are of."""
 
@@ -45,7 +48,7 @@ def check_statistics(
 ) -> None:
     """Hold all statistics of the dataset and of every episode against recomputed ones."""
     features = {key: feature for key, feature in declared.features.items() if feature.dtype != "string"}
-    checker = _Checker(features, rows, images, episodes, _compressed(root), findings)
+    checker = _Checker(features, rows, images, episodes, _measured_otherwise(root, declared), findings)
     stored = _read_stats(root / "meta" / "stats.json", findings)
     if stored is not None:
         checker.check_dataset(root / "meta" / "stats.json", stored)
@@ -66,12 +69,14 @@ def _read_stats(path: Path, findings: Findings) -> dict[str, Any] | None:
     return stored
 
 
-def _compressed(root: Path) -> set[str]:
-    """Return the features whose images were compressed after they had been measured."""
+def _measured_otherwise(root: Path, declared: Declared) -> set[str]:
+    """Return the features whose statistics cover other pixels than LeRobot's sample of the stored ones."""
+    if (root / ALL_PIXELS).exists():
+        return set(declared.of_dtype("image"))
     try:
         record = read_record(root)
     except UserError:
-        return set()  # what is wrong with the record is told elsewhere
+        return set()  # provenance.py reports what is wrong with the record
     return {IMAGES + camera for bag in (record.bags if record else []) for camera in bag.compressed}
 
 
@@ -82,11 +87,11 @@ class _Checker:
         rows: Rows,
         images: ImageSample,
         episodes: Episodes,
-        compressed: set[str],
+        otherwise: set[str],
         findings: Findings,
     ) -> None:
         self._features, self._rows, self._episodes = features, rows, episodes
-        self._compressed, self._findings = compressed, findings
+        self._otherwise, self._findings = otherwise, findings
         lengths = [len(sample_frames(max(stop - start, 1))) for start, stop in episodes.bounds]
         # Of each feature, its episodes' statistics; None where no image of an episode could be decoded.
         self._images: dict[str, list[Stats | None]] = {
@@ -173,7 +178,7 @@ class _Checker:
         )
         if not 1 <= counted <= frames:
             self._note(place, f"count: found {counted}, expected 1 to {frames}")
-        is_lossy = self._features[key].dtype == "video" or key in self._compressed
+        is_lossy = self._features[key].dtype == "video" or key in self._otherwise
         close, far = OTHER_PIXELS if is_lossy or counted != right["count"][0] else SAME_PIXELS
         for name in EXACT:
             self._near(place, name, stored[name], right[name], close if name in ("mean", "std") else far)

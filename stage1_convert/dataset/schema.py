@@ -1,4 +1,4 @@
-"""The configuration and the cameras' image sizes in; the columns of the dataset and what their values mean out."""
+"""The columns of a dataset and what their values mean, from the configuration and the sizes of the images."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -37,7 +37,7 @@ def action_info(config: Config) -> dict[str, Any]:
 
 
 def image_info(config: Config, size: tuple[int, int]) -> dict[str, Any]:
-    """Return how the images of a camera, stored with this (height, width), came about."""
+    """Return how the images of a camera, stored with this (height, width), were made."""
     rules, storage = config.conventions, config.data.storage
     info: dict[str, Any] = {"storage": storage}
     if storage == "jpeg":

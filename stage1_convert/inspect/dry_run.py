@@ -18,7 +18,7 @@ from stage1_convert.images.encode import encode
 from stage1_convert.pipeline.frames import FrameReader
 from stage1_convert.pipeline.plan_bag import BagPlan, plan_bag
 from stage1_convert.sources.folder import size_bytes
-from stage1_convert.sources.source import BagInfo, BagSource, FetchedBag, Source
+from stage1_convert.sources.source import BagInfo, BagPath, BagSource, FetchedBag
 
 SHOWN_GAPS = 5
 
@@ -83,7 +83,7 @@ def _limits(task: tuple[FetchedBag, Config]) -> Limits:
     return limits_for(size_bytes(task[0].source.path))
 
 
-def estimate_bag(source: Source, config: Config) -> BagEstimate:
+def estimate_bag(source: BagPath, config: Config) -> BagEstimate:
     """Read the stamps and numbers of a bag, and the images of its first frame."""
     try:
         with tempfile.TemporaryDirectory() as scratch:
@@ -106,7 +106,7 @@ def estimate_bag(source: Source, config: Config) -> BagEstimate:
     )
 
 
-def _image_bytes(source: Source, bag: BagPlan, config: Config, scratch: Path) -> int:
+def _image_bytes(source: BagPath, bag: BagPlan, config: Config, scratch: Path) -> int:
     """Return the bytes of the images of the first frame, of all cameras; for a video those of a JPEG, which takes more."""
     first = bag.plan.episodes[0]
     plan = bag.plan._replace(episodes=[first._replace(stop=first.start + 1)])

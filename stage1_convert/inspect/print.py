@@ -20,7 +20,7 @@ from stage1_convert.images.encode import encode
 from stage1_convert.inspect.proposal import propose
 from stage1_convert.inspect.survey import Camera, Survey, TopicStats, changes, survey
 from stage1_convert.sources.folder import find_bags, size_bytes
-from stage1_convert.sources.source import Source
+from stage1_convert.sources.source import BagPath
 
 THUMBNAIL_PX = 320
 CONFIG_NAME = "proposed.yaml"
@@ -54,11 +54,11 @@ def inspect(path: Path, out: Path | None = None, distro: str = "humble") -> int:
     return 2 if refused or any(found.error for found in surveys) else 0
 
 
-def _survey(arguments: tuple[Source, str]) -> Survey:
+def _survey(arguments: tuple[BagPath, str]) -> Survey:
     return survey(*arguments)
 
 
-def _limits(arguments: tuple[Source, str]) -> Limits:
+def _limits(arguments: tuple[BagPath, str]) -> Limits:
     return limits_for(size_bytes(arguments[0].path))
 
 

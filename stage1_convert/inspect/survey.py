@@ -18,7 +18,7 @@ from stage1_convert.bags.message_types import IMAGE_TYPES, VIDEO_TYPES
 from stage1_convert.bags.storage import Bytes, storage_files
 from stage1_convert.images.decode import read_image
 from stage1_convert.images.video_topic import VideoDecoder, starts_video
-from stage1_convert.sources.source import Source
+from stage1_convert.sources.source import BagPath
 
 HEAD_BYTES = 4096  # of a message; they include its stamp
 BATCH_MESSAGES = 1024
@@ -86,7 +86,7 @@ class Survey(NamedTuple):
     error: str | None
 
 
-def survey(source: Source, distro: str) -> Survey:
+def survey(source: BagPath, distro: str) -> Survey:
     """Read a whole bag once; raises UserError when it cannot be opened at all."""
     files = storage_files(source.path) if source.path.is_dir() else [source.path]
     with tempfile.TemporaryDirectory() as scratch, open_bag(source.path, Path(scratch), distro) as bag:

@@ -38,7 +38,7 @@ from stage1_convert.pipeline.frames import FrameReader
 from stage1_convert.pipeline.plan_bag import read_and_plan
 from stage1_convert.pipeline.progress import Progress
 from stage1_convert.sources.folder import size_bytes
-from stage1_convert.sources.source import Source
+from stage1_convert.sources.source import BagPath
 
 BATCH_ROWS = 64
 SMALLEST_SHARE = 1 / 20  # of a bag's bytes: about what raw images take as JPEGs
@@ -53,7 +53,7 @@ class Job(NamedTuple):
     trust_images: bool
 
 
-def convert_bag(source: Source, number: int, job: Job, sums: Mapping[str, str] | None = None) -> BagEntry:
+def convert_bag(source: BagPath, number: int, job: Job, sums: Mapping[str, str] | None = None) -> BagEntry:
     """Convert one bag, the `number`-th, into the cache unless it is there already.
 
     Returns its entry: converted, with the key in the cache, or refused, with the reason. `sums` are the sha256 of the bag's
@@ -81,7 +81,7 @@ def convert_bag(source: Source, number: int, job: Job, sums: Mapping[str, str] |
     return entry
 
 
-def _convert_new(source: Source, number: int, job: Job, entry: BagEntry) -> None:
+def _convert_new(source: BagPath, number: int, job: Job, entry: BagEntry) -> None:
     """Convert a bag that is not in the cache, and fill in its entry."""
     assert entry.key is not None
     with new_converted_bag(job.cache, entry.key) as folder:
@@ -103,7 +103,7 @@ def _is_temporary(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _require_space(source: Source, cache: Path) -> None:
+def _require_space(source: BagPath, cache: Path) -> None:
     """Raise DiskFullError when the disk certainly is too full for a bag."""
     left_bytes, needed_bytes = free_bytes(cache), int(size_bytes(source.path) * SMALLEST_SHARE)
     if left_bytes < needed_bytes:

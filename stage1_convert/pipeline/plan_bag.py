@@ -13,7 +13,7 @@ from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.config import JOINTS, Config
 from stage1_convert.dataset.record import BagEntry, ClockEntry, Gap, LeftOut, MessageCount
 from stage1_convert.images.video_topic import starts_video
-from stage1_convert.sources.source import Source
+from stage1_convert.sources.source import BagPath
 
 
 class BagPlan(NamedTuple):
@@ -24,7 +24,7 @@ class BagPlan(NamedTuple):
     plan: EpisodePlan
 
 
-def plan_bag(source: Source, config: Config, scratch: Path) -> BagPlan:
+def plan_bag(source: BagPath, config: Config, scratch: Path) -> BagPlan:
     """Return what a conversion would make of a bag, from one reading that skips the images.
 
     Raises UserError as the conversion would, but for damaged images; `scratch` is an existing folder.

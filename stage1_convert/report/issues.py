@@ -8,7 +8,7 @@ from common.report.formatting import counted
 from stage1_convert.dataset.record import BagEntry, ConversionRecord, EpisodeEntry, Gap
 
 NS = 1_000_000_000
-STALE_SHARE = 0.5  # of a stream's limit: an older sample is worth a look
+STALE_SHARE = 0.5  # of a stream's limit: an older sample is an issue
 JITTER_SHARE, MISSING_SHARE = 0.1, 0.02  # of an episode's frames
 
 

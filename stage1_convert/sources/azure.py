@@ -7,9 +7,10 @@ deletes what is not needed any more, so that a small disk suffices for any numbe
 import os
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from common.cli.command import UserError, one_line
 from common.storage.files import remove_stale, require_free
@@ -26,7 +27,7 @@ from stage1_convert.sources.azure_client import (
 )
 from stage1_convert.sources.azure_download import check_paths, download, etag_file, missing_bytes
 from stage1_convert.sources.checksum_cache import ChecksumCache
-from stage1_convert.sources.source import BagInfo, FetchedBag, IsDone, Source
+from stage1_convert.sources.source import BagInfo, BagPath, FetchedBag, IsDone
 
 DEFAULT_FOLDER = "/data/rosbags"
 AHEAD = 2  # bags that are downloaded before they are asked for
@@ -62,19 +63,22 @@ class AzureBags:
         self._remove_stale(bags)
         self._stop.clear()
         threads = ThreadPoolExecutor(1 + AHEAD, "download")
-        waiting, coming = deque(bags), deque[tuple[BagInfo, Future[FetchedBag]]]()
+        waiting, coming = deque(bags), deque[_Coming]()
         try:
             while waiting or coming:
-                while waiting and len(coming) <= AHEAD and self._has_room(waiting[0], [bag for bag, _ in coming]):
-                    bag = waiting.popleft()
-                    coming.append((bag, threads.submit(self._fetch_bag, bag, is_done)))
-                _, fetched = coming.popleft()
-                yield fetched.result()
+                while waiting and len(coming) <= AHEAD:
+                    bag = waiting[0]
+                    sums = self._sums_if_done(bag, is_done)
+                    if sums is None and not self._has_room(bag, coming):
+                        break
+                    waiting.popleft()
+                    coming.append(_Coming(bag, sums, threads.submit(self._fetch_bag, bag, sums)))
+                yield coming.popleft().fetched.result()
         finally:
             self._stop.set()
             threads.shutdown(cancel_futures=True)
 
-    def release(self, bag: Source, sums: Mapping[str, str] | None) -> None:
+    def release(self, bag: BagPath, sums: Mapping[str, str] | None) -> None:
         """Delete what was downloaded of a bag, unless downloads are kept, and remember its checksums."""
         blobs = self._blobs[bag.name]
         if sums is not None:
@@ -96,23 +100,26 @@ class AzureBags:
             if folder == folder.resolve():  # nothing is removed behind a link
                 remove_stale(folder)
 
-    def _has_room(self, bag: BagInfo, coming: Sequence[BagInfo]) -> bool:
+    def _sums_if_done(self, bag: BagInfo, is_done: IsDone) -> Mapping[str, str] | None:
+        """Return the checksums of a bag that would have to be downloaded, and is not because they suffice."""
+        sums = self._checksums.get(self._blobs[bag.name]) if self.missing_bytes([bag]) else None
+        return sums if sums and is_done(bag.name, sums) else None
+
+    def _has_room(self, bag: BagInfo, coming: Collection["_Coming"]) -> bool:
         """Return whether the disk has room for a bag beside those that come before it; raises UserError when it never has."""
+        downloads = [bag, *(other.bag for other in coming if other.sums is None)]
         try:
-            require_free(self.root, self.missing_bytes([bag, *coming]), f"bag {bag.name}")
+            require_free(self.root, self.missing_bytes(downloads), f"bag {bag.name}")
         except UserError:
             if not coming:
                 raise
             return False
         return True
 
-    def _fetch_bag(self, bag: BagInfo, is_done: IsDone) -> FetchedBag:
-        source, blobs = Source(bag.name, self.root / bag.name), self._blobs[bag.name]
-        sums = self._checksums.get(blobs) if self.missing_bytes([bag]) else None
-        if sums and is_done(bag.name, sums):
-            return FetchedBag(source, sums)
+    def _fetch_bag(self, bag: BagInfo, sums: Mapping[str, str] | None) -> FetchedBag:
+        source = BagPath(bag.name, self.root / bag.name)
         try:
-            for blob in blobs:
+            for blob in self._blobs[bag.name] if sums is None else []:
                 download(self._client, blob, self.root)
         except BlobError as error:
             return FetchedBag(source, fault=one_line(error))
@@ -120,7 +127,7 @@ class AzureBags:
             if not self._can_read_others(bag):
                 raise
             return FetchedBag(source, fault=one_line(error))
-        return FetchedBag(source)
+        return FetchedBag(source, sums)
 
     def _can_read_others(self, bag: BagInfo) -> bool:
         """Return whether the credentials read a blob of some other bag: then access to one blob is denied."""
@@ -133,6 +140,14 @@ class AzureBags:
                 continue
             return True
         return False
+
+
+class _Coming(NamedTuple):
+    """A bag that is downloaded, or that is not because its `sums` suffice."""
+
+    bag: BagInfo
+    sums: Mapping[str, str] | None
+    fetched: Future[FetchedBag]
 
 
 def group_bags(blobs: Iterable[Blob]) -> dict[str, list[Blob]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.cli.command import UserError
 from stage1_convert.bags.storage import is_storage, storage_files
-from stage1_convert.sources.source import BagInfo, FetchedBag, IsDone, Source
+from stage1_convert.sources.source import BagInfo, BagPath, FetchedBag, IsDone
 from stage1_convert.sources.split_files import is_one_recording
 
 
@@ -26,18 +26,18 @@ class LocalBags:
         for bag in bags:
             yield FetchedBag(self._found[bag.name])
 
-    def release(self, bag: Source, sums: Mapping[str, str] | None) -> None:
+    def release(self, bag: BagPath, sums: Mapping[str, str] | None) -> None:
         """Do nothing: the bag is the user's."""
 
 
-def find_bags(src: Path) -> list[Source]:
+def find_bags(src: Path) -> list[BagPath]:
     """Return the bags below `src` at any depth, sorted by relative path; `src` may be a bag itself.
 
     A bag is a folder with metadata.yaml, a folder whose storage files are the parts of one recording, or a storage file
     in any other folder. Raises UserError when there is none.
     """
     if src.is_file() and is_storage(src.name):
-        return [Source(src.name, src)]
+        return [BagPath(src.name, src)]
     if not src.is_dir():
         raise UserError(f"--src {src} is not a folder and not a bag; give the folder that holds the bags, or one bag")
     try:
@@ -47,7 +47,7 @@ def find_bags(src: Path) -> list[Source]:
     if not found:
         raise UserError(f"no bag in --src {src}: expected a folder with metadata.yaml, or a .mcap, .db3 or .bag file")
     names = [path.relative_to(src).as_posix() if path != src else src.resolve().name for path in found]
-    return sorted(map(Source, names, found))
+    return sorted(map(BagPath, names, found))
 
 
 def size_bytes(bag: Path) -> int:

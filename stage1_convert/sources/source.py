@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 
-class Source(NamedTuple):
+class BagPath(NamedTuple):
     """A bag on this disk: its path below the source folder, which names it everywhere, and where it is."""
 
     name: str
@@ -26,7 +26,7 @@ class FetchedBag(NamedTuple):
     and the caller said that they suffice.
     """
 
-    source: Source
+    source: BagPath
     sums: Mapping[str, str] | None = None
     fault: str | None = None
 
@@ -46,5 +46,5 @@ class BagSource(Protocol):
     def fetch(self, bags: Sequence[BagInfo], is_done: IsDone, /) -> Generator[FetchedBag, None, None]:
         """Yield these bags in this order; one that is not on this disk is not fetched when `is_done(name, sums)` is true."""
 
-    def release(self, bag: Source, sums: Mapping[str, str] | None) -> None:
+    def release(self, bag: BagPath, sums: Mapping[str, str] | None) -> None:
         """Accept that a bag is not needed any more; `sums` are the sha256 of its files where they are known."""

@@ -7,7 +7,7 @@ from azure.storage.blob import BlobBlock
 
 from stage1_convert.sources import azure_client
 from stage1_convert.sources.azure import AzureBags
-from stage1_convert.sources.source import Source
+from stage1_convert.sources.source import BagPath
 from tests import azurite
 
 
@@ -24,7 +24,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(azure_client, "BACKOFF_BASE", 0)
 
 
-def download(port: int, folder: Path, src: str, keep: bool = True) -> list[Source]:
+def download(port: int, folder: Path, src: str, keep: bool = True) -> list[BagPath]:
     """Download all bags and return them; none may be refused."""
     found = AzureBags(src, keep, azurite.environment(port, folder))
     bags = list(found.fetch(found.bags))

@@ -54,7 +54,7 @@ def test_a_chunk_equals_lerobots_in_robot_units(
     assert_close(chunk, expected["eval.chunk"])
 
 
-def test_arrays_are_taken_as_well_as_tensors(
+def test_arrays_and_tensors_are_accepted(
     act_tiny: Path, inputs: dict[str, Tensor], expected: dict[str, Tensor]
 ) -> None:
     arrays = {key: value.numpy() for key, value in observation(inputs, slice(None)).items()}
@@ -115,7 +115,7 @@ def test_a_saved_config_has_the_keys_that_every_lerobot_since_0_4_parses(act_tin
     assert saved == written_by_lerobot
 
 
-def test_a_checkpoint_of_real_lerobot_training_reads() -> None:
+def test_a_checkpoint_of_a_lerobot_training_is_read() -> None:
     layout = GOLDEN / "checkpoint_layout" / "pretrained_model"
     settings, act, shape = read_settings(layout)
     normalizer, _ = read_processors(layout, settings["normalization_mapping"], shape.sizes())
@@ -125,7 +125,7 @@ def test_a_checkpoint_of_real_lerobot_training_reads() -> None:
     assert "timestamp.q99" in statistics  # unused ones are kept for saving
 
 
-def test_it_tells_a_driver_what_it_needs(act_tiny: Path) -> None:
+def test_the_properties_that_a_driver_needs(act_tiny: Path) -> None:
     policy = Policy.load(act_tiny)
     assert policy.cameras == {"color": (64, 96, 3)}
     assert policy.chunk_size == 10
@@ -173,15 +173,11 @@ def broken(act_tiny: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", sorted(KEYS - {"train_config.json"}))
-def test_a_missing_file_is_refused_naming_it(broken: Path, name: str) -> None:
-    (broken / name).unlink()
+def test_a_truncated_or_missing_file_is_named(broken: Path, name: str) -> None:
+    (broken / name).write_bytes((broken / name).read_bytes()[:-9])
     with pytest.raises(UserError, match=name):
         Policy.load(broken)
-
-
-@pytest.mark.parametrize("name", sorted(KEYS - {"train_config.json"}))
-def test_a_truncated_file_is_refused_naming_it(broken: Path, name: str) -> None:
-    (broken / name).write_bytes((broken / name).read_bytes()[:-9])
+    (broken / name).unlink()
     with pytest.raises(UserError, match=name):
         Policy.load(broken)
 
@@ -225,7 +221,7 @@ def test_weights_that_do_not_fit_the_config_are_refused_naming_the_tensor(broken
         ({"dim_model": 33}, "dim_model=33"),
     ],
 )
-def test_a_config_of_something_else_is_refused(broken: Path, change: dict[str, object], words: str) -> None:
+def test_a_config_of_another_policy_is_refused(broken: Path, change: dict[str, object], words: str) -> None:
     settings = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps(settings | change))
     with pytest.raises(UserError, match=words):
@@ -233,7 +229,7 @@ def test_a_config_of_something_else_is_refused(broken: Path, change: dict[str, o
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_a_device_that_is_not_there_is_refused(act_tiny: Path) -> None:
+def test_an_unavailable_device_is_refused(act_tiny: Path) -> None:
     with pytest.raises(UserError, match="no CUDA device"):
         Policy.load(act_tiny, device="cuda")
 
@@ -258,7 +254,7 @@ def old(act_tiny: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_checkpoint_of_lerobot_0_3_answers_as_the_same_weights_do_now(
+def test_a_checkpoint_of_lerobot_0_3_predicts_the_same(
     old: Path, inputs: dict[str, Tensor], expected: dict[str, Tensor], tmp_path: Path
 ) -> None:
     policy = Policy.load(old)
@@ -302,7 +298,7 @@ def test_the_deployed_network_has_its_batch_norms_folded(act_tiny: Path) -> None
     assert network.backbone.bn1.folded_weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_it_says_when_it_will_look_at_the_observation(act_tiny: Path, inputs: dict[str, Tensor]) -> None:
+def test_looks_next_tells_when_the_network_runs(act_tiny: Path, inputs: dict[str, Tensor]) -> None:
     policy = Policy.load(act_tiny)
     policy.n_action_steps = 3
     looked = []

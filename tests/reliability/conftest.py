@@ -1,4 +1,4 @@
-"""Fixtures of the promises: the warm process, small disks, and a training that was killed and went on."""
+"""Fixtures: the warm process, small disks, and a training that was killed and resumed."""
 
 import itertools
 import os
@@ -36,7 +36,7 @@ def warm() -> Iterator[Warm]:
 
 @pytest.fixture
 def ram(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory, where flushing to disk costs nothing, so that a kill finds the program at work and not waiting."""
+    """A folder in memory, where flushing is free, so that a kill hits the program at work and not waiting for a disk."""
     if not os.access("/dev/shm", os.W_OK):
         yield tmp_path
         return
@@ -46,7 +46,7 @@ def ram(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    """Mount a tmpfs of some bytes and return its folder; skips where that is not permitted."""
+    """Mount a tmpfs of this size in bytes and return its folder; skips the test where mounting is not permitted."""
     mounted: list[Path] = []
 
     def mount(size_bytes: int) -> Path:

@@ -1,4 +1,4 @@
-"""What breaks things for the promises: commands forked from a warm process and killed anywhere, small disks, loop counts.
+"""Fault injection: commands forked from a warm process and killed at any moment, and the number of repetitions.
 
 SOAK=1 in the environment asks for the long form of every promise.
 """
@@ -23,12 +23,12 @@ TIMEOUT_S = 300.0
 
 
 def loops(short: int, soak: int) -> int:
-    """Return how often a promise is tried: `short` in the test suite, `soak` in `make soak`."""
+    """Return the number of repetitions: `short` in the test suite, `soak` in `make soak`."""
     return soak if SOAK else short
 
 
 class Ended(NamedTuple):
-    """How a command ended: exit code (minus the signal's number when one killed it), output, and its peak memory."""
+    """The result of a command: exit code (minus the number of the signal that killed it), output, peak memory and time."""
 
     code: int
     output: str
@@ -37,12 +37,12 @@ class Ended(NamedTuple):
 
     @property
     def changes(self) -> int:
-        """How often it changed the file system."""
+        """Number of its changes to the file system."""
         return int(self.output.rsplit("changes=", 1)[1])
 
 
 class Warm:
-    """A process that has imported what the stages need and forks commands, so that none waits for imports."""
+    """A process that has imported the stages and forks commands, so that none waits for imports."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "tests.reliability.warm"]
@@ -54,8 +54,8 @@ class Warm:
     def start(self, log: Path, module: str, *args: object, die_at: int = 0, **environment: str) -> "Command":
         """Fork `python -m module args` in a process group of its own; its output goes to `log`.
 
-        With `die_at` = n the whole group is killed by its n-th change to the file system, before it happens. With
-        `die_at` = -n the command is killed in the midst of the first large write after its n-th change.
+        With `die_at` = n the whole group is killed right before its n-th change to the file system. With
+        `die_at` = -n the command is killed within the first large write after its n-th change.
         """
         order = {
             "module": module,
@@ -95,11 +95,11 @@ class Command:
         return bool(select.select([self._ended], [], [], seconds)[0])
 
     def wait_for(self, sign: Callable[[], object], timeout_s: float = TIMEOUT_S) -> None:
-        """Wait until it has come so far; one that ends before, or hangs, fails the test."""
+        """Wait until `sign` is true; a command that ends before, or hangs, fails the test."""
         deadline_s = time.monotonic() + timeout_s
         while not sign():
             in_time = not self.ends_within(0.005) and time.monotonic() < deadline_s
-            assert in_time, f"it never came so far:\n{self.log.read_text(errors='replace')}"
+            assert in_time, f"the sign never came:\n{self.log.read_text(errors='replace')}"
 
     def signal(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to the whole process group."""
@@ -112,7 +112,7 @@ class Command:
             self.signal()
         os.close(self._ended)
         ended, seconds = self._warm.ask({"wait": self.pid}), time.monotonic() - self._started
-        group_ends(self.pid)  # the next command takes temporaries of a process that is still there for live ones
+        group_ends(self.pid)  # temporaries of a process that nobody has reaped count as live
         output = self.log.read_text(errors="replace")
         assert not hangs, f"no end within {timeout_s:g} s:\n{output}"
         return Ended(ended["code"], output, ended["peak_bytes"], seconds)
@@ -121,8 +121,8 @@ class Command:
 def kill_and_repeat(start: Callable[[int], Command], whole: Ended, kills: int, again: Callable[[], None]) -> int:
     """Kill a command `kills` times, half of them at random moments, half at random changes to the file system.
 
-    `start(die_at)` starts it, `whole` is how it ended when nobody disturbed it. Now and then it may finish: `again` runs it,
-    checks the result and starts anew from nothing. Returns how many kills hit a running command.
+    `start(die_at)` starts it, and `whole` is the result of an undisturbed run. Every fourth time it may finish: `again` runs
+    it, checks the result and removes it. Returns how many kills hit a running command.
     """
     chance, hits = random.Random(0), 0
     for number in range(kills):
@@ -147,5 +147,5 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def leftovers(folder: Path) -> Sequence[str]:
-    """Return what is temporary below a folder, by our write protocol's names."""
+    """Return the temporary files and folders below a folder."""
     return [str(path) for path in folder.rglob(".tmp-*")]

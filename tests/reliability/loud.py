@@ -1,4 +1,4 @@
-"""stage1_convert as talkative as it can be: every library at DEBUG, and our own code with secrets on its tongue."""
+"""stage1_convert with every library at DEBUG, logging and raising secrets on purpose."""
 
 import logging
 import os
@@ -13,9 +13,9 @@ from stage1_convert.sources import azure_client
 
 
 def main(argv: Sequence[str] | None) -> int:
-    """Convert, say the secret in several ways, fail in a thread, and with CRASH in the environment fail here, too.
+    """Convert, log the secret in several spellings, fail in a thread, and with CRASH in the environment fail here, too.
 
-    TIMEOUT_S there is how long the service may be silent.
+    TIMEOUT_S in the environment is the timeout of a request.
     """
     set_up_logging(logging.DEBUG)
     for name in ("azure", "urllib3", "msal"):

@@ -1,4 +1,4 @@
-"""`python -m tests.reliability.operations ROOT JSON`: a sequence of writes by common/storage/files.py; the n-th is the last."""
+"""`python -m tests.reliability.operations ROOT JSON`: a sequence of writes by common/storage/files.py."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from common.storage.files import atomic_path, locked, new_folder, write_file
 
 
 def do(root: Path, kind: str, name: str, text: str) -> None:
-    """Do one operation: a file or a folder takes the place of what has its name."""
+    """Replace a file or a folder."""
     if kind == "file":
         write_file(root / name, text.encode())
     elif kind == "piecewise":
@@ -23,7 +23,7 @@ def do(root: Path, kind: str, name: str, text: str) -> None:
 
 
 def main() -> None:
-    """Do them all, as the only one in the folder."""
+    """Do all operations while holding the folder's lock."""
     root, operations = Path(sys.argv[1]), json.loads(sys.argv[2])
     with locked(root):
         for kind, name, text in operations:

@@ -14,8 +14,8 @@ LONG = ("training.steps=100000", "training.save_freq=100000", "training.log_freq
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_sigterm_saves_and_exits_with_75(warm: Warm, tmp_path: Path, world_size: int) -> None:
-    dataset, out = write_dataset(tmp_path / "dataset"), tmp_path / "out"
+def test_sigterm_saves_and_exits_with_75(warm: Warm, dataset: Path, tmp_path: Path, world_size: int) -> None:
+    out = tmp_path / "out"
     commands = start(warm, dataset, out, *LONG, world_size=world_size)
     commands[0].wait_for(lambda: len(metrics(out)) >= 2)
     commands[-1].signal(signal.SIGTERM)  # to one rank only

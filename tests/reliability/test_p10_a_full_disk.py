@@ -157,6 +157,10 @@ def test_a_download(service: azurite.Azurite, warm: Warm, tmp_path: Path, small_
         ended = convert(gate, disk)  # one bag after the other: two do not fit
         assert ended.code == 0, ended.output
         assert "3 converted" in ended.output
+        (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - 16 * KB))
+        ended = convert(gate, disk)  # nothing has to be downloaded
+        assert ended.code == 0, ended.output
+        assert "3 unchanged" in ended.output
 
 
 def test_a_training(warm: Warm, tmp_path: Path, small_disk: SmallDisk, image_dataset: Path) -> None:

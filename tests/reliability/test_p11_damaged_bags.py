@@ -108,7 +108,7 @@ def _convert(one: Try) -> Outcome:
             return Outcome(done, {}, "", [f"{bag}: {reason}" for bag, reason in error.refused], True)
         except UserError as error:  # no bag was found at all
             return Outcome(done, {}, "", [one_line(error)], True)
-        except Exception:  # told with its seed, after all others have been tried
+        except Exception:  # reported with its seed, after all others have been tried
             return Outcome(done, {}, "", [traceback.format_exc()], False)
         (entry,) = report(out)["bags"]
         rows = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(out.glob("data/*/*.parquet"))))

@@ -108,14 +108,14 @@ IMAGES: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("kind", IMAGES)
-def test_a_image_that_claims_to_be_huge(kind: str) -> None:
+def test_an_image_that_claims_to_be_huge(kind: str) -> None:
     message = IMAGES[kind]()
     with pytest.raises(UserError, match=r"is refused; the limit|does not fit"), at_most(MOST_BYTES):
         read_image(message)
 
 
 @pytest.mark.parametrize(("name", "head"), [(b"zTXt", b"note\0\0"), (b"iCCP", b"profile\0\0")])
-def test_what_a_image_carries_along_is_not_unpacked(name: bytes, head: bytes) -> None:
+def test_what_an_image_carries_along_is_not_unpacked(name: bytes, head: bytes) -> None:
     message = compressed_image(START_NS, swollen_png(name, head), "png")
     with at_most(MOST_BYTES):
         try:
@@ -238,7 +238,7 @@ def test_a_joint_state_that_claims_four_billion_names_angles_or_letters() -> Non
             assert "damaged" in read.read([data]).faults[0]
 
 
-def test_a_image_that_claims_four_billion_bytes(tmp_path: Path) -> None:
+def test_an_image_that_claims_four_billion_bytes(tmp_path: Path) -> None:
     recording = cell(seconds=0.2, topic=RAW_TOPIC)
     data = claiming(IMAGE, recording.images[0].message, 48 * 64 * 3)
     with (

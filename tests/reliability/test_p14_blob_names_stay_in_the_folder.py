@@ -85,7 +85,7 @@ def storage(names: Sequence[str]) -> Gate:
 
 
 def fetch(names: Sequence[str], folder: Path) -> None:
-    """Bring down all that such a service lists."""
+    """Download all that such a service lists."""
     with storage(names) as gate:
         found = AzureBags(f"azure://{azurite.ACCOUNT}/c/", True, azurite.environment(gate.port, folder))
         list(found.fetch(found.bags))
@@ -123,19 +123,19 @@ def test_a_name_that_leaves_a_prefix_is_refused_too() -> None:
         group_bags([Blob("p/../../x.mcap", "../../x.mcap", 3, "e", None)])
 
 
-@pytest.mark.parametrize("at", ["folder", "file", "checksums"])
-def test_a_link_in_the_folder_for_downloads_leads_nobody_out(service: azurite.Azurite, tmp_path: Path, at: str) -> None:
+@pytest.mark.parametrize("link", ["folder", "file", "checksums"])
+def test_a_link_in_the_download_folder_is_not_followed(service: azurite.Azurite, tmp_path: Path, link: str) -> None:
     service.container("links").upload_blob("a/b.mcap", b"x" * 100, overwrite=True)
     here, outside = tmp_path / "here", tmp_path / "outside"
-    (here if at == "folder" else here / "a").mkdir(parents=True)
+    (here if link == "folder" else here / "a").mkdir(parents=True)
     outside.mkdir()
     for name in ("mine", ".tmp-mine-4194305"):  # one looks like a leftover of ours
         (outside / name).write_bytes(b"mine")
     before = hashes(outside)
     address = f"azure://{azurite.ACCOUNT}/links/"
-    if at == "folder":
+    if link == "folder":
         (here / "a").symlink_to(outside)
-    elif at == "file":
+    elif link == "file":
         (here / "a" / "b.mcap").symlink_to(outside / "b.mcap")
     else:
         (here / ".sums.jsonl").symlink_to(outside / "mine")
@@ -144,9 +144,7 @@ def test_a_link_in_the_folder_for_downloads_leads_nobody_out(service: azurite.Az
     assert hashes(outside) == before
 
 
-def test_a_folder_for_downloads_that_is_itself_a_link_is_the_users_own_choice(
-    service: azurite.Azurite, tmp_path: Path
-) -> None:
+def test_a_download_folder_that_is_itself_a_link_is_used(service: azurite.Azurite, tmp_path: Path) -> None:
     service.container("chosen").upload_blob("b.mcap", b"x" * 100, overwrite=True)
     (tmp_path / "disk").mkdir()
     (tmp_path / "here").symlink_to(tmp_path / "disk")

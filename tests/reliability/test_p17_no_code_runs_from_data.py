@@ -1,4 +1,4 @@
-"""Nothing that is read can run code: not a config, not a checkpoint, not a dataset, and nothing in our tree would let it."""
+"""No code runs from data: not from a configuration, a checkpoint or a dataset; and no call in the tree would allow it."""
 
 import ast
 import pickle
@@ -23,7 +23,7 @@ SAFE_LOADERS = ("BaseLoader", "SafeLoader", "_TextLoader", "LOADER")  # LOADER i
 
 
 def findings(source: str) -> Iterator[str]:
-    """Yield what in a module could run code that comes from data."""
+    """Yield the imports and calls of a module that could run code from data."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
@@ -44,7 +44,7 @@ def findings(source: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("package", PRODUCT)
-def test_our_tree_has_no_door_for_code_from_data(package: str) -> None:
+def test_no_call_in_the_tree_can_run_code_from_data(package: str) -> None:
     found = {
         f"{path.relative_to(ROOT)}: {what}"
         for path in (ROOT / package).rglob("*.py")
@@ -54,21 +54,21 @@ def test_our_tree_has_no_door_for_code_from_data(package: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "door",
+    "source",
     ["import pickle", "from dill import loads", "torch.load('x')", "eval(text)", "yaml.load(text, Loader=yaml.Loader)"],
 )
-def test_the_search_finds_each_kind_of_door(door: str) -> None:
-    assert list(findings(door))
+def test_the_search_finds_every_kind_of_call(source: str) -> None:
+    assert list(findings(source))
 
 
 class Trap:
-    """Unpickling this makes a file; so does anything that runs what it holds."""
+    """An object that creates a file when it is unpickled."""
 
-    def __init__(self, made: Path) -> None:
-        self.made = made
+    def __init__(self, created: Path) -> None:
+        self.created = created
 
     def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
-        return Path.touch, (self.made,)
+        return Path.touch, (self.created,)
 
 
 def test_a_pickle_given_as_backbone_weights_is_refused(tmp_path: Path) -> None:

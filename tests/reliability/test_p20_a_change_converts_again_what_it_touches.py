@@ -13,7 +13,7 @@ from tests.stage1_convert.conversion import run
 from tests.stage1_convert.recording import JOINTS, Recording, cell
 
 NAMES = "abcd"
-# What a setting touches: every bag, or none because it is decided when the parts are put together.
+# Settings that shape the rows of every bag, and settings that are applied when the dataset is assembled.
 EVERY = (
     "data.fps=15",
     "data.cameras={front: /camera/color/image_raw}",
@@ -33,7 +33,7 @@ NONE = ("data.task=Push it.", "data.robot_type=panda", "data.success_key=won")
 
 
 def recording(seed: int) -> Recording:
-    """Return a short recording that says its joints on two topics; every second one has a gap."""
+    """Return a short recording with its joints on two topics; every second one has a gap."""
     made = cell(seed=seed, seconds=1.6 if seed % 2 else 0.8, joint_hz=30, size=(16, 64))
     if seed % 2:
         del made.images[20:28]

@@ -1,4 +1,4 @@
-"""After any sequence of writes that is killed at any of its changes, every name holds the old content or the new, whole."""
+"""After a kill at any change of a sequence of writes, every name holds its old or its new content, complete."""
 
 import json
 import signal
@@ -13,7 +13,7 @@ from tests.reliability.harness import Warm, leftovers, loops
 from tests.reliability.warm import LARGE_BYTES
 
 Operation = tuple[str, str, str]  # kind, name, text
-# A name is a file's or a folder's, for ever, as in our own output folders.
+# A name always belongs to a file or always to a folder, as in our output folders.
 operations = st.lists(
     st.tuples(st.sampled_from(["file", "piecewise", "folder", "folder"]), st.integers(0, 99)).map(
         lambda drawn: (drawn[0], "folder" if drawn[0] == "folder" else "name", f"{drawn[1]} " * LARGE_BYTES)
@@ -24,7 +24,7 @@ operations = st.lists(
 
 
 def content(path: Path) -> str:
-    """Return the one text that a file, or every file of a folder, holds; raises when they are at odds."""
+    """Return the text of a file, or of all files of a folder, which must be equal."""
     if path.is_file():
         return path.read_text()
     assert find_damage(path) is None
@@ -33,7 +33,7 @@ def content(path: Path) -> str:
 
 
 def kill(warm: Warm, home: Path, todo: list[Operation], die_at: int) -> None:
-    """Kill a sequence at one of its changes, look at what is there, and do what was not done again."""
+    """Kill a sequence at one of its changes, check the content, and complete the sequence."""
     out = home / f"out{die_at}"
     killed = warm.run(home / "log", "tests.reliability.operations", out, json.dumps(todo), die_at=die_at)
     # After the last large write there is no other.
@@ -41,15 +41,15 @@ def kill(warm: Warm, home: Path, todo: list[Operation], die_at: int) -> None:
     done = killed.output.count("done=")
     before, after = ({name: text for _, name, text in todo[:count]} for count in (done, done + 1))
     remove_stale(out)  # as every start does
-    assert there(out) in (before, after), f"{done} done, killed at {die_at}"
+    assert contents(out) in (before, after), f"{done} done, killed at {die_at}"
     again = warm.run(home / "log", "tests.reliability.operations", out, json.dumps(todo[done:]))
     assert again.code == 0, again.output
     remove_stale(out)
     assert not leftovers(home)
-    assert there(out) == {name: text for _, name, text in todo}
+    assert contents(out) == {name: text for _, name, text in todo}
 
 
-def there(out: Path) -> dict[str, str]:
+def contents(out: Path) -> dict[str, str]:
     return {path.name: content(path) for path in out.glob("[!.]*")}
 
 
@@ -64,7 +64,7 @@ def test_a_killed_sequence_leaves_old_or_new_and_never_half(
         kill(warm, Path(home), todo, (1 + at % whole.changes) * (-1 if midway else 1))
 
 
-def test_every_single_change_of_a_replacement_may_be_the_last(warm: Warm, ram: Path) -> None:
+def test_a_replacement_may_be_killed_at_every_change(warm: Warm, ram: Path) -> None:
     todo = [(kind, kind, f"{number} " * LARGE_BYTES) for kind in ("file", "folder") for number in range(2)]
     whole = warm.run(ram / "log", "tests.reliability.operations", ram / "whole", json.dumps(todo))
     assert whole.changes > 20

@@ -1,4 +1,4 @@
-"""Orders in on stdin, forked commands out: imports everything once, starts no thread, and so may fork."""
+"""Forks commands on request: imports everything once and starts no thread, so that it may fork."""
 
 import ctypes
 import gc
@@ -17,20 +17,20 @@ LATER = (
     "torch.distributed",
     "torch._inductor",
     "matplotlib.backends.backend_agg",
-)  # what they import only when it is needed
-# What a kill may fall between: every one of these changes names or content. A file opened for writing counts, too.
+)  # imported by the stages only when they are needed
+# Audit events that change names or content; a kill happens right before one. Opening a file for writing counts, too.
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree"}
 LARGE_BYTES = 2_000
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def main() -> None:
-    """Answer one order a line until stdin ends."""
+    """Answer a request per line until stdin ends."""
     _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # as a command has it, before `run` takes it over
     for name in (*IMPORTS, *LATER):
         importlib.import_module(name)
-    gc.freeze()  # a child's garbage collection would copy every page that it looks at
+    gc.freeze()  # garbage collection in a child would copy every page that it visits
     for line in sys.stdin:
         order = json.loads(line)
         answer = _wait(order["wait"]) if "wait" in order else {"pid": _fork(order)}
@@ -38,14 +38,14 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    """A suite that is killed leaves no training behind that runs for hours."""
+    """Die with the test suite, so that no training is left running for hours."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _fork(order: dict[str, Any]) -> int:
     pid = os.fork()
     if pid:
-        os.setpgid(pid, pid)  # here, too: whoever hears of it may send signals to its group
+        os.setpgid(pid, pid)  # here as well, because the caller may signal the group at once
         return pid
     code, changes = 1, _Changes(0)
     try:
@@ -79,7 +79,7 @@ def _wait(pid: int) -> dict[str, int]:
 class _Changes:
     """Counts this process's changes to the file system, and kills its group before the one that is its last.
 
-    With `last` below zero, the kernel kills the process in the midst of its next large write instead.
+    With `last` below zero, the kernel kills the process within its next large write instead.
     """
 
     def __init__(self, last: int) -> None:

@@ -1,6 +1,6 @@
-"""A length in, a bag of that length with tiny images out, a thousand times faster than it would be recorded.
+"""Writes long bags with tiny images, a thousand times faster than they would be recorded.
 
-The messages of a chunk are laid out as arrays: a day of joint states at 500 Hz takes two minutes.
+The messages of a chunk are laid out as arrays: an hour of joint states at 500 Hz takes a second.
 """
 
 from collections.abc import Iterator
@@ -33,26 +33,26 @@ Int64 = npt.NDArray[np.int64]
 MAGIC = b"\x89MCAP0\r\n"
 CHUNK_S = 4
 SIZE = (16, 16)
-DISTINCT = 4  # images that take turns
+DISTINCT = 4  # images, which take turns
 JOINTS, CAMERA = 1, 2  # channels
-RECEIVED_NS = 2_000_000  # after they were stamped
+DELAY_NS = 2_000_000  # from the header stamp to the receive time
 
 
 def write_long_bag(path: Path, seconds: int, joint_hz: int = 500, camera_hz: int = 30) -> Path:
     """Write the .mcap file `path` and return it."""
-    arm = _Kind(JOINTS, bytes(TYPES.serialize_cdr(joint_state(0, DRIVER_JOINTS, np.zeros(6)), JOINT_STATE)))
-    scenes = [_Kind(CAMERA, _image(number)) for number in range(DISTINCT)]
+    arm = _Template(JOINTS, bytes(TYPES.serialize_cdr(joint_state(0, DRIVER_JOINTS, np.zeros(6)), JOINT_STATE)))
+    scenes = [_Template(CAMERA, _image(number)) for number in range(DISTINCT)]
     counts, indices = {JOINTS: 0, CAMERA: 0}, list[ChunkIndex]()
     with path.open("wb") as file:
         file.write(MAGIC + _packed(Header("ros2", ""), *_descriptions()))
         for start_s in range(0, seconds, CHUNK_S):
             span = np.array([start_s, min(start_s + CHUNK_S, seconds)])
             joints, images = (np.arange(*(span * hz)) for hz in (joint_hz, camera_hz))
-            blocks = [arm.say(joints * 10**9 // joint_hz, _angles(joints / joint_hz))]
+            blocks = [arm.repeat(joints * 10**9 // joint_hz, _angles(joints / joint_hz))]
             for turn, scene in enumerate(scenes):
-                blocks.append(scene.say(images[images % DISTINCT == turn] * 10**9 // camera_hz))
+                blocks.append(scene.repeat(images[images % DISTINCT == turn] * 10**9 // camera_hz))
             data = b"".join(blocks)
-            first_ns, last_ns = (START_NS + int(at) * 10**9 + RECEIVED_NS for at in span)
+            first_ns, last_ns = (START_NS + int(edge_s) * 10**9 + DELAY_NS for edge_s in span)
             packed = bytes(pa.compress(data, "lz4", asbytes=True))
             chunk = _packed(Chunk("lz4", packed, last_ns, first_ns, 0, len(data)))
             offsets = {JOINTS: 0, CAMERA: 0}
@@ -69,8 +69,8 @@ def write_long_bag(path: Path, seconds: int, joint_hz: int = 500, camera_hz: int
     return path
 
 
-class _Kind:
-    """Messages of one channel that differ only in their stamps, and in six numbers at their end where they have them."""
+class _Template:
+    """A message of one channel, to be repeated with other stamps and, for a joint state, with other angles."""
 
     def __init__(self, channel: int, message: bytes) -> None:
         head = [("opcode", "u1"), ("size", "<u8"), ("channel", "<u2"), ("sequence", "<u4"), ("times", "<u8", 2)]
@@ -80,14 +80,14 @@ class _Kind:
         self._model["size"] = self._record.itemsize - 9
         self._model["data"] = np.frombuffer(message, np.uint8)
 
-    def say(self, offsets_ns: Int64, angles: npt.NDArray[np.float64] | None = None) -> bytes:
-        """Return a message for each of these moments after the start, with these angles (messages, 6)."""
+    def repeat(self, offsets_ns: Int64, angles: npt.NDArray[np.float64] | None = None) -> bytes:
+        """Return the records of a message at each of these times after the start, with angles (messages, 6) in radians."""
         records = np.repeat(self._model, len(offsets_ns))
         stamps_ns = START_NS + offsets_ns
-        records["times"] = (stamps_ns + RECEIVED_NS)[:, None]
+        records["times"] = (stamps_ns + DELAY_NS)[:, None]
         stamps = np.stack(np.divmod(stamps_ns, 10**9), axis=1).astype("<u4")
         records["data"][:, 4:12] = stamps.view(np.uint8)
-        if angles is not None:  # behind them stand the lengths of two empty arrays
+        if angles is not None:  # after them come the lengths of two empty arrays
             records["data"][:, -56:-8] = np.ascontiguousarray(angles).view(np.uint8)
         return records.tobytes()
 

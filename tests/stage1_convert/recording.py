@@ -27,7 +27,7 @@ JPEG_TOPIC = f"{RAW_TOPIC}/compressed"
 HEIGHT, WIDTH, BLOCK = 48, 64, 8
 
 
-class Said(NamedTuple):
+class RecordedMessage(NamedTuple):
     """A message as it goes into the bag."""
 
     receive_ns: int
@@ -40,9 +40,9 @@ class Said(NamedTuple):
 class Recording:
     """The messages of a bag to be, by stream, so that tests can drop, change and add some."""
 
-    joints: list[Said] = field(default_factory=list)
-    images: list[Said] = field(default_factory=list)
-    others: list[Said] = field(default_factory=list)
+    joints: list[RecordedMessage] = field(default_factory=list)
+    images: list[RecordedMessage] = field(default_factory=list)
+    others: list[RecordedMessage] = field(default_factory=list)
 
     def write(
         self,
@@ -66,7 +66,7 @@ class Recording:
         return path
 
 
-def stamp_of(said: Said) -> int:
+def stamp_of(said: RecordedMessage) -> int:
     """Return the header stamp of a message in nanoseconds."""
     stamp = said.message.header.stamp
     return int(stamp.sec * 10**9 + stamp.nanosec)
@@ -148,7 +148,7 @@ def cell(
     for offset_ns, row in zip(joint_ns, angles, strict=True):
         stamp_ns = START_NS + int(offset_ns)
         message = joint_state(stamp_ns, DRIVER_JOINTS, np.roll(row, -1))
-        recording.joints.append(Said(stamp_ns + int(rng.integers(MS)), JOINT_TOPIC, JOINT_STATE, message))
+        recording.joints.append(RecordedMessage(stamp_ns + int(rng.integers(MS)), JOINT_TOPIC, JOINT_STATE, message))
     for number in range(round(seconds * camera_hz)):
         stamp_ns = START_NS + number * 10**9 // camera_hz + int(rng.integers(0, 3 * MS))
         image = draw(number, *size)
@@ -156,5 +156,5 @@ def cell(
             said = (COMPRESSED, compressed_image(stamp_ns, jpeg(image)))
         else:
             said = (IMAGE, raw_image(stamp_ns, image))
-        recording.images.append(Said(stamp_ns + int(rng.integers(10 * MS, 20 * MS)), topic, *said))
+        recording.images.append(RecordedMessage(stamp_ns + int(rng.integers(10 * MS, 20 * MS)), topic, *said))
     return recording

@@ -10,29 +10,29 @@ from mcap.reader import make_reader
 
 
 class Sample(NamedTuple):
-    """One message: its header stamp and what it says."""
+    """One message: its header stamp and its content."""
 
     stamp_ns: int
     value: Any
 
 
 class Cdr:
-    """Reads little-endian CDR fields one after the other; alignment counts from behind the four header bytes."""
+    """Reads little-endian CDR fields one after the other; alignment counts after the four header bytes."""
 
     def __init__(self, data: bytes) -> None:
         assert data[:4] == b"\0\1\0\0"
-        self.data, self.at = data[4:], 0
+        self.data, self.offset = data[4:], 0
 
     def number(self, code: str) -> Any:
         size = struct.calcsize(code)
-        self.at += -self.at % size
-        (value,) = struct.unpack_from("<" + code, self.data, self.at)
-        self.at += size
+        self.offset += -self.offset % size
+        (value,) = struct.unpack_from("<" + code, self.data, self.offset)
+        self.offset += size
         return value
 
     def block(self, size: int) -> bytes:
-        self.at += size
-        return self.data[self.at - size : self.at]
+        self.offset += size
+        return self.data[self.offset - size : self.offset]
 
     def text(self) -> str:
         return self.block(self.number("I"))[:-1].decode()
@@ -54,46 +54,45 @@ def raw_messages(bag: Path) -> Iterator[tuple[str, bytes]]:
         yield from sqlite3.connect(path).execute(query)
 
 
-def joint_samples(bag: Path, topic: str, joints: list[str]) -> list[Sample]:
-    """Return every joint message as a list of angles in the order of `joints`."""
-    samples = []
+def _stamped(bag: Path, topic: str) -> Iterator[tuple[int, Cdr]]:
+    """Yield the header stamp of each message of a topic, and what follows the header."""
     for name, data in raw_messages(bag):
         if name == topic:
             cdr = Cdr(data)
-            stamp_ns = cdr.stamp_ns()
-            names = [cdr.text() for _ in range(cdr.number("I"))]
-            positions = [cdr.number("d") for _ in range(cdr.number("I"))]
-            angle_of = dict(zip(names, positions, strict=True))
-            samples.append(Sample(stamp_ns, [angle_of[joint] for joint in joints]))
+            yield cdr.stamp_ns(), cdr
+
+
+def joint_samples(bag: Path, topic: str, joints: list[str]) -> list[Sample]:
+    """Return every joint message as a list of angles in the order of `joints`."""
+    samples = []
+    for stamp_ns, cdr in _stamped(bag, topic):
+        names = [cdr.text() for _ in range(cdr.number("I"))]
+        positions = [cdr.number("d") for _ in range(cdr.number("I"))]
+        angle_of = dict(zip(names, positions, strict=True))
+        samples.append(Sample(stamp_ns, [angle_of[joint] for joint in joints]))
     return samples
 
 
 def compressed_samples(bag: Path, topic: str) -> list[Sample]:
     """Return every CompressedImage's bytes."""
     samples = []
-    for name, data in raw_messages(bag):
-        if name == topic:
-            cdr = Cdr(data)
-            stamp_ns = cdr.stamp_ns()
-            cdr.text()
-            samples.append(Sample(stamp_ns, cdr.block(cdr.number("I"))))
+    for stamp_ns, cdr in _stamped(bag, topic):
+        cdr.text()
+        samples.append(Sample(stamp_ns, cdr.block(cdr.number("I"))))
     return samples
 
 
 def raw_samples(bag: Path, topic: str) -> list[Sample]:
     """Return every Image's pixel rows, without their padding, as (height, width, encoding, bytes)."""
     samples = []
-    for name, data in raw_messages(bag):
-        if name == topic:
-            cdr = Cdr(data)
-            stamp_ns = cdr.stamp_ns()
-            height, width, encoding = cdr.number("I"), cdr.number("I"), cdr.text()
-            cdr.number("B")
-            step = cdr.number("I")
-            pixels = cdr.block(cdr.number("I"))
-            size = width * {"rgb8": 3, "bgr8": 3, "mono8": 1}[encoding]
-            rows = b"".join(pixels[row * step : row * step + size] for row in range(height))
-            samples.append(Sample(stamp_ns, (height, width, encoding, rows)))
+    for stamp_ns, cdr in _stamped(bag, topic):
+        height, width, encoding = cdr.number("I"), cdr.number("I"), cdr.text()
+        cdr.number("B")
+        step = cdr.number("I")
+        pixels = cdr.block(cdr.number("I"))
+        size = width * {"rgb8": 3, "bgr8": 3, "mono8": 1}[encoding]
+        rows = b"".join(pixels[row * step : row * step + size] for row in range(height))
+        samples.append(Sample(stamp_ns, (height, width, encoding, rows)))
     return samples
 
 
@@ -107,7 +106,7 @@ def newest(samples: list[Sample], tick_ns: int) -> Sample | None:
 
 
 def hold(streams: list[list[Sample]], fps: int) -> list[tuple[int, list[Any]]]:
-    """Return every tick from the first moment all streams have spoken to the last, with each stream's newest value."""
+    """Return every tick in the time in which all streams publish, with each stream's newest value."""
     start_ns = max(samples[0].stamp_ns for samples in streams)
     stop_ns = min(samples[-1].stamp_ns for samples in streams)
     frames: list[tuple[int, list[Any]]] = []

@@ -376,7 +376,7 @@ def test_grid_positions_are_y_then_x_row_by_row() -> None:
     close(table[0, 4:], table[3, 4:])
 
 
-def test_predicting_first_does_not_spoil_training() -> None:
+def test_training_works_after_a_prediction_in_inference_mode() -> None:
     model = Act(SMALL, 3, 2, n_cameras=1)
     state, image = torch.randn(2, 3), torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
@@ -484,7 +484,7 @@ def test_no_network_says_to_give_a_local_file(tmp_path: Path, monkeypatch: pytes
         load_backbone_weights(ResNet("resnet18"), "ResNet18_Weights.IMAGENET1K_V1")
 
 
-def test_damaged_cache_is_the_operators_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_cache_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "resnet18-f37072fd.pth").write_bytes(b"half a download")
@@ -512,7 +512,7 @@ def test_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
         load_backbone_weights(ResNet("resnet18"), str(path))
 
 
-def test_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:
+def test_a_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:
     path, published = tmp_path / "weights.pth", published_weights()
 
     def refusal(changed: dict[str, Tensor]) -> str:

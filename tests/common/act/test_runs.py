@@ -52,16 +52,14 @@ def rewrite(path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
-    name: str, run: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(name: str, run: Path, caplog: pytest.LogCaptureFixture) -> None:
     rewrite(run / "checkpoint_000010" / "pretrained_model" / name, "{}")
     assert pretrained_folder(run) == run / "checkpoint_000002" / "pretrained_model"
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert f"pretrained_model/{name} is not what manifest.json says" in record.getMessage()
 
 
-def test_a_run_without_a_whole_checkpoint_is_refused(run: Path) -> None:
+def test_a_run_without_a_complete_checkpoint_is_refused(run: Path) -> None:
     shutil.rmtree(run / "checkpoint_000002")
     (run / "checkpoint_000010" / "pretrained_model" / "model.safetensors").unlink()
     with pytest.raises(UserError, match="none of its 1 checkpoints is complete"):

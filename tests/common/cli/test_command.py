@@ -1,4 +1,4 @@
-"""What is raised inside a main() becomes one line and an exit code."""
+"""Exceptions of a command become one line and an exit code."""
 
 import errno
 import signal
@@ -34,7 +34,7 @@ from tests.conftest import ROOT
         ),
     ],
 )
-def test_a_foreseen_failure_is_one_line_and_its_exit_code(
+def test_an_expected_failure_is_one_line_and_its_exit_code(
     error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def main(_: Sequence[str] | None) -> int:
@@ -48,7 +48,7 @@ def test_a_foreseen_failure_is_one_line_and_its_exit_code(
     assert capsys.readouterr().err == line
 
 
-def test_a_bug_keeps_its_traceback() -> None:
+def test_an_internal_error_keeps_its_traceback() -> None:
     def main(_: Sequence[str] | None) -> int:
         raise KeyError("ours")
 
@@ -65,7 +65,7 @@ def test_progress_passes_every_item_through() -> None:
     assert list(progress(iter(range(5)), 5, "counting")) == [0, 1, 2, 3, 4]
 
 
-def test_a_reader_who_has_seen_enough_is_no_error() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     script = "from common.cli.command import run\nrun(lambda _: print(*range(10**5), sep='\\n') or 0)"
     command = f'{sys.executable} -c "{script}" | head -n 1'
     done = subprocess.run(

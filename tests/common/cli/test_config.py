@@ -1,4 +1,4 @@
-"""Configuration: values convert by the field's type, and a mistake is named before any work."""
+"""Configuration: values convert by the type of their field, and errors name key, value and expectation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -53,7 +53,7 @@ def test_an_override_can_be_empty(text: str) -> None:
     assert config.load(Outer, None, [f"inner.name={text}"]).inner.name == ""
 
 
-def test_lists_maps_and_null_are_understood() -> None:
+def test_lists_maps_and_null_are_read() -> None:
     loaded = config.load(Outer, None, ["inner.size=[64, 96]", "inner.map={a: /t}", "inner.map.b=/u"])
     assert loaded.inner.size == [64, 96]
     assert loaded.inner.map == {"a": "/t", "b": "/u"}
@@ -79,7 +79,7 @@ def test_lists_maps_and_null_are_understood() -> None:
         ("inner.size=[1", ["not valid YAML"]),
     ],
 )
-def test_a_mistake_is_refused_naming_key_value_and_expectation(override: str, words: list[str]) -> None:
+def test_an_error_names_key_value_and_expectation(override: str, words: list[str]) -> None:
     with pytest.raises(UserError) as refusal:
         config.load(Outer, None, [override])
     for word in words:
@@ -107,7 +107,7 @@ def test_what_is_written_is_what_is_read(rate: float, count: int, flag: bool) ->
 
 
 @given(st.text(max_size=40))
-def test_any_text_as_a_config_file_is_read_or_refused_but_never_a_crash(text: str) -> None:
+def test_any_text_as_a_config_file_is_read_or_refused(text: str) -> None:
     try:
         tree = config._parse(text, "text")
         validate(Outer, tree)
@@ -119,7 +119,7 @@ KEYS = [key for key, _, _ in config.describe(Outer)]
 
 
 @given(st.sampled_from(KEYS), st.integers(0, 20), st.sampled_from("abcxyz_"), st.integers(0, 3))
-def test_a_slip_of_the_finger_in_a_key_is_answered_with_the_key(key: str, at: int, letter: str, kind: int) -> None:
+def test_a_typo_in_a_key_suggests_the_key(key: str, at: int, letter: str, kind: int) -> None:
     section_name, name = key.split(".")
     at %= len(name)
     slip = {
@@ -135,7 +135,7 @@ def test_a_slip_of_the_finger_in_a_key_is_answered_with_the_key(key: str, at: in
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(10**12), 10**12))
-def test_a_number_is_taken_within_its_range_and_nowhere_else(rate: float, count: int) -> None:
+def test_a_number_outside_of_its_range_is_refused(rate: float, count: int) -> None:
     for name, value, low, high in (("rate", rate, 0, 1), ("count", count, 1, float("inf"))):
         if low <= value <= high:
             assert getattr(config.load(Outer, None, [f"inner.{name}={value!r}"]).inner, name) == value
@@ -145,7 +145,7 @@ def test_a_number_is_taken_within_its_range_and_nowhere_else(rate: float, count:
 
 
 @given(st.dictionaries(st.sampled_from([*KEYS, "inner", "inner.size"]), st.text(max_size=20), max_size=4))
-def test_any_overrides_are_read_or_refused_but_never_a_crash(overrides: dict[str, str]) -> None:
+def test_any_overrides_are_read_or_refused(overrides: dict[str, str]) -> None:
     try:
         loaded = config.load(Outer, None, [f"{key}={value}" for key, value in overrides.items()])
     except UserError as refusal:

@@ -1,4 +1,4 @@
-"""Datasets that LeRobot wrote read as LeRobot reads them, value by value."""
+"""Datasets that LeRobot wrote are read as LeRobot reads them, value by value."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_columns_and_images_equal_what_lerobot_reads(kind: str, tmp_path: Path) 
         np.testing.assert_array_equal(image[0].transpose(2, 0, 1), expected[f"{i}/image_u8_chw"])
 
 
-def test_what_is_in_the_dataset_is_told() -> None:
+def test_the_metadata_of_a_dataset_is_read() -> None:
     dataset = Dataset.open(GOLDEN / "dataset_image")
     assert (dataset.fps, dataset.n_frames, [e.length for e in dataset.episodes]) == (30, 42, [20, 22])
     assert dataset.cameras == {"color": (64, 96, 3)}
@@ -39,7 +39,7 @@ def test_what_is_in_the_dataset_is_told() -> None:
     assert (dataset.action_meaning, dataset.action_wrapped) == (None, None)
 
 
-def test_the_frame_cache_is_built_once_and_anew_when_the_dataset_changes(image_dataset: Path, tmp_path: Path) -> None:
+def test_the_frame_cache_is_built_once_and_again_when_the_dataset_changes(image_dataset: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     open_frames(Dataset.open(image_dataset), cache)
     (first,) = [p for p in (cache / "frames").iterdir() if p.is_dir()]
@@ -77,7 +77,7 @@ def test_a_damaged_image_is_named_by_camera_episode_and_frame(image_dataset: Pat
         ({"fps": "fast"}, r"info\.json is damaged: fps=fast: expected a whole number"),
     ],
 )
-def test_a_dataset_that_is_not_whole_is_refused(image_dataset: Path, change: dict[str, object], words: str) -> None:
+def test_damaged_metadata_is_refused(image_dataset: Path, change: dict[str, object], words: str) -> None:
     path = image_dataset / "meta" / "info.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError, match=words):
@@ -100,7 +100,7 @@ def test_a_truncated_data_file_is_refused(image_dataset: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("note", [{"feature": "Value", "_type": "List"}, {"_type": 5}, {"dtype": "float32"}, []])
-def test_a_damaged_note_of_the_features_is_told(image_dataset: Path, tmp_path: Path, note: object) -> None:
+def test_damaged_metadata_of_the_features_is_reported(image_dataset: Path, tmp_path: Path, note: object) -> None:
     (path,) = (image_dataset / "data").glob("*/*.parquet")
     table = pq.read_table(path, partitioning=None)
     damaged = {"huggingface": json.dumps({"info": {"features": {"action": note}}})}
@@ -110,7 +110,7 @@ def test_a_damaged_note_of_the_features_is_told(image_dataset: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("harm", ["cut", "zeros", "empty", "gone", "no record"])
-def test_a_damaged_copy_of_the_columns_is_made_anew(
+def test_a_damaged_copy_of_the_columns_is_made_again(
     harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     dataset = Dataset.open(GOLDEN / "dataset_image")

@@ -1,4 +1,4 @@
-"""Images come decoded from a map or at every use, the same ones; the map is built once, whole, and only where it fits."""
+"""The frame cache: the same images from a map or decoded at every use; the map is built once and only where it fits."""
 
 import fcntl
 import logging
@@ -49,7 +49,7 @@ def test_decoding_at_every_use_gives_what_the_map_gives(kind: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("mode", ["mmap", "none"])
-def test_images_are_resized_once_and_for_all(mode: str, tmp_path: Path) -> None:
+def test_images_are_resized_when_they_are_decoded(mode: str, tmp_path: Path) -> None:
     dataset = Dataset.open(GOLDEN / "dataset_image")
     whole = open_frames(dataset, tmp_path)["color"]
     small = open_frames(dataset.in_size((32, 48)), tmp_path, mode)["color"]  # type: ignore[arg-type]
@@ -58,14 +58,14 @@ def test_images_are_resized_once_and_for_all(mode: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(image, cv2.resize(wanted, (48, 32), interpolation=cv2.INTER_AREA))
 
 
-def test_a_image_of_the_size_asked_for_stays_as_it_is() -> None:
+def test_an_image_of_the_requested_size_is_not_copied() -> None:
     image = np.zeros((4, 6, 3), np.uint8)
     assert resize(image, (4, 6)) is image
     assert resize(image, None) is image
     assert resize(image, (8, 12)).shape == (8, 12, 3)
 
 
-def test_the_map_has_the_size_that_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_map_has_the_announced_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset = Dataset.open(GOLDEN / "dataset_image")
     with caplog.at_level(logging.INFO):
         open_frames(dataset, tmp_path)
@@ -82,7 +82,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("full_disk")
-def test_without_room_auto_decodes_at_every_use_and_mmap_refuses(
+def test_on_a_full_disk_auto_decodes_at_every_use_and_mmap_refuses(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     dataset = Dataset.open(GOLDEN / "dataset_image")
@@ -93,7 +93,7 @@ def test_without_room_auto_decodes_at_every_use_and_mmap_refuses(
         open_frames(dataset, tmp_path, mode="mmap")
 
 
-def test_a_process_that_does_not_build_takes_what_there_is(tmp_path: Path) -> None:
+def test_a_process_that_does_not_build_uses_an_existing_map(tmp_path: Path) -> None:
     dataset = Dataset.open(GOLDEN / "dataset_image")
     assert isinstance(open_frames(dataset, tmp_path, build=False)["color"], DecodedFrames)
     open_frames(dataset, tmp_path)
@@ -117,7 +117,7 @@ def test_one_process_builds_and_the_others_wait_for_it(tmp_path: Path, caplog: p
         assert opened.result(30)
 
 
-def test_a_dataset_that_cannot_be_written_to_is_read(image_dataset: Path, tmp_path: Path) -> None:
+def test_a_read_only_dataset_is_read(image_dataset: Path, tmp_path: Path) -> None:
     for path in [image_dataset, *image_dataset.rglob("*")]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = {path: path.stat().st_mtime_ns for path in image_dataset.rglob("*")}
@@ -145,7 +145,7 @@ def test_the_cache_is_listed_and_cleared_by_the_command(tmp_path: Path, capsys: 
     clear_cache(tmp_path)
 
 
-def test_a_map_larger_than_the_memory_it_may_take_is_read_without_growing(tmp_path: Path) -> None:
+def test_reading_a_large_map_takes_no_memory(tmp_path: Path) -> None:
     def anonymous_kb() -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
@@ -169,9 +169,7 @@ def built(dataset: Dataset, cache: Path) -> Path:
 
 
 @pytest.mark.parametrize("harm", ["short", "long", "no map", "no record", "empty"])
-def test_a_map_that_is_not_as_it_was_left_is_made_anew(
-    harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_map_is_built_again(harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset = Dataset.open(GOLDEN / "dataset_image")
     folder = built(dataset, tmp_path)
     whole = (folder / "color.u8").read_bytes()
@@ -188,7 +186,7 @@ def test_a_map_that_is_not_as_it_was_left_is_made_anew(
     assert [path.name for path in (tmp_path / "frames").glob("*/")] == [folder.name]
 
 
-def test_a_map_that_another_version_wrote_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_map_of_another_version_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = Dataset.open(GOLDEN / "dataset_image")
     monkeypatch.setattr(frames_module, "CACHE_VERSION", frames_module.CACHE_VERSION - 1)
     old = built(dataset, tmp_path)
@@ -198,7 +196,7 @@ def test_a_map_that_another_version_wrote_is_not_read(tmp_path: Path, monkeypatc
     assert len(list((tmp_path / "frames").glob("*/"))) == 2
 
 
-def test_what_a_killed_process_left_half_written_is_not_read_and_goes(tmp_path: Path) -> None:
+def test_an_incomplete_map_of_a_killed_process_is_removed(tmp_path: Path) -> None:
     dataset = Dataset.open(GOLDEN / "dataset_image")
     folder = built(dataset, tmp_path)
     child = subprocess.Popen(["true"])
@@ -209,7 +207,7 @@ def test_what_a_killed_process_left_half_written_is_not_read_and_goes(tmp_path: 
     assert not half.exists()
 
 
-def test_a_damaged_record_does_not_keep_the_cache_from_being_listed(tmp_path: Path) -> None:
+def test_a_cache_with_a_damaged_record_is_listed(tmp_path: Path) -> None:
     folder = built(Dataset.open(GOLDEN / "dataset_image"), tmp_path)
     (folder / "about.json").write_text("{")
     (line,) = list_cache(tmp_path)

@@ -44,7 +44,7 @@ def test_a_failed_folder_leaves_the_old_folder_and_no_temporary(tmp_path: Path) 
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
-def test_the_manifest_names_size_and_hash_of_every_file(tmp_path: Path) -> None:
+def test_the_manifest_holds_size_and_hash_of_every_file(tmp_path: Path) -> None:
     with new_folder(tmp_path / "run") as folder:
         (folder / "sub").mkdir()
         (folder / "sub" / "a").write_text("content")
@@ -60,7 +60,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_place_where_no_folder_can_be_made_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(UserError, match=r"file/run cannot be created: File exists"),
@@ -121,7 +121,7 @@ def test_a_second_lock_on_a_folder_names_its_holder(tmp_path: Path) -> None:
         pass
 
 
-def test_too_little_space_is_refused_with_both_figures(tmp_path: Path) -> None:
+def test_too_little_space_is_refused_with_both_numbers(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"bytes free, 1,000,000,000,000,000,000 are needed"):
         require_free(tmp_path / "not" / "yet", 10**18, "a test")
 

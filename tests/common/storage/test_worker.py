@@ -1,4 +1,4 @@
-"""A call that crashes, hangs, eats memory or is killed costs its own result and nothing else."""
+"""A call that crashes, hangs, runs out of memory or is killed affects only its own result."""
 
 import errno
 import os
@@ -114,14 +114,14 @@ def test_items_are_taken_when_they_are_needed() -> None:
         ("refuse", "topic /x is odd"),
     ],
 )
-def test_a_call_that_fails_costs_its_own_result_only(how: str, words: str) -> None:
+def test_a_failing_call_affects_only_its_own_result(how: str, words: str) -> None:
     before, failed, after = results("before", how, "after", workers=1)
     assert (before, after) == ("before", "after")
     assert isinstance(failed, UserError)
     assert re.search(re.escape(words), str(failed))
 
 
-def test_a_full_disk_is_raised_as_what_it_is() -> None:
+def test_a_full_disk_is_raised() -> None:
     with pytest.raises(OSError, match="No space left") as raised:
         results("full")
     assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, "/data/x")
@@ -142,7 +142,7 @@ def test_closing_the_results_ends_every_process() -> None:
     assert not Path(f"/proc/{worker}").exists()
 
 
-def test_workers_leave_when_their_parent_is_killed() -> None:
+def test_workers_exit_when_their_parent_is_killed() -> None:
     command = [sys.executable, "-c", STARTS_AND_IS_KILLED]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
@@ -161,8 +161,8 @@ def test_workers_leave_when_their_parent_is_killed() -> None:
         ("for _ in range(2): signal.raise_signal(signal.SIGINT)", -signal.SIGINT, ""),
     ],
 )
-def test_ctrl_c_waits_until_a_process_has_been_started(presses: str, code: int, said: str) -> None:
-    """One that was told half of what it must know would complain on a terminal that has its prompt back."""
+def test_ctrl_c_waits_until_a_worker_has_started(presses: str, code: int, said: str) -> None:
+    """A worker that has received half of its arguments would print a traceback."""
     command = [sys.executable, "-c", IS_INTERRUPTED.format(presses=presses)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stderr) == (code, said)

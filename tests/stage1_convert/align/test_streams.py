@@ -12,7 +12,17 @@ from stage1_convert.align.streams import BagStreams, read_streams
 from stage1_convert.bags.bag import open_bag
 from stage1_convert.config import Config
 from stage1_convert.images.video_topic import starts_video
-from tests.stage1_convert.recording import JOINT_STATE, JOINT_TOPIC, JOINTS, MS, START_NS, TYPES, Recording, Said, cell
+from tests.stage1_convert.recording import (
+    JOINT_STATE,
+    JOINT_TOPIC,
+    JOINTS,
+    MS,
+    START_NS,
+    TYPES,
+    RecordedMessage,
+    Recording,
+    cell,
+)
 from tests.stage1_convert.recording import header as header_at
 
 FLOAT, ARRAY, EMPTY = "std_msgs/msg/Float32", "std_msgs/msg/Float64MultiArray", "std_msgs/msg/Empty"
@@ -38,11 +48,11 @@ def test_every_stream_is_read(tmp_path: Path) -> None:
         receive_ns, force = START_NS + n * 30 * MS, make(vector, 1.0, 2.0, float(n))
         wrench = make("geometry_msgs/msg/Wrench", force, make(vector, 4.0, 5.0, 6.0))
         recording.others += [
-            Said(receive_ns, "/wrench", WRENCH, make(WRENCH, header_at(START_NS), wrench)),
-            Said(receive_ns + 1, "/gripper", FLOAT, make(FLOAT, n / 2)),
-            Said(receive_ns + 2, "/goal", ARRAY, make(ARRAY, layout, np.arange(n, n + 6.0))),
+            RecordedMessage(receive_ns, "/wrench", WRENCH, make(WRENCH, header_at(START_NS), wrench)),
+            RecordedMessage(receive_ns + 1, "/gripper", FLOAT, make(FLOAT, n / 2)),
+            RecordedMessage(receive_ns + 2, "/goal", ARRAY, make(ARRAY, layout, np.arange(n, n + 6.0))),
         ]
-    recording.others.append(Said(START_NS + 500 * MS, "/marker", EMPTY, make(EMPTY)))
+    recording.others.append(RecordedMessage(START_NS + 500 * MS, "/marker", EMPTY, make(EMPTY)))
     streams, markers_ns = streams_of(
         tmp_path,
         recording,
@@ -95,7 +105,7 @@ def test_a_state_field_of_a_missing_topic_is_refused_with_the_topics_there_are(t
 
 def test_header_time_of_a_type_without_a_stamp_is_refused(tmp_path: Path) -> None:
     recording = cell()
-    recording.others = [Said(START_NS + n * MS, "/gripper", FLOAT, make(FLOAT, n)) for n in range(9)]
+    recording.others = [RecordedMessage(START_NS + n * MS, "/gripper", FLOAT, make(FLOAT, n)) for n in range(9)]
     settings = "data.state_fields={grip: '/gripper:data'}", "data.time_source_by_stream={grip: header}"
     with pytest.raises(UserError, match="/gripper: std_msgs/msg/Float32 has no stamp"):
         streams_of(tmp_path, recording, *settings)

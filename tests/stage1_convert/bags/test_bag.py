@@ -32,8 +32,8 @@ from tests.stage1_convert.recording import (
     START_NS,
     TYPES,
     Compression,
+    RecordedMessage,
     Recording,
-    Said,
     Storage,
     cell,
     joint_state,
@@ -294,7 +294,7 @@ def test_a_ros_1_bag_converts_to_the_same_rows_as_its_ros_2_twin(tmp_path: Path)
     assert jpegs(tmp_path / "out one") == jpegs(tmp_path / "out two")
 
 
-def as_ros1(said: Said, types: Any) -> bytes:
+def as_ros1(said: RecordedMessage, types: Any) -> bytes:
     """Serialize a message as ROS 1 does, whose header has a sequence number as well."""
     old, stamp = said.message, said.message.header.stamp
     time = types.types["builtin_interfaces/msg/Time"](stamp.sec, stamp.nanosec)

@@ -18,7 +18,7 @@ from stage1_convert.pipeline.merge import merge
 from stage1_convert.sources import open_source
 from tests.conftest import GOLDEN, run_module
 from tests.stage1_convert.check.corrupt import COLOR, FILES, corrupt, expand
-from tests.stage1_convert.conversion import run
+from tests.stage1_convert.conversion import convert_one, run
 from tests.stage1_convert.recording import RAW_TOPIC, cell
 
 
@@ -78,6 +78,16 @@ def test_long_episodes_and_large_images_are_measured_by_the_same_sample(tmp_path
     assert not report.findings
     counted = json.loads((tmp_path / "out" / FILES["stats"]).read_text())[COLOR]["count"]
     assert counted == [100] < [report.frames]
+
+
+def test_a_dataset_of_an_earlier_release_may_measure_every_pixel(tmp_path: Path) -> None:
+    out = convert_one(tmp_path, cell(size=(32, 320)))
+    stats = json.loads((out / FILES["stats"]).read_text())
+    stats[COLOR]["mean"] = [[[mean + 0.01]] for ((mean,),) in stats[COLOR]["mean"]]
+    (out / FILES["stats"]).write_text(json.dumps(stats))
+    assert [finding.text.split(":")[1] for finding in check(out).findings] == [" mean"]
+    (out / "meta" / "pictures.parquet").touch()
+    assert not check(out).findings
 
 
 CORRUPTIONS: dict[str, dict[str, Any]] = expand(

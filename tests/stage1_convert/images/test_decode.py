@@ -1,4 +1,4 @@
-"""Every kind of image becomes the right pixels, or one clear line before it takes memory."""
+"""Every kind of image gives the right pixels, or one line of refusal before it takes memory."""
 
 import struct
 from typing import Any
@@ -88,7 +88,7 @@ def test_depth_in_millimeters_becomes_gray_by_the_fixed_range(encoding: str, ord
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_depth_in_metres_becomes_gray_and_what_was_not_measured_is_zero(order: str) -> None:
+def test_depth_in_meters_becomes_gray_and_what_was_not_measured_is_zero(order: str) -> None:
     depth = DEPTH_M.copy()
     depth[0, :2], depth[1, 2] = (np.nan, -np.inf), np.inf
     pixels = pixels_of(image("32FC1", depth.astype(f"{order}f4"), 8))
@@ -116,7 +116,7 @@ def test_compressed_depth_in_millimeters() -> None:
     assert np.array_equal(pixels_of(message)[..., 0], GRAY)
 
 
-def test_compressed_depth_of_metres_is_undone_from_its_inverse() -> None:
+def test_compressed_depth_in_meters_is_computed_from_its_inverse() -> None:
     a, b = 300.0, 2.0  # as compressed_depth_image_transport derives them from its quantization parameters
     known = DEPTH_M > 0
     quantized = np.where(known, a / np.where(known, DEPTH_M, 1) + b, 0).astype(np.uint16)
@@ -130,10 +130,10 @@ def test_compressed_depth_of_another_kind_is_refused() -> None:
         read_image(message)
 
 
-def test_a_color_file_is_handed_on_as_it_is_and_a_gray_one_is_not() -> None:
+def test_a_color_file_is_kept_as_it_is_and_a_gray_one_is_not() -> None:
     data = jpeg(draw(3))
-    still = read_image(compressed_image(START_NS, data))
-    assert (still.file, still.file_format, still.height, still.width) == (data, "jpeg", 48, 64)
+    found = read_image(compressed_image(START_NS, data))
+    assert (found.file, found.file_format, found.height, found.width) == (data, "jpeg", 48, 64)
     assert read_image(compressed_image(START_NS, png(draw(3)), "png")).file_format == "png"
     gray = cv2.imencode(".jpg", draw(3)[..., 0])[1].tobytes()
     assert read_image(compressed_image(START_NS, gray)).file is None
@@ -148,7 +148,7 @@ def test_a_camera_held_sideways_gives_rows_as_they_are_stored() -> None:
     assert np.array_equal(pixels_of(compressed_image(START_NS, turned)), pixels_of(compressed_image(START_NS, data)))
 
 
-def test_a_trusted_jpeg_is_not_decoded_but_its_end_and_size_are_looked_at() -> None:
+def test_of_a_trusted_jpeg_only_the_end_and_the_size_are_checked() -> None:
     data = jpeg(draw(3))
     broken_inside = data[:600] + bytes(20) + data[620:]
     assert read_image(compressed_image(START_NS, broken_inside), trust=True) == CameraImage(

@@ -12,7 +12,7 @@ from stage1_convert.inspect.print import inspect
 from stage1_convert.inspect.survey import Survey, survey
 from stage1_convert.pipeline.convert import Options, convert
 from stage1_convert.sources.folder import LocalBags
-from stage1_convert.sources.source import Source
+from stage1_convert.sources.source import BagPath
 from tests.stage1_convert.conversion import report, rows
 from tests.stage1_convert.recording import (
     COMPRESSED,
@@ -23,8 +23,8 @@ from tests.stage1_convert.recording import (
     MS,
     RAW_TOPIC,
     START_NS,
+    RecordedMessage,
     Recording,
-    Said,
     cell,
     compressed_image,
     draw,
@@ -36,7 +36,7 @@ CONFIG = "proposed.yaml"
 
 
 def survey_bag(path: Path) -> Survey:
-    return survey(Source(path.name, path), "humble")
+    return survey(BagPath(path.name, path), "humble")
 
 
 def renamed(recording: Recording, joints: str, images: str) -> Recording:
@@ -163,7 +163,9 @@ def test_cameras_with_similar_topics_get_different_names(tmp_path: Path) -> None
 def test_a_slow_camera_sets_the_rate(tmp_path: Path) -> None:
     recording = cell(seconds=3)
     recording.images = [
-        Said(START_NS + i * 200 * MS, JPEG_TOPIC, COMPRESSED, compressed_image(START_NS + i * 200 * MS, jpeg(draw(i))))
+        RecordedMessage(
+            START_NS + i * 200 * MS, JPEG_TOPIC, COMPRESSED, compressed_image(START_NS + i * 200 * MS, jpeg(draw(i)))
+        )
         for i in range(15)
     ]
     inspect(recording.write(tmp_path / "src" / "bag"), tmp_path / "out")

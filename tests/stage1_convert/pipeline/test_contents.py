@@ -1,4 +1,4 @@
-"""What a dataset holds beside positions and JPEGs: further numbers, commands, ages, tasks, other ways to store."""
+"""What a dataset holds besides positions and JPEGs: more numbers, commands, ages, tasks, and other ways to store images."""
 
 from pathlib import Path
 from typing import Any
@@ -24,31 +24,35 @@ from tests.stage1_convert.recording import (
     MS,
     RAW_TOPIC,
     TYPES,
+    RecordedMessage,
     Recording,
-    Said,
     cell,
     compressed_image,
     draw,
     joint_state,
     jpeg,
     number_in,
-    stamp_of,
 )
 
 GRIPPER, COMMANDS = "/gripper/state", "/commands"
 FIELD = f"data.state_fields={{gripper: '{GRIPPER}:data'}}"
 
 
+def stamp_of(said: RecordedMessage) -> int:
+    stamp = said.message.header.stamp
+    return int(stamp.sec * 10**9 + stamp.nanosec)
+
+
 def equipped() -> Recording:
     """Return a recording with velocities, a gripper's opening at 50 Hz and commands that run ahead of the joints."""
     recording = cell(size=(16, 64))
-    for at, said in enumerate(recording.joints):
-        said.message.velocity = np.arange(6.0) + at
-        opening = TYPES.types["std_msgs/msg/Float64"](at / 100)
-        if at % 2 == 0:
-            recording.others.append(Said(said.receive_ns, GRIPPER, "std_msgs/msg/Float64", opening))
+    for n, said in enumerate(recording.joints):
+        said.message.velocity = np.arange(6.0) + n
+        opening = TYPES.types["std_msgs/msg/Float64"](n / 100)
+        if n % 2 == 0:
+            recording.others.append(RecordedMessage(said.receive_ns, GRIPPER, "std_msgs/msg/Float64", opening))
         command = joint_state(stamp_of(said), JOINTS, np.roll(said.message.position, 1) + 0.25)
-        recording.others.append(Said(said.receive_ns, COMMANDS, JOINT_STATE, command))
+        recording.others.append(RecordedMessage(said.receive_ns, COMMANDS, JOINT_STATE, command))
     return recording
 
 
@@ -59,6 +63,15 @@ def src(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def full(src: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset with velocities, the gripper in state and action, and the age of every sample."""
+    out = tmp_path_factory.mktemp("full") / "out"
+    fields = "data.joint_fields=[position, velocity]", "conventions.action_fields=[gripper]"
+    run(src, out, FIELD, *fields, "data.sync_columns=true")
+    return out
+
+
 def columns(dataset: Path, key: str) -> Any:
     return np.stack(rows(dataset)[key])
 
@@ -67,28 +80,34 @@ def sources(dataset: Path) -> Any:
     return pd.read_parquet(dataset / "meta/sync/chunk-000/file-000.parquet")
 
 
-def test_velocities_and_fields_of_other_topics_join_the_state(src: Path, tmp_path: Path) -> None:
-    run(src, tmp_path / "out", FIELD, "data.joint_fields=[position, velocity]", "conventions.action_fields=[gripper]")
-    dataset = Dataset.open(tmp_path / "out")
+def test_velocities_and_fields_of_other_topics_join_the_state(full: Path) -> None:
+    dataset = Dataset.open(full)
     names = (*JOINTS, *(f"{joint}.velocity" for joint in JOINTS), "gripper")
     assert dataset.features["observation.state"].names == names
     assert dataset.joint_names == (*JOINTS, "gripper")
-    states, actions, traced = (
-        columns(tmp_path / "out", "observation.state"),
-        rows(tmp_path / "out"),
-        sources(tmp_path / "out"),
-    )
-    # Driver order is shoulder_lift ... wrist_3, shoulder_pan: the pan joint's velocity was said last.
+    states, actions, traced = columns(full, "observation.state"), columns(full, "action"), sources(full)
+    # The driver's order is shoulder_lift ... wrist_3, shoulder_pan: the velocity of the pan joint is the last one.
     np.testing.assert_allclose(states[:, 6], traced["joints.message"] + 5)
     np.testing.assert_allclose(states[:, 7], traced["joints.message"])
     np.testing.assert_allclose(states[:, 12], traced["gripper.message"] * 2 / 100, rtol=1e-6)
-    np.testing.assert_allclose(np.stack(actions["action"])[:-1, 6], np.diff(states[:, 12]), atol=1e-6)
+    np.testing.assert_allclose(actions[:-1, 6], np.diff(states[:, 12]), atol=1e-6)
+
+
+def test_the_age_of_every_sample_is_a_column_on_demand(full: Path) -> None:
+    table, traced = rows(full), sources(full)
+    for stream in ("joints", "color", "gripper"):
+        age_ms = table[f"sync.{stream}_age_ms"]
+        assert age_ms.dtype == np.float32
+        np.testing.assert_allclose(age_ms, (traced["tick_ns"] - traced[f"{stream}.stamp_ns"]) / 1e6, rtol=1e-6)
+        assert 0 <= age_ms.min() <= age_ms.max() <= 100
+    features = list(read_json(full / "meta/info.json")["features"])
+    assert features == pq.read_schema(full / "data/chunk-000/file-000.parquet").names
 
 
 def test_a_field_is_interpolated_as_a_number_and_not_as_an_angle(tmp_path: Path) -> None:
     recording = equipped()
-    for at, said in enumerate(said for said in recording.others if said.topic == GRIPPER):
-        said.message.data = at * 10.0  # steps of more than a turn
+    for n, said in enumerate(said for said in recording.others if said.topic == GRIPPER):
+        said.message.data = n * 10.0  # steps of more than a turn
     recording.write(tmp_path / "src" / "bag")
     run(tmp_path / "src", tmp_path / "out", FIELD, "data.resample_by_stream={gripper: linear}")
     steps = np.diff(columns(tmp_path / "out", "observation.state")[:, 6])
@@ -105,18 +124,6 @@ def test_commands_are_stored_as_they_were_published(src: Path, tmp_path: Path) -
     np.testing.assert_allclose(actions[same], states[same] + 0.25, rtol=0, atol=1e-6)
     info = read_json(tmp_path / "out/meta/info.json")["features"]["action"]["info"]
     assert info == {"action_meaning": "command", "wrapped": False, "unit": "radian", "topic": COMMANDS}
-
-
-def test_the_age_of_every_sample_is_a_column_on_demand(src: Path, tmp_path: Path) -> None:
-    run(src, tmp_path / "out", "data.sync_columns=true", FIELD)
-    table, traced = rows(tmp_path / "out"), sources(tmp_path / "out")
-    for stream in ("joints", "color", "gripper"):
-        age_ms = table[f"sync.{stream}_age_ms"]
-        assert age_ms.dtype == np.float32
-        np.testing.assert_allclose(age_ms, (traced["tick_ns"] - traced[f"{stream}.stamp_ns"]) / 1e6, rtol=1e-6)
-        assert 0 <= age_ms.min() <= age_ms.max() <= 100
-    features = list(read_json(tmp_path / "out/meta/info.json")["features"])
-    assert features == pq.read_schema(tmp_path / "out/data/chunk-000/file-000.parquet").names
 
 
 def tagged(bag: Path, **custom: str) -> None:
@@ -138,12 +145,7 @@ def test_tasks_and_success_come_from_the_bags_custom_data(tmp_path: Path) -> Non
     tasks = pd.read_parquet(tmp_path / "out/meta/tasks.parquet")
     assert list(tasks.index) == ["Push.", "Move.", "Pull."]
     table = rows(tmp_path / "out")
-    assert [table[table["episode_index"] == n]["task_index"].unique().tolist() for n in range(4)] == [
-        [0],
-        [1],
-        [0],
-        [2],
-    ]
+    assert table.groupby("episode_index")["task_index"].unique().map(list).tolist() == [[0], [1], [0], [2]]
     assert [bag["success"] for bag in report(tmp_path / "out")["bags"]] == [True, False, "half", None]
     episodes = pd.read_parquet(tmp_path / "out/meta/episodes/chunk-000/file-000.parquet")
     assert [list(names) for names in episodes["tasks"]] == [["Push."], ["Move."], ["Push."], ["Pull."]]
@@ -166,12 +168,12 @@ def test_only_the_bags_that_were_asked_for_are_converted(tmp_path: Path) -> None
         run(tmp_path / "src", tmp_path / "out", "data.include=[day3/*]")
 
 
-def test_a_image_that_the_camera_sent_twice_is_counted(tmp_path: Path) -> None:
+def test_an_image_that_the_camera_sent_twice_is_counted(tmp_path: Path) -> None:
     recording = cell(size=(16, 64))
-    for at in (20, 21, 30):
-        said = recording.images[at]
-        again = compressed_image(stamp_of(said), recording.images[at - 1].message.data.tobytes())
-        recording.images[at] = said._replace(message=again)
+    for n in (20, 21, 30):
+        said = recording.images[n]
+        again = compressed_image(stamp_of(said), recording.images[n - 1].message.data.tobytes())
+        recording.images[n] = said._replace(message=again)
     recording.write(tmp_path / "src" / "bag")
     run(tmp_path / "src", tmp_path / "out")
     (episode,) = report(tmp_path / "out")["bags"][0]["episodes"]
@@ -255,29 +257,24 @@ def test_trusted_images_give_the_same_rows_and_the_record_says_so(src: Path, tmp
     run(src, tmp_path / "out")
     convert(LocalBags(src), tmp_path / "trusted", load(Config, None), Options(trust_images=True))
     assert jpegs(tmp_path / "out") == jpegs(tmp_path / "trusted")
-    assert (report(tmp_path / "out")["pictures_verified"], report(tmp_path / "trusted")["pictures_verified"]) == (
-        True,
-        False,
-    )
+    assert [report(tmp_path / name)["pictures_verified"] for name in ("out", "trusted")] == [True, False]
     verified, trusted = (read_json(tmp_path / name / "meta" / "stats.json") for name in ("out", "trusted"))
     assert trusted == verified
 
 
 def test_a_trusted_image_is_still_refused_when_it_is_cut_off(tmp_path: Path) -> None:
     recording = cell(size=(16, 64))
-    for at in range(20, 25):
-        said = recording.images[at]
-        recording.images[at] = said._replace(message=compressed_image(stamp_of(said), jpeg(draw(at, 16, 64))[:-20]))
+    for n in range(20, 25):
+        said = recording.images[n]
+        recording.images[n] = said._replace(message=compressed_image(stamp_of(said), jpeg(draw(n, 16, 64))[:-20]))
     recording.write(tmp_path / "src" / "bag")
     with pytest.raises(RefusedError, match="end marker is missing"):
         convert(LocalBags(tmp_path / "src"), tmp_path / "out", load(Config, None), Options(trust_images=True))
 
 
-def test_a_plan_tells_what_the_conversion_then_does(src: Path, tmp_path: Path) -> None:
-    run(src, tmp_path / "out", FIELD)
-    (tmp_path / "scratch").mkdir()
-    planned = plan_bag(find_bags(src)[0], load(Config, None, [FIELD]), tmp_path / "scratch")
-    (bag,) = report(tmp_path / "out")["bags"]
+def test_a_plan_tells_what_the_conversion_then_does(full: Path, src: Path, tmp_path: Path) -> None:
+    planned = plan_bag(find_bags(src)[0], load(Config, None, [FIELD]), tmp_path)
+    (bag,) = report(full)["bags"]
     for key in ("messages", "clock", "gaps", "left_out", "warm_up_s"):
         assert planned.entry.model_dump(exclude_unset=True)[key] == bag[key]
     assert [span.frames for span in planned.plan.episodes] == [e["frames"] for e in bag["episodes"]]
@@ -296,7 +293,7 @@ def test_an_episode_starts_at_every_message_on_the_marker_topic(tmp_path: Path) 
     recording = cell(seconds=3.0, size=(16, 64))
     started = TYPES.types["std_msgs/msg/Empty"]()
     at_ns = [recording.joints[100].receive_ns, recording.joints[200].receive_ns + MS]
-    recording.others = [Said(stamp_ns, "/episode", "std_msgs/msg/Empty", started) for stamp_ns in at_ns]
+    recording.others = [RecordedMessage(stamp_ns, "/episode", "std_msgs/msg/Empty", started) for stamp_ns in at_ns]
     recording.write(tmp_path / "src" / "bag")
     assert run(tmp_path / "src", tmp_path / "out", "data.split_topic=/episode").episodes == 3
     first, second, third = report(tmp_path / "out")["bags"][0]["episodes"]

@@ -26,8 +26,8 @@ from tests.stage1_convert.recording import (
     MS,
     RAW_TOPIC,
     START_NS,
+    RecordedMessage,
     Recording,
-    Said,
     cell,
     joint_state,
 )
@@ -54,7 +54,9 @@ def recording(topic: str) -> Recording:
     del made.images[20:26]
     stamps_ns = [START_NS + number * 10 * MS for number in range(200)]
     made.joints = [
-        Said(stamp_ns, JOINT_TOPIC, JOINT_STATE, joint_state(stamp_ns, JOINTS, np.arange(6) / 8 + number / 256))
+        RecordedMessage(
+            stamp_ns, JOINT_TOPIC, JOINT_STATE, joint_state(stamp_ns, JOINTS, np.arange(6) / 8 + number / 256)
+        )
         for number, stamp_ns in enumerate(stamps_ns)
     ]
     return made

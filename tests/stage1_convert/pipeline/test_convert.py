@@ -28,8 +28,8 @@ from tests.stage1_convert.recording import (
     RAW_TOPIC,
     WIDTH,
     Compression,
+    RecordedMessage,
     Recording,
-    Said,
     Storage,
     cell,
     compressed_image,
@@ -62,7 +62,7 @@ def with_images(recording: Recording, make: Callable[[int, int], Any]) -> Record
     return recording
 
 
-def with_joints(recording: Recording, make: Callable[[int, Said], Any]) -> Recording:
+def with_joints(recording: Recording, make: Callable[[int, RecordedMessage], Any]) -> Recording:
     """Replace every joint message by make(number, the message)."""
     recording.joints = [said._replace(message=make(number, said)) for number, said in enumerate(recording.joints)]
     return recording
@@ -213,7 +213,7 @@ def test_images_compressed_here_are_measured_before_that_and_the_record_says_so(
     assert not check(out).findings
 
 
-def switched_midway(number: int, said: Said) -> Any:
+def switched_midway(number: int, said: RecordedMessage) -> Any:
     """Joints in another order from the 70th message on."""
     if number < 70:
         return said.message
@@ -222,13 +222,13 @@ def switched_midway(number: int, said: Said) -> Any:
     return joint_state(stamp_of(said), names, [angle_of[name] for name in names])
 
 
-def with_gripper(_: int, said: Said) -> Any:
+def with_gripper(_: int, said: RecordedMessage) -> Any:
     """A gripper's joint in front of the others."""
     return joint_state(stamp_of(said), ["finger_joint", *said.message.name], [0.7, *said.message.position])
 
 
 @pytest.mark.parametrize("change", [switched_midway, with_gripper])
-def test_joints_are_followed_by_name(tmp_path: Path, change: Callable[[int, Said], Any]) -> None:
+def test_joints_are_followed_by_name(tmp_path: Path, change: Callable[[int, RecordedMessage], Any]) -> None:
     plain, changed = convert_one(tmp_path / "plain", cell()), with_joints(cell(), change)
     data = "data/chunk-000/file-000.parquet"
     assert (convert_one(tmp_path / "changed", changed) / data).read_bytes() == (plain / data).read_bytes()
@@ -238,7 +238,9 @@ def test_a_gripper_with_messages_of_its_own_on_the_topic_changes_nothing(tmp_pat
     mixed = cell()
     for said in mixed.joints:
         stamp_ns = said.receive_ns + MS // 2
-        mixed.others.append(Said(stamp_ns, JOINT_TOPIC, JOINT_STATE, joint_state(stamp_ns, ["finger_joint"], [0.7])))
+        mixed.others.append(
+            RecordedMessage(stamp_ns, JOINT_TOPIC, JOINT_STATE, joint_state(stamp_ns, ["finger_joint"], [0.7]))
+        )
     outs = [convert_one(tmp_path / "mixed", mixed), convert_one(tmp_path / "plain", cell())]
     assert jpegs(outs[0]) == jpegs(outs[1])
     np.testing.assert_array_equal(*(vectors(out, "observation.state")[0] for out in outs))
@@ -247,7 +249,7 @@ def test_a_gripper_with_messages_of_its_own_on_the_topic_changes_nothing(tmp_pat
 def crossing() -> Recording:
     """Return a recording whose first joint turns steadily through pi, published in (-pi, pi]."""
 
-    def turned(number: int, said: Said) -> Any:
+    def turned(number: int, said: RecordedMessage) -> Any:
         angle = math.remainder(2.5 + number * 0.01, math.tau)
         return joint_state(stamp_of(said), JOINTS, [angle, 0, 0, 0, 0, 0])
 

@@ -171,7 +171,7 @@ def test_episodes_that_are_not_there_are_named(bags: Path, tmp_path: Path) -> No
     assert refused == [("b", "data.episodes asks for its episode 2; it has 0 to 1")]
 
 
-def test_the_same_recording_under_two_names_is_told(bags: Path, tmp_path: Path) -> None:
+def test_the_same_recording_under_two_names_is_reported(bags: Path, tmp_path: Path) -> None:
     src = shutil_copy(bags, tmp_path / "src", "a")
     shutil.copytree(bags / "a", src / "again")
     run(src, tmp_path / "out")

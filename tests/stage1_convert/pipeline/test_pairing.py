@@ -23,8 +23,8 @@ from tests.stage1_convert.recording import (
     MS,
     RAW_TOPIC,
     Image,
+    RecordedMessage,
     Recording,
-    Said,
     cell,
     compressed_image,
     draw,
@@ -97,7 +97,7 @@ def jittered(sigma_ms: float) -> Variant:
     for n, said in enumerate(recording.images):
         stamp_ns = stamp_of(recording.images[0]) + n * 10**9 // 30 + round(rng.normal(0, sigma_ms) * MS)
         message = compressed_image(stamp_ns, jpeg(draw(n, *SIZE)))
-        recording.images[n] = Said(max(stamp_ns + 40 * MS, said.receive_ns), said.topic, COMPRESSED, message)
+        recording.images[n] = RecordedMessage(max(stamp_ns + 40 * MS, said.receive_ns), said.topic, COMPRESSED, message)
     recording.images.sort(key=lambda said: said.receive_ns)
     return Variant(recording)
 

@@ -18,8 +18,8 @@ from tests.stage1_convert.recording import (
     JOINTS,
     JPEG_TOPIC,
     RAW_TOPIC,
+    RecordedMessage,
     Recording,
-    Said,
     cell,
     compressed_image,
     draw,
@@ -43,7 +43,7 @@ def reason(tmp_path: Path, recording: Recording, *overrides: str) -> str:
     return text
 
 
-def with_joints(recording: Recording, first: int, stop: int, make: Callable[[Said], Any]) -> Recording:
+def with_joints(recording: Recording, first: int, stop: int, make: Callable[[RecordedMessage], Any]) -> Recording:
     """Replace the joint messages `first` to `stop` by make(the message)."""
     changed = [said._replace(message=make(said)) for said in recording.joints[first:stop]]
     recording.joints[first:stop] = changed
@@ -58,7 +58,7 @@ def with_image(at: int, data: bytes) -> Recording:
 
 
 def test_a_missing_joint_is_refused_by_name(tmp_path: Path) -> None:
-    def shortened(said: Said) -> Any:
+    def shortened(said: RecordedMessage) -> Any:
         return joint_state(stamp_of(said), said.message.name[:-2], said.message.position[:-2])
 
     text = reason(tmp_path, with_joints(cell(), 50, 999, shortened))
@@ -81,7 +81,7 @@ def test_joints_that_are_never_named_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1e300])
 def test_a_joint_that_is_no_angle_is_refused(tmp_path: Path, value: float) -> None:
-    def odd(said: Said) -> Any:
+    def odd(said: RecordedMessage) -> Any:
         position = said.message.position.copy()
         position[2] = value
         return joint_state(stamp_of(said), said.message.name, position)
@@ -258,7 +258,7 @@ def test_a_task_pattern_must_have_one_group(tmp_path: Path, pattern: str) -> Non
         (["--shard", "3/2"], "--shard 3/2"),
         (["--shard", "half"], "such as 1/4"),
         (["--workers", "0"], "--workers 0"),
-        (["--merge", "a", "b"], "--merge takes datasets and no --src"),
+        (["--merge", "a", "b"], "--merge takes shards and no --src"),
     ],
 )
 def test_a_flag_that_makes_no_sense_is_refused(tmp_path: Path, flags: list[str], words: str) -> None:

@@ -64,6 +64,7 @@ def test_equal_conversions_give_equal_bytes(dataset: Path, tmp_path: Path) -> No
     assert (dataset / PAGE).read_bytes() == written
 
 
+@pytest.mark.browser
 def test_it_stands_alone_and_everybody_can_read_it(dataset: Path) -> None:
     check_page(dataset / PAGE)
 
@@ -120,6 +121,7 @@ def test_the_episode_next_to_the_gap_comes_first(page: str, record: ConversionRe
     assert weights == sorted(weights, reverse=True)
 
 
+@pytest.mark.browser
 def test_a_link_opens_the_details_of_its_episode(dataset: Path) -> None:
     with visit(dataset / PAGE) as seen:
         seen.page.evaluate("document.querySelectorAll('details.episode').forEach(node => node.open = false)")

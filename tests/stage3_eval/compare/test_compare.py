@@ -63,6 +63,7 @@ def test_the_table_is_a_csv_file_best_first(out: Path) -> None:
     assert [float(row["policy.valid_horizon.mae"]) for row in rows] == list(read(out)["values"].values())
 
 
+@pytest.mark.browser
 def test_the_page_shows_the_winner_the_table_and_a_curve_for_each_run(out: Path) -> None:
     check_page(out / "comparison.html")
     winner = read(out)["winner"]

@@ -31,11 +31,13 @@ def summary(out: Path) -> Summary:
     return read_summary(out)
 
 
+@pytest.mark.browser
 def test_it_stands_alone_and_everybody_can_read_it(out: Path) -> None:
     check_page(out / "report.html")
     assert (out / "report.html").stat().st_size < 1_500_000
 
 
+@pytest.mark.browser
 def test_the_verdict_comes_first_and_is_the_summarys(out: Path, summary: Summary) -> None:
     with visit(out / "report.html") as opened:
         answer, text = opened.page.inner_text("#verdict h2"), opened.page.inner_text("#verdict")
@@ -44,6 +46,7 @@ def test_the_verdict_comes_first_and_is_the_summarys(out: Path, summary: Summary
     assert "Training saw some of these episodes" in text
 
 
+@pytest.mark.browser
 def test_the_tables_hold_the_summarys_numbers(out: Path, summary: Summary) -> None:
     with visit(out / "report.html") as opened:
         page = opened.page
@@ -60,6 +63,7 @@ def test_the_tables_hold_the_summarys_numbers(out: Path, summary: Summary) -> No
         assert words in robot
 
 
+@pytest.mark.browser
 def test_every_episode_leads_to_its_details_and_its_file(out: Path) -> None:
     with visit(out / "report.html") as opened:
         page, details = opened.page, opened.page.locator("details.episode")
@@ -73,6 +77,7 @@ def test_every_episode_leads_to_its_details_and_its_file(out: Path) -> None:
     assert all((out / file).is_file() for file in files)
 
 
+@pytest.mark.browser
 def test_worst_moments_show_attribution_for_as_many_as_asked_for(out: Path) -> None:
     with visit(out / "report.html") as opened:
         page = opened.page
