@@ -18,8 +18,7 @@ TOO_LARGE = "is larger than 1 MiB, which a Kubernetes Secret cannot hold; bring 
 OFFICIAL_IMAGES = (  # of Docker Hub, those that a task may want
     "almalinux alpine amazonlinux archlinux bash busybox buildpack-deps clojure debian docker eclipse-temurin elixir "
     "fedora gcc golang gradle haproxy haskell hello-world httpd influxdb julia mariadb maven memcached mongo mysql "
-    "nginx node openjdk oraclelinux perl php postgres pypy python r-base rabbitmq redis registry rockylinux ros ruby "
-    "rust swift traefik ubuntu"
+    "nginx node openjdk perl php postgres pypy python r-base rabbitmq redis registry rockylinux ros ruby rust ubuntu"
 )
 
 Note = tuple[Keys, str]
@@ -227,9 +226,7 @@ def _second_pass_error(text: str, workflow: Workflow) -> str | None:
 
 
 def _datasets(workflow: Workflow) -> Iterator[Note]:
-    local_files = [
-        str(entry["path"]) for _, _, entry in workflow.entries("files") if {"path", "localpath"} <= entry.keys()
-    ]
+    local_files = [entry["localpath"] for _, _, entry in workflow.entries("files") if "localpath" in entry]
     for kind in ("inputs", "outputs"):
         for keys, _, entry in workflow.entries(kind):
             value = next((entry[word] for word in ("dataset", "update_dataset") if word in entry), None)
@@ -259,11 +256,9 @@ def _without_datasets(kind: str, local: object) -> str:
 
 def _release_differences(workflow: Workflow) -> Iterator[Note]:
     if workflow.release <= "6.2":
-        timeout = workflow.document.get("timeout")
-        durations: list[tuple[Keys, dict[str, Any]]] = [
-            (keys, entry) for keys, _, entry in workflow.entries("checkpoint")
-        ]
-        durations += [(("workflow", "timeout"), timeout)] if isinstance(timeout, dict) else []
+        durations = [(keys, entry) for keys, _, entry in workflow.entries("checkpoint")]
+        if isinstance(timeout := workflow.document.get("timeout"), dict):
+            durations.append((("workflow", "timeout"), timeout))
         for keys, entry in durations:
             for key in ("exec_timeout", "queue_timeout", "frequency"):
                 if str(entry.get(key)).startswith("P"):

@@ -35,13 +35,8 @@ class Finding(NamedTuple):
         return f"{path}:{self.line}: {'hint: ' if self.is_hint else ''}{self.message}"
 
 
-def check(path: Path, release: str, values: Mapping[str, Any]) -> list[Finding]:
-    """Return what is wrong with the file, rendered with `values`, for one release."""
-    return check_releases(path, (release,), values)[release]
-
-
 def check_releases(path: Path, releases: Sequence[str], values: Mapping[str, Any]) -> dict[str, list[Finding]]:
-    """Return the findings of `check` for several releases, rendering the file once."""
+    """Return what is wrong with the file, rendered with `values`, for each release."""
     try:
         template = read(path)
         rendered = template.render(values)
@@ -97,9 +92,7 @@ def _findings(
 def _validator(has_datasets: bool) -> Any:
     name = "workflow.le-6.3.schema.json" if has_datasets else "workflow.schema.json"
     # JSON Schema takes 1.0 for an integer; OSMO does not where it wants the text of one.
-    whole = Draft202012Validator.TYPE_CHECKER.redefine(
-        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
-    )
+    whole = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
     kind: Any = validators.extend(Draft202012Validator, type_checker=whole)  # type: ignore[no-untyped-call]
     return kind(json.loads((HERE / name).read_text()), format_checker=FormatChecker(["regex"]))
 

@@ -8,13 +8,17 @@ from typing import Any
 import pytest
 import yaml
 
-from osmo.check.spec import RELEASES, check, check_releases, refusals
+from osmo.check.spec import RELEASES, Finding, check_releases, refusals
 from osmo.check.template import all_tasks, read
 from osmo.local.__main__ import main
 from tests.osmo.conftest import OSMO, WORKFLOWS
 
 CASES = yaml.safe_load(Path(__file__).with_name("mistakes.yaml").read_text())
 GOOD, MISTAKES = CASES["good"], CASES["mistakes"]
+
+
+def check(path: Path, release: str, values: dict[str, Any]) -> list[Finding]:
+    return check_releases(path, (release,), values)[release]
 
 
 @pytest.fixture
