@@ -20,6 +20,7 @@ from rosbags.typesys.store import Typestore
 from common.cli.command import UserError, one_line
 from stage1_convert.bags.compression import ZSTD_MAGIC, unpack, unpack_file
 from stage1_convert.bags.mcap import Mcap
+from stage1_convert.bags.message_files import MessageFile
 from stage1_convert.bags.message_types import typestore
 from stage1_convert.bags.ros1 import Rosbag1
 from stage1_convert.bags.sqlite import Database
@@ -27,6 +28,11 @@ from stage1_convert.bags.storage import NO_DEFINITION, STORAGE_SUFFIXES, Bytes, 
 
 YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_STAMP_NS = 1 << 62
+# How files begin that a clone leaves in place of large ones.
+POINTERS = {
+    b"version https://git-lfs.github.com/spec/": "is a Git LFS pointer and not the recording: run `git lfs pull`",
+    b"/annex/objects/": "is a git-annex pointer and not the recording: run `git annex get`",
+}
 BATCH_MESSAGES = 1024
 BATCH_BYTES = 4 << 20
 
@@ -61,11 +67,18 @@ class Bag:
     `custom` is the custom data of its metadata.yaml.
     """
 
-    def __init__(self, files: list[Path], storages: list[Storage], metadata: Metadata, distro: str) -> None:
+    def __init__(
+        self,
+        files: list[Path],
+        storages: list[Storage],
+        metadata: Metadata,
+        distro: str,
+        message_files: tuple[MessageFile, ...] = (),
+    ) -> None:
         self.files = files
         self.custom = metadata.custom
         self.warnings = metadata.warnings
-        self._distro = distro
+        self._distro, self._message_files = distro, message_files
         self._storages = sorted(storages, key=lambda storage: storage.start_ns)
         self._channels: dict[str, list[Channel]] = {}
         for storage in self._storages:
@@ -113,7 +126,8 @@ class Bag:
         channels = self._channels.get(topic, [])
         known = [channel.definition for channel in channels if channel.definition.data]
         with as_user_error():
-            return typestore(self.topics[topic].type, known[0] if known else NO_DEFINITION, self._distro)
+            definition = known[0] if known else NO_DEFINITION
+            return typestore(self.topics[topic].type, definition, self._distro, self._message_files)
 
     def check_topic(self, topic: str) -> None:
         """Raise UserError when messages of a topic cannot be read: two types, or not stored as CDR."""
@@ -123,7 +137,10 @@ class Bag:
             raise UserError(f"topic {topic} has two types: {types[0]} and {types[1]}")
         foreign = next((c.serialization for c in channels if c.serialization not in ("cdr", "")), None)
         if foreign:
-            raise UserError(f"topic {topic} is serialized as {foreign!r}, and only cdr can be read")
+            raise UserError(
+                f"topic {topic} is serialized as {foreign!r}, and only cdr and ros1 can be read: record it with ROS, or "
+                "convert the file to ROS messages first"
+            )
 
     def _merged(self, topics: Collection[str]) -> Iterator[tuple[str, int, Bytes]]:
         streams = [_read_topics(storage, topics) for storage in self._storages]
@@ -134,10 +151,11 @@ class Bag:
 
 
 @contextlib.contextmanager
-def open_bag(path: Path, scratch: Path, distro: str) -> Iterator[Bag]:
+def open_bag(path: Path, scratch: Path, distro: str, message_files: tuple[MessageFile, ...] = ()) -> Iterator[Bag]:
     """Open the bag folder or storage file at `path`; what must be decompressed or merged first goes into `scratch`.
 
-    `distro` names the message definitions of bags that carry none. Raises UserError when the bag cannot be read.
+    `message_files`, then those of the ROS 2 `distro`, define the messages of bags that do not define them. Raises UserError
+    when the bag cannot be read.
     """
     metadata, files = Metadata([], {}, {}, []), [path]
     if path.is_dir():
@@ -152,7 +170,7 @@ def open_bag(path: Path, scratch: Path, distro: str) -> Iterator[Bag]:
                 storage = _open(file, scratch, metadata.warnings)
             stack.callback(storage.close)
             storages.append(storage)
-        yield Bag(files, storages, metadata, distro)
+        yield Bag(files, storages, metadata, distro, message_files)
 
 
 @contextlib.contextmanager
@@ -195,8 +213,7 @@ def _read_topics(storage: Storage, topics: Collection[str]) -> Iterator[tuple[st
 
 
 def _open(file: Path, scratch: Path, warnings: list[str]) -> Storage:
-    if not file.stat().st_size:
-        raise UserError("is empty: a file of 0 bytes")
+    _check_content(file)
     name = file.name.removesuffix(".zstd")
     if name != file.name:
         packed, file = file, scratch / name
@@ -211,6 +228,17 @@ def _open(file: Path, scratch: Path, warnings: list[str]) -> Storage:
     if name.endswith(".mcap"):
         return Mcap(file, warnings)
     return Database(file, scratch, warnings) if name.endswith(".db3") else Rosbag1(file)
+
+
+def _check_content(file: Path) -> None:
+    """Raise UserError for a file that stands in for a recording and holds none of it."""
+    with file.open("rb") as data:
+        head = data.read(max(map(len, POINTERS)))
+    if not head:
+        raise UserError("is empty: a file of 0 bytes; copy or download it again")
+    for start, remedy in POINTERS.items():
+        if head.startswith(start):
+            raise UserError(remedy)
 
 
 def _listed_files(folder: Path, metadata: Metadata) -> list[Path]:
