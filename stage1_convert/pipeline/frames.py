@@ -54,7 +54,7 @@ class FrameReader:
         """Return an image as the dataset stores it, with its histogram if it is measured."""
         last, self._last[camera] = self._last.get(camera), image
         self.range_use.add(camera, image)
-        repeated = last is not None and _is_same(last, image)
+        identical = last is not None and _is_same(last, image)
         conventions, storage = self._config.conventions, self._config.data.storage
         recorded = image.height, image.width
         size = (conventions.image_resize[0], conventions.image_resize[1]) if conventions.image_resize else recorded
@@ -65,14 +65,14 @@ class FrameReader:
                 f"[{self.sizes[camera][0]}, {self.sizes[camera][1]}], makes them alike"
             )
         if image.file is not None and image.file_format == storage and size == recorded:
-            return StoredImage(image.file, None, histogram(image.rgb()) if is_measured else None, repeated)
+            return StoredImage(image.file, None, histogram(image.rgb()) if is_measured else None, identical)
         pixels = resize(image.rgb(), size)
         counts = histogram(pixels) if is_measured else None
         if storage == "video":
-            return StoredImage(b"", pixels, counts, repeated)
+            return StoredImage(b"", pixels, counts, identical)
         if storage == "jpeg":
             self.compressed.add(camera)
-        return StoredImage(encode(pixels, storage, conventions.jpeg_quality), None, counts, repeated)
+        return StoredImage(encode(pixels, storage, conventions.jpeg_quality), None, counts, identical)
 
 
 def _is_same(one: CameraImage, two: CameraImage) -> bool:
