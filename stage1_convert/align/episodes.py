@@ -12,7 +12,7 @@ from common.cli.command import UserError
 from stage1_convert.align.clock import Clock, Int64
 from stage1_convert.align.resample import RULES, Bool, Float64, grid
 from stage1_convert.align.split import Span, at_rest, divide, runs, shortest_frames
-from stage1_convert.config import JOINTS, Config, DataConfig
+from stage1_convert.config import Config, DataConfig
 
 
 class Gap(NamedTuple):
@@ -42,20 +42,26 @@ class EpisodePlan(NamedTuple):
 
 
 def rule_of(stream: str, data: DataConfig) -> tuple[str, int]:
-    """Return the rule by which a stream is resampled, and its limit in nanoseconds."""
-    rule: str = data.resample_by_stream.get(stream, data.resample)
+    """Return the rule by which a stream is resampled, and its limit in nanoseconds.
+
+    joints.NAME, the stream of joints that come in messages of their own, follows `joints` where it has no limit of its own.
+    """
+    whole = stream.partition(".")[0]
+    rule: str = data.resample_by_stream.get(whole, data.resample)
     if rule == "linear" and stream in data.cameras:
         rule = "nearest"
-    limit_ms = data.max_age_ms_by_stream.get(stream, data.max_age_ms if rule == "hold" else data.max_offset_ms)
-    return rule, round(limit_ms * 1e6)
+    limits_ms, default_ms = data.max_age_ms_by_stream, data.max_age_ms if rule == "hold" else data.max_offset_ms
+    return rule, round(limits_ms.get(stream, limits_ms.get(whole, default_ms)) * 1e6)
 
 
-def make_plan(clocks: Mapping[str, Clock], angles: Float64, markers_ns: Int64, config: Config) -> EpisodePlan:
+def make_plan(
+    clocks: Mapping[str, Clock], angles: Mapping[str, Float64], markers_ns: Int64, config: Config
+) -> EpisodePlan:
     """Lay the grid over the time in which every stream publishes, and divide it into episodes.
 
-    It begins data.grid_delay_ms after every stream has published at least one message. `angles` (joint samples, joints)
-    are in radians; at each of `markers_ns` an episode begins. Raises UserError when the streams do not overlap, when
-    nothing long enough is left, or when there is a gap and data.on_gap=fail.
+    It begins data.grid_delay_ms after every stream has published at least one message. `angles` (samples, joints) are
+    those of each stream of joints, in radians; at each of `markers_ns` an episode begins. Raises UserError when the
+    streams do not overlap, when nothing long enough is left, or when there is a gap and data.on_gap=fail.
     """
     data = config.data
     first_ns, last_ns = _overlap(clocks)
@@ -70,7 +76,8 @@ def make_plan(clocks: Mapping[str, Clock], angles: Float64, markers_ns: Int64, c
         after_s, silent = (gaps[0].start_ns - int(ticks_ns[0])) / 1e9, ", ".join(gaps[0].streams)
         raise UserError(f"a gap of {gaps[0].frames} frames {after_s:.3f} s after the start: nothing from {silent}")
     stretches = [Span(start, stop, "gap" if start else "start") for start, stop in runs(complete)]
-    resting = at_rest(angles[picks[JOINTS]], data.fps)
+    shown = [values[picks[stream]] for stream, values in angles.items()]
+    resting = at_rest(np.concatenate(shown, axis=1), data.fps)
     division = divide(stretches, np.searchsorted(ticks_ns, markers_ns).tolist(), resting, data)
     if not division.episodes:
         raise UserError(_too_short(stretches, division.left_out, data))

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from stage1_convert.align.joint_fields import ARRAY, JOINT_STATE, TRAJECTORY
+from stage1_convert.align.joint_fields import ARRAYS, JOINT_STATE, TRAJECTORY
 from stage1_convert.config import UR_JOINTS
 from stage1_convert.inspect.survey import Survey, TopicStats
 
@@ -54,7 +54,7 @@ def _yaml(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) ->
 def _remarks(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) -> list[str]:
     rates = [f"{name} {stats.median_rate_hz or 0:.1f} Hz" for name, stats in {"joints": joints, **cameras}.items()]
     lines = [f"proposed from bag {survey.name}: {', '.join(rates)}"]
-    commands = [f.name for f in survey.topics if f.type in (TRAJECTORY, ARRAY) and f.read]
+    commands = [f.name for f in survey.topics if f.type in (TRAJECTORY, *ARRAYS) and f.read]
     if commands:
         lines.append(
             f"commands to take actions from (data.command_topic, conventions.action: command): {', '.join(commands)}"

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from stage1_convert.align import state_action
+from stage1_convert.align.clock import Int64
 from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
 from stage1_convert.align.streams import BagStreams, Stream, read_streams
 from stage1_convert.bags.bag import Bag, open_bag
-from stage1_convert.config import JOINTS, Config
+from stage1_convert.config import Config
 from stage1_convert.dataset.record import BagEntry, ClockEntry, Gap, LeftOut, MessageCount
 from stage1_convert.images.video_topic import starts_video
 from stage1_convert.sources.source import BagPath
@@ -42,8 +43,7 @@ def read_and_plan(bag: Bag, config: Config, entry: BagEntry) -> tuple[BagStreams
     bag_streams = read_streams(bag, config, starts_video)
     streams, clocks = bag_streams.streams, bag_streams.clocks
     _describe_streams(bag, streams, entry)
-    angles = streams[JOINTS].values[:, : len(config.conventions.joint_order)]
-    plan = make_plan(clocks, angles, bag_streams.markers_ns, config)
+    plan = make_plan(clocks, state_action.joint_angles(bag_streams, config), bag_streams.markers_ns, config)
     if entry.bag in config.data.episodes:
         plan = choose(plan, config.data.episodes[entry.bag])
     _describe_plan(plan, streams, entry)
@@ -77,6 +77,8 @@ def _describe_plan(plan: EpisodePlan, streams: Mapping[str, Stream], entry: BagE
         LeftOut(start_ns=int(plan.ticks_ns[span.start]), frames=span.frames, reason=span.reason)
         for span in plan.left_out
     ]
+    used: dict[str, list[Int64]] = {}
     for name, stream in streams.items():
-        count = entry.messages[stream.topic]
-        count.used = max(count.used, len(np.unique(plan.shown(name))))
+        used.setdefault(stream.topic, []).append(stream.numbers[plan.shown(name)])
+    for topic, numbers in used.items():
+        entry.messages[topic].used = len(np.unique(np.concatenate(numbers)))

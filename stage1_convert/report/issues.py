@@ -93,7 +93,8 @@ def has_avoidable_jitter(record: ConversionRecord, entry: EpisodeEntry) -> bool:
 
 def report_streams(record: ConversionRecord, reports: Sequence[EpisodeReport]) -> list[StreamReport]:
     """Return what happened to every stream of the conversion."""
-    return [_stream(name, record, [report.entry for report in reports]) for name in record.streams]
+    names = dict.fromkeys([*record.streams, *(name for bag in record.bags for name in bag.clock)])
+    return [_stream(name, record, [report.entry for report in reports]) for name in names]
 
 
 def _stream(name: str, record: ConversionRecord, entries: Sequence[EpisodeEntry]) -> StreamReport:
@@ -118,7 +119,7 @@ def _issues(record: ConversionRecord, bag: BagEntry, entry: EpisodeEntry, fps: f
     for camera in record.cameras:
         yield from _camera_issues(entry, camera)
     for stream, age in entry.age_ms.items():
-        limit_ms = record.streams[stream].limit_ms if stream in record.streams else 0
+        limit_ms = record.rule(stream).limit_ms
         if limit_ms and age.max > STALE_SHARE * limit_ms:
             text = f"{stream}: oldest sample {age.max:.0f} ms, limit {limit_ms:.0f} ms"
             yield Issue("warn", text, age.max / limit_ms / 2)

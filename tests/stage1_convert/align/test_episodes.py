@@ -44,7 +44,7 @@ def planned(
 ) -> EpisodePlan:
     clocks = {"joints": clock(joints_ns), "color": clock(images_ns)}
     angles = moving(len(joints_ns)) if angles is None else angles
-    return make_plan(clocks, angles, markers_ns, load(Config, None, overrides))
+    return make_plan(clocks, {"joints": angles}, markers_ns, load(Config, None, overrides))
 
 
 def spans(plan: EpisodePlan) -> list[tuple[int, int, str]]:
