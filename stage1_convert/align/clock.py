@@ -34,18 +34,21 @@ def choose_clock(header_ns: Int64, receive_ns: Int64, wanted: str) -> Clock:
     Raises UserError when header stamps are demanded but are zero or go back.
     """
     delays_ns = receive_ns - header_ns
-    known_ns = delays_ns[header_ns > 0]
+    timed = receive_ns > 0  # a recorder that waits for simulation time notes 0
+    known_ns = delays_ns[timed & (header_ns > 0)]
     latency_ms = round(float(np.median(known_ns)) / 1e6, 3) if len(known_ns) else None
     fault = _order_fault(header_ns)
     if wanted == "header":
         if fault:
             raise UserError(f"{fault}; set data.time_source to auto or receive")
         return Clock(header_ns, "header", "configured", latency_ms)
-    fault = fault or _offset_fault(delays_ns)
+    fault = fault or _offset_fault(delays_ns[timed])
     if wanted == "receive" or fault:
         return Clock(receive_ns, "receive", fault if wanted == "auto" and fault else "configured", latency_ms)
     repeats = int(np.count_nonzero(np.diff(header_ns) == 0))
     note = f"; {repeats} repeat the one before" if repeats else ""
+    untimed = int(np.count_nonzero(~timed))
+    note += f"; {untimed} receive times are zero and do not count" if untimed else ""
     return Clock(header_ns, "header", f"header stamps are in order and near the receive times{note}", latency_ms)
 
 
@@ -60,6 +63,8 @@ def _order_fault(header_ns: Int64) -> str | None:
 
 
 def _offset_fault(delays_ns: Int64) -> str | None:
+    if not len(delays_ns):
+        return None
     # No message is received before it is sent: such a clock was set ahead, even if only the last stamps show it.
     ahead_ns = -int(delays_ns.min())
     if ahead_ns > MAX_CLOCK_OFFSET_NS:

@@ -10,9 +10,12 @@ import numpy as np
 
 from common.cli.command import UserError
 from stage1_convert.align.clock import Clock, Int64
-from stage1_convert.align.resample import RULES, Bool, Float64, grid
+from stage1_convert.align.resample import RULES, Bool, Float64, grid, long_pauses
+from stage1_convert.align.shortage import describe_slow_streams
 from stage1_convert.align.split import Span, at_rest, divide, runs, shortest_frames
 from stage1_convert.config import Config, DataConfig
+
+_SHORT_REMEDY = "; look at the bag with --inspect, and at data.min_episode_s and data.max_age_ms"
 
 
 class Gap(NamedTuple):
@@ -65,7 +68,8 @@ def make_plan(
     """
     data = config.data
     first_ns, last_ns = _overlap(clocks)
-    ticks_ns = grid(first_ns + round(data.grid_delay_ms * 1e6), last_ns, data.fps)
+    pauses_ns = long_pauses(clock.stamps_ns for clock in clocks.values())
+    ticks_ns = grid(first_ns + round(data.grid_delay_ms * 1e6), last_ns, data.fps, pauses_ns)
     picks, within = {}, {}
     for stream, clock in clocks.items():
         rule, limit_ns = rule_of(stream, data)
@@ -74,13 +78,18 @@ def make_plan(
     gaps = _gaps(ticks_ns, complete, within)
     if gaps and data.on_gap == "fail":
         after_s, silent = (gaps[0].start_ns - int(ticks_ns[0])) / 1e9, ", ".join(gaps[0].streams)
-        raise UserError(f"a gap of {gaps[0].frames} frames {after_s:.3f} s after the start: nothing from {silent}")
+        raise UserError(
+            f"a gap of {gaps[0].frames} frames {after_s:.3f} s after the start: nothing from {silent}; "
+            "data.on_gap=split makes two episodes of it, data.max_age_ms_by_stream bridges it"
+        )
     stretches = [Span(start, stop, "gap" if start else "start") for start, stop in runs(complete)]
     shown = [values[picks[stream]] for stream, values in angles.items()]
     resting = at_rest(np.concatenate(shown, axis=1), data.fps)
     division = divide(stretches, np.searchsorted(ticks_ns, markers_ns).tolist(), resting, data)
     if not division.episodes:
-        raise UserError(_too_short(stretches, division.left_out, data))
+        limits_ns = {stream: rule_of(stream, data)[1] for stream in clocks}
+        slow = describe_slow_streams(clocks, limits_ns, data)
+        raise UserError(_too_short(stretches, division.left_out, data) + (slow or _SHORT_REMEDY))
     return EpisodePlan(ticks_ns, picks, division.episodes, division.left_out, gaps)
 
 

@@ -1,6 +1,6 @@
 """The time grid of a bag, and the rules that decide which sample of a stream is shown at each tick of the grid."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,8 @@ Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 
 MAX_SPAN_NS = 48 * 3600 * SECOND_NS
+LONG_PAUSE_NS = 3600 * SECOND_NS
+PAUSE_EDGE_NS = 120 * SECOND_NS  # no limit of a stream is longer than a minute
 
 
 class Picks(NamedTuple):
@@ -26,15 +28,42 @@ class Picks(NamedTuple):
 Rule = Callable[[Int64, Int64, int], Picks]
 
 
-def grid(start_ns: int, stop_ns: int, fps: int) -> Int64:
+def grid(start_ns: int, stop_ns: int, fps: int, pauses_ns: Sequence[tuple[int, int]] = ()) -> Int64:
     """Return the ticks start + k * 1e9 // fps (integers, so that they never drift) that are not after `stop_ns`.
 
-    Raises UserError when the span is longer than any recording, which means that a clock jumped.
+    Those within one of `pauses_ns`, pairs of a start and an end in order, are left out. Raises UserError when more ticks
+    remain than any recording has, which means that a clock jumped.
     """
-    if stop_ns - start_ns > MAX_SPAN_NS:
-        raise UserError(f"the stamps span {(stop_ns - start_ns) / SECOND_NS / 3600:.1f} h: a clock jumped")
-    count = ((stop_ns - start_ns + 1) * fps - 1) // SECOND_NS + 1 if stop_ns >= start_ns else 0
-    return start_ns + np.arange(count, dtype=np.int64) * SECOND_NS // fps
+    parts, begin_ns = [], start_ns
+    for pause_ns, resume_ns in [*pauses_ns, (stop_ns + 1, stop_ns + 1)]:
+        seconds = -((start_ns - begin_ns) // SECOND_NS)  # whole ones, after which the grid repeats itself
+        first_ns, end_ns = start_ns + seconds * SECOND_NS, min(pause_ns, stop_ns + 1)
+        parts.append((first_ns, max(0, end_ns - first_ns)))
+        begin_ns = max(begin_ns, resume_ns)
+    total_ns = sum(length_ns for _, length_ns in parts)
+    if total_ns > MAX_SPAN_NS:
+        hours = total_ns / SECOND_NS / 3600
+        raise UserError(f"the stamps span {hours:.1f} h without a long pause: a clock jumped; look at data.time_source")
+    counts = [(length_ns * fps - 1) // SECOND_NS + 1 if length_ns else 0 for _, length_ns in parts]
+    ticks_ns = [
+        first_ns + np.arange(count, dtype=np.int64) * SECOND_NS // fps
+        for (first_ns, _), count in zip(parts, counts, strict=True)
+    ]
+    return np.concatenate(ticks_ns)
+
+
+def long_pauses(streams_ns: Iterable[Int64]) -> list[tuple[int, int]]:
+    """Return when some stream says nothing for more than an hour: between recordings that were merged into one bag.
+
+    `streams_ns` are the stamps (samples,) of each stream. Near the ends of a pause, where a sample may still count, it is
+    not yet one.
+    """
+    found = [
+        (int(stamps_ns[index]) + PAUSE_EDGE_NS, int(stamps_ns[index + 1]) - PAUSE_EDGE_NS)
+        for stamps_ns in streams_ns
+        for index in np.flatnonzero(np.diff(stamps_ns) > LONG_PAUSE_NS)
+    ]
+    return sorted(found)
 
 
 def hold(stamps_ns: Int64, ticks_ns: Int64, limit_ns: int) -> Picks:

@@ -27,6 +27,11 @@ from stage1_convert.bags.storage import NO_DEFINITION, STORAGE_SUFFIXES, Bytes, 
 
 YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_STAMP_NS = 1 << 62
+# How files begin that a clone leaves in place of large ones.
+POINTERS = {
+    b"version https://git-lfs.github.com/spec/": "is a Git LFS pointer and not the recording: run `git lfs pull`",
+    b"/annex/objects/": "is a git-annex pointer and not the recording: run `git annex get`",
+}
 BATCH_MESSAGES = 1024
 BATCH_BYTES = 4 << 20
 
@@ -123,7 +128,10 @@ class Bag:
             raise UserError(f"topic {topic} has two types: {types[0]} and {types[1]}")
         foreign = next((c.serialization for c in channels if c.serialization not in ("cdr", "")), None)
         if foreign:
-            raise UserError(f"topic {topic} is serialized as {foreign!r}, and only cdr can be read")
+            raise UserError(
+                f"topic {topic} is serialized as {foreign!r}, and only cdr and ros1 can be read: record it with ROS, or "
+                "convert the file to ROS messages first"
+            )
 
     def _merged(self, topics: Collection[str]) -> Iterator[tuple[str, int, Bytes]]:
         streams = [_read_topics(storage, topics) for storage in self._storages]
@@ -195,8 +203,7 @@ def _read_topics(storage: Storage, topics: Collection[str]) -> Iterator[tuple[st
 
 
 def _open(file: Path, scratch: Path, warnings: list[str]) -> Storage:
-    if not file.stat().st_size:
-        raise UserError("is empty: a file of 0 bytes")
+    _check_content(file)
     name = file.name.removesuffix(".zstd")
     if name != file.name:
         packed, file = file, scratch / name
@@ -211,6 +218,17 @@ def _open(file: Path, scratch: Path, warnings: list[str]) -> Storage:
     if name.endswith(".mcap"):
         return Mcap(file, warnings)
     return Database(file, scratch, warnings) if name.endswith(".db3") else Rosbag1(file)
+
+
+def _check_content(file: Path) -> None:
+    """Raise UserError for a file that stands in for a recording and holds none of it."""
+    with file.open("rb") as data:
+        head = data.read(max(map(len, POINTERS)))
+    if not head:
+        raise UserError("is empty: a file of 0 bytes; copy or download it again")
+    for start, remedy in POINTERS.items():
+        if head.startswith(start):
+            raise UserError(remedy)
 
 
 def _listed_files(folder: Path, metadata: Metadata) -> list[Path]:

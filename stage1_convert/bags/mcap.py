@@ -2,7 +2,7 @@
 
 rosbags refuses files without a footer, with one unknown schema or another profile, and decompresses chunks of any size.
 Here a file with a sound index is read by it, and any other is walked record by record up to where it breaks
-(https://mcap.dev/spec).
+(https://mcap.dev/spec). Messages of ROS 1, as `mcap convert` leaves them, are converted to the CDR form of ROS 2.
 """
 
 import heapq
@@ -16,8 +16,11 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rosbags.typesys.msg import normalize_msgtype
+
 from common.cli.command import UserError, one_line
 from stage1_convert.bags.compression import check_size, unpack
+from stage1_convert.bags.message_types import ros1_to_cdr
 from stage1_convert.bags.storage import NO_DEFINITION, Bytes, Channel, definition
 
 MAGIC = b"\x89MCAP0\r\n"
@@ -51,7 +54,7 @@ class Mcap:
         self._file = path.open("rb")
         try:
             if self._file.read(len(MAGIC)) != MAGIC:
-                raise UserError("is no MCAP file: it does not begin like one")
+                raise UserError("is no MCAP file: it does not begin like one; copy or download it again")
             if not self._read_index():
                 self._reset()
                 self._salvage()
@@ -68,15 +71,27 @@ class Mcap:
 
     def read(self, wanted: Collection[int]) -> Iterator[Message]:
         """Return an iterator of (channel, receive time in ns, serialized message), in the order of the receive times."""
-        chunked = self._read_chunks(frozenset(wanted))
-        return heapq.merge(self._read_loose(wanted), chunked, key=itemgetter(1)) if self._loose_ns else chunked
+        found = self._read_chunks(frozenset(wanted))
+        if self._loose_ns:
+            found = heapq.merge(self._read_loose(wanted), found, key=itemgetter(1))
+        return self._as_ros2(found) if self._ros1_channels.intersection(wanted) else found
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
+    def _as_ros2(self, messages: Iterator[Message]) -> Iterator[Message]:
+        """Yield the messages with those of ROS 1 as CDR."""
+        for number, receive_ns, data in messages:
+            if number in self._ros1_channels:
+                channel = self.channels[number]
+                yield number, receive_ns, ros1_to_cdr(data, channel.type, channel.definition)
+            else:
+                yield number, receive_ns, data
+
     def _reset(self) -> None:
         self.channels: dict[int, Channel] = {}
+        self._ros1_channels: set[int] = set()
         self._schemas: dict[int, tuple[str, str, str]] = {}
         self._counts: Counter[int] = Counter()
         self._chunks: list[Chunk] = []
@@ -206,6 +221,9 @@ class Mcap:
             number, schema, topic, serialization = _unpack_fields(record, "<HH", 2)
             name, encoding, text = self._schemas.get(schema, ("", "", ""))
             known = definition(encoding, text) if name else NO_DEFINITION
+            if serialization == "ros1":
+                self._ros1_channels.add(number)
+                name, serialization = normalize_msgtype(name), "cdr"
             self.channels.setdefault(number, Channel(topic, name, serialization, known, 0))
         elif opcode == CHUNK_INDEX:
             start_ns, end_ns, offset, size, length = struct.unpack_from("<QQQQI", record)

@@ -8,6 +8,7 @@ from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_
 from rosbags.typesys.store import Typestore
 
 from common.cli.command import UserError, one_line
+from stage1_convert.bags.storage import Bytes
 
 HEADER = "std_msgs/msg/Header"
 FFMPEG, FOXGLOVE = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket", "foxglove_msgs/msg/CompressedVideo"
@@ -43,6 +44,11 @@ def typestore(msgtype: str, definition: MessageDefinition, distro: str = "humble
     if msgtype not in known.fielddefs:
         raise UserError(f"messages of type {msgtype} cannot be read: {fault}, and ROS 2 {distro} has no such type")
     return known
+
+
+def ros1_to_cdr(data: Bytes, msgtype: str, definition: MessageDefinition) -> bytes:
+    """Return a serialized message of ROS 1 in the CDR form of ROS 2; `definition` is the one that its bag carries."""
+    return bytes(typestore(msgtype, definition).ros1_to_cdr(bytes(data), msgtype))
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from rosbags.rosbag1 import Reader
 from rosbags.rosbag1.reader import decompressors
 
 from stage1_convert.bags.compression import unpack
-from stage1_convert.bags.message_types import typestore
+from stage1_convert.bags.message_types import ros1_to_cdr
 from stage1_convert.bags.storage import Channel
 
 
@@ -30,8 +30,7 @@ class Rosbag1:
         connections = [c for c in self._reader.connections if c.id in wanted]
         if connections:  # for none rosbags would give all
             for connection, receive_ns, data in self._reader.messages(connections):
-                types = typestore(connection.msgtype, connection.msgdef)
-                yield connection.id, receive_ns, bytes(types.ros1_to_cdr(data, connection.msgtype))
+                yield connection.id, receive_ns, ros1_to_cdr(data, connection.msgtype, connection.msgdef)
 
     def close(self) -> None:
         """Close the file."""

@@ -14,7 +14,11 @@ SLOWEST_BYTES_PER_S = 50_000  # reading on a busy machine is faster than this; a
 
 Bytes = bytes | memoryview  # a large message is a view of its chunk: images are not copied
 NO_DEFINITION = MessageDefinition(MessageDefinitionFormat.NONE, "")
-FORMATS = {"ros2msg": MessageDefinitionFormat.MSG, "ros2idl": MessageDefinitionFormat.IDL}
+FORMATS = {
+    "ros2msg": MessageDefinitionFormat.MSG,
+    "ros2idl": MessageDefinitionFormat.IDL,
+    "ros1msg": MessageDefinitionFormat.MSG,
+}
 
 
 class Channel(NamedTuple):

@@ -184,6 +184,34 @@ def test_each_stream_has_its_own_rule_and_limit() -> None:
     np.testing.assert_array_equal(plan.picks["joints"][: len(nearest.ticks_ns)], nearest.picks["joints"])
 
 
+def test_a_camera_that_is_too_slow_is_named_with_the_settings_that_convert_it() -> None:
+    joints_ns, images_ns = steady(6), steady(6, 5)
+    with pytest.raises(UserError, match="color publishes at 5 Hz, every 200 ms, and its samples count for 100 ms") as e:
+        planned(joints_ns, images_ns)
+    assert "set data.max_age_ms_by_stream={color: 500} and data.fps=5" in str(e.value)
+    plan = planned(joints_ns, images_ns, "data.max_age_ms_by_stream={color: 500}", "data.fps=5")
+    assert [len(np.unique(plan.shown("color"))), len(plan.gaps)] == [len(plan.ticks_ns), 0]
+
+
+def test_a_bag_that_is_short_and_not_slow_names_what_to_look_at() -> None:
+    with pytest.raises(UserError, match=r"has 9 frames at 30 fps, 15 are needed; look at .*data\.min_episode_s"):
+        planned(steady(0.3), steady(0.32, 30))
+
+
+@pytest.mark.parametrize("apart_s", [7200, 3 * 86_400, 50 * 365 * 86_400])
+def test_recordings_of_different_days_in_one_bag_are_episodes(apart_s: int) -> None:
+    days_ns = (T0, T0 + apart_s * 10**9)
+    joints_ns = np.concatenate([steady(3, start_ns=day_ns) for day_ns in days_ns])
+    images_ns = np.concatenate([steady(3, 30, day_ns + 9 * MS) for day_ns in days_ns])
+    plan = planned(joints_ns, images_ns)
+    alone = planned(steady(3), steady(3, 30, T0 + 9 * MS)).episodes
+    assert [span.reason for span in plan.episodes] == ["start", "gap"]
+    assert all(abs(span.frames - alone[0].frames) <= 4 for span in plan.episodes), "its end is held for max_age_ms"
+    for span, day_ns in zip(plan.episodes, days_ns, strict=True):
+        assert day_ns <= plan.ticks_ns[span.start] <= plan.ticks_ns[span.stop - 1] < day_ns + 3.2e9
+    assert len(plan.ticks_ns) < 5 * 60 * 30, "the days between cost no memory"
+
+
 def test_a_delayed_grid_begins_that_much_later_and_keeps_its_distance() -> None:
     camera_ns = steady(2.0, hz=30) + np.random.default_rng(1).integers(-4_000_000, 4_000_000, 60)
     plain, delayed = (planned(steady(2.0), camera_ns, f"data.grid_delay_ms={delay_ms}") for delay_ms in (0, 16))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stage1_convert.align.clock import Int64
-from stage1_convert.align.resample import RULES, grid, hold, interpolate, linear, nearest
+from stage1_convert.align.resample import RULES, grid, hold, interpolate, linear, long_pauses, nearest
 
 MS = 1_000_000
 T0 = 1_700_000_000 * 10**9
@@ -28,6 +28,28 @@ def test_the_grid_does_not_drift_over_a_day() -> None:
 
 def test_a_grid_that_ends_before_it_starts_is_empty() -> None:
     assert len(grid(T0, T0 - 1, 30)) == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**11), st.integers(0, 5 * 10**10)), max_size=4), st.integers(1, 60))
+def test_the_grid_without_its_pauses_is_the_grid_with_its_pauses_cut_out(
+    pauses: list[tuple[int, int]], fps: int
+) -> None:
+    pauses_ns = sorted((T0 + start_ns, T0 + start_ns + length_ns) for start_ns, length_ns in pauses)
+    whole, cut = (grid(T0, T0 + 10**11, fps, within) for within in ((), pauses_ns))
+    second_ns = 10**9  # the grid goes on at the next whole second
+    expected = [
+        tick
+        for tick in whole.tolist()
+        if not any(start <= tick < T0 - (T0 - stop) // second_ns * second_ns for start, stop in pauses_ns)
+    ]
+    assert cut.tolist() == expected
+
+
+def test_only_the_middle_of_a_long_pause_is_left_out() -> None:
+    hour_ns = 3600 * 10**9
+    assert long_pauses([np.array([T0, T0 + hour_ns])]) == []
+    day = np.array([T0, T0 + 24 * hour_ns])
+    assert long_pauses([day, day]) == [(T0 + 120 * 10**9, T0 + 24 * hour_ns - 120 * 10**9)] * 2
 
 
 @given(stamps, ticks, limits)

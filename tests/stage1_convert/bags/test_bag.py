@@ -6,7 +6,6 @@ import sqlite3
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +13,13 @@ import yaml
 from mcap.reader import make_reader
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
-from rosbags.rosbag1 import Writer as Rosbag1Writer
 from rosbags.rosbag2 import Reader
-from rosbags.typesys import Stores, get_typestore
 
 from common.cli.command import UserError
 from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.pipeline.convert import RefusedError
 from stage1_convert.sources.folder import find_bags
+from tests.recordings import ros1
 from tests.stage1_convert.conversion import jpegs, rows, run, tree
 from tests.stage1_convert.recording import (
     JOINT_STATE,
@@ -32,7 +30,6 @@ from tests.stage1_convert.recording import (
     START_NS,
     TYPES,
     Compression,
-    RecordedMessage,
     Recording,
     Storage,
     cell,
@@ -266,6 +263,28 @@ def test_a_file_of_zero_bytes_is_reported_as_empty_and_not_as_damaged(tmp_path: 
         pass
 
 
+@pytest.mark.parametrize(
+    ("content", "command"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"ab" * 32 + b"\nsize 33133865\n",
+            "git lfs pull",
+        ),
+        (b"/annex/objects/SHA256E-s33133865--abab.mcap\n", "git annex get"),
+    ],
+)
+@pytest.mark.parametrize("name", ["take.mcap", "take_0.db3", "take.bag", "take.mcap.zstd"])
+def test_a_pointer_of_a_clone_names_the_command_that_brings_the_recording(
+    tmp_path: Path, name: str, content: bytes, command: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with (
+        pytest.raises(UserError, match=f"pointer and not the recording: run `{command}`"),
+        open_bag(tmp_path / name, tmp_path, "humble"),
+    ):
+        pass
+
+
 def test_a_damaged_message_is_one_clear_line(tmp_path: Path) -> None:
     bag = cell().write(tmp_path / "bag", "sqlite3")
     with sqlite3.connect(bag / "bag.db3") as database:
@@ -274,17 +293,12 @@ def test_a_damaged_message_is_one_clear_line(tmp_path: Path) -> None:
         deserialized(opened, [JOINT_TOPIC, JPEG_TOPIC])
 
 
-def test_a_ros_1_bag_converts_to_the_same_rows_as_its_ros_2_twin(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["bag", "mcap"])
+def test_a_recording_of_ros_1_converts_to_the_same_rows_as_its_ros_2_twin(tmp_path: Path, form: str) -> None:
     recording = cell()
     recording.write(tmp_path / "two" / "bag")
-    types = get_typestore(Stores.ROS1_NOETIC)
-    (tmp_path / "one").mkdir()
-    with Rosbag1Writer(tmp_path / "one" / "bag.bag") as writer:
-        connections = {}
-        for said in sorted([*recording.joints, *recording.images], key=lambda said: said.receive_ns):
-            if said.topic not in connections:
-                connections[said.topic] = writer.add_connection(said.topic, said.type, typestore=types)
-            writer.write(connections[said.topic], said.receive_ns, as_ros1(said, types))
+    write = ros1.write_bag if form == "bag" else ros1.write_mcap
+    write(recording, tmp_path / "one" / f"bag.{form}")
     for version in ("one", "two"):
         assert run(tmp_path / version, tmp_path / f"out {version}").refused == []
     one, two = rows(tmp_path / "out one"), rows(tmp_path / "out two")
@@ -292,15 +306,6 @@ def test_a_ros_1_bag_converts_to_the_same_rows_as_its_ros_2_twin(tmp_path: Path)
     for name in ("observation.state", "action"):
         assert np.array_equal(np.stack(one[name]), np.stack(two[name]))
     assert jpegs(tmp_path / "out one") == jpegs(tmp_path / "out two")
-
-
-def as_ros1(said: RecordedMessage, types: Any) -> bytes:
-    """Serialize a message as ROS 1 does, whose header has a sequence number as well."""
-    old, stamp = said.message, said.message.header.stamp
-    time = types.types["builtin_interfaces/msg/Time"](stamp.sec, stamp.nanosec)
-    head = types.types["std_msgs/msg/Header"](seq=7, stamp=time, frame_id="base")
-    names = [name for name, _ in types.fielddefs[said.type][1] if name != "header"]
-    return bytes(types.serialize_ros1(types.types[said.type](head, *(getattr(old, name) for name in names)), said.type))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/bags (real public bags)")

@@ -1,0 +1,36 @@
+"""Says why nothing of a bag is long enough for an episode: which stream is too slow for the settings, and which solve it."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from stage1_convert.align.clock import Clock, Int64
+from stage1_convert.config import DataConfig
+
+SPARE = 2.5  # periods of a stream that its limit should allow: one lost message must not end an episode
+MAX_LIMIT_MS = 60_000
+
+
+def describe_slow_streams(clocks: Mapping[str, Clock], limits_ns: Mapping[str, int], data: DataConfig) -> str:
+    """Return which streams usually publish further apart than their limit, and the settings for them; "" for none."""
+    periods_ns = {stream: _median_period_ns(clock.stamps_ns) for stream, clock in clocks.items()}
+    slow = [stream for stream, period_ns in periods_ns.items() if period_ns > limits_ns[stream]]
+    if not slow:
+        return ""
+    texts = [
+        f"{stream} publishes at {1e9 / periods_ns[stream]:.3g} Hz, every {periods_ns[stream] / 1e6:.0f} ms, and its "
+        f"samples count for {limits_ns[stream] / 1e6:g} ms"
+        for stream in slow
+    ]
+    wanted = {stream: min(MAX_LIMIT_MS, math.ceil(SPARE * periods_ns[stream] / 1e6)) for stream in slow}
+    longest = ", ".join(f"{stream}: {limit_ms}" for stream, limit_ms in wanted.items())
+    remedy = f"set data.max_age_ms_by_stream={{{longest}}}"
+    fps = round(1e9 / max(periods_ns[stream] for stream in slow))
+    if 1 <= fps < data.fps:
+        remedy += f" and data.fps={fps}"
+    return f": {'; '.join(texts)}; {remedy}"
+
+
+def _median_period_ns(stamps_ns: Int64) -> float:
+    return float(np.median(np.diff(stamps_ns))) if len(stamps_ns) > 1 else 0.0
