@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 MARK = "demo.json"  # marks an output folder of the demo: no other folder is ever cleared
 TARGETS = 20
 WORKFLOW = Path("osmo/convert-train-eval.yaml")
-BAGS_URL = "azure://stosmorbt3dev001/datasets/houston_recordings"  # the default of the workflow; --map replaces it
+BAGS = {"account": "demo", "container": "datasets", "prefix": "bags"}  # a url that --map replaces by a folder
 TASKS = {"convert": "convert", "train": "train-act", "evaluate": "eval-act"}
 DATASET = Path("workflow/convert/output/dataset")
 RUN = Path("workflow/train-act/output/train-rosbag-act")
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _call(seconds, "record", "demo.record", "--out", out / "bags", "--episodes", flags.episodes)
     train = configuration.load(TrainConfig, HERE / "train.yaml", flags.override).training
     settings = _workflow_settings(train, flags.override)
-    bags, cache = f"{BAGS_URL}={out / 'bags'}", f"XDG_CACHE_HOME={(out / 'cache').resolve()}"
+    bags, cache = f"azure://{'/'.join(BAGS.values())}={out / 'bags'}", f"XDG_CACHE_HOME={(out / 'cache').resolve()}"
     folders = ("--work", out / "workflow", "--map", bags, "--set-env", cache)
     _call(seconds, "workflow", "osmo.local", "run", WORKFLOW, *folders, "--set", *settings)
     checkpoint = out / RUN / f"checkpoint_{train.steps:06d}" / "pretrained_model"
@@ -64,6 +64,7 @@ def _workflow_settings(train: TrainingConfig, overrides: Sequence[str]) -> list[
     """Return the values of the workflow, name=value."""
     values = {
         "bags": "url",
+        **BAGS,
         "results": "none",
         "convert_config": HERE / "convert.yaml",
         "config": HERE / "train.yaml",

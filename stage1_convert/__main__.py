@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return print_report(check(args.check))
     config = load(Config, args.config, args.override)
     if args.inspect:
-        return inspect(args.inspect, args.out, config.data.ros_distro)
+        return inspect(args.inspect, args.out, config.data.ros_distro, config.data.msg_paths)
     if args.dry_run:
         return _dry_run(args, config)
     start = time.monotonic()

@@ -20,6 +20,14 @@ UR_JOINTS = [
 Resample = Literal["hold", "nearest", "linear"]
 TimeSource = Literal["auto", "header", "receive"]
 JointField = Literal["position", "velocity", "effort"]
+# sensor_msgs/image_encodings.hpp's words that stage1_convert/images understands.
+Encoding = Literal[
+    "rgb8", "bgr8", "rgba8", "bgra8", "mono8", "8UC1", "mono16", "16UC1", "32FC1",
+    "bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8",
+    "bayer_rggb16", "bayer_bggr16", "bayer_gbrg16", "bayer_grbg16",
+    "yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv12", "nv21",
+]  # fmt: skip
+MONO16 = (0, 65535)  # the numbers of 16 bits
 FIELD_PATH = re.compile(r"(?P<topic>/?[^:\s]+):(?P<path>\w+(\.\w+)*(\[[^\]]+\])?)", re.ASCII)
 
 
@@ -76,7 +84,21 @@ class DataConfig(Section):
     )
     depth_range_m: list[Annotated[float, Field(ge=0)]] = Field(
         default=[0.0, 4.0],
-        description="nearest and farthest depth, stored as 0 and 255 (16UC1 and mono16 in millimeters, 32FC1 in meters)",
+        description="nearest and farthest depth, stored as 0 and 255 (16UC1 in millimeters, 32FC1 in meters)",
+    )
+    encodings: dict[str, Encoding] = Field(
+        default={},
+        description=(
+            "camera -> encoding that it really sends, in place of the word in its messages, such as {color: bgr8} for 8UC3, "
+            "or for JPEGs whose red and blue are swapped"
+        ),
+    )
+    mono16_range: dict[str, list[Annotated[int, Field(ge=MONO16[0], le=MONO16[1])]]] = Field(
+        default={},
+        description=(
+            "camera -> [low, high] of its gray of 16 bits (mono16, Bayer), stored as 0 and 255, such as {thermal: "
+            "[0, 4095]}; a camera that is not named: [0, 65535]"
+        ),
     )
     fps: int = Field(default=30, ge=1, le=1000, description="frames per second of the dataset")
     grid_delay_ms: float = Field(
@@ -162,6 +184,13 @@ class DataConfig(Section):
     ros_distro: Literal["dashing", "eloquent", "foxy", "galactic", "humble", "iron", "jazzy", "kilted", "lyrical"] = (
         Field(default="humble", description="message definitions for bags that carry none")
     )
+    msg_paths: list[str] = Field(
+        default=[],
+        description=(
+            "ROS packages, or folders with .msg files at any depth: definitions of message types that neither the bags nor "
+            "ros_distro have"
+        ),
+    )
     robot_type: str = Field(default="ur10e", description="robot_type in the dataset's info.json")
     task: str = Field(
         default="Move the arm as demonstrated.", description="description of what the demonstrations show"
@@ -203,6 +232,7 @@ class DataConfig(Section):
         near, far = self.depth_range_m if len(self.depth_range_m) == 2 else (0.0, 0.0)
         if near >= far:
             raise ValueError(f"data.depth_range_m={self.depth_range_m}: expected [nearest, farthest] in meters")
+        self._check_encodings()
         if self.min_episode_s > self.max_episode_s:
             raise ValueError(f"data.min_episode_s={self.min_episode_s:g} is longer than data.max_episode_s")
         self._check_streams()
@@ -231,6 +261,15 @@ class DataConfig(Section):
                 if key != "cameras" and not FIELD_PATH.fullmatch(source):
                     raise ValueError(f"data.{key}.{name}={source}: expected TOPIC:path, such as /gripper/state:data")
                 taken[name] = key
+
+    def _check_encodings(self) -> None:
+        for key, names in (("encodings", self.encodings), ("mono16_range", self.mono16_range)):
+            for name in names:
+                if name not in self.cameras:
+                    raise ValueError(f"data.{key}.{name}: no such camera; there are {', '.join(self.cameras)}")
+        for name, ends in self.mono16_range.items():
+            if len(ends) != 2 or ends[0] >= ends[1]:
+                raise ValueError(f"data.mono16_range.{name}={ends}: expected [low, high], such as [0, 4095]")
 
     def _check_streams(self) -> None:
         by_stream: dict[str, Mapping[str, Any]] = {

@@ -12,6 +12,7 @@ from common.report.formatting import counted
 from common.storage.files import free_bytes
 from common.storage.worker import Limits, map_isolated
 from stage1_convert.bags.bag import open_bag
+from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config
 from stage1_convert.images.encode import encode
@@ -110,7 +111,8 @@ def _image_bytes(source: BagPath, bag: BagPlan, config: Config, scratch: Path) -
     """Return the bytes of the images of the first frame, of all cameras; for a video those of a JPEG, which takes more."""
     first = bag.plan.episodes[0]
     plan = bag.plan._replace(episodes=[first._replace(stop=first.start + 1)])
-    with open_bag(source.path, scratch, config.data.ros_distro) as opened:
+    definitions = read_message_files(tuple(config.data.msg_paths))
+    with open_bag(source.path, scratch, config.data.ros_distro, definitions) as opened:
         frame = next(FrameReader(opened, bag.bag_streams, plan, config, trust_images=False).frames())
     quality = config.conventions.jpeg_quality
     return sum(

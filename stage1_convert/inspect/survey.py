@@ -14,6 +14,7 @@ from stage1_convert.align.clock import Clock, Int64, choose_clock
 from stage1_convert.align.joint_fields import JOINT_STATE
 from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.bags.cdr import FieldReader, stamp_reader
+from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.bags.message_types import IMAGE_TYPES, VIDEO_TYPES
 from stage1_convert.bags.storage import Bytes, storage_files
 from stage1_convert.images.decode import read_image
@@ -86,10 +87,11 @@ class Survey(NamedTuple):
     error: str | None
 
 
-def survey(source: BagPath, distro: str) -> Survey:
+def survey(source: BagPath, distro: str, msg_paths: tuple[str, ...] = ()) -> Survey:
     """Read a whole bag once; raises UserError when it cannot be opened at all."""
     files = storage_files(source.path) if source.path.is_dir() else [source.path]
-    with tempfile.TemporaryDirectory() as scratch, open_bag(source.path, Path(scratch), distro) as bag:
+    definitions = read_message_files(msg_paths)
+    with tempfile.TemporaryDirectory() as scratch, open_bag(source.path, Path(scratch), distro, definitions) as bag:
         readers = {name: _TopicReader(bag, name) for name in sorted(bag.topics)}
         first_ns = last_ns = 0
         failure = None

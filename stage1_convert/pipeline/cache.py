@@ -34,6 +34,7 @@ from common.storage.files import (
     sync,
     temporary_path,
 )
+from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.config import Config
 from stage1_convert.dataset.record import SYNC_PATH, BagEntry, write_record
 from stage1_convert.dataset.stats import Stats
@@ -41,7 +42,7 @@ from stage1_convert.dataset.writer import EpisodeFiles, link, read_image_stats
 
 # Increase it with every change of the code that changes a byte of a converted bag: those of the version before are then
 # converted again. tests/stage1_convert/pipeline/test_conversion_version.py notices such a change.
-CONVERSION_VERSION = 1
+CONVERSION_VERSION = 2
 RECORD = "record.json"
 # Settings that are applied when the dataset is assembled, and shape no converted bag.
 ASSEMBLY_SETTINGS = (
@@ -83,8 +84,11 @@ def key_of(bag: str, sums: Mapping[str, str], config: Config, trust_images: bool
     settings = to_dict(config)
     for name in ASSEMBLY_SETTINGS:
         del settings["data"][name]
+    del settings["data"]["msg_paths"]  # what the files say counts, not where they are
     made_of: dict[str, Any] = {"versions": versions(), "files": dict(sums)}
     made_of |= {"settings": settings, "trust_images": trust_images}
+    if config.data.msg_paths:
+        made_of["msg_files"] = read_message_files(tuple(config.data.msg_paths))
     if bag in config.data.episodes:
         made_of["episodes"] = sorted(set(config.data.episodes[bag]))
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()

@@ -14,6 +14,7 @@ import pyarrow as pa
 from common.cli.command import UserError, one_line
 from common.storage.files import new_folder, require_ours
 from common.storage.worker import Limits, OutOfMemoryError, map_isolated
+from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config, DataConfig
 from stage1_convert.dataset.record import RECORD_PATH, BagEntry, read_record
@@ -66,6 +67,7 @@ def convert(source: BagSource, out: Path, config: Config, options: Options) -> S
     """
     out = out.resolve()
     bags = select(source.bags, config.data, options.shard)
+    read_message_files(tuple(config.data.msg_paths))  # a wrong path is no fault of the bags'
     check_apart(source.root, out)
     require_ours(out, "converted dataset", sign=RECORD_PATH)
     with locked_cache(out) as cache:

@@ -19,6 +19,7 @@ from common.lerobot.metadata import ACTION, IMAGES, STATE
 from common.storage.files import DiskFullError, free_bytes, sha256
 from stage1_convert.align import state_action
 from stage1_convert.bags.bag import Bag, open_bag
+from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.bags.storage import SIDECARS, storage_files, storage_format
 from stage1_convert.config import Config
 from stage1_convert.dataset.episode_file import GROUP_BYTES, EpisodeWriter, data_schema
@@ -87,7 +88,8 @@ def _convert_new(source: BagPath, number: int, job: Job, entry: BagEntry) -> Non
     with new_converted_bag(job.cache, entry.key) as folder:
         scratch = folder / "scratch"
         scratch.mkdir()
-        with open_bag(source.path, scratch, job.config.data.ros_distro) as bag:
+        definitions = read_message_files(tuple(job.config.data.msg_paths))
+        with open_bag(source.path, scratch, job.config.data.ros_distro, definitions) as bag:
             try:
                 image_stats = _BagConversion(bag, folder, number, job, entry).run()
             finally:

@@ -13,8 +13,8 @@ from stage1_convert.bags.bag import Bag
 from stage1_convert.config import Config
 from stage1_convert.dataset.image_column import StoredImage
 from stage1_convert.dataset.stats import histogram, sample_frames
-from stage1_convert.images.decode import CameraImage
 from stage1_convert.images.encode import encode
+from stage1_convert.images.image import CameraImage
 from stage1_convert.pipeline.camera import message_named, read_images
 
 
@@ -41,7 +41,7 @@ class FrameReader:
         ticks = np.concatenate([span.start + sample_frames(span.frames) for span in plan.episodes])
         measured = {name: set(plan.picks[name][ticks].tolist()) for name in data.cameras}
         waiting: dict[str, deque[StoredImage]] = {name: deque() for name in data.cameras}
-        for name, sample, image in read_images(self._bag, self._bag_streams, uses, data.depth_range_m, self._trust):
+        for name, sample, image in read_images(self._bag, self._bag_streams, uses, data, self._trust):
             with message_named(name, streams[name], sample):
                 stored = self._store(name, image, sample in measured[name])
             waiting[name].extend([stored] * int(uses[name][sample]))

@@ -11,6 +11,7 @@ from stage1_convert.align.clock import Int64
 from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
 from stage1_convert.align.streams import BagStreams, Stream, read_streams
 from stage1_convert.bags.bag import Bag, open_bag
+from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.config import Config
 from stage1_convert.dataset.record import BagEntry, ClockEntry, Gap, LeftOut, MessageCount
 from stage1_convert.images.video_topic import starts_video
@@ -31,7 +32,8 @@ def plan_bag(source: BagPath, config: Config, scratch: Path) -> BagPlan:
     Raises UserError as the conversion would, but for damaged images; `scratch` is an existing folder.
     """
     entry = BagEntry(bag=source.name, status="converted", reason=None, warnings=[])
-    with open_bag(source.path, scratch, config.data.ros_distro) as bag:
+    definitions = read_message_files(tuple(config.data.msg_paths))
+    with open_bag(source.path, scratch, config.data.ros_distro, definitions) as bag:
         bag_streams, plan = read_and_plan(bag, config, entry)
         entry.warnings += bag.warnings
     return BagPlan(entry, bag_streams, plan)
