@@ -17,7 +17,7 @@ UR_JOINTS = [
     "wrist_2_joint",
     "wrist_3_joint",
 ]
-Resample = Literal["hold", "nearest", "linear"]
+Resample = Literal["auto", "in_order", "hold", "nearest", "linear"]
 TimeSource = Literal["auto", "header", "receive"]
 JointField = Literal["position", "velocity", "effort"]
 # sensor_msgs/image_encodings.hpp's words that stage1_convert/images understands.
@@ -101,32 +101,32 @@ class DataConfig(Section):
         ),
     )
     fps: int = Field(default=30, ge=1, le=1000, description="frames per second of the dataset")
-    grid_delay_ms: float = Field(
-        default=0.0,
-        ge=0,
-        le=1000,
+    grid_delay_ms: Annotated[float, Field(ge=0, le=1000)] | None = Field(
+        default=None,
         description=(
-            "delay of the first frame after the moment when every stream has published at least one message; half a "
-            "camera period (17 at 30 Hz) keeps the camera's jitter from moving images across frame times, where hold "
-            "would repeat one image and skip the next"
+            "delay of the first frame after the moment when every stream has published at least one message; null: such "
+            "that images of the first camera whose rate is within 10 % of fps are half a period old on average, and its "
+            "jitter moves none of them to another frame; 0: none"
         ),
     )
     resample: Resample = Field(
-        default="hold",
+        default="auto",
         description=(
-            "hold: newest sample not after the frame, which is what a robot sees live; nearest: may look ahead; linear: "
-            "numbers are interpolated, angles along the shortest arc, and images as with nearest"
+            "auto: in_order for cameras whose rate is within 10 % of fps, hold for all other streams; in_order: for "
+            "cameras, each image once and in order, never from the future; hold: newest sample not after the frame, which "
+            "is what a robot sees live; nearest: may look ahead; linear: numbers are interpolated, angles along the "
+            "shortest arc, and images as with nearest"
         ),
     )
     resample_by_stream: dict[str, Resample] = Field(
         default={},
         description=(
-            "resampling of single streams: joints, command, or the name of a camera or state field -> hold, nearest, "
-            "linear"
+            "resampling of single streams: joints, command, or the name of a camera or state field -> auto, in_order, "
+            "hold, nearest, linear"
         ),
     )
     max_age_ms: float = Field(
-        default=100.0, ge=0, le=60_000, description="hold: a frame whose newest sample is older than this is a gap"
+        default=100.0, ge=0, le=60_000, description="hold, in_order: a frame whose sample is older than this is a gap"
     )
     max_offset_ms: float = Field(
         default=50.0,
@@ -282,9 +282,15 @@ class DataConfig(Section):
                 is_joint = key == "max_age_ms_by_stream" and name.startswith((f"{JOINTS}.", f"{COMMAND}."))
                 if name not in self.streams and not is_joint:
                     raise ValueError(f"data.{key}.{name}: no such stream; there are {', '.join(self.streams)}")
-        for name in self.cameras:
-            if self.resample_by_stream.get(name) == "linear":
-                raise ValueError(f"data.resample_by_stream.{name}=linear: expected hold or nearest for images")
+        for name, rule in self.resample_by_stream.items():
+            if name in self.cameras and rule == "linear":
+                raise ValueError(
+                    f"data.resample_by_stream.{name}=linear: expected auto, in_order, hold or nearest for images"
+                )
+            if name not in self.cameras and rule == "in_order":
+                raise ValueError(
+                    f"data.resample_by_stream.{name}=in_order: expected auto, hold, nearest or linear for numbers"
+                )
 
     def _check_episodes(self) -> None:
         for name, numbers in self.episodes.items():

@@ -51,7 +51,7 @@ class FrameReader:
     def _store(self, camera: str, image: CameraImage, is_measured: bool) -> StoredImage:
         """Return an image as the dataset stores it, with its histogram if it is measured."""
         last, self._last[camera] = self._last.get(camera), image
-        repeated = last is not None and _is_same(last, image)
+        identical = last is not None and _is_same(last, image)
         conventions, storage = self._config.conventions, self._config.data.storage
         recorded = image.height, image.width
         size = (conventions.image_resize[0], conventions.image_resize[1]) if conventions.image_resize else recorded
@@ -59,14 +59,14 @@ class FrameReader:
             before = "{}x{}".format(*self.sizes[camera])
             raise UserError(f"the image is {size[0]}x{size[1]}, the ones before it {before}")
         if image.file is not None and image.file_format == storage and size == recorded:
-            return StoredImage(image.file, None, histogram(image.rgb()) if is_measured else None, repeated)
+            return StoredImage(image.file, None, histogram(image.rgb()) if is_measured else None, identical)
         pixels = resize(image.rgb(), size)
         counts = histogram(pixels) if is_measured else None
         if storage == "video":
-            return StoredImage(b"", pixels, counts, repeated)
+            return StoredImage(b"", pixels, counts, identical)
         if storage == "jpeg":
             self.compressed.add(camera)
-        return StoredImage(encode(pixels, storage, conventions.jpeg_quality), None, counts, repeated)
+        return StoredImage(encode(pixels, storage, conventions.jpeg_quality), None, counts, identical)
 
 
 def _is_same(one: CameraImage, two: CameraImage) -> bool:

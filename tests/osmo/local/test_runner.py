@@ -20,6 +20,8 @@ from osmo.local.task_graph import seconds
 from tests.conftest import ROOT, run_module
 from tests.osmo.conftest import running, start, wait_for
 
+pytestmark = pytest.mark.slow
+
 TOP = "workflow:\n  name: toy\n  resources: {default: {cpu: 1}}\n"
 BOTTOM = "default-values: {word: hello, when: 1h}\n"
 
