@@ -106,7 +106,7 @@ def _stream(name: str, record: ConversionRecord, entries: Sequence[EpisodeEntry]
     frames = sum(count for _, count in ages) or 1
     return StreamReport(
         name,
-        sorted({bag.resample.get(name, record.streams[name].resample) for bag in record.bags if bag.is_converted}),
+        sorted({bag.resample.get(name, record.rule(name).resample) for bag in record.bags if bag.is_converted}),
         [f"{source}: {counted(count, 'bag')}" for source, count in sorted(sources.items())],
         [f"{reason} ({counted(count, 'bag')})" for reason, count in sorted(reasons.items())],
         sorted({round(min(latencies), 1), round(max(latencies), 1)}) if latencies else [],
