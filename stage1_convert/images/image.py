@@ -5,6 +5,7 @@ from typing import NamedTuple
 from common.cli.command import UserError
 from common.lerobot.images import MAX_PIXELS, Image, decode_intact
 from stage1_convert.config import MONO16, DataConfig, Encoding
+from stage1_convert.images.shades import Measured
 
 
 class ImageRules(NamedTuple):
@@ -30,8 +31,7 @@ class CameraImage(NamedTuple):
     """An image: its size, its RGB pixels (height, width, 3) uint8, and its file when every reader decodes it to them.
 
     `file_format` is jpeg or png. `pixels` is None where a file was trusted unseen. `kind` says what the message was read
-    as. `clipped` is the share (0 to 1) of the measured pixels that a range of the settings does not cover, None where
-    no range applies.
+    as. `measured` describes numbers of more than 8 bits, None where there are none.
     """
 
     height: int
@@ -40,13 +40,13 @@ class CameraImage(NamedTuple):
     kind: str
     file: bytes | None = None
     file_format: str = ""
-    clipped: float | None = None
+    measured: Measured | None = None
 
     @classmethod
-    def of_pixels(cls, pixels: Image, kind: str, clipped: float | None = None) -> "CameraImage":
+    def of_pixels(cls, pixels: Image, kind: str, measured: Measured | None = None) -> "CameraImage":
         """Return an image that has no file of its own."""
         height, width, _ = pixels.shape
-        return cls(height, width, pixels, kind, clipped=clipped)
+        return cls(height, width, pixels, kind, measured=measured)
 
     def rgb(self) -> Image:
         """Return the pixels, decoding now a file that was trusted unseen."""

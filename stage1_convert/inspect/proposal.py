@@ -49,6 +49,9 @@ def _yaml(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) ->
         "robot_type": "ur10e" if is_ur else "robot",
         "task": survey.custom.get("task") or "Move the arm as demonstrated.",
     }
+    guesses = {name: stats.camera.guess for name, stats in cameras.items() if stats.camera and stats.camera.guess}
+    if guesses:
+        data["encodings"] = guesses
     if 2500 / slowest_hz > DEFAULT_AGE_MS:  # one lost image must not end an episode
         data["max_age_ms"] = float(math.ceil(2500 / slowest_hz))
     tree = {"data": data, "conventions": {"joint_order": order, "action": "delta"}}
@@ -91,6 +94,12 @@ def _remarks(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats])
     numbers = [f.name for f in survey.topics if NUMBER_TYPES.fullmatch(f.type) and f.read]
     if numbers:
         lines.append(f"numbers for the state (data.state_fields: {{name: 'TOPIC:data'}}): {', '.join(numbers)}")
+    lines += [
+        f"camera {name} sends {stats.camera.encoding}, which does not name its channels: {stats.camera.guess} is a guess, "
+        "see its thumbnail"
+        for name, stats in cameras.items()
+        if stats.camera and stats.camera.guess
+    ]
     others = [
         f.name for f in survey.topics if f.camera and f.read and _plain(f.name) not in map(_plain, _names(cameras))
     ]

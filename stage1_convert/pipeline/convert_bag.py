@@ -140,6 +140,7 @@ class _BagConversion:
         """Write every episode and return their image statistics."""
         found = [self._write(number) for number in range(len(self._plan.episodes))]
         self._entry.compressed, self._entry.sizes = sorted(self._reader.compressed), self._reader.sizes
+        self._entry.warnings += self._reader.range_use.warnings(self._config.data)
         self._entry.episodes = [episode for episode, _ in found]
         return [stats for _, stats in found]
 

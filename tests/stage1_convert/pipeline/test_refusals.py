@@ -135,6 +135,8 @@ def test_a_camera_that_changes_its_size_is_refused_with_both_sizes(tmp_path: Pat
     text = reason(tmp_path, with_image(30, jpeg(draw(30, 24, 32))))
     assert "24x32" in text
     assert "48x64" in text
+    assert "conventions.image_resize, such as [48, 64], makes them alike" in text
+    assert run(tmp_path / "src", tmp_path / "out", "conventions.image_resize=[48, 64]").frames > 40
 
 
 def test_a_bag_whose_size_differs_from_the_first_good_bag_is_refused(tmp_path: Path) -> None:
