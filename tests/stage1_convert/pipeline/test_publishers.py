@@ -149,7 +149,7 @@ def test_zeros_are_a_legal_pose(tmp_path: Path) -> None:
         recording.joints[number] = said._replace(message=message)
     dataset = convert_one(tmp_path, recording)
     assert not states(dataset).any()
-    assert len(rows(dataset)) == 45
+    assert len(rows(dataset)) == 44
 
 
 def test_a_leader_arms_joints_are_called_otherwise(tmp_path: Path) -> None:
