@@ -7,13 +7,13 @@ Everything that would fail at a later step is checked first: the file, docker, t
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from common.cli.command import Parser, UserError, one_line, run
-from osmo.check.spec import RELEASES, check_releases
+from osmo.check.spec import RELEASES, require_accepted
 from osmo.check.template import TemplateError, all_tasks, parse_set, read
+from osmo.site import read_site, with_site
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILES = {"ur10e-act-train": "osmo/Dockerfile", "ur10e-act-eval": "osmo/Dockerfile.eval"}
@@ -24,8 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run every step, or print them with --dry-run."""
     parser = Parser("python -m osmo.submit", description=__doc__)
     parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("--pool", help="where to run (default: that of your profile)")
-    parser.add_argument("--host", default="https://192.168.1.100", help="OSMO server for the login (%(default)s)")
+    parser.add_argument("--pool", help="where to run (default: that of the site, or of your profile)")
+    parser.add_argument("--site", type=Path, help="file with the addresses of a team, such as osmo/site.yaml")
+    parser.add_argument("--host", help="OSMO server for the login (default: that of the site)")
     parser.add_argument("--release", choices=RELEASES, help="of OSMO (default: any that accepts the file)")
     for flag in ("--set", "--set-string", "--set-env"):
         parser.add_argument(
@@ -35,17 +36,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--base", help="base image of the training image")
     parser.add_argument("--dry-run", action="store_true", help="print the steps without running them")
     flags = parser.parse_args(argv)
+    site = read_site(flags.site)
     try:
-        values = parse_set(flags.set, flags.set_string)
-        _require_accepted(flags.file, flags.release, values)
+        sets = with_site(site, flags.file, flags.set, flags.set_string)
+        values = parse_set(sets, flags.set_string)
+        require_accepted(flags.file, [flags.release] if flags.release else RELEASES, values)
         document = read(flags.file).render(values).document
     except TemplateError as error:
         raise UserError(one_line(error)) from error
     images = sorted({str(task["image"]) for task in all_tasks(document)})
     steps = [] if flags.no_build else [step for image in images for step in _build_steps(image, flags.base)]
-    steps.append(_submit_step(flags.file.resolve(), flags.pool, flags.set, flags.set_string, flags.set_env))
+    steps.append(_submit_step(flags.file.resolve(), flags.pool or site.pool, sets, flags.set_string, flags.set_env))
     if not flags.dry_run:
-        _require_tools(flags.host)
+        _require_tools(flags.host or site.host or "https://OSMO_HOST")
         if flags.no_build:
             _require_images(images)
     for step in steps:
@@ -75,13 +78,6 @@ def _submit_step(
     for flag, pairs in (("--set", values), ("--set-string", texts), ("--set-env", environment)):
         command += [flag, *pairs] if pairs else []
     return command
-
-
-def _require_accepted(file: Path, release: str | None, values: Mapping[str, Any]) -> None:
-    found = list(check_releases(file, [release] if release else ["6.3", "6.4"], values).values())
-    if all(found):
-        line, message = found[0][0]
-        raise UserError(f"{file}:{line}: {message} (all findings: python -m osmo.local check {file})")
 
 
 def _require_tools(host: str) -> None:

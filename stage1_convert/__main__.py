@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return print_report(check(args.check))
     config = load(Config, args.config, args.override)
     if args.inspect:
-        return inspect(args.inspect, args.out, config.data.ros_distro)
+        return inspect(args.inspect, args.out, config.data.ros_distro, config.data.msg_paths)
     if args.dry_run:
         return _dry_run(args, config)
     start = time.monotonic()
@@ -106,10 +106,13 @@ def _shard(text: str) -> tuple[int, int]:
 def _print_summary(summary: Summary, out: Path, seconds: float) -> None:
     bags = f"{summary.bags - len(summary.refused)} converted, {len(summary.refused)} refused"
     reused = f"; {summary.reused} unchanged since they were converted before" if summary.reused else ""
+    images = summary.images
     rows = {
         "bags": bags + reused,
         "episodes": f"{summary.episodes}",
         "frames": f"{summary.frames}",
+        "images": f"{images.repeated} repeated, {images.passed_over} passed over; the cameras lost {images.lost}, and "
+        f"their rates make {images.unavoidable} unavoidable",
         "speed": f"{summary.frames / seconds:.0f} frames/s, {seconds:.1f} s",
         "bad": f"{counted(summary.bad_messages, 'message')} left out" if summary.bad_messages else "",
         "warnings": f"{len(summary.warnings)}",

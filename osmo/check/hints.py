@@ -19,6 +19,10 @@ URL = (
     "without , ; or *; https:// is not accepted"
 )
 INPUT = "expected - task: NAME or - url: azure://ACCOUNT/CONTAINER/PATH"
+DATASET = (
+    "expected dataset: {name: NAME} with letters, digits, - and _, such as dataset: {name: ur10e-lerobot}; an input may have "
+    "a localpath, with which the name takes no :tag; path, metadata and labels hold no comma"
+)
 OUTPUT = "expected - url: azure://ACCOUNT/CONTAINER/PATH"
 WORDS = 'expected a list of texts and numbers; write true and false as "true" and "false"'
 
@@ -34,7 +38,7 @@ FORMS = {
     "gpu": "expected a whole number, such as 1",
     "url": URL,
     "task": "expected the name of a task, or WORKFLOW_ID:TASK of an earlier run",
-    "regex": "expected a regular expression; that of an output must not contain a comma",
+    "regex": "expected a regular expression",
     "command": f"{WORDS}, such as command: [bash, -c]",
     "args": WORDS,
     "groups": "groups is a list: - name: workers, with tasks: below it; N equal tasks come from {% for i in range(nodes) %}",
@@ -49,16 +53,15 @@ FORMS = {
     "volumeMounts": "expected a list of SOURCE or SOURCE:TARGET",
     "checkpoint": "expected - path:, url: and frequency:",
     "labels": "expected at most 16 Kubernetes labels",
-    "version": "only version 2 exists; leave it out",
     "topology": "expected - key: with requirementType: required or preferred",
     "downloadType": "only download exists",
     "resources": "expected names with cpu, gpu, memory, storage and platform",
     "timeout": "expected exec_timeout and queue_timeout",
-    "default-values": "expected a mapping of names to values",
     "workflow": "the file's sections are workflow: and default-values:",
-    "image": "expected a full registry path, such as 192.168.1.100:5000/ur10e-act-train:latest",
+    "image": "expected [REGISTRY[:PORT]/]NAME[:TAG] in lower case, such as registry.example.com:5000/ur10e-act-train:latest",
 }
-FORMS |= {"contents": FORMS["files"], "key": FORMS["topology"]}
+FORMS |= {"contents": FORMS["files"], "key": FORMS["topology"], "cacheSize": QUANTITY}
+DATASETS = {"dataset", "update_dataset"}
 # Keys that people write and OSMO does not know: part of the file -> key, or several keys in one -> what to write instead.
 _GPU = "write workflow: resources: NAME: {gpu: 1} and resource: NAME"
 _COUNT = "there is no count; write the tasks with {% for i in range(nodes) %} and lead: true for one of them"
@@ -76,9 +79,6 @@ UNKNOWN_KEYS: dict[str, dict[str, str]] = {
         "timeout": "timeouts belong to the workflow: workflow: timeout: exec_timeout: 24h",
         "secrets": "secrets are credentials: {wandb-api-key: {WANDB_API_KEY: wandb_api_key}}",
         "env envs": "write environment:",
-        "resources": "OSMO silently ignores a task's own resources; name them under workflow: resources: and "
-        "write resource: NAME",
-        "backend": "OSMO silently ignores a task's backend; choose the pool with --pool",
         "gpu gpus": _GPU,
         "volumes mounts": "there are no bind mounts; bring data by inputs: - url: azure://ACCOUNT/CONTAINER/PATH",
         "localpath": "only an entry of files: takes a localpath; bring folders by inputs: - url: or "
@@ -87,11 +87,12 @@ UNKNOWN_KEYS: dict[str, dict[str, str]] = {
         "entrypoint": "write command:",
         "working_dir workdir": "write cd FOLDER in the command",
     },
-    "inputs": _IO,
+    "inputs": {**_IO, "update_dataset": "update_dataset belongs to outputs; an input is - dataset: {name: NAME}"},
     "outputs": _IO,
     "groups": {"count replicas": _COUNT},
     "files": {"content": "write contents:", "local_path": "write localpath:"},
     "workflow": {
+        "labels": "labels came with 6.4; leave them out",
         "env": "environment: belongs to each task",
         "secrets": "credentials: belong to each task",
         "inputs": "inputs: belong to each task",
@@ -113,6 +114,8 @@ def explain(error: ValidationError) -> Iterator[tuple[Keys, str]]:
     part = next((str(key) for key in reversed(where) if isinstance(key, str)), "")
     word = next((str(key) for key in reversed(where) if key in FORMS), part)
     form = FORMS.get(word, "its form is described in osmo/README.md")
+    if word != "regex" and DATASETS & {*where, *(error.instance if isinstance(error.instance, dict) else ())}:
+        form = DATASET
     schema: Any = error.schema
     value: Any = error.instance
     if error.validator == "additionalProperties" and isinstance(value, dict):
@@ -124,7 +127,7 @@ def explain(error: ValidationError) -> Iterator[tuple[Keys, str]]:
         missing = [key for key in needed if key not in value]
         yield (
             where,
-            f"{', '.join(missing)} is missing: {INPUT if missing[0] == 'task' else FORMS.get(missing[0], form)}",
+            f"{', '.join(missing)} is missing: {form if form == DATASET else FORMS.get(missing[0], form)}",
         )
     elif "propertyNames" in error.schema_path:
         yield where, f"{value}: {_INSTEAD.get((part, value), form)}"

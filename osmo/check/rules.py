@@ -1,21 +1,25 @@
 """The rules of a workflow that no JSON Schema can state: names, order, tokens, files and what differs by release.
 
-Each rule is a generator of (keys of the part, what is wrong and what to write instead).
+Each rule is a generator of (keys of the part, what is wrong and what to write instead). A release refuses a workflow that
+breaks one of RULES; it takes one that breaks one of HINTS, but probably not as it was meant.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from osmo.check.hints import DURATION
-from osmo.check.template import JINJA, TOKEN, Keys
+from osmo.check.template import JINJA, TOKEN, Keys, TemplateError, is_true, render_text
 
 MAX_TASKS = 20  # max_num_tasks of a server that nobody has configured
 FILE_BYTES = 1 << 20  # each file becomes a Kubernetes Secret
 TOO_LARGE = "is larger than 1 MiB, which a Kubernetes Secret cannot hold; bring it as an input"
-LIBRARY_IMAGES = {"alpine", "bash", "busybox", "debian", "fedora", "python", "ubuntu"}
-DATASET_NAME = re.compile(r"([\w{}-]+/)?[\w{}-]+(:[\w{}-]*)?", re.ASCII)
+OFFICIAL_IMAGES = (  # of Docker Hub, those that a task may want
+    "almalinux alpine amazonlinux archlinux bash busybox buildpack-deps clojure debian docker eclipse-temurin elixir "
+    "fedora gcc golang gradle haproxy haskell hello-world httpd influxdb julia mariadb maven memcached mongo mysql "
+    "nginx node openjdk perl php postgres pypy python r-base rabbitmq redis registry rockylinux ros ruby rust ubuntu"
+)
 
 Note = tuple[Keys, str]
 
@@ -36,8 +40,9 @@ class Task(NamedTuple):
 class Workflow:
     """A rendered workflow as the rules read it. Parts of the wrong type, which the schema reports, are left out."""
 
-    def __init__(self, document: dict[str, Any], folder: Path, release: str) -> None:
+    def __init__(self, document: dict[str, Any], folder: Path, release: str, values: Mapping[str, Any]) -> None:
         self.document, self.folder, self.release = document, folder, release
+        self.values = values  # of --set
         self.groups: list[tuple[Keys, str]] = []
         self.tasks: list[Task] = []
         for number, group in enumerate(_mappings(document, "groups")):
@@ -80,13 +85,13 @@ def _names(workflow: Workflow) -> Iterator[Note]:
 def _leads(workflow: Workflow) -> Iterator[Note]:
     for number, (keys, name) in enumerate(workflow.groups):
         tasks = [task for task in workflow.tasks if task.group == number]
-        leads = sum(str(task.fields.get("lead")).lower() == "true" for task in tasks)
+        leads = sum(is_true(task.fields.get("lead")) for task in tasks)
         if len(tasks) > 1 and leads != 1:
             yield keys, f"group {name} has {leads} leads: exactly one of its tasks takes lead: true"
 
 
 def _resources(workflow: Workflow) -> Iterator[Note]:
-    defined = workflow.document.get("resources")
+    defined = workflow.document.get("resources", {"default": {}})
     known = set(defined) if isinstance(defined, dict) else set()
     for task in workflow.tasks:
         name = task.fields.get("resource", "default")
@@ -111,30 +116,42 @@ def _order(workflow: Workflow) -> Iterator[Note]:
 
 
 def _hidden_order(workflow: Workflow) -> Iterator[Note]:
-    writers: dict[str, str] = {}
+    writers: dict[str, Task] = {}
     for _, task, entry in workflow.entries("outputs"):
-        for kind in ("dataset", "update_dataset"):
-            if isinstance(entry.get(kind), dict):
-                writers[str(entry[kind].get("name")).split(":")[0]] = task.name
-        if "url" in entry:
-            writers[str(entry["url"]).rstrip("/")] = task.name
+        writers |= dict.fromkeys(_sources(entry), task)
+    waits = _groups_waited_for(workflow)
     for keys, task, entry in workflow.entries("inputs"):
-        dataset = entry.get("dataset")
-        source = str(entry.get("url")).rstrip("/")
-        if isinstance(dataset, dict):
-            source = str(dataset.get("name")).split(":")[0]
-        writer = writers.get(source)
-        if writer and writer != task.name:
-            yield (
-                keys,
-                f"{source} is written by {writer}, which does not make {task.name} wait; write - task: {writer}",
-            )
+        for source in _sources(entry):
+            writer = writers.get(source, task)
+            # Not where the advice is followed already, and not where it would make the writer wait for its own results.
+            if task.group not in waits[writer.group] and writer.group not in {task.group, *waits[task.group]}:
+                advice = f"which does not make {task.name} wait; write - task: {writer.name}"
+                yield keys, f"{source} is written by {writer.name}, {advice}"
+
+
+def _sources(entry: dict[str, Any]) -> Iterator[str]:
+    """Yield what an input reads or an output writes; a dataset of a fixed version, NAME:TAG, is never written anew."""
+    for kind in ("dataset", "update_dataset"):
+        if isinstance(entry.get(kind), dict) and ":" not in str(entry[kind].get("name")):
+            yield str(entry[kind].get("name"))
+    if "url" in entry:
+        yield str(entry["url"]).rstrip("/")
+
+
+def _groups_waited_for(workflow: Workflow) -> dict[int, set[int]]:
+    """Return the groups that each group waits for, directly or through others, which stand earlier in the file."""
+    groups = {task.name: task.group for task in workflow.tasks}
+    waits: dict[int, set[int]] = {group: set() for group in range(len(workflow.groups))}
+    for _, task, entry in workflow.entries("inputs"):
+        upstream = groups.get(str(entry.get("task")))
+        waits[task.group] |= {upstream, *waits[upstream]} if upstream is not None else set()
+    return waits
 
 
 def _tokens(workflow: Workflow) -> Iterator[Note]:
     for task in workflow.tasks:
         inputs = _mappings(task.fields, "inputs")
-        upstream = {str(entry["task"]) for entry in inputs if "task" in entry}
+        upstream = {str(entry["task"]).rpartition(":")[2] for entry in inputs if "task" in entry}
         siblings = {other.name for other in workflow.tasks if other.group == task.group}
         for keys, text in _texts(task.fields, task.keys):
             for match in TOKEN.finditer(text):
@@ -165,12 +182,12 @@ def _files(workflow: Workflow) -> Iterator[Note]:
             yield keys, f"file {path} is given twice; each path once"
         seen.add((task.keys, path))
         if isinstance(entry.get("localpath"), str):
-            yield from ((keys, message) for message in _local_file(workflow.folder / entry["localpath"]))
+            yield from ((keys, message) for message in _local_file(workflow, workflow.folder / entry["localpath"]))
         elif len(str(entry.get("contents", ""))) > FILE_BYTES:
             yield keys, f"file {path} {TOO_LARGE}"
 
 
-def _local_file(path: Path) -> Iterator[str]:
+def _local_file(workflow: Workflow, path: Path) -> Iterator[str]:
     if path.is_dir():
         yield (
             f"localpath {path} is a folder: files: takes one text file; bring folders with osmo data upload "
@@ -187,31 +204,46 @@ def _local_file(path: Path) -> Iterator[str]:
         return
     if len(text.encode()) > FILE_BYTES:
         yield f"localpath {path} {TOO_LARGE}"
+    if error := _second_pass_error(text, workflow):
+        yield f"localpath {path} {error}; bake such a file into the image"
+
+
+def _second_pass(workflow: Workflow) -> Iterator[Note]:
+    for keys, text in _texts(workflow.document, ("workflow",)):
+        if error := _second_pass_error(text, workflow):
+            yield keys, error
+
+
+def _second_pass_error(text: str, workflow: Workflow) -> str | None:
     for number, line in enumerate(text.splitlines(), 1):
-        found = JINJA.search(TOKEN.sub("", line))
-        if found:
-            yield (
-                f"localpath {path} holds {found[0]} in line {number}, which the server renders as Jinja; "
-                "bake such a file into the image"
-            )
+        if found := JINJA.search(TOKEN.sub("", line)):
+            try:
+                render_text(text, workflow.values)
+            except TemplateError as error:
+                where = f"holds {found[0]} in line {number}, which the server renders as Jinja"
+                return f"{where} in a second pass, with the values of --set only: {error}"
+    return None
 
 
 def _datasets(workflow: Workflow) -> Iterator[Note]:
+    local_files = [entry["localpath"] for _, _, entry in workflow.entries("files") if "localpath" in entry]
     for kind in ("inputs", "outputs"):
         for keys, _, entry in workflow.entries(kind):
             value = next((entry[word] for word in ("dataset", "update_dataset") if word in entry), None)
-            if value is None:
-                continue
             local = value.get("localpath") if isinstance(value, dict) else None
             if workflow.release >= "6.4":
-                yield keys, f"datasets are gone in 6.4: {_without_datasets(kind, local)}"
-            elif not isinstance(value, dict) or not DATASET_NAME.fullmatch(str(value.get("name"))):
-                example = "with letters, digits, - and _, such as dataset: {name: ur10e-lerobot}"
-                yield keys, f"dataset: expected {{name: NAME}} {example}"
-            elif local and ":" in str(value["name"]):
-                yield keys, f"dataset {value['name']} has a localpath, so its name takes no :tag"
-            elif local and not (path := workflow.folder / local).exists():
-                yield keys, f"localpath {path} does not exist; it is relative to the folder of the workflow file"
+                if entry.keys() & {"dataset", "update_dataset"}:
+                    yield keys, f"datasets are gone in 6.4: {_without_datasets(kind, local)}"
+            elif isinstance(local, str):
+                if not (path := workflow.folder / local).exists():
+                    yield keys, f"localpath {path} does not exist; it is relative to the folder of the workflow file"
+                if local_files:
+                    yield (
+                        keys,
+                        f"a dataset with a localpath and a file with one ({local_files[0]}) cannot be submitted together: "
+                        "the command line posts the workflow once before it inlines the file; write the file's text below "
+                        "contents:, or bring the folder by - url:",
+                    )
 
 
 def _without_datasets(kind: str, local: object) -> str:
@@ -223,31 +255,52 @@ def _without_datasets(kind: str, local: object) -> str:
 
 
 def _release_differences(workflow: Workflow) -> Iterator[Note]:
-    if "labels" in workflow.document and workflow.release <= "6.3":
-        yield ("workflow", "labels"), f"labels: came with 6.4 and {workflow.release} refuses them; leave them out"
     if workflow.release <= "6.2":
-        timeout = workflow.document.get("timeout")
-        for key, value in (timeout if isinstance(timeout, dict) else {}).items():
-            if str(value).startswith("P"):
-                yield ("workflow", "timeout", key), f"{key}: {value}: ISO 8601 came with 6.3; {DURATION}"
+        durations = [(keys, entry) for keys, _, entry in workflow.entries("checkpoint")]
+        if isinstance(timeout := workflow.document.get("timeout"), dict):
+            durations.append((("workflow", "timeout"), timeout))
+        for keys, entry in durations:
+            for key in ("exec_timeout", "queue_timeout", "frequency"):
+                if str(entry.get(key)).startswith("P"):
+                    yield (*keys, key), f"{key}: {entry[key]}: ISO 8601 came with 6.3; {DURATION}"
     if workflow.release <= "6.1":
         resources = workflow.document.get("resources")
         for name, resource in (resources if isinstance(resources, dict) else {}).items():
             if isinstance(resource, dict) and "topology" in resource:
                 yield ("workflow", "resources", name, "topology"), "topology came with 6.2; leave it out"
+    if workflow.release == "6.0":
+        for task in workflow.tasks:
+            image = str(task.fields.get("image"))
+            if re.search(r"^[^/.]+:\d+/|:.$", image):
+                says = "6.0 wants a dot in the name of a registry with a port, and two characters in a tag"
+                yield (*task.keys, "image"), f"image {image}: {says}"
 
 
 def _images(workflow: Workflow) -> Iterator[Note]:
     for task in workflow.tasks:
-        image = task.fields.get("image")
-        if isinstance(image, str) and "/" not in image and image.partition(":")[0] not in LIBRARY_IMAGES:
+        image = str(task.fields.get("image"))
+        if "/" not in image and image.partition(":")[0] not in OFFICIAL_IMAGES.split():
             yield (
                 (*task.keys, "image"),
                 f"image {image} is looked for on Docker Hub, never on this machine; write its registry too: "
-                f"192.168.1.100:5000/{image}",
+                f"REGISTRY:PORT/{image}",
             )
 
 
-RULES: tuple[Callable[[Workflow], Iterator[Note]], ...] = (
-    _names, _leads, _resources, _order, _hidden_order, _tokens, _files, _datasets, _release_differences, _images,
-)  # fmt: skip
+def _ignored(workflow: Workflow) -> Iterator[Note]:
+    for task in workflow.tasks:
+        for key, instead in IGNORED_KEYS.items():
+            if key in task.fields:
+                yield (*task.keys, key), f"OSMO silently ignores a task's own {key}; {instead}"
+    for keys, _, entry in workflow.entries("outputs"):
+        if "url" in entry and "," in str(entry.get("regex")):
+            yield (*keys, "regex"), f"regex: {entry['regex']!r}: that of an output must not contain a comma"
+
+
+IGNORED_KEYS = {
+    "resources": "name them under workflow: resources: and write resource: NAME",
+    "backend": "choose the pool with --pool",
+}
+Rules = tuple[Callable[[Workflow], Iterator[Note]], ...]
+RULES: Rules = (_names, _leads, _resources, _order, _files, _second_pass, _datasets, _release_differences)
+HINTS: Rules = (_hidden_order, _tokens, _images, _ignored)

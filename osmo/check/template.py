@@ -1,16 +1,18 @@
 """Renders a workflow file as OSMO does, and knows which line of the file each part of the document comes from.
 
-OSMO renders twice. The server renders the file with its default-values; the command line then inlines the text of every
-`localpath` and posts the result, which the server renders again, now without default-values.
+OSMO renders twice. The server renders the section workflow: with the default-values and the values of --set; the command
+line then inlines the text of every `localpath` and posts the result, which the server renders again, now with the values
+of --set only.
 
 Jinja keeps no record of lines. To find them, the file is rendered once more with ` #line N` at the end of its line N:
 loops repeat these numbers and conditions drop them together with their lines, so line i of this numbered text tells
 where line i of the rendered text comes from. The YAML nodes in turn know their line of the rendered text.
 """
 
-import difflib
+import functools
+import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +26,12 @@ Keys = tuple[str | int, ...]
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # OSMO replaces its tokens after both passes; Jinja must not see them, and they are written without spaces.
-TOKEN = re.compile(r"\{\{(output|workflow_id|uuid|input:[\w:-]+|host:[\w-]+)\}\}", re.ASCII)
-_HIDDEN_TOKEN = re.compile(r"<osmo:([\w:-]+)>", re.ASCII)
+TOKEN = re.compile(r"\{\{(output|workflow_id|uuid|input:[\w:.-]+|host:[\w.-]+)\}\}", re.ASCII)
+_HIDDEN_TOKEN = re.compile(r"<osmo:([\w:.-]+)>", re.ASCII)
 _LOOSE_TOKEN = re.compile(r"\{\{\s*(?:output|workflow_id|uuid|(?:input|host)\s*:\s*[\w:-]+)\s*\}\}", re.ASCII)
 JINJA = re.compile(r"\{\{|\{%|\{#")
-_SECTION = re.compile(r"^default-values:.*\n(?:(?:[ \t#-].*)?\n)*", re.MULTILINE)
+SECTIONS = ("workflow", "default-values", "version")
+_SECTION = re.compile(r"^([a-zA-Z][a-zA-Z0-9_-]*):", re.MULTILINE)
 _LINE_NUMBER = re.compile(r" #line (\d+)")
 
 
@@ -55,62 +58,79 @@ class Rendered(NamedTuple):
 
 
 class Template(NamedTuple):
-    """A workflow file: its text, the text with the lines of default-values left empty, and the default-values."""
+    """A workflow file: its text, that of the section workflow: below as many empty lines as stand above it, and the rest."""
 
     raw: str
     text: str
     defaults: dict[str, Any]
+    other_sections: dict[str, int]  # words at the beginning of a line that OSMO does not know, and their lines
 
     def render(self, values: Mapping[str, Any]) -> Rendered:
         """Do the first pass; raises TemplateError with the line of the file."""
-        for name in values:
-            if name not in self.defaults:
-                close = difflib.get_close_matches(name, self.defaults, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(self.defaults) or 'none'}"
-                raise TemplateError(0, f"--set {name}: not among the default-values; {hint}")
         values = {**self.defaults, **values}
-        text = _render(self.text, values)
+        text = render_text(self.text, values)
         origins = _origins(self.text, values, text)
         try:
-            node, document = _load(text)
+            parts, document = _load(text)
         except yaml.YAMLError as error:
             mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
             line = origins.get(mark.line if mark else 0, 1)
             raise TemplateError(line, f"not valid YAML once rendered: {one_line(error)}") from error
-        lines: dict[Keys, int] = {(): 1}
+        lines: dict[Keys, int] = {(): 1, **{(name,): line for name, line in self.other_sections.items()}}
         duplicates: list[Keys] = []
-        for keys, line, is_duplicate in _walk(node, (), set()):
+        for keys, line, is_duplicate in parts:
             lines[keys] = origins.get(line, 1)
             duplicates += [keys] if is_duplicate else []
         return Rendered(document, lines, duplicates)
 
+    def unused(self, values: Mapping[str, Any]) -> list[str]:
+        """Return the names of `values`, with which the file can be rendered, that change nothing when they are missing."""
+        everything = {**self.defaults, **values}
+        text = render_text(self.text, everything)
+        found = []
+        for name in values:
+            try:
+                same = render_text(self.text, {key: value for key, value in everything.items() if key != name}) == text
+            except TemplateError:
+                continue
+            found += [name] if same else []
+        return found
+
 
 def read(path: Path) -> Template:
-    """Read a workflow file; raises TemplateError when it is no text or its default-values are no mapping."""
+    """Read a workflow file; raises TemplateError when it is no text or its sections are not those of a workflow."""
     try:
         raw = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TemplateError(0, f"cannot be read: {one_line(error)}") from error
-    for loose in _LOOSE_TOKEN.finditer(raw):
-        token = re.sub(r"\s", "", loose[0])
-        if token != loose[0]:
-            raise TemplateError(_line(raw, loose.start()), f"{loose[0]}: a token takes no spaces; write {token}")
-    section = _SECTION.search(raw if raw.endswith("\n") else raw + "\n")
-    if not section:
-        return Template(raw, raw, {})
+    words = [(match[1], match.start()) for match in _SECTION.finditer(raw)]
+    starts = [(name, start) for name, start in words if name in SECTIONS]
+    sections: dict[str, tuple[int, str]] = {}
+    for (name, start), (_, end) in itertools.pairwise([*starts, ("", len(raw))]):
+        if name in sections:
+            raise TemplateError(_line(raw, start), f"{name}: is given twice; a file has one section of each name")
+        sections[name] = start, raw[start:end]
+    if "workflow" not in sections:
+        raise TemplateError(1, "workflow: is missing: the file's sections are workflow: and default-values:")
+    start, text = sections["workflow"]
+    others = {name: _line(raw, position) for name, position in words if name not in SECTIONS}
+    defaults = _default_values(raw, *sections["default-values"]) if "default-values" in sections else {}
+    return Template(raw, "\n" * raw.count("\n", 0, start) + text, defaults, others)
+
+
+def _default_values(raw: str, start: int, text: str) -> dict[str, Any]:
     try:
-        _, content = _load(section[0])
+        _, content = _load(text)
     except yaml.YAMLError as error:
-        raise TemplateError(_line(raw, section.start()), f"default-values: {one_line(error)}") from error
-    defaults = content.get("default-values") if isinstance(content, dict) else None
-    if not isinstance(defaults, dict):
-        raise TemplateError(_line(raw, section.start()), "default-values: expected a mapping of names to values")
-    text = raw[: section.start()] + "\n" * section[0].count("\n") + raw[section.end() :]
-    return Template(raw, text, defaults)
+        raise TemplateError(_line(raw, start), f"default-values: {one_line(error)}") from error
+    defaults = content.get("default-values") if isinstance(content, dict) else content
+    if defaults and not isinstance(defaults, dict):
+        raise TemplateError(_line(raw, start), "default-values: expected a mapping of names to values")
+    return defaults or {}
 
 
-def submitted(document: Any, folder: Path) -> Any:
-    """Do what follows the first pass: inline every `localpath` of `files`, and render once more without values.
+def submitted(document: Any, folder: Path, values: Mapping[str, Any]) -> Any:
+    """Do what follows the first pass: inline every `localpath` of `files`, and render once more with `values` only.
 
     Raises TemplateError when the second pass fails on an inlined text.
     """
@@ -118,7 +138,7 @@ def submitted(document: Any, folder: Path) -> Any:
         for file in task.get("files", ()):
             if "localpath" in file:
                 file["contents"] = (folder / file.pop("localpath")).read_text(encoding="utf-8")
-    rendered = _render(yaml.safe_dump({"workflow": document["workflow"]}, sort_keys=False), {})
+    rendered = render_text(yaml.safe_dump({"workflow": document["workflow"]}, sort_keys=False), values)
     try:
         return _load(rendered)[1]
     except yaml.YAMLError as error:
@@ -132,7 +152,7 @@ def all_tasks(document: Any) -> list[dict[str, Any]]:
     return [task for group in groups for task in group["tasks"]]
 
 
-def parse_set(texts: list[str], as_text: list[str]) -> dict[str, Any]:
+def parse_set(texts: Sequence[str], as_text: Sequence[str]) -> dict[str, Any]:
     """Return the values of --set (OSMO tries a whole number, then a number, then text) and of --set-string."""
     numbers = {name: _number(value) for name, value in map(_split, texts)}
     return numbers | dict(map(_split, as_text))
@@ -154,28 +174,56 @@ def _number(text: str) -> Any:
     return text
 
 
-def _load(text: str) -> tuple[yaml.Node | None, Any]:
-    """Return the root node of a YAML document, which knows its lines, and its content; raises YAMLError."""
-    loader = LOADER(text)
+def is_true(value: object) -> bool:
+    """Whether OSMO takes a value for true: it may be written as true, 1, yes, on, y or t."""
+    return str(value).lower() in ("true", "1", "yes", "on", "y", "t")
+
+
+def _load(text: str) -> tuple[list[tuple[Keys, int, bool]], Any]:
+    """Return the parts of a YAML document as `_walk` yields them, and its content; raises YAMLError."""
+    try:
+        return _construct(LOADER(text))
+    except yaml.YAMLError:  # libyaml refuses a tab that begins a block of text; PyYAML, which OSMO uses, does not
+        return _construct(yaml.SafeLoader(text))
+
+
+def _construct(loader: Any) -> tuple[list[tuple[Keys, int, bool]], Any]:
     try:
         node = loader.get_single_node()
-        return node, loader.construct_document(node) if node else None
+        parts = list(_walk(node, (), set()))  # before the content is built, which merges the keys of <<: into mappings
+        return parts, loader.construct_document(node) if node else None
     except (ValueError, TypeError, AttributeError, OverflowError, LookupError) as error:
         # PyYAML lets these through for a number or a date that is none, such as 2024-13-45.
         raise yaml.YAMLError(f"a value does not have the form of its type: {one_line(error)}") from error
 
 
-def _render(text: str, values: Mapping[str, Any]) -> str:
-    environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+def render_text(text: str, values: Mapping[str, Any]) -> str:
+    """Render a text as Jinja and keep OSMO's tokens; raises TemplateError with the line of the text."""
     try:
-        rendered = environment.from_string(TOKEN.sub(r"<osmo:\1>", text)).render(values)
+        rendered = _compiled(TOKEN.sub(r"<osmo:\1>", text)).render(values)
     except jinja2.TemplateSyntaxError as error:
-        raise TemplateError(error.lineno, f"not a valid template: {error.message}") from error
+        message = f"not a valid template: {error.message}"
+        raise TemplateError(error.lineno, _advice(text, error.lineno, message)) from error
     except Exception as error:  # a template can raise whatever its expressions raise
         line = _template_line(error)
         source = text.splitlines()[line - 1].strip() if line else ""
-        raise TemplateError(line, f"cannot be rendered: {one_line(error)} in: {source}") from error
+        message = f"cannot be rendered: {one_line(error)} in: {source}"
+        raise TemplateError(line, _advice(text, line, message)) from error
     return _HIDDEN_TOKEN.sub(r"{{\1}}", rendered)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(text: str) -> jinja2.Template:
+    environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    return environment.from_string(text)
+
+
+def _advice(text: str, line: int, message: str) -> str:
+    """Return the message, or where the line holds a token with spaces, what to write instead of it."""
+    for loose in _LOOSE_TOKEN.finditer("".join(text.splitlines()[line - 1 : line])):
+        if (token := re.sub(r"\s", "", loose[0])) != loose[0]:
+            return f"{loose[0]}: a token takes no spaces; write {token}"
+    return message
 
 
 def _template_line(error: BaseException) -> int:
@@ -191,7 +239,7 @@ def _origins(text: str, values: Mapping[str, Any], rendered: str) -> dict[int, i
     """Return line of `rendered` (from 0) -> line of `text` (from 1) by rendering `text` with numbered lines."""
     numbered = "".join(f"{line} #line {number}\n" for number, line in enumerate(text.splitlines(), 1))
     try:
-        lines = _render(numbered, values).splitlines()
+        lines = render_text(numbered, values).splitlines()
     except TemplateError:  # within an expression that spans several lines, a number is a syntax error
         return {}
     if len(lines) != len(rendered.splitlines()):

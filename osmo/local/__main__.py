@@ -19,12 +19,13 @@ from common.cli.command import EXIT_TRANSIENT, Parser, UserError, one_line
 from common.cli.command import run as run_command
 from common.cli.validation import validate
 from common.storage.files import locked, read_json, write_file
-from osmo.check.spec import RELEASES, Finding, check_releases
+from osmo.check.spec import RELEASES, check_releases, refusals, require_accepted
 from osmo.check.template import TemplateError, all_tasks, parse_set, read, submitted
 from osmo.local.runner import SPEC, STATE, Result, Run, Runner, credentials
 from osmo.local.status_table import Status
 from osmo.local.storage import Storage
 from osmo.local.task_graph import read_graph
+from osmo.site import read_site, with_site
 
 RUNS = Path("osmo-runs")
 TAIL_LINES = 20
@@ -88,27 +89,29 @@ def _run(work: Path, settings: Run, jobs: int | None) -> Result:
 
 def _rendered_twice(file: Path, values: Mapping[str, Any]) -> Any:
     """Return the document that OSMO would run; raises UserError when no release accepts the file."""
-    with_datasets, without = check_releases(file, ("6.3", "6.4"), values).values()
-    if with_datasets and without:
-        count = f"({len(with_datasets)} in all: python -m osmo.local check {file})"
-        raise UserError(f"{_location(file, with_datasets[0])} {count}")
+    require_accepted(file, RELEASES, values)
     document = read(file).render(values).document
     for task in all_tasks(document):
         for entry in task.get("inputs", ()):
             if "localpath" in entry.get("dataset", {}):
                 entry["dataset"]["localpath"] = str((file.parent / entry["dataset"]["localpath"]).resolve())
-    return submitted(document, file.parent)
+    return submitted(document, file.parent, values)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check, run or restart; returns 2 for a file that no release accepts, else how the tasks ended."""
     flags = _parser().parse_args(argv)
     try:
-        if flags.command == "check":
-            return _check(flags.files, flags.release, parse_set(flags.set, flags.set_string))
         if flags.command == "restart":
             return _report(restart(flags.work, flags.jobs))
-        values = parse_set(flags.set, flags.set_string)
+        site = read_site(flags.site)
+        if flags.command == "check":
+            given = {
+                file: parse_set(with_site(site, file, flags.set, flags.set_string), flags.set_string)
+                for file in flags.files
+            }
+            return _check(given, flags.release)
+        values = parse_set(with_site(site, flags.file, flags.set, flags.set_string), flags.set_string)
         environment = dict(_pair(text, "--set-env") for text in flags.set_env)
         maps = {key: Path(folder) for key, folder in (_pair(text, "--map") for text in flags.map)}
         return _report(run(flags.file, values, flags.work, maps, environment, flags.jobs, flags.retries))
@@ -136,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (run_, again):
         command.add_argument("--jobs", type=int, help="tasks at the same time (default: the number of cores)")
     for command in (run_, check):
+        command.add_argument("--site", type=Path, help="file with the addresses of a team, such as osmo/site.yaml")
         for flag in ("--set", "--set-string"):
             command.add_argument(flag, action="extend", nargs="+", default=[], metavar="K=V", help="a default-value")
     return parser
@@ -148,23 +152,19 @@ def _pair(text: str, flag: str) -> tuple[str, str]:
     return key, value
 
 
-def _check(files: Sequence[Path], release: str | None, values: Mapping[str, Any]) -> int:
+def _check(files: Mapping[Path, Mapping[str, Any]], release: str | None) -> int:
     """Print the findings of every file and the releases that accept it; returns 2 when one is accepted by none."""
     code = 0
-    for file in files:
+    for file, values in files.items():
         found = check_releases(file, (release,) if release else RELEASES, values)
         for finding in sorted({finding for findings in found.values() for finding in findings}):
-            refusing = [number for number in found if finding in found[number]]
-            print(_location(file, finding) + (f" [{', '.join(refusing)}]" if len(refusing) < len(found) else ""))
-        accepting = [number for number, findings in found.items() if not findings]
+            concerned = [number for number in found if finding in found[number]]
+            print(finding.at(file) + (f" [{', '.join(concerned)}]" if len(concerned) < len(found) else ""))
+        accepting = [number for number, findings in found.items() if not refusals(findings)]
         verdict = f"fits OSMO {', '.join(accepting)}" if accepting else f"OSMO {', '.join(found)} refuses it"
         print(f"{file}: {verdict}")
         code = code if accepting else 2
     return code
-
-
-def _location(file: Path, finding: Finding) -> str:
-    return f"{file}:{finding.line}: {finding.message}"
 
 
 def _report(result: Result) -> int:

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from common.cli.command import UserError, one_line
 from common.storage.files import write_file
+from osmo.check.template import is_true
 from osmo.local.processes import GRACE_S, Process, current_environment, stop
 from osmo.local.status_table import Row, Status, StatusTable
 from osmo.local.storage import Storage, transfer
@@ -276,7 +277,7 @@ def _write(file: Mapping[str, Any], root: Path, tokens: Mapping[str, str]) -> st
     """Write an entry of `files` below `root` and return its path."""
     path = root / str(file["path"]).lstrip("/")
     text = str(file["contents"])
-    is_base64 = str(file.get("base64", "false")).lower() == "true"
+    is_base64 = is_true(file.get("base64"))
     if ".." in path.parts:
         raise UserError(f"file {file['path']} would be outside the task's folder; write its path without ..")
     try:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from osmo.check.template import TOKEN
+from osmo.check.template import TOKEN, is_true
 
 UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -92,7 +92,7 @@ def read_graph(document: Mapping[str, Any]) -> TaskGraph:
         tasks = [_read_task(task, len(group["tasks"]) == 1) for task in group["tasks"]]
         upstream = [entry["task"] for task in tasks for entry in task.inputs if "task" in entry]
         needs = list(dict.fromkeys(group_of[name] for name in upstream if ":" not in name))
-        groups.append(Group(group["name"], tasks, _is_true(group.get("ignoreNonleadStatus", True)), needs))
+        groups.append(Group(group["name"], tasks, is_true(group.get("ignoreNonleadStatus", True)), needs))
         group_of |= {task.name: group["name"] for task in tasks}
     all_tasks = [task for group in groups for task in group.tasks]
     urls = [entry["url"] for task in all_tasks for entry in task.outputs if "url" in entry]
@@ -104,7 +104,7 @@ def seconds(text: str | float) -> float:
     """Return the seconds of an OSMO duration: a number, `90m`, or ISO 8601 such as `PT1H30M`."""
     if isinstance(text, int | float):
         return float(text)
-    match = re.fullmatch(r"(\d+)(us|ms|[smhd])?", text)
+    match = re.fullmatch(r"(\d+)\s*(us|ms|[smhd])?", text)
     if match:
         return int(match[1]) * UNITS_S[match[2] or "s"]
     parts = re.fullmatch(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:([\d.]+)S)?)?", text)
@@ -130,7 +130,7 @@ def _read_task(task: Mapping[str, Any], is_alone: bool) -> Task:
     return Task(
         name=task["name"],
         words=[str(word) for word in [*task["command"], *task.get("args", ())]],
-        is_lead=is_alone or _is_true(task.get("lead", False)),
+        is_lead=is_alone or is_true(task.get("lead", False)),
         environment={key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in environment},
         credentials=dict(task.get("credentials", {})),
         inputs=list(task.get("inputs", ())),
@@ -139,7 +139,3 @@ def _read_task(task: Mapping[str, Any], is_alone: bool) -> Task:
         exit_actions={key.upper(): str(value) for key, value in task.get("exitActions", {}).items()},
         checkpoints=checkpoints,
     )
-
-
-def _is_true(value: object) -> bool:
-    return str(value).lower() == "true"

@@ -11,7 +11,7 @@ import numpy as np
 from common.cli.command import UserError
 from stage1_convert.align.clock import Int64
 from stage1_convert.align.resample import Bool, Float64
-from stage1_convert.config import COMMAND, JOINTS, Config
+from stage1_convert.config import Config
 
 MAX_NUMBER = 1e9  # no force, angle or distance of a robot is larger: such a number is damaged
 MAX_ANGLE_RAD = 1e4  # more than a thousand turns
@@ -42,40 +42,28 @@ def require_few(subject: str, bad: Sequence[BadMessage], looked_at: int) -> None
         )
 
 
-def dimensions(stream: str, config: Config) -> list[str]:
-    """Return the names of a stream's numbers."""
-    joints = config.conventions.joint_order
-    if stream == JOINTS:
-        return list(config.state_names[: len(joints) * len(config.data.joint_fields)])
-    return joints if stream == COMMAND else [stream]
-
-
-def angular(stream: str, config: Config) -> Bool:
-    """Return (dimensions,), which of a stream's numbers are joint angles."""
-    joints = len(config.conventions.joint_order)
-    if stream == JOINTS:
-        return np.repeat([field == "position" for field in config.data.joint_fields], joints)
-    return np.full(len(dimensions(stream, config)), stream == COMMAND)
+def angular(names: Sequence[str], config: Config) -> Bool:
+    """Return (names,), which of a stream's numbers are joint angles."""
+    return np.array([name in config.conventions.joint_order for name in names], np.bool_)
 
 
 def number_faults(
-    stream: str, numbers: Int64, values: Float64, faults: Mapping[int, str], config: Config
+    names: Sequence[str], numbers: Int64, values: Float64, faults: Mapping[int, str], config: Config
 ) -> dict[int, str]:
     """Return what is wrong with messages, by their number: those of `faults`, and numbers that no robot has.
 
-    `numbers` (samples,) are the messages of `values` (samples, dimensions).
+    `numbers` (samples,) are the messages of `values` (samples, names); images have no names.
     """
-    if stream in config.data.cameras:
+    if not names:
         return {int(number): faults[int(number)] for number in numbers[np.isin(numbers, list(faults))]}
-    limits = np.where(angular(stream, config), MAX_ANGLE_RAD, MAX_NUMBER)
-    names, found = dimensions(stream, config), {}
+    limits, found = np.where(angular(names, config), MAX_ANGLE_RAD, MAX_NUMBER), {}
     for row in np.flatnonzero(~(np.abs(values) <= limits).all(axis=1)):  # true for NaN, too
         number = int(numbers[row])
         found[number] = faults.get(number) or _out_of_range(values[row], limits, names)
     return found
 
 
-def _out_of_range(values: Float64, limits: Float64, names: list[str]) -> str:
+def _out_of_range(values: Float64, limits: Float64, names: Sequence[str]) -> str:
     wrong = [
         f"{name} is {value}{' rad' if limit == MAX_ANGLE_RAD else ''}"
         for name, value, limit in zip(names, values, limits, strict=True)

@@ -1,6 +1,6 @@
 """The state and action vectors of every frame of an episode, and the columns that trace a frame to its messages."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,12 +8,13 @@ import numpy as np
 from common.cli.command import UserError
 from stage1_convert.align import conventions
 from stage1_convert.align.bad_messages import angular, number_faults
-from stage1_convert.align.clock import Int64
+from stage1_convert.align.camera_rate import ImageCounts, count_images
+from stage1_convert.align.clock import Clock, Int64
 from stage1_convert.align.episodes import EpisodePlan, rule_of
 from stage1_convert.align.resample import Float64, interpolate
 from stage1_convert.align.split import Span
 from stage1_convert.align.streams import BagStreams, Stream
-from stage1_convert.config import COMMAND, JOINTS, Config
+from stage1_convert.config import COMMAND, JOINTS, Config, DataConfig
 
 
 class StatesActions(NamedTuple):
@@ -31,38 +32,64 @@ def check_numbers(bag_streams: BagStreams, plan: EpisodePlan, config: Config) ->
         used = np.unique(plan.shown(name))
         if rule_of(name, config.data)[0] == "linear":  # between it and the next one
             used = np.unique(np.minimum([used, used + 1], len(stream.values) - 1))
-        faults = number_faults(name, stream.numbers[used], stream.values[used], stream.faults, config)
+        faults = number_faults(stream.names, stream.numbers[used], stream.values[used], stream.faults, config)
         for number, fault in faults.items():
             raise UserError(f"topic {stream.topic}, message {number}: {fault}")
+
+
+def joint_angles(bag_streams: BagStreams, config: Config) -> dict[str, Float64]:
+    """Return the angles (samples, joints) of each stream of joints, in radians as recorded."""
+    joints = {name: stream for name, stream in bag_streams.streams.items() if is_part_of(JOINTS, name)}
+    return {name: stream.values[:, angular(stream.names, config)] for name, stream in joints.items()}
+
+
+def is_part_of(whole: str, stream: str) -> bool:
+    """Tell whether a stream is `whole` or the one of some of its joints, such as joints.finger_joint."""
+    return stream.partition(".")[0] == whole
 
 
 def states_actions(bag_streams: BagStreams, plan: EpisodePlan, span: Span, config: Config) -> StatesActions:
     """Return the states and actions of an episode.
 
     States are data.joint_fields of all joints, with their signs, then data.state_fields. Actions are those of the joints
-    by conventions.action, then those of conventions.action_fields.
+    by conventions.action, then those of conventions.action_fields, then data.action_paths.
     """
     rules, data = config.conventions, config.data
-    values = {
-        name: _resampled(name, stream, plan, span, config)
-        for name, stream in bag_streams.streams.items()
-        if name not in data.cameras
-    }
+    numbers, commands = _numbers(bag_streams, plan, span, config)
+    joints = np.array(config.state_names[: len(data.joint_fields) * len(rules.joint_order)])
     sign = np.asarray(rules.joint_sign) if rules.apply_joint_sign else None
-    by_field = np.split(values[JOINTS], len(data.joint_fields), axis=1)
     states = {
-        field: conventions.to_states(numbers, sign, rules.wrap_angles and field == "position")
-        for field, numbers in zip(data.joint_fields, by_field, strict=True)
+        field: conventions.to_states(_stack(numbers, names), sign, rules.wrap_angles and field == "position")
+        for field, names in zip(data.joint_fields, np.split(joints, len(data.joint_fields)), strict=True)
     }
-    if rules.action == "command":
-        joint_actions = conventions.to_states(values[COMMAND], sign, rules.wrap_angles)
-    else:
-        joint_actions = conventions.to_actions(states["position"], rules.action)
-    field_actions = [conventions.to_field_actions(values[name], rules.action) for name in rules.action_fields]
-    fields = [values[name] for name in data.state_fields]
+    actions = []
+    if config.has_commands:
+        actions.append(conventions.to_states(_stack(commands, rules.joint_order), sign, rules.wrap_angles))
+    elif rules.action != "command":
+        actions.append(conventions.to_actions(states["position"], rules.action))
+    actions += [conventions.to_field_actions(_stack(numbers, [name]), rules.action) for name in rules.action_fields]
+    fields = [_stack(numbers, [name]) for name in data.state_fields]
+    paths = [_stack(numbers, [name]) for name in data.action_paths]
     return StatesActions(
-        np.concatenate([*states.values(), *fields], axis=1), np.concatenate([joint_actions, *field_actions], axis=1)
+        np.concatenate([*states.values(), *fields], axis=1), np.concatenate([*actions, *paths], axis=1)
     )
+
+
+def _numbers(
+    bag_streams: BagStreams, plan: EpisodePlan, span: Span, config: Config
+) -> tuple[dict[str, Float64], dict[str, Float64]]:
+    """Return the numbers (frames,) that are not commands of joints by their names, and the commands by their joints."""
+    numbers: dict[str, Float64] = {}
+    commands: dict[str, Float64] = {}
+    for name, stream in bag_streams.streams.items():
+        if stream.names:
+            columns = _resampled(name, stream, plan, span, config).T
+            (commands if is_part_of(COMMAND, name) else numbers).update(zip(stream.names, columns, strict=True))
+    return numbers, commands
+
+
+def _stack(numbers: Mapping[str, Float64], names: Iterable[str]) -> Float64:
+    return np.stack([numbers[name] for name in names], axis=1)
 
 
 def provenance(bag_streams: BagStreams, plan: EpisodePlan, span: Span) -> dict[str, Int64]:
@@ -80,21 +107,38 @@ def ages_ms(columns: dict[str, Int64], streams: Iterable[str]) -> dict[str, Floa
     return {stream: (columns["tick_ns"] - columns[f"{stream}.stamp_ns"]) / 1e6 for stream in streams}
 
 
-def describe_ages(columns: dict[str, Int64], cameras: Sequence[str], streams: Iterable[str]) -> dict[str, Any]:
+def oldest_age_ms(columns: dict[str, Int64], stream: str) -> Float64:
+    """Return how old the samples of every frame (frames,) are; of joints in several streams, the oldest of a frame."""
+    streams = [name.removesuffix(".stamp_ns") for name in columns if name.endswith(".stamp_ns")]
+    parts = ages_ms(columns, [name for name in streams if is_part_of(stream, name)])
+    oldest: Float64 = np.maximum.reduce(list(parts.values()))
+    return oldest
+
+
+def describe_ages(columns: dict[str, Int64], streams: Iterable[str]) -> dict[str, Any]:
     """Return what conversion.json holds about the samples of an episode, from its provenance columns.
 
-    age_ms: mean, 95th percentile and maximum of the distance between a frame and its sample; held: frames that show
-    the sample of the frame before; dropped: a camera's messages that no frame shows though its neighbors are shown.
+    age_ms: mean, 95th percentile and maximum of the distance between a frame and its sample; repeated: frames that show
+    the sample of the frame before.
     """
-    report: dict[str, Any] = {"age_ms": {}, "held": {}, "dropped": {}}
+    report: dict[str, Any] = {"age_ms": {}, "repeated": {}}
     for stream, signed in ages_ms(columns, streams).items():
         age, shown = np.abs(signed), columns[f"{stream}.message"]
         figures = {"mean": age.mean(), "p95": np.quantile(age, 0.95), "max": age.max()}
         report["age_ms"][stream] = {name: round(float(value), 3) for name, value in figures.items()}
-        report["held"][stream] = int(np.count_nonzero(np.diff(shown) == 0))
-        if stream in cameras:
-            report["dropped"][stream] = int(shown[-1] - shown[0]) + 1 - len(np.unique(shown))
+        report["repeated"][stream] = int(np.count_nonzero(np.diff(shown) == 0))
     return report
+
+
+def describe_images(
+    clocks: Mapping[str, Clock], plan: EpisodePlan, span: Span, data: DataConfig
+) -> dict[str, ImageCounts]:
+    """Return what the frames of an episode make of the images of each camera."""
+    ticks_ns = plan.ticks_ns[span.start : span.stop]
+    shown = {camera: plan.picks[camera][span.start : span.stop] for camera in data.cameras}
+    return {
+        camera: count_images(clocks[camera].stamps_ns, samples, ticks_ns, data.fps) for camera, samples in shown.items()
+    }
 
 
 def _resampled(name: str, stream: Stream, plan: EpisodePlan, span: Span, config: Config) -> Float64:
@@ -102,5 +146,5 @@ def _resampled(name: str, stream: Stream, plan: EpisodePlan, span: Span, config:
     samples = plan.picks[name][span.start : span.stop]
     if rule_of(name, config.data)[0] == "linear":
         ticks_ns = plan.ticks_ns[span.start : span.stop]
-        return interpolate(stream.clock.stamps_ns, stream.values, ticks_ns, samples, angular(name, config))
+        return interpolate(stream.clock.stamps_ns, stream.values, ticks_ns, samples, angular(stream.names, config))
     return stream.values[samples]

@@ -20,6 +20,7 @@ from rosbags.typesys.store import Typestore
 from common.cli.command import UserError, one_line
 from stage1_convert.bags.compression import ZSTD_MAGIC, unpack, unpack_file
 from stage1_convert.bags.mcap import Mcap
+from stage1_convert.bags.message_files import MessageFile
 from stage1_convert.bags.message_types import typestore
 from stage1_convert.bags.ros1 import Rosbag1
 from stage1_convert.bags.sqlite import Database
@@ -66,11 +67,18 @@ class Bag:
     `custom` is the custom data of its metadata.yaml.
     """
 
-    def __init__(self, files: list[Path], storages: list[Storage], metadata: Metadata, distro: str) -> None:
+    def __init__(
+        self,
+        files: list[Path],
+        storages: list[Storage],
+        metadata: Metadata,
+        distro: str,
+        message_files: tuple[MessageFile, ...] = (),
+    ) -> None:
         self.files = files
         self.custom = metadata.custom
         self.warnings = metadata.warnings
-        self._distro = distro
+        self._distro, self._message_files = distro, message_files
         self._storages = sorted(storages, key=lambda storage: storage.start_ns)
         self._channels: dict[str, list[Channel]] = {}
         for storage in self._storages:
@@ -118,7 +126,8 @@ class Bag:
         channels = self._channels.get(topic, [])
         known = [channel.definition for channel in channels if channel.definition.data]
         with as_user_error():
-            return typestore(self.topics[topic].type, known[0] if known else NO_DEFINITION, self._distro)
+            definition = known[0] if known else NO_DEFINITION
+            return typestore(self.topics[topic].type, definition, self._distro, self._message_files)
 
     def check_topic(self, topic: str) -> None:
         """Raise UserError when messages of a topic cannot be read: two types, or not stored as CDR."""
@@ -142,10 +151,11 @@ class Bag:
 
 
 @contextlib.contextmanager
-def open_bag(path: Path, scratch: Path, distro: str) -> Iterator[Bag]:
+def open_bag(path: Path, scratch: Path, distro: str, message_files: tuple[MessageFile, ...] = ()) -> Iterator[Bag]:
     """Open the bag folder or storage file at `path`; what must be decompressed or merged first goes into `scratch`.
 
-    `distro` names the message definitions of bags that carry none. Raises UserError when the bag cannot be read.
+    `message_files`, then those of the ROS 2 `distro`, define the messages of bags that do not define them. Raises UserError
+    when the bag cannot be read.
     """
     metadata, files = Metadata([], {}, {}, []), [path]
     if path.is_dir():
@@ -160,7 +170,7 @@ def open_bag(path: Path, scratch: Path, distro: str) -> Iterator[Bag]:
                 storage = _open(file, scratch, metadata.warnings)
             stack.callback(storage.close)
             storages.append(storage)
-        yield Bag(files, storages, metadata, distro)
+        yield Bag(files, storages, metadata, distro, message_files)
 
 
 @contextlib.contextmanager

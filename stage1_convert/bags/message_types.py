@@ -1,4 +1,7 @@
-"""Chooses the rosbags typestore that deserializes the messages of a type: by the bag's definition, or by a ROS 2 distro's."""
+"""Chooses the rosbags typestore that deserializes the messages of a type.
+
+Its definition is the bag's, else that of a .msg file of data.msg_paths, else that of a ROS 2 distro.
+"""
 
 import functools
 
@@ -8,6 +11,7 @@ from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_
 from rosbags.typesys.store import Typestore
 
 from common.cli.command import UserError, one_line
+from stage1_convert.bags.message_files import MessageFile, find_text, referenced_types
 from stage1_convert.bags.storage import Bytes
 
 HEADER = "std_msgs/msg/Header"
@@ -24,10 +28,12 @@ IDL_SEPARATOR = "=" * 80 + "\n"
 
 
 @functools.cache
-def typestore(msgtype: str, definition: MessageDefinition, distro: str = "humble") -> Typestore:
-    """Return a typestore with `msgtype`: as the bag defines it, else as the ROS 2 `distro` does.
+def typestore(
+    msgtype: str, definition: MessageDefinition, distro: str = "humble", files: tuple[MessageFile, ...] = ()
+) -> Typestore:
+    """Return a typestore with `msgtype`: as the bag defines it, else as one of `files` or the ROS 2 `distro` does.
 
-    Raises UserError when neither does.
+    Raises UserError when none of them does.
     """
     known = _known(distro)
     try:
@@ -41,8 +47,13 @@ def typestore(msgtype: str, definition: MessageDefinition, distro: str = "humble
         fault = "the bag carries no definition of it"
     except (TypesysError, KeyError, SyntaxError) as error:
         fault = f"the bag's definition is not understood ({one_line(error)})"
+    if find_text(msgtype, files) is not None:
+        return _with_files(msgtype, known, files)
     if msgtype not in known.fielddefs:
-        raise UserError(f"messages of type {msgtype} cannot be read: {fault}, and ROS 2 {distro} has no such type")
+        raise UserError(
+            f"messages of type {msgtype} cannot be read: {fault}, and ROS 2 {distro} has no such type; set data.msg_paths "
+            f"to the folder with {msgtype.rpartition('/')[2]}.msg"
+        )
     return known
 
 
@@ -56,6 +67,32 @@ def _known(distro: str) -> Typestore:
     types = get_typestore(Stores(f"ros2_{distro}"))
     for msgtype, text in FOREIGN.items():
         types.register(get_types_from_msg(text, msgtype))
+    return types
+
+
+def _with_files(msgtype: str, known: Typestore, files: tuple[MessageFile, ...]) -> Typestore:
+    """Return a typestore with `msgtype` and the types within it as `files` define them, and with those of `known`."""
+    defined: Typesdict = {}
+    waiting = [msgtype]
+    while waiting:
+        wanted = waiting.pop()
+        text = find_text(wanted, files)
+        if wanted in defined or (text is None and wanted in known.fielddefs):
+            continue
+        if text is None:
+            raise UserError(
+                f"messages of type {msgtype} cannot be read: {wanted}, which is part of them, is in no .msg file; add its "
+                "folder to data.msg_paths"
+            )
+        try:
+            defined[wanted] = get_types_from_msg(text, wanted)[wanted]
+        except (TypesysError, KeyError, SyntaxError) as error:
+            raise UserError(
+                f"data.msg_paths: the .msg file of {wanted} is not understood ({one_line(error)})"
+            ) from error
+        waiting += referenced_types(defined[wanted][1])
+    types = get_typestore(Stores.EMPTY)
+    types.register(known.fielddefs | defined)
     return types
 
 

@@ -74,7 +74,7 @@ class AgeStats(_Model):
 class EpisodeEntry(_Model):
     """An episode: its number in the dataset (unset before it is in one), length, first tick, and what its frames show.
 
-    `held` counts by stream, `dropped` and `repeated` by camera.
+    `repeated` counts by stream, the others by camera; README.md says what.
     """
 
     episode_index: int = -1
@@ -82,9 +82,12 @@ class EpisodeEntry(_Model):
     start_ns: int
     begins: str
     age_ms: dict[str, AgeStats]
-    held: dict[str, int]
-    dropped: dict[str, int]
     repeated: dict[str, int]
+    passed_over: dict[str, int]
+    identical: dict[str, int]
+    lost: dict[str, int] = {}
+    unavoidable: dict[str, int] = {}
+    excess: dict[str, int] = {}
 
 
 class BagEntry(_Model):
@@ -101,6 +104,9 @@ class BagEntry(_Model):
     messages: dict[str, MessageCount] = {}
     bad_messages: dict[str, BadMessageCount] = {}
     clock: dict[str, ClockEntry] = {}
+    resample: dict[str, str] = {}
+    rate_hz: dict[str, float] = {}
+    grid_delay_ms: float = 0.0
     warm_up_s: float = 0.0
     tail_s: float = 0.0
     gaps: list[Gap] = []
@@ -151,6 +157,12 @@ class ConversionRecord(ConversionSettings):
 
     bags: list[BagEntry]
 
+    def rule(self, stream: str) -> StreamRule:
+        """Return how a stream was aligned; joints.NAME, of joints in messages of their own, follows `joints`."""
+        rule = self.streams[stream if stream in self.streams else stream.partition(".")[0]]
+        limit_ms = self.config["data"]["max_age_ms_by_stream"].get(stream, rule.limit_ms)
+        return rule.model_copy(update={"limit_ms": limit_ms})
+
     @property
     def settings(self) -> ConversionSettings:
         """Return the record without its bags."""
@@ -162,13 +174,29 @@ def write_record(path: Path, record: BaseModel) -> None:
     write_json(path, record.model_dump(exclude_unset=True))
 
 
-def read_record(dataset: Path) -> ConversionRecord | None:
-    """Return the record of a dataset; None where there is none of this format.
+def read_record(dataset: Path, earlier: bool = False) -> ConversionRecord | None:
+    """Return the record of a dataset; None where there is none of this format or, with `earlier`, of format 3.
 
     Raises UserError when the file is not JSON.
     """
     path = dataset / RECORD_PATH
+    if not path.is_file():
+        return None
+    tree = read_json(path)
     try:
-        return ConversionRecord.model_validate(read_json(path)) if path.is_file() else None
+        return ConversionRecord.model_validate(to_current(tree) if earlier else tree)
     except ValidationError:
         return None
+
+
+def to_current(tree: Any) -> Any:
+    """Return the JSON of a record of format 3 in the words of format 4, and anything else as it is."""
+    if not isinstance(tree, dict) or tree.get("format") != 3 or not isinstance(tree.get("bags"), list):
+        return tree
+    bags = [{**bag, "episodes": [_renamed(episode) for episode in bag.get("episodes", [])]} for bag in tree["bags"]]
+    return {**tree, "format": FORMAT, "bags": bags}
+
+
+def _renamed(episode: dict[str, Any]) -> dict[str, Any]:
+    words = {"held": "repeated", "dropped": "passed_over", "repeated": "identical"}
+    return {words.get(name, name): value for name, value in episode.items()}

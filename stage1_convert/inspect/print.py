@@ -14,6 +14,7 @@ from common.report.formatting import counted
 from common.storage.files import write_file
 from common.storage.worker import Limits, map_isolated
 from stage1_convert.align.joint_fields import COMMANDS
+from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.bags.message_types import IMAGE_TYPES
 from stage1_convert.bags.storage import limits_for
 from stage1_convert.images.encode import encode
@@ -26,7 +27,7 @@ THUMBNAIL_PX = 320
 CONFIG_NAME = "proposed.yaml"
 
 
-def inspect(path: Path, out: Path | None = None, distro: str = "humble") -> int:
+def inspect(path: Path, out: Path | None = None, distro: str = "humble", msg_paths: Sequence[str] = ()) -> int:
     """Print what the bag at `path`, or each bag below it, holds; thumbnails and the configuration go into `out`.
 
     `out` is created if it is missing; without it a new temporary folder is used. Returns the exit code: 2 when a bag cannot
@@ -36,7 +37,9 @@ def inspect(path: Path, out: Path | None = None, distro: str = "humble") -> int:
     folder = out or Path(tempfile.mkdtemp(prefix="inspect-"))
     folder.mkdir(parents=True, exist_ok=True)
     surveys, refused = [], 0
-    with contextlib.closing(map_isolated(_survey, [(source, distro) for source in sources], 1, _limits)) as answers:
+    read_message_files(tuple(msg_paths))
+    tasks = [(source, distro, tuple(msg_paths)) for source in sources]
+    with contextlib.closing(map_isolated(_survey, tasks, 1, _limits)) as answers:
         for source, found in zip(sources, answers, strict=True):
             if isinstance(found, UserError):
                 print(f"bag {source.name}: {one_line(found)}\n")
@@ -54,11 +57,11 @@ def inspect(path: Path, out: Path | None = None, distro: str = "humble") -> int:
     return 2 if refused or any(found.error for found in surveys) else 0
 
 
-def _survey(arguments: tuple[BagPath, str]) -> Survey:
+def _survey(arguments: tuple[BagPath, str, tuple[str, ...]]) -> Survey:
     return survey(*arguments)
 
 
-def _limits(arguments: tuple[BagPath, str]) -> Limits:
+def _limits(arguments: tuple[BagPath, str, tuple[str, ...]]) -> Limits:
     return limits_for(size_bytes(arguments[0].path))
 
 
@@ -126,7 +129,12 @@ def _details(topic: TopicStats, thumbnail: Path | None) -> Iterator[str]:
 def _image_text(camera: Camera) -> str:
     size = "{}x{} ".format(*camera.image.shape[:2]) if camera.image is not None else ""
     error = f", which cannot be decoded: {camera.error}" if camera.error else ""
-    return f"{size}images, {camera.encoding}, {_size(camera.mean_bytes)} each{error}"
+    kind = f" understood as {camera.kind}" if camera.kind else ""
+    if camera.guess:
+        kind += f" (a guess: data.encodings={{CAMERA: {camera.guess}}})"
+    if camera.measured:
+        kind += f" from {camera.measured.lowest:g} to {camera.measured.highest:g}"
+    return f"{size}images, {camera.encoding or 'of no named encoding'}{kind}, {_size(camera.mean_bytes)} each{error}"
 
 
 def _thumbnails(found: Survey, folder: Path) -> dict[str, Path]:

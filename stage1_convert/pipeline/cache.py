@@ -34,6 +34,7 @@ from common.storage.files import (
     sync,
     temporary_path,
 )
+from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.config import Config
 from stage1_convert.dataset.record import SYNC_PATH, BagEntry, write_record
 from stage1_convert.dataset.stats import Stats
@@ -83,8 +84,11 @@ def key_of(bag: str, sums: Mapping[str, str], config: Config, trust_images: bool
     settings = to_dict(config)
     for name in ASSEMBLY_SETTINGS:
         del settings["data"][name]
+    del settings["data"]["msg_paths"]  # what the files say counts, not where they are
     made_of: dict[str, Any] = {"versions": versions(), "files": dict(sums)}
     made_of |= {"settings": settings, "trust_images": trust_images}
+    if config.data.msg_paths:
+        made_of["msg_files"] = read_message_files(tuple(config.data.msg_paths))
     if bag in config.data.episodes:
         made_of["episodes"] = sorted(set(config.data.episodes[bag]))
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
@@ -105,7 +109,7 @@ def locked_cache(out: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--out {out} cannot be made: {one_line(error)}") from error
+        raise UserError(f"--out {out} cannot be made: {one_line(error)}; choose another --out") from error
     remove_stale(folder.parent)
     refusal = f"another conversion to --out {out} is running; wait for it or choose another --out"
     with full_disk_named(out), locked(folder, refusal):

@@ -3,7 +3,7 @@
 Sample i of a camera is the one with clock.stamps_ns[i] in its Stream.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from stage1_convert.align.streams import BagStreams, Stream
 from stage1_convert.bags.bag import Bag
 from stage1_convert.bags.message_types import VIDEO_TYPES
 from stage1_convert.bags.storage import Bytes
-from stage1_convert.images.decode import CameraImage, read_image
+from stage1_convert.config import DataConfig
+from stage1_convert.images.decode import read_image
+from stage1_convert.images.image import CameraImage, ImageRules
 from stage1_convert.images.video_topic import VideoDecoder, starts_video
 
 Needed = npt.NDArray[np.bool_ | np.int64]  # (samples,), 0 for those that no frame shows
@@ -26,18 +28,21 @@ class FollowsDamageError(UserError):
 
 
 def read_images(
-    bag: Bag, bag_streams: BagStreams, needed: Mapping[str, Needed], depth_range_m: Sequence[float], trust: bool = False
+    bag: Bag, bag_streams: BagStreams, needed: Mapping[str, Needed], data: DataConfig, trust: bool = False
 ) -> Iterator[tuple[str, int, CameraImage | UserError]]:
     """Yield (camera, sample, image) for the samples that are needed, each camera's in order.
 
     In place of an image that is damaged comes what is wrong with it; of a video also for packets that are not needed. Only
     the cameras in `needed` are read. With `trust` JPEGs are not decoded (their pixels are None).
     """
-    readers = [_CameraReader(name, bag, bag_streams.streams[name], samples) for name, samples in needed.items()]
-    for topic, _, data in bag.records(dict.fromkeys(reader.topic for reader in readers)):
+    readers = [
+        _CameraReader(ImageRules.of(name, data), bag, bag_streams.streams[name], samples)
+        for name, samples in needed.items()
+    ]
+    for topic, _, message in bag.records(dict.fromkeys(reader.topic for reader in readers)):
         for reader in readers:
             if reader.topic == topic:
-                for sample, image in reader.add(data, depth_range_m, trust):
+                for sample, image in reader.add(message, trust):
                     yield reader.name, sample, image
     for reader in readers:
         for sample, image in reader.end():
@@ -47,16 +52,21 @@ def read_images(
 class _CameraReader:
     """Reads one camera; it deserializes only messages that frames show, or that a video needs."""
 
-    def __init__(self, name: str, bag: Bag, stream: Stream, needed: Needed) -> None:
-        self.name, self.topic = name, stream.topic
+    def __init__(self, rules: ImageRules, bag: Bag, stream: Stream, needed: Needed) -> None:
+        self.name, self.topic, self._rules = rules.camera, stream.topic, rules
         self._bag, self._stream, self._needed = bag, stream, needed
         self._is_video = bag.topics[self.topic].type in VIDEO_TYPES
+        if self._is_video and rules.encoding:
+            raise UserError(
+                f"data.encodings={{{self.name}: {rules.encoding}}} cannot describe the video of topic {self.topic}, whose "
+                "packets say it themselves; remove it"
+            )
         self._video: VideoDecoder | None = None
         self._awaits_key_frame = False  # after a packet that is damaged or left out
         self._message = -1
         self._sample = 0
 
-    def add(self, data: Bytes, depth_range_m: Sequence[float], trust: bool) -> Numbered:
+    def add(self, data: Bytes, trust: bool) -> Numbered:
         """Take the next message of the topic."""
         self._message += 1
         sample, numbers = self._sample, self._stream.numbers
@@ -70,7 +80,7 @@ class _CameraReader:
             yield from self._packet(sample, data)
         elif self._needed[sample]:
             try:
-                yield sample, read_image(self._bag.deserialize(self.topic, data), depth_range_m, trust)
+                yield sample, read_image(self._bag.deserialize(self.topic, data), self._rules, trust)
             except UserError as error:
                 yield sample, error
 
@@ -106,4 +116,4 @@ class _CameraReader:
     def _shown(self, images: Iterator[tuple[int, Any]]) -> Numbered:
         for sample, pixels in images:
             if self._needed[sample]:
-                yield sample, CameraImage.of_pixels(pixels)
+                yield sample, CameraImage.of_pixels(pixels, "video")

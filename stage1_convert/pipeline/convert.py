@@ -14,6 +14,7 @@ import pyarrow as pa
 from common.cli.command import UserError, one_line
 from common.storage.files import new_folder, require_ours
 from common.storage.worker import Limits, OutOfMemoryError, map_isolated
+from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config, DataConfig
 from stage1_convert.dataset.record import RECORD_PATH, BagEntry, read_record
@@ -38,6 +39,15 @@ class Options(NamedTuple):
     trust_images: bool = False
 
 
+class ImageTotals(NamedTuple):
+    """Sums over all episodes and cameras of what the record counts by these names."""
+
+    repeated: int
+    passed_over: int
+    lost: int
+    unavoidable: int
+
+
 class Summary(NamedTuple):
     """What a conversion gave; `refused` and `warnings` are pairs of a bag's name and what is wrong with it.
 
@@ -50,6 +60,7 @@ class Summary(NamedTuple):
     refused: list[tuple[str, str]]
     warnings: list[tuple[str, str]]
     reused: int
+    images: ImageTotals
     bad_messages: int
 
 
@@ -70,6 +81,7 @@ def convert(source: BagSource, out: Path, config: Config, options: Options) -> S
     """
     out = out.resolve()
     bags = select(source.bags, config.data, options.shard)
+    read_message_files(tuple(config.data.msg_paths))  # a wrong path is no fault of the bags'
     check_apart(source.root, out)
     require_ours(out, "converted dataset", sign=RECORD_PATH)
     with locked_cache(out) as cache:
@@ -131,8 +143,15 @@ def summarize(assembly: Assembly, reused: int) -> Summary:
     bags = assembly.bags
     refused = [(bag.bag, bag.reason or "") for bag in bags if not bag.is_converted]
     warnings = [(bag.bag, warning) for bag in bags for warning in bag.warnings]
-    bad_messages = sum(bag.n_bad_messages for bag in bags if bag.is_converted)
-    return Summary(len(bags), assembly.n_episodes, assembly.n_frames, refused, warnings, reused, bad_messages)
+    images = ImageTotals(*(_sum_images(bags, name) for name in ImageTotals._fields))
+    bad = sum(bag.n_bad_messages for bag in bags if bag.is_converted)
+    return Summary(len(bags), assembly.n_episodes, assembly.n_frames, refused, warnings, reused, images, bad)
+
+
+def _sum_images(bags: Sequence[BagEntry], name: str) -> int:
+    """Return the sum of a count over the cameras, which alone are in EpisodeEntry.passed_over."""
+    episodes = [episode for bag in bags for episode in bag.episodes]
+    return sum(getattr(episode, name).get(camera, 0) for episode in episodes for camera in episode.passed_over)
 
 
 def require_episodes(summary: Summary) -> None:

@@ -23,6 +23,7 @@ from stage1_convert.align import state_action
 from stage1_convert.align.bad_messages import require_few
 from stage1_convert.align.streams import without
 from stage1_convert.bags.bag import Bag, open_bag
+from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.bags.storage import SIDECARS, storage_files, storage_format
 from stage1_convert.config import Config
 from stage1_convert.dataset.episode_file import GROUP_BYTES, EpisodeWriter, data_schema
@@ -39,7 +40,7 @@ from stage1_convert.pipeline.cache import (
     write_converted,
 )
 from stage1_convert.pipeline.frames import BadImagesError, FrameReader
-from stage1_convert.pipeline.plan_bag import describe_bad_messages, plan_streams, read_and_plan
+from stage1_convert.pipeline.plan_bag import describe_final, plan_streams, read_and_plan
 from stage1_convert.pipeline.progress import Progress
 from stage1_convert.sources.folder import size_bytes
 from stage1_convert.sources.source import BagPath
@@ -91,7 +92,8 @@ def _convert_new(source: BagPath, number: int, job: Job, entry: BagEntry) -> Non
     with new_converted_bag(job.cache, entry.key) as folder:
         scratch = folder / "scratch"
         scratch.mkdir()
-        with open_bag(source.path, scratch, job.config.data.ros_distro) as bag:
+        definitions = read_message_files(tuple(job.config.data.msg_paths))
+        with open_bag(source.path, scratch, job.config.data.ros_distro, definitions) as bag:
             try:
                 image_stats = _BagConversion(bag, folder, number, job, entry).run()
             finally:
@@ -148,13 +150,14 @@ class _BagConversion:
             except BadImagesError:
                 self._plan_again()
         self._count_looked_at()
-        describe_bad_messages(self._streams, self._looked_at, self._config, self._entry)
+        describe_final(self._streams, self._plan, self._looked_at, self._config, self._entry)
         for name, odd in self._reader.odd.items():
             self._entry.warnings.append(
                 f"camera {name}: {counted(len(odd), 'image')} with something odd that is no damage, the first one message "
                 f"{odd[0].number} stamped {odd[0].stamp_ns} ns: {odd[0].reason}"
             )
         self._entry.compressed, self._entry.sizes = sorted(self._reader.compressed), self._reader.sizes
+        self._entry.warnings += self._reader.range_use.warnings(self._config.data)
         self._entry.episodes = [episode for episode, _ in found]
         return [stats for _, stats in found]
 
@@ -193,14 +196,19 @@ class _BagConversion:
             camera: ImageColumnWriter(self._folder / f"{number:03d}.{camera}.mp4", config.data, span.frames)
             for camera in config.data.cameras
         }
+        counts = state_action.describe_images(self._streams.clocks, self._plan, span, config.data)
         numbers = state_action.states_actions(self._streams, self._plan, span, config)
         self._write_rows(files.rows, _columns(numbers, shown, config), images, span.frames)
         entry = EpisodeEntry(
             frames=span.frames,
             start_ns=int(shown["tick_ns"][0]),
             begins=span.reason,
-            **state_action.describe_ages(shown, list(images), self._streams.streams),
-            repeated={camera: writer.repeated for camera, writer in images.items()},
+            **state_action.describe_ages(shown, self._streams.streams),
+            passed_over={camera: count.passed_over for camera, count in counts.items()},
+            identical={camera: writer.identical for camera, writer in images.items()},
+            lost={camera: count.lost for camera, count in counts.items()},
+            unavoidable={camera: count.unavoidable for camera, count in counts.items()},
+            excess={camera: count.excess for camera, count in counts.items()},
         )
         return entry, {camera: writer.close() for camera, writer in images.items()}
 
@@ -246,8 +254,9 @@ def _columns(numbers: state_action.StatesActions, shown: dict[str, Any], config:
     frames = shown["frame_index"]
     columns = {STATE: _vectors(numbers.states), ACTION: _vectors(numbers.actions)}
     if config.data.sync_columns:
-        for stream, age in state_action.ages_ms(shown, config.streams).items():
-            columns[f"sync.{stream}_age_ms"] = pa.array(age.astype(np.float32))
+        for stream in config.streams:
+            age_ms = state_action.oldest_age_ms(shown, stream)
+            columns[f"sync.{stream}_age_ms"] = pa.array(age_ms.astype(np.float32))
     columns["timestamp"] = pa.array((frames / config.data.fps).astype(np.float32))
     return {**columns, "frame_index": pa.array(frames)}
 

@@ -15,8 +15,9 @@ from stage1_convert.bags.message_types import VIDEO_TYPES
 from stage1_convert.config import Config
 from stage1_convert.dataset.image_column import StoredImage
 from stage1_convert.dataset.stats import histogram, sample_frames
-from stage1_convert.images.decode import CameraImage
 from stage1_convert.images.encode import encode
+from stage1_convert.images.image import CameraImage
+from stage1_convert.images.range_use import RangeUse
 from stage1_convert.pipeline.camera import FollowsDamageError, read_images
 
 
@@ -28,8 +29,8 @@ class FrameReader:
     """Reads the images of one bag.
 
     `sizes` holds each camera's (height, width) as soon as it has been seen, `compressed` the cameras of which an image
-    lost detail here, `looked_at` the numbers of the messages that were looked at, `bad` those that are damaged,
-    and `odd` by camera those that are odd without being damaged, with what is odd.
+    lost detail here, `range_use` how the ranges of the settings cover what was measured. `looked_at` are the numbers of the
+    messages that were looked at, `bad` those that are damaged, and `odd` those with something odd that is no damage.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class FrameReader:
         self._trust = trust_images
         self.sizes: dict[str, tuple[int, int]] = {}
         self.compressed: set[str] = set()
+        self.range_use = RangeUse()
         self.looked_at: dict[str, set[int]] = {name: set() for name in config.data.cameras}
         self.bad: dict[str, list[BadMessage]] = {}
         self.odd: dict[str, list[BadMessage]] = {}
@@ -59,7 +61,7 @@ class FrameReader:
         for name in data.cameras:
             if self._bag.topics[streams[name].topic].type in VIDEO_TYPES:  # every packet is decoded
                 self.looked_at[name].update(streams[name].numbers.tolist())
-        for name, sample, image in read_images(self._bag, self._streams, uses, data.depth_range_m, self._trust):
+        for name, sample, image in read_images(self._bag, self._streams, uses, data, self._trust):
             self.looked_at[name].add(int(streams[name].numbers[sample]))
             stored = self._stored(name, sample, image, sample in measured[name])
             if stored is not None:
@@ -83,8 +85,10 @@ class FrameReader:
         size = (conventions.image_resize[0], conventions.image_resize[1]) if conventions.image_resize else recorded
         if self.sizes.setdefault(camera, size) != size:
             before = "{}x{}".format(*self.sizes[camera])
-            error = f"the image is {size[0]}x{size[1]}, the ones before it {before}"
-            raise UserError(f"{self._name(camera, sample)}: {error}")
+            raise UserError(
+                f"{self._name(camera, sample)}: the image is {size[0]}x{size[1]}, the ones before it {before}; "
+                f"conventions.image_resize, such as [{self.sizes[camera][0]}, {self.sizes[camera][1]}], makes them alike"
+            )
         if image.oddity:
             self.odd.setdefault(camera, []).append(self._noted(camera, sample, image.oddity))
         try:
@@ -109,17 +113,18 @@ class FrameReader:
 
     def _store(self, camera: str, image: CameraImage, size: tuple[int, int], is_measured: bool) -> StoredImage:
         last, self._last[camera] = self._last.get(camera), image
-        repeated = last is not None and _is_same(last, image)
+        self.range_use.add(camera, image)
+        identical = last is not None and _is_same(last, image)
         storage, recorded = self._config.data.storage, (image.height, image.width)
         if image.file is not None and image.file_format == storage and size == recorded:
-            return StoredImage(image.file, None, histogram(image.rgb()) if is_measured else None, repeated)
+            return StoredImage(image.file, None, histogram(image.rgb()) if is_measured else None, identical)
         pixels = resize(image.rgb(), size)
         counts = histogram(pixels) if is_measured else None
         if storage == "video":
-            return StoredImage(b"", pixels, counts, repeated)
+            return StoredImage(b"", pixels, counts, identical)
         if storage == "jpeg":
             self.compressed.add(camera)
-        return StoredImage(encode(pixels, storage, self._config.conventions.jpeg_quality), None, counts, repeated)
+        return StoredImage(encode(pixels, storage, self._config.conventions.jpeg_quality), None, counts, identical)
 
 
 def _is_same(one: CameraImage, two: CameraImage) -> bool:

@@ -1,6 +1,6 @@
 """The first reading of a bag: all but its images, which decides what each frame shows."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,13 +8,19 @@ import numpy as np
 
 from common.report.formatting import counted
 from stage1_convert.align import state_action
+from stage1_convert.align.camera_rate import describe_counts, rate_of
+from stage1_convert.align.clock import Clock, Int64
 from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
 from stage1_convert.align.streams import BagStreams, Stream, read_streams, subject
 from stage1_convert.bags.bag import Bag, open_bag
-from stage1_convert.config import JOINTS, Config
+from stage1_convert.bags.message_files import read_message_files
+from stage1_convert.config import Config, DataConfig
 from stage1_convert.dataset.record import BadMessageCount, BagEntry, ClockEntry, Gap, LeftOut, MessageCount
 from stage1_convert.images.video_topic import starts_video
 from stage1_convert.sources.source import BagPath
+
+# Of an episode's frames, and of the images of each episode: more repeated or passed over than that is worth a warning.
+EXCESS_SHARE, EXCESS_IMAGES = 0.02, 2
 
 
 class BagPlan(NamedTuple):
@@ -31,10 +37,11 @@ def plan_bag(source: BagPath, config: Config, scratch: Path) -> BagPlan:
     Raises UserError as the conversion would, but for damaged images; `scratch` is an existing folder.
     """
     entry = BagEntry(bag=source.name, status="converted", reason=None, warnings=[])
-    with open_bag(source.path, scratch, config.data.ros_distro) as bag:
+    definitions = read_message_files(tuple(config.data.msg_paths))
+    with open_bag(source.path, scratch, config.data.ros_distro, definitions) as bag:
         bag_streams, plan = read_and_plan(bag, config, entry)
         entry.warnings += bag.warnings
-    describe_bad_messages(bag_streams, {}, config, entry)
+    describe_final(bag_streams, plan, {}, config, entry)
     return BagPlan(entry, bag_streams, plan)
 
 
@@ -44,7 +51,7 @@ def read_and_plan(bag: Bag, config: Config, entry: BagEntry) -> tuple[BagStreams
     bag_streams = read_streams(bag, config, starts_video)
     for stream in bag_streams.streams.values():
         declared = bag.topics[stream.topic].declared
-        if stream.read != declared:
+        if stream.read != declared and stream.topic not in entry.messages:
             entry.warnings.append(f"topic {stream.topic}: {declared} messages declared, {stream.read} read")
         entry.messages[stream.topic] = MessageCount(declared=declared, read=stream.read, used=0)
     return bag_streams, plan_streams(bag_streams, config, entry)
@@ -54,16 +61,28 @@ def plan_streams(bag_streams: BagStreams, config: Config, entry: BagEntry) -> Ep
     """Plan the episodes of a bag's usable messages, and fill in what the entry says of them."""
     streams, clocks = bag_streams.streams, bag_streams.clocks
     _describe_clocks(streams, entry)
-    angles = streams[JOINTS].values[:, : len(config.conventions.joint_order)]
-    plan = make_plan(clocks, angles, bag_streams.markers_ns, config)
+    plan = make_plan(clocks, state_action.joint_angles(bag_streams, config), bag_streams.markers_ns, config)
     if entry.bag in config.data.episodes:
         plan = choose(plan, config.data.episodes[entry.bag])
     _describe_plan(plan, streams, entry)
+    entry.rate_hz = {camera: round(rate_of(clocks[camera].stamps_ns), 3) for camera in config.data.cameras}
     state_action.check_numbers(bag_streams, plan, config)
     return plan
 
 
-def describe_bad_messages(
+def describe_final(
+    bag_streams: BagStreams,
+    plan: EpisodePlan,
+    looked_at: Mapping[str, Collection[int]],
+    config: Config,
+    entry: BagEntry,
+) -> None:
+    """Count in the entry which messages were left out of a plan that is final, and warn of them and of the plan's images."""
+    entry.warnings += _warn_of_images(bag_streams.clocks, plan, entry, config.data)
+    _describe_bad_messages(bag_streams, looked_at, config, entry)
+
+
+def _describe_bad_messages(
     bag_streams: BagStreams, looked_at: Mapping[str, Collection[int]], config: Config, entry: BagEntry
 ) -> None:
     """Count the messages that were left out, in the entry and in a warning for each stream.
@@ -108,13 +127,34 @@ def _describe_plan(plan: EpisodePlan, streams: Mapping[str, Stream], entry: BagE
     last_ns = max(clock.last_ns for clock in entry.clock.values())
     entry.warm_up_s = round((int(plan.ticks_ns[0]) - first_ns) / 1e9, 6)
     entry.tail_s = round((last_ns - int(plan.ticks_ns[-1])) / 1e9, 6)
+    entry.resample, entry.grid_delay_ms = plan.rules, plan.delay_ns / 1e6
     entry.gaps = [Gap.model_validate(gap) for gap in plan.gaps]
     entry.left_out = [
         LeftOut(start_ns=int(plan.ticks_ns[span.start]), frames=span.frames, reason=span.reason)
         for span in plan.left_out
     ]
-    for count in entry.messages.values():
-        count.used = 0
+    used: dict[str, list[Int64]] = {}
     for name, stream in streams.items():
-        count = entry.messages[stream.topic]
-        count.used = max(count.used, len(np.unique(plan.shown(name))))
+        used.setdefault(stream.topic, []).append(stream.numbers[plan.shown(name)])
+    for topic, numbers in used.items():
+        entry.messages[topic].used = len(np.unique(np.concatenate(numbers)))
+
+
+def _warn_of_images(clocks: Mapping[str, Clock], plan: EpisodePlan, entry: BagEntry, data: DataConfig) -> Iterator[str]:
+    """Yield a warning for each camera of which the frames repeat or pass over more images than they must."""
+    episodes = [state_action.describe_images(clocks, plan, span, data) for span in plan.episodes]
+    for camera in data.cameras:
+        counts = [episode[camera] for episode in episodes]
+        frames, excess = sum(count.frames for count in counts), sum(count.excess for count in counts)
+        if excess > max(EXCESS_SHARE * frames, EXCESS_IMAGES * len(counts)):
+            found = describe_counts(counts, entry.rate_hz[camera], data.fps)
+            yield f"camera {camera}: {found}: {_way_out(camera, entry, data)}"
+
+
+def _way_out(camera: str, entry: BagEntry, data: DataConfig) -> str:
+    if data.grid_delay_ms is not None or entry.resample[camera] != "in_order":
+        return (
+            "data.resample=auto and data.grid_delay_ms=null show each image once where the rate is that of the frames"
+        )
+    other = "receive" if entry.clock[camera].source == "header" else "header"
+    return f"its {entry.clock[camera].source} stamps jitter: try data.time_source_by_stream={{{camera}: {other}}}"

@@ -26,6 +26,7 @@ from stage1_convert.sources.azure_client import (
     translate_errors,
 )
 from stage1_convert.sources.azure_download import check_paths, download, etag_file, missing_bytes
+from stage1_convert.sources.azure_sas import describe_oddities
 from stage1_convert.sources.checksum_cache import ChecksumCache
 from stage1_convert.sources.source import BagInfo, BagPath, FetchedBag, IsDone
 
@@ -42,7 +43,12 @@ class AzureBags:
         self._keep = keep
         self._stop = threading.Event()
         self._client = open_container(address, environment, self._stop)
-        self._blobs = group_bags(_with_own_name(list_blobs(self._client, address), address))
+        try:
+            blobs = list_blobs(self._client, address)
+        except DeniedError as error:
+            odd = describe_oddities(environment)
+            raise DeniedError(f"{error}; {odd}" if odd else str(error)) from error
+        self._blobs = group_bags(_with_own_name(blobs, address))
         self._checksums = ChecksumCache(self.root, address)
         self.bags = [BagInfo(name, sum(blob.size_bytes for blob in blobs)) for name, blobs in self._blobs.items()]
         if not self.bags:

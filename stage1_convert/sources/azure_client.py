@@ -13,6 +13,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -23,6 +24,7 @@ from azure.core.pipeline.transport import RequestsTransport
 from azure.storage.blob import ContainerClient, ExponentialRetry
 
 from common.cli.command import TransientError, UserError
+from stage1_convert.sources.azure_sas import CONNECTION, SAS, check_times, clean, connection_fields, token_of
 
 EMULATOR = "devstoreaccount1"
 DEFAULT_CONTAINER, DEFAULT_PREFIX = "datasets", "houston_recordings/"
@@ -104,11 +106,13 @@ def parse_address(src: str, environment: Mapping[str, str] = os.environ) -> Addr
 
 def _credential_account(environment: Mapping[str, str]) -> _Account:
     """Return the account that the credentials belong to."""
-    connection = environment.get("AZURE_STORAGE_CONNECTION_STRING", "")
-    if environment.get("AZURE_STORAGE_SAS_TOKEN") or not connection:
+    fields = connection_fields(environment)
+    if token_of(environment) or not fields:
         endpoint = environment.get("AZURE_STORAGE_BLOB_ENDPOINT", "").rstrip("/")
-        return _Account(environment.get("AZURE_STORAGE_ACCOUNT", ""), endpoint)
-    fields = dict(part.partition("=")[::2] for part in connection.split(";") if part)
+        name, pasted = environment.get("AZURE_STORAGE_ACCOUNT", ""), _account_of_url(clean(environment.get(SAS, "")))
+        if name and pasted and name != pasted:
+            raise UserError(f"{SAS} is of the account {pasted}, and AZURE_STORAGE_ACCOUNT says {name}; change one")
+        return _Account(name or pasted, endpoint)
     if fields.get("UseDevelopmentStorage") == "true":
         return _Account(EMULATOR, f"http://127.0.0.1:10000/{EMULATOR}")
     name, endpoint = fields.get("AccountName", ""), fields.get("BlobEndpoint", "").rstrip("/")
@@ -117,6 +121,12 @@ def _credential_account(environment: Mapping[str, str]) -> _Account:
     if endpoint and not name:
         name = _split_account(urlsplit(endpoint), _Account("", endpoint))[0].name
     return _Account(name, endpoint)
+
+
+def _account_of_url(text: str) -> str:
+    """Return the account of a blob's URL, "" for any other text."""
+    matched = BLOB_HOST.fullmatch(urlsplit(text).hostname or "") if text.lower().startswith("https:") else None
+    return matched["account"] if matched else ""
 
 
 def _split_account(url: SplitResult, known: _Account) -> tuple[_Account, str]:
@@ -163,8 +173,9 @@ class _WholeBodyTransport(RequestsTransport):  # type: ignore[misc]
 def open_container(address: Address, environment: Mapping[str, str], stop: threading.Event) -> ContainerClient:
     """Return a client of the container, with the first credential that the environment has; `stop` ends its downloads.
 
-    Raises UserError when the environment has no credential.
+    Raises UserError when the environment has no credential, or a token that has expired.
     """
+    check_times(environment, datetime.now(UTC))
 
     def check_stop(_request: object) -> None:
         if stop.is_set():
@@ -181,14 +192,13 @@ def open_container(address: Address, environment: Mapping[str, str], stop: threa
         "max_single_get_size": CHUNK_BYTES,
         "max_chunk_get_size": CHUNK_BYTES,
     }
-    connection = environment.get("AZURE_STORAGE_CONNECTION_STRING")
-    token = environment.get("AZURE_STORAGE_SAS_TOKEN", "").lstrip("?")
+    connection, token = clean(environment.get(CONNECTION, "")), token_of(environment)
     if connection and not token:
         try:
             return ContainerClient.from_connection_string(connection, address.container, **options)
         except ValueError:
             hint = "is no connection string; copy it from the portal"
-            raise UserError(f"AZURE_STORAGE_CONNECTION_STRING {hint}") from None
+            raise UserError(f"{CONNECTION} {hint}") from None
     credential = AzureSasCredential(token) if token else _default_credential()
     return ContainerClient(address.endpoint, address.container, credential=credential, **options)
 
@@ -241,15 +251,16 @@ def _translated(subject: str, error: azure.AzureError) -> UserError | TransientE
     if isinstance(error, azure.ClientAuthenticationError) or status in (401, 403):
         kind, text = DeniedError, f"the storage service refuses the credentials ({code}); expected {CREDENTIALS}"
     elif isinstance(error, azure.ResourceNotFoundError):
-        kind, text = UserError if "Container" in code else BlobError, f"there is no such container or blob ({code})"
+        kind = UserError if "Container" in code else BlobError
+        text = f"there is no such container or blob ({code}); compare the names in --src with those in the portal"
     elif status in (412, 416):
         text = "it was written to after it was listed; run again when its upload is complete"
     elif type(error) is azure.AzureError:  # the SDK raises the base class for nothing but a wrong checksum
-        text = "its bytes do not have the MD5 that the service gives"
+        text = "its bytes do not have the MD5 that the service gives; run again, or upload it again"
     elif not isinstance(error, azure.HttpResponseError) or status is None:
         kind, text = TransientError, f"no connection to the storage service ({type(error).__name__})"
     elif status in (408, 429) or status >= 500:
         kind, text = TransientError, f"the storage service failed ({code})"
     else:
-        text = f"the storage service refuses it ({code})"
+        text = f"the storage service refuses it ({code}); the error codes of Azure Blob Storage say why"
     return kind(f"{subject}: {text}")

@@ -16,7 +16,7 @@ EXAMPLES = "policy.first_step.mae, drift.from_commanded.1.0s.mean or latency.p50
 COLUMNS = {
     "mean error": "policy.valid_horizon.mae",
     "first step": "policy.first_step.mae",
-    "times the best rule": "ratio_to_best_baseline.valid_horizon",
+    "times the best baseline": "ratio_to_best_baseline.valid_horizon",
     "drift after 1 s": "drift.from_commanded.1.0s.mean",
     "latency p50 (s)": "latency.p50_s",
 }

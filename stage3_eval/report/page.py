@@ -81,13 +81,13 @@ def draw_horizon(evaluated: Evaluated) -> tuple[list[tuple[str, str]], Plot] | N
         )
         for kind, name, errors in curves
     ]
-    label = "Mean error by how far ahead the action lies, of the policy and of each simple rule"
+    label = "Mean error by how far ahead the action lies, of the policy and of each baseline"
     plot = line_chart(label, lines, " s", evaluated.unit, height=220, from_zero=True)
     return [(kind, name) for kind, name, _ in curves[::-1]], plot
 
 
 def _best_by_joint(summary: Summary) -> dict[str, float]:
-    """Return the error of the best rule for each joint."""
+    """Return the error of the best baseline for each joint."""
     horizons = [errors.valid_horizon.per_joint for errors in summary.baselines.values()]
     return {joint: min(horizon[joint].mae for horizon in horizons) for joint in summary.joint_names}
 

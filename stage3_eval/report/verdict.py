@@ -1,4 +1,4 @@
-"""Is the policy better than the best simple rule? The answer in one line. Pure."""
+"""Is the policy better than the best baseline? The answer in one line. Pure."""
 
 from typing import Literal, NamedTuple
 
@@ -33,5 +33,5 @@ def verdict(summary: Summary, scope: Scope) -> Verdict:
         return Verdict("warn", f"No verdict: {best} makes no error at all; do these episodes move?")
     compared = f"{ratio:.2f} times the error of {best}{' at the first step' if scope == FIRST_STEP else ''}"
     if ratio < 1:
-        return Verdict("good", f"Better than every simple rule: {compared}")
-    return Verdict("bad", f"NOT better than a simple rule: {compared}")
+        return Verdict("good", f"Better than every baseline: {compared}")
+    return Verdict("bad", f"Not better than the best baseline: {compared}")

@@ -1,17 +1,35 @@
 """Submitting, with stand-ins for `docker` and `osmo` on the PATH that record their arguments."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from common.cli.command import UserError
+from osmo.check.template import read
+from osmo.local import __main__ as local
+from osmo.site import read_site
 from tests.conftest import ROOT
-from tests.osmo.conftest import OSMO
+from tests.osmo.conftest import OSMO, WORKFLOWS
 
 FILE = OSMO / "convert-train-eval.yaml"
-TRAIN, EVAL = "192.168.1.100:5000/ur10e-act-train:latest", "192.168.1.100:5000/ur10e-act-eval:latest"
+ADDRESSES = ("192.168.1.100", "stosmorbt3dev001", "houston_recordings")
+REGISTRY = read(FILE).defaults["registry"]
+TRAIN, EVAL = f"{REGISTRY}/ur10e-act-train:latest", f"{REGISTRY}/ur10e-act-eval:latest"
+SITE = """\
+host: https://osmo.example.com
+pool: arms
+values:
+  registry: ghcr.io/acme
+  account: acct
+  steps: 7
+  shm: true
+  results_url: azure://acct/results
+  regsitry: ghcr.io/typo
+"""
 
 
 @pytest.fixture
@@ -86,8 +104,8 @@ def test_with_no_build_the_images_must_be_in_the_registry(tools: Path) -> None:
         ("", "docker", "docker is not on the PATH: sudo apt-get install docker.io"),
         ("docker info", "", "docker does not respond: sudo systemctl start docker"),
         ("", "osmo", "the OSMO command line is not on the PATH"),
-        ("osmo pool list", "", "you are not logged in to OSMO: osmo login https://192.168.1.100"),
-        ("docker push", "", "docker login 192.168.1.100:5000, or for plain http"),
+        ("osmo pool list", "", "you are not logged in to OSMO: osmo login https://OSMO_HOST"),
+        ("docker push", "", f"docker login {REGISTRY}, or for plain http"),
         ("osmo workflow submit", "", "osmo credential set NAME"),
     ],
 )
@@ -107,6 +125,86 @@ def test_a_missing_tool_or_login_is_named_with_the_command_that_fixes_it(
 def test_a_file_that_osmo_would_refuse_is_refused_before_any_step(tools: Path) -> None:
     done = submit(tools, FILE, "--set", "exec_timeout=1.5h")
     assert done.returncode == 2
-    assert f"{FILE}:12: exec_timeout: '1.5h': expected seconds" in done.stderr
+    assert f"{FILE}:14: exec_timeout: '1.5h': expected seconds" in done.stderr
     assert submit(tools, FILE, "--release", "6.4").returncode == 2
     assert asked(tools) == []
+
+
+def test_a_site_gives_the_login_the_pool_and_the_values_that_the_file_uses(tools: Path, tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(SITE)
+    site = ("--site", tmp_path / "site.yaml")
+    done = submit(tools, FILE, "--no-build", *site, "--set", "eval_device=cpu", "results=url")
+    assert done.returncode == 0, done.stderr
+    values = "registry=ghcr.io/acme account=acct steps=7 results_url=azure://acct/results regsitry=ghcr.io/typo"
+    assert asked(tools)[-1] == f"osmo workflow submit {FILE} --pool arms --set {values} eval_device=cpu results=url"
+    assert "hint: --set regsitry: nothing in the workflow uses it; did you mean registry?" in done.stderr
+    submit(
+        tools,
+        FILE,
+        "--no-build",
+        *site,
+        "--pool",
+        "mine",
+        "--set",
+        "account=b",
+        "registry=c",
+        "results=none",
+        "--set-string",
+        "steps=1",
+    )
+    assert asked(tools)[-1].startswith(
+        f"osmo workflow submit {FILE} --pool mine --set regsitry=ghcr.io/typo account=b registry=c results=none "
+    )
+    (tmp_path / "fail").write_text("osmo pool list\n")
+    assert "osmo login https://osmo.example.com" in submit(tools, FILE, *site).stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("value: {a: 1}", "unknown key value; did you mean values?"),
+        ("values: [a]", "expected a map such as"),
+        ("a: {b", "is not valid YAML"),
+    ],
+)
+def test_a_site_that_is_none_is_refused_by_submit_check_and_run(
+    tools: Path, tmp_path: Path, text: str, words: str
+) -> None:
+    (tmp_path / "site.yaml").write_text(text)
+    site = ["--site", str(tmp_path / "site.yaml")]
+    done = submit(tools, FILE, *site)
+    assert (done.returncode, words in done.stderr) == (2, True), done.stderr
+    for command in ("check", "run"):
+        with pytest.raises(UserError, match=re.escape(words)):
+            local.main([command, str(FILE), *site])
+
+
+def test_check_and_the_local_run_take_the_site_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "site.yaml").write_text("values: {word: there, number: 1e-5, other: 3}\n")
+    (tmp_path / "flow.yaml").write_text(
+        "workflow:\n  name: toy\n  tasks:\n  - {name: a, image: i/j, command: [echo, '{{ word }} {{ number }}']}\n"
+        "default-values: {word: '{{ nobody }}', number: 1}\n"
+    )
+    flow, site = str(tmp_path / "flow.yaml"), ["--site", str(tmp_path / "site.yaml")]
+    assert local.main(["check", flow]) == 2
+    assert local.main(["check", flow, *site]) == 0
+    assert "hint" not in capsys.readouterr().out.partition("refuses it")[2]
+    assert local.main(["run", flow, *site, "--work", str(tmp_path / "work")]) == 0
+    assert (tmp_path / "work/a/log.txt").read_text() == "there 1e-05\n"
+
+
+def test_the_shipped_site_is_that_of_the_default_values() -> None:
+    site = read_site(OSMO / "site.yaml")
+    for path in WORKFLOWS:
+        defaults = read(path).defaults
+        assert {name: defaults[name] for name in site.values.keys() & defaults.keys()} == {
+            name: value for name, value in site.values.items() if name in defaults
+        }
+
+
+def test_the_addresses_of_one_team_stand_in_default_values_and_the_site_only() -> None:
+    words = re.compile("|".join(str(value) for value in ADDRESSES))
+    for path in [*OSMO.rglob("*.py"), *OSMO.rglob("*.md"), *OSMO.rglob("*.yaml"), *OSMO.rglob("*.json")]:
+        text = path.read_text()
+        if path != OSMO / "site.yaml":
+            assert words.search(text.partition("\ndefault-values:")[0]) is None, path

@@ -12,7 +12,9 @@ from common.storage.files import describe_folder
 from osmo.local.__main__ import restart, run
 from osmo.local.runner import Result
 from tests.conftest import SharedFolders, run_readme_block
-from tests.osmo.conftest import BAGS_URL, OSMO, TINY, running, start, wait_for
+from tests.osmo.conftest import OSMO, TINY, running, start, wait_for
+
+pytestmark = pytest.mark.slow
 
 TOY: dict[str, Any] = {"steps": 2, "warmup_steps": 1, "train_overrides": TINY}
 EVAL: dict[str, Any] = {"eval_device": "cpu", "eval_episodes": "val"}
@@ -69,10 +71,16 @@ def test_the_chain_trains_with_the_given_config_and_the_steps_of_the_workflow(ch
 
 
 def test_shards_merge_into_the_dataset_of_one_machine(chain: Path, bags: Path, tmp_path: Path) -> None:
-    values = {"shards": 2, "results": "url", "bags": "localpath", "bags_localpath": str(bags)}
+    values = {
+        "shards": 2,
+        "results": "url",
+        "results_url": "azure://acct/results",
+        "bags": "localpath",
+        "bags_localpath": str(bags),
+    }
     result = completed(run(OSMO / "convert-sharded.yaml", values, tmp_path / "work"))
     assert list(result.tasks) == ["convert-0", "convert-1", "merge"]
-    merged = tmp_path / "work/urls/azure/stosmorbt3dev001/datasets/results/ur10e-convert-1/merge/dataset"
+    merged = tmp_path / "work/urls/azure/acct/results/ur10e-convert-1/merge/dataset"
     assert data_of(merged) == data_of(chain / "convert" / "output" / "dataset")
 
 
@@ -108,11 +116,13 @@ def test_a_sweep_of_two_arms_ends_in_their_comparison(bags: Path, tmp_path: Path
         {"name": "lr1e4-kl10", "overrides": "training.lr=1e-4 training.kl_weight=10"},
         {"name": "lr1e4-kl1", "overrides": "training.lr=1e-4 training.kl_weight=1"},
     ]
-    values = {**TOY, **EVAL, "arms": arms}
-    result = completed(run(OSMO / "sweep.yaml", values, tmp_path / "work", {BAGS_URL: bags}))
+    texts = {"config_text": "training: {seed: 7}\ndata: {fps: 15}\n", "convert_config_text": "data: {fps: 15}\n"}
+    values = {**TOY, **EVAL, "arms": arms, "bags": "localpath", "bags_localpath": str(bags), **texts}
+    result = completed(run(OSMO / "sweep.yaml", values, tmp_path / "work"))
     assert list(result.tasks) == ["convert", "train-lr1e4-kl10", "train-lr1e4-kl1", "compare"]
     for arm in ("lr1e4-kl10", "lr1e4-kl1"):
         config = config_of(tmp_path / "work" / "datasets" / f"ur10e-act-sweep-{arm}" / "train-rosbag-act")
+        assert config["training"]["seed"] == 7  # from config_text
         assert config["training"]["kl_weight"] == float(arm.rpartition("kl")[2])
         assert (config["wandb"]["run_name"], config["wandb"]["tags"]) == (f"sweep-{arm}", ["osmo", "sweep"])
     comparison = (tmp_path / "work" / "datasets" / "ur10e-act-sweep" / "comparison.csv").read_text()

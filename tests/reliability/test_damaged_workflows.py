@@ -63,7 +63,7 @@ SNIPPETS = [
 HOSTILE = {
     "no number": ("cpu: 1", "cpu: !!int euo", "does not have the form of its type"),
     "no date": ("word: hello", "word: 2024-13-45", "does not have the form of its type"),
-    "no default-values": ("  word: hello\n", "", "default-values"),
+    "no default-values": ("  word: hello\n", "", "'word' is undefined"),
     "half a command": ('["true"], lead', '["tr*ue"], lead', "cannot be started"),
     "a command with a NUL": ('["true"], lead', '["tr\\0ue"], lead', "cannot be started"),
     "a word of a megabyte": ('["true"], lead', '["true", "' + "x" * 1_000_000 + '"], lead', "cannot be started"),

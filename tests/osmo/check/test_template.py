@@ -39,7 +39,7 @@ def test_default_values_fill_the_file_and_set_changes_them(tmp_path: Path) -> No
 
 def test_tokens_pass_through_both_renderings(tmp_path: Path) -> None:
     document = rendered(tmp_path, LOOP).document
-    again = submitted(document, tmp_path)
+    again = submitted(document, tmp_path, {})
     assert again["workflow"]["tasks"][1]["args"] == ["echo {{output}} {{input:0}}\necho 1\n"]
 
 
@@ -62,11 +62,11 @@ def test_a_localpath_is_inlined_and_rendered_without_the_default_values(tmp_path
         default-values: {name: n}
         """
     (tmp_path / "config.yaml").write_text("steps: 3 # {{output}}\n")
-    (file,) = submitted(rendered(tmp_path, text).document, tmp_path)["workflow"]["tasks"][0]["files"]
+    (file,) = submitted(rendered(tmp_path, text).document, tmp_path, {})["workflow"]["tasks"][0]["files"]
     assert file == {"path": "/workspace/config.yaml", "contents": "steps: 3 # {{output}}\n"}
     (tmp_path / "config.yaml").write_text("steps: {{ name }}\n")
     with pytest.raises(TemplateError, match="'name' is undefined"):
-        submitted(rendered(tmp_path, text).document, tmp_path)
+        submitted(rendered(tmp_path, text).document, tmp_path, {})
 
 
 def test_a_token_built_by_a_loop_is_a_token_in_the_second_pass(tmp_path: Path) -> None:
@@ -79,7 +79,35 @@ def test_a_token_built_by_a_loop_is_a_token_in_the_second_pass(tmp_path: Path) -
         default-values: {x: 1}
         """
     document = rendered(tmp_path, text).document
-    assert submitted(document, tmp_path)["workflow"]["tasks"][0]["args"] == ["{{input:0}} {{input:1}} 1"]
+    assert submitted(document, tmp_path, {})["workflow"]["tasks"][0]["args"] == ["{{input:0}} {{input:1}} 1"]
+
+
+def test_only_the_section_workflow_is_rendered(tmp_path: Path) -> None:
+    above = "# {{ nobody }}\n{# {{ output }} #}\nversion: 3\n"
+    assert (
+        rendered(tmp_path, above + dedent(LOOP) + "  other: '{{ nobody }}'\n").document["workflow"]["name"] == "first"
+    )
+    with pytest.raises(TemplateError, match="'n' is undefined") as caught:
+        rendered(tmp_path, '{% set n = 1 %}\nworkflow:\n  name: "{{ n }}"\n')
+    assert caught.value.line == 3
+    with pytest.raises(TemplateError, match="workflow: is missing"):
+        rendered(tmp_path, "default-values: {a: 1}\n")
+    with pytest.raises(TemplateError, match="workflow: is given twice"):
+        rendered(tmp_path, "workflow: {}\nworkflow: {}\n")
+
+
+def test_the_second_pass_has_the_values_of_set_but_not_the_default_values(tmp_path: Path) -> None:
+    text = """\
+        workflow:
+          name: n
+          tasks:
+          - {name: t, args: ["{% raw %}{{ x }}{% endraw %}"]}
+        default-values: {x: 1}
+        """
+    document = rendered(tmp_path, text).document
+    assert submitted(document, tmp_path, {"x": 2})["workflow"]["tasks"][0]["args"] == ["2"]
+    with pytest.raises(TemplateError, match="'x' is undefined"):
+        submitted(document, tmp_path, {})
 
 
 @pytest.mark.parametrize(
@@ -98,11 +126,6 @@ def test_a_render_error_names_the_line(tmp_path: Path, line: str, number: int, w
         rendered(tmp_path, f"workflow:\n  {line}\ndefault-values:\n  bags: here\n")
     assert words in str(caught.value)
     assert caught.value.line == number
-
-
-def test_an_unknown_value_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
-    with pytest.raises(TemplateError, match=r"--set cout: not among the default-values; did you mean count\?"):
-        rendered(tmp_path, LOOP, cout=1)
 
 
 def test_set_tries_whole_numbers_then_numbers_then_text_as_osmo_does() -> None:

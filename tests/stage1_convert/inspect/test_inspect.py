@@ -1,5 +1,6 @@
 """The survey of a bag is right, and the configuration proposed for it converts it."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from stage1_convert.inspect.survey import Survey, survey
 from stage1_convert.pipeline.convert import Options, convert
 from stage1_convert.sources.folder import LocalBags
 from stage1_convert.sources.source import BagPath
-from tests.stage1_convert.conversion import report, rows
+from tests.stage1_convert.conversion import jpegs, report, rows
 from tests.stage1_convert.recording import (
     COMPRESSED,
     DRIVER_JOINTS,
@@ -30,6 +31,9 @@ from tests.stage1_convert.recording import (
     draw,
     joint_state,
     jpeg,
+    number_in,
+    raw_image,
+    stamp_of,
 )
 
 CONFIG = "proposed.yaml"
@@ -98,7 +102,35 @@ def test_a_thumbnail_of_every_camera_is_saved_and_named(tmp_path: Path, capsys: 
     assert [decode_image(file.read_bytes()).shape for file in files] == [(240, 320, 3)] * 2
     printed = capsys.readouterr().out
     assert all(f"thumbnail: {file}" in printed for file in files)
-    assert "480x640 images, jpeg" in printed
+    assert "480x640 images, jpeg understood as color, " in printed
+
+
+def test_what_a_camera_sends_is_shown_as_it_was_understood(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recording = cell(topic=RAW_TOPIC)
+    depth = np.linspace(0, 9000, 48 * 64).astype("<u2").view(np.uint8).reshape(48, 128)
+    for number, recorded in enumerate(recording.images):
+        message = raw_image(START_NS + number, depth[..., None], "16UC1")
+        message.width = 64
+        recording.images[number] = recorded._replace(message=message)
+    assert inspect(recording.write(tmp_path / "bag"), tmp_path / "out") == 0
+    assert "48x64 images, 16UC1 understood as depth in millimeters from 2 to 9000, " in capsys.readouterr().out
+
+
+def test_channels_without_names_are_guessed_in_the_proposal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recording = cell(topic=RAW_TOPIC)
+    for number, recorded in enumerate(recording.images):
+        image = np.ascontiguousarray(draw(number)[..., ::-1])
+        recording.images[number] = recorded._replace(message=raw_image(stamp_of(recorded), image, "8UC3"))
+    bag = recording.write(tmp_path / "src" / "bag")
+    assert inspect(bag, tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert "48x64 images, 8UC3 understood as color (a guess: data.encodings={CAMERA: bgr8})" in printed
+    assert "# camera color sends 8UC3, which does not name its channels: bgr8 is a guess, see its thumbnail" in printed
+    config = load(Config, tmp_path / "out" / CONFIG, ["data.storage=png"])
+    assert config.data.encodings == {"color": "bgr8"}
+    assert convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options()).frames == 44
+    image = decode_image(jpegs(tmp_path / "dataset")[0])
+    assert np.array_equal(image, draw(number_in(image)))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +151,7 @@ def test_the_proposed_configuration_converts_the_bag(
     config = load(Config, tmp_path / "out" / CONFIG)
     assert config.data.cameras == cameras
     assert config.conventions.joint_order == UR_JOINTS
-    assert convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options()).frames == 45
+    assert convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options()).frames == 44
 
 
 def test_another_arms_joints_are_proposed_as_found(tmp_path: Path) -> None:
@@ -146,7 +178,7 @@ def test_a_gripper_next_to_a_ur_arm_is_not_a_joint_of_the_arm(tmp_path: Path) ->
     inspect(recording.write(tmp_path / "src" / "bag"), tmp_path / "out")
     config = load(Config, tmp_path / "out" / CONFIG)
     assert config.conventions.joint_order == [f"left_{name}" for name in UR_JOINTS]
-    assert convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options()).frames == 45
+    assert convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options()).frames == 44
 
 
 def test_cameras_with_similar_topics_get_different_names(tmp_path: Path) -> None:
@@ -190,3 +222,24 @@ def test_a_bag_without_joints_gets_no_configuration(tmp_path: Path, capsys: pyte
     recording.joints = []
     assert inspect(recording.write(tmp_path / "bag"), tmp_path / "out") == 0
     assert "no configuration is proposed: no bag holds joint states and images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("camera_hz", "fps"), [(30, 30), (28, 28), (15, 15), (50, 25), (60, 30), (90, 30)])
+def test_the_proposed_rate_suits_the_camera_and_its_images_are_counted(
+    tmp_path: Path, camera_hz: int, fps: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording = cell(seconds=3.0, camera_hz=camera_hz, size=(16, 64))
+    del recording.images[camera_hz]
+    assert inspect(recording.write(tmp_path / "bag"), tmp_path / "out") == 0
+    assert load(Config, tmp_path / "out" / CONFIG).data.fps == fps
+    repeated = 1 if camera_hz == fps else 0
+    found = re.search(
+        rf"# color: {repeated} of (\d+) frames repeat an image and (\d+) images are in no frame; the camera lost 1, and its "
+        rf"([\d.]+) Hz at {fps} fps make (\d+) unavoidable",
+        capsys.readouterr().out,
+    )
+    assert found
+    frames, passed_over, rate_hz, unavoidable = map(float, found.groups())
+    assert rate_hz == pytest.approx(camera_hz, rel=0.01)
+    assert passed_over == pytest.approx(frames * (camera_hz / fps - 1), abs=4)
+    assert unavoidable == pytest.approx(passed_over, abs=4)

@@ -157,8 +157,8 @@ def test_a_bad_joint_state_refuses_the_bag_when_configured(tmp_path: Path, kind:
 def test_more_than_five_percent_refuse_the_bag_with_the_count(tmp_path: Path) -> None:
     assert converted(tmp_path / "one", with_images(cell(), [10], lambda *_: b""))[0].bad_messages == 1
     (tmp_path / "two").mkdir()
-    text = reason(tmp_path / "two", with_images(cell(), [10, 30], lambda *_: b""))
-    assert text.startswith("camera color: 2 of the 39 messages that were looked at are bad, more than 5%")
+    text = reason(tmp_path / "two", with_images(cell(), [10, 20, 30], lambda *_: b""))
+    assert text.startswith("camera color: 3 of the 44 messages that were looked at are bad, more than 5%")
     assert "message 10 stamped" in text
 
 

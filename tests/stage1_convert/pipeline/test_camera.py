@@ -14,7 +14,7 @@ from stage1_convert.align.streams import BagStreams, Stream, read_streams, witho
 from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.bags.message_types import FFMPEG, FOXGLOVE
 from stage1_convert.config import Config
-from stage1_convert.images.decode import CameraImage
+from stage1_convert.images.image import CameraImage
 from stage1_convert.images.video_topic import starts_video
 from stage1_convert.pipeline.camera import FollowsDamageError, read_images
 from tests.stage1_convert.images.video import packets, write_video_bag
@@ -34,7 +34,7 @@ class Camera:
         """Return (sample, number drawn into its image) of every n-th sample."""
         needed = np.arange(len(self.stream.numbers)) % every == 0
         found: list[tuple[int, int]] = []
-        for camera, sample, image in read_images(self.bag, self._bag_streams, {"color": needed}, (0, 4)):
+        for camera, sample, image in read_images(self.bag, self._bag_streams, {"color": needed}, Config().data):
             assert camera == "color"
             if isinstance(image, UserError):
                 raise image
@@ -44,7 +44,7 @@ class Camera:
     def faults(self) -> dict[int, UserError]:
         """Return what is wrong with each sample that gives no image."""
         needed = {"color": np.ones(len(self.stream.numbers), np.bool_)}
-        images = read_images(self.bag, self._bag_streams, needed, (0, 4))
+        images = read_images(self.bag, self._bag_streams, needed, Config().data)
         return {sample: image for _, sample, image in images if isinstance(image, UserError)}
 
     def without(self, faults: dict[int, UserError]) -> "Camera":
@@ -121,7 +121,16 @@ def test_trusted_images_are_not_decoded(tmp_path: Path) -> None:
     with open_bag(cell().write(tmp_path / "bag"), tmp_path, "humble") as bag:
         bag_streams = read_streams(bag, load(Config, None, []), starts_video)
         needed = {"color": np.ones(45, np.bool_)}
-        images = [image for _, _, image in read_images(bag, bag_streams, needed, (0, 4), trust=True)]
+        images = [image for _, _, image in read_images(bag, bag_streams, needed, Config().data, trust=True)]
     assert len(images) == 45
     assert all(isinstance(image, CameraImage) and image.file and image.pixels is None for image in images)
     assert bag_streams.streams["color"].topic == JPEG_TOPIC
+
+
+def test_an_encoding_for_a_video_is_refused(tmp_path: Path) -> None:
+    path = write_video_bag(tmp_path / "bag", FFMPEG, "libx264", packets("libx264", 5))
+    config = load(Config, None, [ONE_JOINT, "data.encodings={color: bgr8}"])
+    with open_bag(path, tmp_path, "humble") as bag:
+        images = read_images(bag, read_streams(bag, config, starts_video), {"color": np.ones(5, np.bool_)}, config.data)
+        with pytest.raises(UserError, match=r"data.encodings={color: bgr8} cannot describe the video .*; remove it"):
+            next(images)

@@ -96,8 +96,8 @@ def test_of_many_episodes_the_worst_and_a_few_of_the_best_are_drawn() -> None:
 @pytest.mark.parametrize(
     ("ratio", "level", "answer"),
     [
-        (0.5, "good", "Better than every simple rule: 0.50 times the error of not moving"),
-        (1.0, "bad", "NOT better than a simple rule: 1.00 times the error of not moving"),
+        (0.5, "good", "Better than every baseline: 0.50 times the error of not moving"),
+        (1.0, "bad", "Not better than the best baseline: 1.00 times the error of not moving"),
         (None, "warn", "No verdict: not moving makes no error at all; do these episodes move?"),
     ],
 )
