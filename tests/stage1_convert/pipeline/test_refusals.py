@@ -198,7 +198,7 @@ def test_one_bad_bag_does_not_stop_the_good_ones(tmp_path: Path) -> None:
     with_images(range(10, 20), b"junk").write(tmp_path / "src" / "b")
     done = run_module("stage1_convert", "--src", tmp_path / "src", "--out", tmp_path / "out", "--workers", 1)
     assert done.returncode == 0
-    assert "refused: bag b: camera color: 8 of the 39 messages that were looked at are bad" in done.stderr
+    assert "refused: bag b: camera color: 10 of the 44 messages that were looked at are bad" in done.stderr
     assert "2 converted, 1 refused" in done.stdout
     bags = report(tmp_path / "out")["bags"]
     assert [(bag["bag"], bag["status"], len(bag["episodes"])) for bag in bags] == [
@@ -216,7 +216,7 @@ def test_with_strict_one_bad_bag_no_dataset_is_written_and_the_good_ones_wait_fo
         "stage1_convert", "--src", tmp_path / "src", "--out", tmp_path / "out", "--strict", "--workers", 2
     )
     assert done.returncode == 2
-    assert "refused: bag b: camera color: 8 of the 39 messages that were looked at are bad" in done.stderr
+    assert "refused: bag b: camera color: 10 of the 44 messages that were looked at are bad" in done.stderr
     assert "1 of 2 bags are refused" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
