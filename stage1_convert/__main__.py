@@ -105,10 +105,13 @@ def _shard(text: str) -> tuple[int, int]:
 def _print_summary(summary: Summary, out: Path, seconds: float) -> None:
     bags = f"{summary.bags - len(summary.refused)} converted, {len(summary.refused)} refused"
     reused = f"; {summary.reused} unchanged since they were converted before" if summary.reused else ""
+    images = summary.images
     rows = {
         "bags": bags + reused,
         "episodes": f"{summary.episodes}",
         "frames": f"{summary.frames}",
+        "images": f"{images.repeated} repeated, {images.passed_over} passed over; the cameras lost {images.lost}, and "
+        f"their rates make {images.unavoidable} unavoidable",
         "speed": f"{summary.frames / seconds:.0f} frames/s, {seconds:.1f} s",
         "warnings": f"{len(summary.warnings)}",
         "dataset": f"{out}" if summary.episodes else f"none; {out} holds this shard's record for --merge",

@@ -17,9 +17,17 @@ UR_JOINTS = [
     "wrist_2_joint",
     "wrist_3_joint",
 ]
-Resample = Literal["hold", "nearest", "linear"]
+Resample = Literal["auto", "in_order", "hold", "nearest", "linear"]
 TimeSource = Literal["auto", "header", "receive"]
 JointField = Literal["position", "velocity", "effort"]
+# sensor_msgs/image_encodings.hpp's words that stage1_convert/images understands.
+Encoding = Literal[
+    "rgb8", "bgr8", "rgba8", "bgra8", "mono8", "8UC1", "mono16", "16UC1", "32FC1",
+    "bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8",
+    "bayer_rggb16", "bayer_bggr16", "bayer_gbrg16", "bayer_grbg16",
+    "yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv12", "nv21",
+]  # fmt: skip
+MONO16 = (0, 65535)  # the numbers of 16 bits
 FIELD_PATH = re.compile(r"(?P<topic>/?[^:\s]+):(?P<path>\w+(\.\w+)*)", re.ASCII)
 
 
@@ -51,35 +59,49 @@ class DataConfig(Section):
     )
     depth_range_m: list[Annotated[float, Field(ge=0)]] = Field(
         default=[0.0, 4.0],
-        description="nearest and farthest depth, stored as 0 and 255 (16UC1 and mono16 in millimeters, 32FC1 in meters)",
+        description="nearest and farthest depth, stored as 0 and 255 (16UC1 in millimeters, 32FC1 in meters)",
+    )
+    encodings: dict[str, Encoding] = Field(
+        default={},
+        description=(
+            "camera -> encoding that it really sends, in place of the word in its messages, such as {color: bgr8} for 8UC3, "
+            "or for JPEGs whose red and blue are swapped"
+        ),
+    )
+    mono16_range: dict[str, list[Annotated[int, Field(ge=MONO16[0], le=MONO16[1])]]] = Field(
+        default={},
+        description=(
+            "camera -> [low, high] of its gray of 16 bits (mono16, Bayer), stored as 0 and 255, such as {thermal: "
+            "[0, 4095]}; a camera that is not named: [0, 65535]"
+        ),
     )
     fps: int = Field(default=30, ge=1, le=1000, description="frames per second of the dataset")
-    grid_delay_ms: float = Field(
-        default=0.0,
-        ge=0,
-        le=1000,
+    grid_delay_ms: Annotated[float, Field(ge=0, le=1000)] | None = Field(
+        default=None,
         description=(
-            "delay of the first frame after the moment when every stream has published at least one message; half a "
-            "camera period (17 at 30 Hz) keeps the camera's jitter from moving images across frame times, where hold "
-            "would repeat one image and skip the next"
+            "delay of the first frame after the moment when every stream has published at least one message; null: such "
+            "that images of the first camera whose rate is within 10 % of fps are half a period old on average, and its "
+            "jitter moves none of them to another frame; 0: none"
         ),
     )
     resample: Resample = Field(
-        default="hold",
+        default="auto",
         description=(
-            "hold: newest sample not after the frame, which is what a robot sees live; nearest: may look ahead; linear: "
-            "numbers are interpolated, angles along the shortest arc, and images as with nearest"
+            "auto: in_order for cameras whose rate is within 10 % of fps, hold for all other streams; in_order: for "
+            "cameras, each image once and in order, never from the future; hold: newest sample not after the frame, which "
+            "is what a robot sees live; nearest: may look ahead; linear: numbers are interpolated, angles along the "
+            "shortest arc, and images as with nearest"
         ),
     )
     resample_by_stream: dict[str, Resample] = Field(
         default={},
         description=(
-            "resampling of single streams: joints, command, or the name of a camera or state field -> hold, nearest, "
-            "linear"
+            "resampling of single streams: joints, command, or the name of a camera or state field -> auto, in_order, "
+            "hold, nearest, linear"
         ),
     )
     max_age_ms: float = Field(
-        default=100.0, ge=0, le=60_000, description="hold: a frame whose newest sample is older than this is a gap"
+        default=100.0, ge=0, le=60_000, description="hold, in_order: a frame whose sample is older than this is a gap"
     )
     max_offset_ms: float = Field(
         default=50.0,
@@ -196,6 +218,7 @@ class DataConfig(Section):
         near, far = self.depth_range_m if len(self.depth_range_m) == 2 else (0.0, 0.0)
         if near >= far:
             raise ValueError(f"data.depth_range_m={self.depth_range_m}: expected [nearest, farthest] in meters")
+        self._check_encodings()
         if self.min_episode_s > self.max_episode_s:
             raise ValueError(f"data.min_episode_s={self.min_episode_s:g} is longer than data.max_episode_s")
         self._check_streams()
@@ -208,6 +231,15 @@ class DataConfig(Section):
         """Return the names of all streams that a bag may have."""
         return (JOINTS, *self.cameras, *self.state_fields, COMMAND)
 
+    def _check_encodings(self) -> None:
+        for key, names in (("encodings", self.encodings), ("mono16_range", self.mono16_range)):
+            for name in names:
+                if name not in self.cameras:
+                    raise ValueError(f"data.{key}.{name}: no such camera; there are {', '.join(self.cameras)}")
+        for name, ends in self.mono16_range.items():
+            if len(ends) != 2 or ends[0] >= ends[1]:
+                raise ValueError(f"data.mono16_range.{name}={ends}: expected [low, high], such as [0, 4095]")
+
     def _check_streams(self) -> None:
         by_stream: dict[str, Mapping[str, Any]] = {
             "resample_by_stream": self.resample_by_stream,
@@ -218,9 +250,15 @@ class DataConfig(Section):
             for name in values:
                 if name not in self.streams:
                     raise ValueError(f"data.{key}.{name}: no such stream; there are {', '.join(self.streams)}")
-        for name in self.cameras:
-            if self.resample_by_stream.get(name) == "linear":
-                raise ValueError(f"data.resample_by_stream.{name}=linear: expected hold or nearest for images")
+        for name, rule in self.resample_by_stream.items():
+            if name in self.cameras and rule == "linear":
+                raise ValueError(
+                    f"data.resample_by_stream.{name}=linear: expected auto, in_order, hold or nearest for images"
+                )
+            if name not in self.cameras and rule == "in_order":
+                raise ValueError(
+                    f"data.resample_by_stream.{name}=in_order: expected auto, hold, nearest or linear for numbers"
+                )
 
     def _check_episodes(self) -> None:
         for name, numbers in self.episodes.items():

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.cli.command import UserError
+from stage1_convert.align.camera_rate import is_near_fps, mid_window_delay_ns
 from stage1_convert.align.clock import Clock, Int64
 from stage1_convert.align.resample import RULES, Bool, Float64, grid, long_pauses
 from stage1_convert.align.shortage import describe_slow_streams
@@ -29,6 +30,8 @@ class Gap(NamedTuple):
 class EpisodePlan(NamedTuple):
     """The grid (ticks,), the sample each stream shows at each tick, the episodes, the frames of no episode, and the gaps.
 
+    `rules` are the rules by which the streams are resampled; the grid begins `delay_ns` after all of them have published.
+
     Episodes begin because of: start, gap, marker, pause, max_episode_s. Frames are left out because of: shorter_piece
     (data.on_gap=drop), pause, idle, min_episode_s, not_chosen (data.episodes).
     """
@@ -38,6 +41,8 @@ class EpisodePlan(NamedTuple):
     episodes: list[Span]
     left_out: list[Span]
     gaps: list[Gap]
+    rules: dict[str, str]
+    delay_ns: int
 
     def shown(self, stream: str) -> Int64:
         """Return the sample of a stream that each frame of each episode shows, in order; samples may repeat."""
@@ -45,29 +50,35 @@ class EpisodePlan(NamedTuple):
 
 
 def rule_of(stream: str, data: DataConfig) -> tuple[str, int]:
-    """Return the rule by which a stream is resampled, and its limit in nanoseconds."""
+    """Return the rule by which a stream is resampled, and its limit in nanoseconds; of a camera it may be auto."""
     rule: str = data.resample_by_stream.get(stream, data.resample)
-    if rule == "linear" and stream in data.cameras:
+    if stream not in data.cameras and rule in ("auto", "in_order"):
+        rule = "hold"
+    if stream in data.cameras and rule == "linear":
         rule = "nearest"
-    limit_ms = data.max_age_ms_by_stream.get(stream, data.max_age_ms if rule == "hold" else data.max_offset_ms)
+    looks_ahead = rule in ("nearest", "linear")
+    limit_ms = data.max_age_ms_by_stream.get(stream, data.max_offset_ms if looks_ahead else data.max_age_ms)
     return rule, round(limit_ms * 1e6)
 
 
 def make_plan(clocks: Mapping[str, Clock], angles: Float64, markers_ns: Int64, config: Config) -> EpisodePlan:
     """Lay the grid over the time in which every stream publishes, and divide it into episodes.
 
-    It begins data.grid_delay_ms after every stream has published at least one message. `angles` (joint samples, joints)
-    are in radians; at each of `markers_ns` an episode begins. Raises UserError when the streams do not overlap, when
-    nothing long enough is left, or when there is a gap and data.on_gap=fail.
+    It begins data.grid_delay_ms after every stream has published at least one message. Where that is null, the images of the
+    first camera with about one image for each frame, unless it looks ahead, are half a period old at the ticks. `angles`
+    (joint samples, joints) are in radians; at each of `markers_ns` an episode begins. Raises UserError when the streams do
+    not overlap, when nothing long enough is left, or when there is a gap and data.on_gap=fail.
     """
     data = config.data
     first_ns, last_ns = _overlap(clocks)
+    rules = {stream: _resolve(stream, clock, data) for stream, clock in clocks.items()}
+    delay_ns = _grid_delay_ns(clocks, rules, first_ns, data)
     pauses_ns = long_pauses(clock.stamps_ns for clock in clocks.values())
-    ticks_ns = grid(first_ns + round(data.grid_delay_ms * 1e6), last_ns, data.fps, pauses_ns)
+    ticks_ns = grid(first_ns + delay_ns, last_ns, data.fps, pauses_ns)
     picks, within = {}, {}
     for stream, clock in clocks.items():
-        rule, limit_ns = rule_of(stream, data)
-        picks[stream], within[stream] = RULES[rule](clock.stamps_ns, ticks_ns, limit_ns)
+        limit_ns = rule_of(stream, data)[1]
+        picks[stream], within[stream] = RULES[rules[stream]](clock.stamps_ns, ticks_ns, limit_ns)
     complete = np.logical_and.reduce(list(within.values()))
     gaps = _gaps(ticks_ns, complete, within)
     if gaps and data.on_gap == "fail":
@@ -83,7 +94,7 @@ def make_plan(clocks: Mapping[str, Clock], angles: Float64, markers_ns: Int64, c
         limits_ns = {stream: rule_of(stream, data)[1] for stream in clocks}
         slow = describe_slow_streams(clocks, limits_ns, data)
         raise UserError(_too_short(stretches, division.left_out, data) + (slow or _SHORT_REMEDY))
-    return EpisodePlan(ticks_ns, picks, division.episodes, division.left_out, gaps)
+    return EpisodePlan(ticks_ns, picks, division.episodes, division.left_out, gaps, rules, delay_ns)
 
 
 def choose(plan: EpisodePlan, numbers: Collection[int]) -> EpisodePlan:
@@ -93,6 +104,24 @@ def choose(plan: EpisodePlan, numbers: Collection[int]) -> EpisodePlan:
     chosen = [span for number, span in enumerate(plan.episodes) if number in numbers]
     others = [span._replace(reason="not_chosen") for span in plan.episodes if span not in chosen]
     return plan._replace(episodes=chosen, left_out=sorted([*plan.left_out, *others]))
+
+
+def _resolve(stream: str, clock: Clock, data: DataConfig) -> str:
+    """Return the rule of a stream, where auto is in_order for a camera with about one image for each frame, else hold."""
+    rule, _ = rule_of(stream, data)
+    if rule != "auto":
+        return rule
+    return "in_order" if is_near_fps(clock.stamps_ns, data.fps) else "hold"
+
+
+def _grid_delay_ns(clocks: Mapping[str, Clock], rules: Mapping[str, str], first_ns: int, data: DataConfig) -> int:
+    if data.grid_delay_ms is not None:
+        return round(data.grid_delay_ms * 1e6)
+    for camera in data.cameras:
+        stamps_ns = clocks[camera].stamps_ns
+        if rules[camera] in ("in_order", "hold") and is_near_fps(stamps_ns, data.fps):
+            return mid_window_delay_ns(stamps_ns, first_ns, data.fps)
+    return 0
 
 
 def _overlap(clocks: Mapping[str, Clock]) -> tuple[int, int]:

@@ -88,7 +88,27 @@ def linear(stamps_ns: Int64, ticks_ns: Int64, limit_ns: int) -> Picks:
     return Picks(left, (to_left >= 0) & (bracketed | (to_left == 0)))
 
 
-RULES: dict[str, Rule] = {"hold": hold, "nearest": nearest, "linear": linear}
+def in_order(stamps_ns: Int64, ticks_ns: Int64, limit_ns: int) -> Picks:
+    """Pick the next sample that no tick has shown, if it is not after the tick; else the last one again.
+
+    Samples older than one and a half periods of the grid, or than `limit_ns`, are skipped where a newer one has come. Of
+    samples with equal stamps the last counts.
+    """
+    distinct = np.flatnonzero(np.diff(stamps_ns, append=stamps_ns[-1] + 1) > 0)
+    stamps_ns = stamps_ns[distinct]
+    reach_ns = min(limit_ns, int(ticks_ns[1] - ticks_ns[0]) * 3 // 2) if len(ticks_ns) > 1 else limit_ns
+    newest = (np.searchsorted(stamps_ns, ticks_ns, side="right") - 1).tolist()
+    oldest = np.searchsorted(stamps_ns, ticks_ns - reach_ns, side="left").tolist()
+    current, shown = newest[0] - 1 if newest else 0, []
+    for last, first in zip(newest, oldest, strict=True):
+        current = max(current, min(max(current + 1, first), last))
+        shown.append(current)
+    picks = np.array(shown, np.int64)
+    samples = np.maximum(picks, 0)
+    return Picks(distinct[samples], (picks >= 0) & (ticks_ns - stamps_ns[samples] <= limit_ns))
+
+
+RULES: dict[str, Rule] = {"hold": hold, "in_order": in_order, "nearest": nearest, "linear": linear}
 
 
 def _neighbors(stamps_ns: Int64, ticks_ns: Int64) -> tuple[Int64, Int64]:

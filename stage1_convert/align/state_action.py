@@ -1,18 +1,19 @@
 """The state and action vectors of every frame of an episode, and the columns that trace a frame to its messages."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from common.cli.command import UserError
 from stage1_convert.align import conventions
-from stage1_convert.align.clock import Int64
+from stage1_convert.align.camera_rate import ImageCounts, count_images
+from stage1_convert.align.clock import Clock, Int64
 from stage1_convert.align.episodes import EpisodePlan, rule_of
 from stage1_convert.align.resample import Bool, Float64, interpolate
 from stage1_convert.align.split import Span
 from stage1_convert.align.streams import BagStreams, Stream
-from stage1_convert.config import COMMAND, JOINTS, Config
+from stage1_convert.config import COMMAND, JOINTS, Config, DataConfig
 
 MAX_NUMBER = 1e9  # no force, angle or distance of a robot is larger: such a number is damaged
 MAX_ANGLE_RAD = 1e4  # more than a thousand turns
@@ -102,21 +103,30 @@ def ages_ms(columns: dict[str, Int64], streams: Iterable[str]) -> dict[str, Floa
     return {stream: (columns["tick_ns"] - columns[f"{stream}.stamp_ns"]) / 1e6 for stream in streams}
 
 
-def describe_ages(columns: dict[str, Int64], cameras: Sequence[str], streams: Iterable[str]) -> dict[str, Any]:
+def describe_ages(columns: dict[str, Int64], streams: Iterable[str]) -> dict[str, Any]:
     """Return what conversion.json holds about the samples of an episode, from its provenance columns.
 
-    age_ms: mean, 95th percentile and maximum of the distance between a frame and its sample; held: frames that show
-    the sample of the frame before; dropped: a camera's messages that no frame shows though its neighbors are shown.
+    age_ms: mean, 95th percentile and maximum of the distance between a frame and its sample; repeated: frames that show
+    the sample of the frame before.
     """
-    report: dict[str, Any] = {"age_ms": {}, "held": {}, "dropped": {}}
+    report: dict[str, Any] = {"age_ms": {}, "repeated": {}}
     for stream, signed in ages_ms(columns, streams).items():
         age, shown = np.abs(signed), columns[f"{stream}.message"]
         figures = {"mean": age.mean(), "p95": np.quantile(age, 0.95), "max": age.max()}
         report["age_ms"][stream] = {name: round(float(value), 3) for name, value in figures.items()}
-        report["held"][stream] = int(np.count_nonzero(np.diff(shown) == 0))
-        if stream in cameras:
-            report["dropped"][stream] = int(shown[-1] - shown[0]) + 1 - len(np.unique(shown))
+        report["repeated"][stream] = int(np.count_nonzero(np.diff(shown) == 0))
     return report
+
+
+def describe_images(
+    clocks: Mapping[str, Clock], plan: EpisodePlan, span: Span, data: DataConfig
+) -> dict[str, ImageCounts]:
+    """Return what the frames of an episode make of the images of each camera."""
+    ticks_ns = plan.ticks_ns[span.start : span.stop]
+    shown = {camera: plan.picks[camera][span.start : span.stop] for camera in data.cameras}
+    return {
+        camera: count_images(clocks[camera].stamps_ns, samples, ticks_ns, data.fps) for camera, samples in shown.items()
+    }
 
 
 def _resampled(name: str, stream: Stream, plan: EpisodePlan, span: Span, config: Config) -> Float64:

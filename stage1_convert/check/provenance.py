@@ -14,7 +14,7 @@ from common.storage.files import read_json
 from stage1_convert.check.findings import Findings
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes
-from stage1_convert.dataset.record import FORMAT, RECORD_PATH, SYNC_PATH, ConversionRecord, EpisodeEntry
+from stage1_convert.dataset.record import FORMAT, RECORD_PATH, SYNC_PATH, ConversionRecord, EpisodeEntry, read_record
 
 
 def check_provenance(root: Path, declared: Declared, episodes: Episodes, findings: Findings) -> None:
@@ -22,7 +22,7 @@ def check_provenance(root: Path, declared: Declared, episodes: Episodes, finding
     path, folder = root / RECORD_PATH, root / "meta" / "sync"
     if not path.exists() and not folder.exists():
         return
-    record = _read_record(path, findings)
+    record = _read_record(root, findings)
     lengths = episodes.columns["length"]
     entries = _check_record(path, record, declared, lengths, findings) if record else {}
     files = [data_file(number) for number in range(len(lengths))]
@@ -37,7 +37,8 @@ def check_provenance(root: Path, declared: Declared, episodes: Episodes, finding
                 _check_entry(path, number, entries[number], table, findings)
 
 
-def _read_record(path: Path, findings: Findings) -> ConversionRecord | None:
+def _read_record(root: Path, findings: Findings) -> ConversionRecord | None:
+    path = root / RECORD_PATH
     findings.files.add(path)
     try:
         tree = read_json(path)
@@ -46,7 +47,7 @@ def _read_record(path: Path, findings: Findings) -> ConversionRecord | None:
         return None
     version = tree.get("format") if isinstance(tree, dict) else None
     if isinstance(version, int) and version < FORMAT:  # of an earlier release: nothing is known to be wrong with it
-        return None
+        return read_record(root, earlier=True)
     return None if findings.validate(ConversionRecord, path, tree) else ConversionRecord.model_validate(tree)
 
 
@@ -102,8 +103,8 @@ def _check_entry(path: Path, number: int, entry: EpisodeEntry, table: pa.Table, 
     findings.expect(path, f"episode {number}: frames", entry.frames, table.num_rows)
     if table.num_rows and "tick_ns" in table.column_names:
         findings.expect(path, f"episode {number}: start_ns", entry.start_ns, table.column("tick_ns")[0].as_py())
-    for stream, held in entry.held.items():
+    for stream, repeated in entry.repeated.items():
         name = f"{stream}.message"
         if name in table.column_names:
             shown = len(np.unique(table.column(name).to_numpy()))
-            findings.expect(path, f"episode {number}: held.{stream}", held, table.num_rows - shown)
+            findings.expect(path, f"episode {number}: repeated.{stream}", repeated, table.num_rows - shown)

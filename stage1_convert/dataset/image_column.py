@@ -19,19 +19,19 @@ class StoredImage(NamedTuple):
     """An image as the dataset stores it: its file, or its pixels where it becomes a frame of a video.
 
     `counts` is its histogram, of the pixels before they are compressed here, None where no frame that shows the image is
-    measured. `repeated` tells that the message before it showed the same image, to the byte.
+    measured. `identical` tells that the message before it showed the same image, to the byte.
     """
 
     data: bytes
     image: Image | None
     counts: Histogram | None
-    repeated: bool
+    identical: bool
 
 
 class ImageColumnWriter:
     """Takes the images of an episode's frames in order.
 
-    `repeated` counts the frames that show another message with the same image; `waiting_bytes` is the size of the next
+    `identical` counts the frames that show another message with the same image; `waiting_bytes` is the size of the next
     column.
     """
 
@@ -39,7 +39,7 @@ class ImageColumnWriter:
         self._path, self._data = video, data
         self._video: VideoFile | None = None
         self._waiting: list[bytes] = []
-        self._frames = self.repeated = self.waiting_bytes = 0
+        self._frames = self.identical = self.waiting_bytes = 0
         self._sampled = set(sample_frames(frames).tolist())
         self._counts = np.zeros(HISTOGRAM, np.int64)
         self._last: StoredImage | None = None
@@ -50,7 +50,7 @@ class ImageColumnWriter:
             assert image.counts is not None
             self._counts += image.counts
         if image is not self._last and self._last is not None:
-            self.repeated += image.repeated
+            self.identical += image.identical
         self._last = image
         self._frames += 1
         self._waiting.append(image.data)

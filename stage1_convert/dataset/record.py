@@ -64,7 +64,7 @@ class AgeStats(_Model):
 class EpisodeEntry(_Model):
     """An episode: its number in the dataset (unset before it is in one), length, first tick, and what its frames show.
 
-    `held` counts by stream, `dropped` and `repeated` by camera.
+    `repeated` counts by stream, the others by camera; README.md says what.
     """
 
     episode_index: int = -1
@@ -72,9 +72,12 @@ class EpisodeEntry(_Model):
     start_ns: int
     begins: str
     age_ms: dict[str, AgeStats]
-    held: dict[str, int]
-    dropped: dict[str, int]
     repeated: dict[str, int]
+    passed_over: dict[str, int]
+    identical: dict[str, int]
+    lost: dict[str, int] = {}
+    unavoidable: dict[str, int] = {}
+    excess: dict[str, int] = {}
 
 
 class BagEntry(_Model):
@@ -90,6 +93,9 @@ class BagEntry(_Model):
     custom_data: dict[str, str] = {}
     messages: dict[str, MessageCount] = {}
     clock: dict[str, ClockEntry] = {}
+    resample: dict[str, str] = {}
+    rate_hz: dict[str, float] = {}
+    grid_delay_ms: float = 0.0
     warm_up_s: float = 0.0
     tail_s: float = 0.0
     gaps: list[Gap] = []
@@ -146,13 +152,29 @@ def write_record(path: Path, record: BaseModel) -> None:
     write_json(path, record.model_dump(exclude_unset=True))
 
 
-def read_record(dataset: Path) -> ConversionRecord | None:
-    """Return the record of a dataset; None where there is none of this format.
+def read_record(dataset: Path, earlier: bool = False) -> ConversionRecord | None:
+    """Return the record of a dataset; None where there is none of this format or, with `earlier`, of format 3.
 
     Raises UserError when the file is not JSON.
     """
     path = dataset / RECORD_PATH
+    if not path.is_file():
+        return None
+    tree = read_json(path)
     try:
-        return ConversionRecord.model_validate(read_json(path)) if path.is_file() else None
+        return ConversionRecord.model_validate(to_current(tree) if earlier else tree)
     except ValidationError:
         return None
+
+
+def to_current(tree: Any) -> Any:
+    """Return the JSON of a record of format 3 in the words of format 4, and anything else as it is."""
+    if not isinstance(tree, dict) or tree.get("format") != 3 or not isinstance(tree.get("bags"), list):
+        return tree
+    bags = [{**bag, "episodes": [_renamed(episode) for episode in bag.get("episodes", [])]} for bag in tree["bags"]]
+    return {**tree, "format": FORMAT, "bags": bags}
+
+
+def _renamed(episode: dict[str, Any]) -> dict[str, Any]:
+    words = {"held": "repeated", "dropped": "passed_over", "repeated": "identical"}
+    return {words.get(name, name): value for name, value in episode.items()}

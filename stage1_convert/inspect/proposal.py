@@ -5,13 +5,18 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import yaml
 
+from common.cli.command import UserError, one_line
+from stage1_convert.align.camera_rate import describe_counts, rate_of
+from stage1_convert.align.episodes import make_plan
 from stage1_convert.align.joint_fields import ARRAY, JOINT_STATE, TRAJECTORY
-from stage1_convert.config import UR_JOINTS
+from stage1_convert.align.state_action import describe_images
+from stage1_convert.config import JOINTS, UR_JOINTS, Config
 from stage1_convert.inspect.survey import Survey, TopicStats
 
-FPS = 30
+FPS, MAX_FPS = 30, 33  # for a camera whose stamps do not tell its rate; the fastest of a proposal
 DEFAULT_AGE_MS = 100.0  # of data.max_age_ms
 # Parts of a topic's name that describe the kind of image and not the camera.
 KIND_WORDS = re.compile(
@@ -35,8 +40,8 @@ def propose(surveys: Sequence[Survey]) -> str | None:
 def _yaml(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) -> str:
     order = _joint_order(joints)
     is_ur = _ur_joints(joints) is not None
-    slowest_hz = min((stats.median_rate_hz or FPS for stats in cameras.values()), default=FPS)
-    fps = FPS if slowest_hz > 0.9 * FPS else max(1, round(slowest_hz))
+    slowest_hz = min((_rate_hz(stats) or FPS for stats in cameras.values()), default=FPS)
+    fps = _fps(slowest_hz)
     data: dict[str, Any] = {
         "joint_topic": joints.name,
         "cameras": {name: _plain(stats.name) for name, stats in cameras.items()},
@@ -48,11 +53,35 @@ def _yaml(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) ->
         data["max_age_ms"] = float(math.ceil(2500 / slowest_hz))
     tree = {"data": data, "conventions": {"joint_order": order, "action": "delta"}}
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
-    return "".join(f"# {line}\n" for line in _remarks(survey, joints, cameras)) + text
+    remarks = [*_remarks(survey, joints, cameras), *_image_remarks(joints, cameras, Config.model_validate(tree))]
+    return "".join(f"# {line}\n" for line in remarks) + text
+
+
+def _rate_hz(stats: TopicStats) -> float:
+    return rate_of(stats.clock.stamps_ns) if stats.clock else 0.0
+
+
+def _fps(rate_hz: float) -> int:
+    """Return the rate of the frames for a camera: its own, or of a fast one every second, third, ... image."""
+    return max(1, round(rate_hz / math.ceil(rate_hz / MAX_FPS)))
+
+
+def _image_remarks(joints: TopicStats, cameras: dict[str, TopicStats], config: Config) -> list[str]:
+    """Say of each camera how many images the frames of the bag would repeat and pass over."""
+    clocks = {name: stats.clock for name, stats in {JOINTS: joints, **cameras}.items() if stats.clock}
+    try:
+        plan = make_plan(clocks, np.zeros((joints.read, 1)), np.zeros(0, np.int64), config)
+    except UserError as error:
+        return [f"the bag gives no episode: {one_line(error)}"]
+    episodes = [describe_images(clocks, plan, span, config.data) for span in plan.episodes]
+    return [
+        f"{camera}: {describe_counts([counts[camera] for counts in episodes], _rate_hz(stats), config.data.fps)}"
+        for camera, stats in cameras.items()
+    ]
 
 
 def _remarks(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) -> list[str]:
-    rates = [f"{name} {stats.median_rate_hz or 0:.1f} Hz" for name, stats in {"joints": joints, **cameras}.items()]
+    rates = [f"{name} {_rate_hz(stats):.1f} Hz" for name, stats in {"joints": joints, **cameras}.items()]
     lines = [f"proposed from bag {survey.name}: {', '.join(rates)}"]
     commands = [f.name for f in survey.topics if f.type in (TRAJECTORY, ARRAY) and f.read]
     if commands:

@@ -4,7 +4,7 @@ Sample i of a camera is the one with clock.stamps_ns[i] in its Stream.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ from stage1_convert.align.streams import BagStreams, Stream
 from stage1_convert.bags.bag import Bag
 from stage1_convert.bags.message_types import VIDEO_TYPES
 from stage1_convert.bags.storage import Bytes
-from stage1_convert.images.decode import CameraImage, read_image
+from stage1_convert.config import DataConfig
+from stage1_convert.images.decode import read_image
+from stage1_convert.images.image import CameraImage, ImageRules
 from stage1_convert.images.video_topic import VideoDecoder
 
 Needed = npt.NDArray[np.bool_ | np.int64]  # (samples,), 0 for those that no frame shows
@@ -23,18 +25,21 @@ Numbered = Iterator[tuple[int, CameraImage]]  # by sample
 
 
 def read_images(
-    bag: Bag, bag_streams: BagStreams, needed: Mapping[str, Needed], depth_range_m: Sequence[float], trust: bool = False
+    bag: Bag, bag_streams: BagStreams, needed: Mapping[str, Needed], data: DataConfig, trust: bool = False
 ) -> Iterator[tuple[str, int, CameraImage]]:
     """Yield (camera, sample, image) for the samples that are needed, each camera's in order.
 
     Only the cameras in `needed` are read. With `trust` JPEGs are not decoded (their pixels are None). Raises
     UserError, naming camera, message and stamp, when an image is damaged.
     """
-    readers = [_CameraReader(name, bag, bag_streams.streams[name], samples) for name, samples in needed.items()]
-    for topic, _, data in bag.records(dict.fromkeys(reader.topic for reader in readers)):
+    readers = [
+        _CameraReader(ImageRules.of(name, data), bag, bag_streams.streams[name], samples)
+        for name, samples in needed.items()
+    ]
+    for topic, _, message in bag.records(dict.fromkeys(reader.topic for reader in readers)):
         for reader in readers:
             if reader.topic == topic:
-                for sample, image in reader.add(data, depth_range_m, trust):
+                for sample, image in reader.add(message, trust):
                     yield reader.name, sample, image
     for reader in readers:
         for sample, image in reader.end():
@@ -54,14 +59,19 @@ def message_named(camera: str, stream: Stream, sample: int) -> Iterator[None]:
 class _CameraReader:
     """Reads one camera; it deserializes only messages that frames show, or that a video needs."""
 
-    def __init__(self, name: str, bag: Bag, stream: Stream, needed: Needed) -> None:
-        self.name, self.topic = name, stream.topic
+    def __init__(self, rules: ImageRules, bag: Bag, stream: Stream, needed: Needed) -> None:
+        self.name, self.topic, self._rules = rules.camera, stream.topic, rules
         self._bag, self._stream, self._needed = bag, stream, needed
         self._video = VideoDecoder() if bag.topics[self.topic].type in VIDEO_TYPES else None
+        if self._video and rules.encoding:
+            raise UserError(
+                f"data.encodings={{{self.name}: {rules.encoding}}} cannot describe the video of topic {self.topic}, whose "
+                "packets say it themselves; remove it"
+            )
         self._message = -1
         self._sample = 0
 
-    def add(self, data: Bytes, depth_range_m: Sequence[float], trust: bool) -> Numbered:
+    def add(self, data: Bytes, trust: bool) -> Numbered:
         """Take the next message of the topic."""
         self._message += 1
         sample, numbers = self._sample, self._stream.numbers
@@ -73,7 +83,7 @@ class _CameraReader:
         with message_named(self.name, self._stream, sample):
             content: Any = self._bag.deserialize(self.topic, data)
             if self._video is None:
-                yield sample, read_image(content, depth_range_m, trust)
+                yield sample, read_image(content, self._rules, trust)
             else:
                 yield from self._shown(self._video.add(sample, content))
 
@@ -86,4 +96,4 @@ class _CameraReader:
     def _shown(self, images: Iterator[tuple[int, Any]]) -> Numbered:
         for sample, pixels in images:
             if self._needed[sample]:
-                yield sample, CameraImage.of_pixels(pixels)
+                yield sample, CameraImage.of_pixels(pixels, "video")

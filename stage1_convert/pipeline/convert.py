@@ -39,6 +39,15 @@ class Options(NamedTuple):
     trust_images: bool = False
 
 
+class ImageTotals(NamedTuple):
+    """Sums over all episodes and cameras of what the record counts by these names."""
+
+    repeated: int
+    passed_over: int
+    lost: int
+    unavoidable: int
+
+
 class Summary(NamedTuple):
     """What a conversion gave; `refused` and `warnings` are pairs of a bag's name and what is wrong with it."""
 
@@ -48,6 +57,7 @@ class Summary(NamedTuple):
     refused: list[tuple[str, str]]
     warnings: list[tuple[str, str]]
     reused: int
+    images: ImageTotals
 
 
 class RefusedError(UserError):
@@ -129,7 +139,14 @@ def summarize(assembly: Assembly, reused: int) -> Summary:
     bags = assembly.bags
     refused = [(bag.bag, bag.reason or "") for bag in bags if not bag.is_converted]
     warnings = [(bag.bag, warning) for bag in bags for warning in bag.warnings]
-    return Summary(len(bags), assembly.n_episodes, assembly.n_frames, refused, warnings, reused)
+    images = ImageTotals(*(_sum_images(bags, name) for name in ImageTotals._fields))
+    return Summary(len(bags), assembly.n_episodes, assembly.n_frames, refused, warnings, reused, images)
+
+
+def _sum_images(bags: Sequence[BagEntry], name: str) -> int:
+    """Return the sum of a count over the cameras, which alone are in EpisodeEntry.passed_over."""
+    episodes = [episode for bag in bags for episode in bag.episodes]
+    return sum(getattr(episode, name).get(camera, 0) for episode in episodes for camera in episode.passed_over)
 
 
 def require_episodes(summary: Summary) -> None:

@@ -153,14 +153,19 @@ class _BagConversion:
             camera: ImageColumnWriter(self._folder / f"{number:03d}.{camera}.mp4", config.data, span.frames)
             for camera in config.data.cameras
         }
+        counts = state_action.describe_images(self._streams.clocks, self._plan, span, config.data)
         numbers = state_action.states_actions(self._streams, self._plan, span, config)
         self._write_rows(files.rows, _columns(numbers, shown, config), images, span.frames)
         entry = EpisodeEntry(
             frames=span.frames,
             start_ns=int(shown["tick_ns"][0]),
             begins=span.reason,
-            **state_action.describe_ages(shown, list(images), self._streams.streams),
-            repeated={camera: writer.repeated for camera, writer in images.items()},
+            **state_action.describe_ages(shown, self._streams.streams),
+            passed_over={camera: count.passed_over for camera, count in counts.items()},
+            identical={camera: writer.identical for camera, writer in images.items()},
+            lost={camera: count.lost for camera, count in counts.items()},
+            unavoidable={camera: count.unavoidable for camera, count in counts.items()},
+            excess={camera: count.excess for camera, count in counts.items()},
         )
         return entry, {camera: writer.close() for camera, writer in images.items()}
 

@@ -13,8 +13,8 @@ from stage1_convert.bags.bag import Bag
 from stage1_convert.config import Config
 from stage1_convert.dataset.image_column import StoredImage
 from stage1_convert.dataset.stats import histogram, sample_frames
-from stage1_convert.images.decode import CameraImage
 from stage1_convert.images.encode import encode
+from stage1_convert.images.image import CameraImage
 from stage1_convert.pipeline.camera import message_named, read_images
 
 
@@ -41,7 +41,7 @@ class FrameReader:
         ticks = np.concatenate([span.start + sample_frames(span.frames) for span in plan.episodes])
         measured = {name: set(plan.picks[name][ticks].tolist()) for name in data.cameras}
         waiting: dict[str, deque[StoredImage]] = {name: deque() for name in data.cameras}
-        for name, sample, image in read_images(self._bag, self._bag_streams, uses, data.depth_range_m, self._trust):
+        for name, sample, image in read_images(self._bag, self._bag_streams, uses, data, self._trust):
             with message_named(name, streams[name], sample):
                 stored = self._store(name, image, sample in measured[name])
             waiting[name].extend([stored] * int(uses[name][sample]))
@@ -51,7 +51,7 @@ class FrameReader:
     def _store(self, camera: str, image: CameraImage, is_measured: bool) -> StoredImage:
         """Return an image as the dataset stores it, with its histogram if it is measured."""
         last, self._last[camera] = self._last.get(camera), image
-        repeated = last is not None and _is_same(last, image)
+        identical = last is not None and _is_same(last, image)
         conventions, storage = self._config.conventions, self._config.data.storage
         recorded = image.height, image.width
         size = (conventions.image_resize[0], conventions.image_resize[1]) if conventions.image_resize else recorded
@@ -59,14 +59,14 @@ class FrameReader:
             before = "{}x{}".format(*self.sizes[camera])
             raise UserError(f"the image is {size[0]}x{size[1]}, the ones before it {before}")
         if image.file is not None and image.file_format == storage and size == recorded:
-            return StoredImage(image.file, None, histogram(image.rgb()) if is_measured else None, repeated)
+            return StoredImage(image.file, None, histogram(image.rgb()) if is_measured else None, identical)
         pixels = resize(image.rgb(), size)
         counts = histogram(pixels) if is_measured else None
         if storage == "video":
-            return StoredImage(b"", pixels, counts, repeated)
+            return StoredImage(b"", pixels, counts, identical)
         if storage == "jpeg":
             self.compressed.add(camera)
-        return StoredImage(encode(pixels, storage, conventions.jpeg_quality), None, counts, repeated)
+        return StoredImage(encode(pixels, storage, conventions.jpeg_quality), None, counts, identical)
 
 
 def _is_same(one: CameraImage, two: CameraImage) -> bool:

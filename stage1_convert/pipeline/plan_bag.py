@@ -1,20 +1,25 @@
 """The first reading of a bag: all but its images, which decides what each frame shows."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from stage1_convert.align import state_action
+from stage1_convert.align.camera_rate import describe_counts, rate_of
+from stage1_convert.align.clock import Clock
 from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
 from stage1_convert.align.streams import BagStreams, Stream, read_streams
 from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.bags.message_files import read_message_files
-from stage1_convert.config import JOINTS, Config
+from stage1_convert.config import JOINTS, Config, DataConfig
 from stage1_convert.dataset.record import BagEntry, ClockEntry, Gap, LeftOut, MessageCount
 from stage1_convert.images.video_topic import starts_video
 from stage1_convert.sources.source import BagPath
+
+# Of an episode's frames, and of the images of each episode: more repeated or passed over than that is worth a warning.
+EXCESS_SHARE, EXCESS_IMAGES = 0.02, 2
 
 
 class BagPlan(NamedTuple):
@@ -49,6 +54,8 @@ def read_and_plan(bag: Bag, config: Config, entry: BagEntry) -> tuple[BagStreams
     if entry.bag in config.data.episodes:
         plan = choose(plan, config.data.episodes[entry.bag])
     _describe_plan(plan, streams, entry)
+    entry.rate_hz = {camera: round(rate_of(clocks[camera].stamps_ns), 3) for camera in config.data.cameras}
+    entry.warnings += _warn_of_images(clocks, plan, entry, config.data)
     state_action.check_numbers(bag_streams, plan, config)
     return bag_streams, plan
 
@@ -74,6 +81,7 @@ def _describe_plan(plan: EpisodePlan, streams: Mapping[str, Stream], entry: BagE
     last_ns = max(clock.last_ns for clock in entry.clock.values())
     entry.warm_up_s = round((int(plan.ticks_ns[0]) - first_ns) / 1e9, 6)
     entry.tail_s = round((last_ns - int(plan.ticks_ns[-1])) / 1e9, 6)
+    entry.resample, entry.grid_delay_ms = plan.rules, plan.delay_ns / 1e6
     entry.gaps = [Gap.model_validate(gap) for gap in plan.gaps]
     entry.left_out = [
         LeftOut(start_ns=int(plan.ticks_ns[span.start]), frames=span.frames, reason=span.reason)
@@ -82,3 +90,23 @@ def _describe_plan(plan: EpisodePlan, streams: Mapping[str, Stream], entry: BagE
     for name, stream in streams.items():
         count = entry.messages[stream.topic]
         count.used = max(count.used, len(np.unique(plan.shown(name))))
+
+
+def _warn_of_images(clocks: Mapping[str, Clock], plan: EpisodePlan, entry: BagEntry, data: DataConfig) -> Iterator[str]:
+    """Yield a warning for each camera of which the frames repeat or pass over more images than they must."""
+    episodes = [state_action.describe_images(clocks, plan, span, data) for span in plan.episodes]
+    for camera in data.cameras:
+        counts = [episode[camera] for episode in episodes]
+        frames, excess = sum(count.frames for count in counts), sum(count.excess for count in counts)
+        if excess > max(EXCESS_SHARE * frames, EXCESS_IMAGES * len(counts)):
+            found = describe_counts(counts, entry.rate_hz[camera], data.fps)
+            yield f"camera {camera}: {found}: {_way_out(camera, entry, data)}"
+
+
+def _way_out(camera: str, entry: BagEntry, data: DataConfig) -> str:
+    if data.grid_delay_ms is not None or entry.resample[camera] != "in_order":
+        return (
+            "data.resample=auto and data.grid_delay_ms=null show each image once where the rate is that of the frames"
+        )
+    other = "receive" if entry.clock[camera].source == "header" else "header"
+    return f"its {entry.clock[camera].source} stamps jitter: try data.time_source_by_stream={{{camera}: {other}}}"

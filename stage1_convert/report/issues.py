@@ -9,7 +9,8 @@ from stage1_convert.dataset.record import BagEntry, ConversionRecord, EpisodeEnt
 
 NS = 1_000_000_000
 STALE_SHARE = 0.5  # of a stream's limit: an older sample is an issue
-JITTER_SHARE, MISSING_SHARE = 0.1, 0.02  # of an episode's frames
+EXCESS_SHARE, MISSING_SHARE = 0.02, 0.02  # of an episode's frames
+EXCESS_IMAGES = 2  # so many images say nothing
 
 
 class Issue(NamedTuple):
@@ -26,9 +27,9 @@ class EpisodeReport(NamedTuple):
     entry: EpisodeEntry
     bag: BagEntry
     issues: list[Issue]
-    held: int
-    dropped: int
     repeated: int
+    passed_over: int
+    identical: int
 
     @property
     def number(self) -> int:
@@ -48,9 +49,10 @@ class EpisodeReport(NamedTuple):
 
 
 class StreamReport(NamedTuple):
-    """A stream over all bags: its clocks and why, and the age of its samples in ms; `p95_ms` is the worst episode's."""
+    """A stream over all bags: its rules, its clocks and why, the age of its samples in ms; `p95_ms` is the worst episode's."""
 
     name: str
+    rules: list[str]
     clocks: list[str]
     reasons: list[str]
     latencies_ms: list[float]
@@ -67,11 +69,11 @@ def report_episodes(record: ConversionRecord, fps: float) -> list[EpisodeReport]
 
 def _report_episode(record: ConversionRecord, bag: BagEntry, entry: EpisodeEntry, fps: float) -> EpisodeReport:
     issues = sorted(_issues(record, bag, entry, fps), key=lambda issue: -issue.weight)
-    held, dropped, repeated = (
+    repeated, passed_over, identical = (
         sum(counts.get(camera, 0) for camera in record.cameras)
-        for counts in (entry.held, entry.dropped, entry.repeated)
+        for counts in (entry.repeated, entry.passed_over, entry.identical)
     )
-    return EpisodeReport(entry, bag, issues, held, dropped, repeated)
+    return EpisodeReport(entry, bag, issues, repeated, passed_over, identical)
 
 
 def worst_first(reports: Sequence[EpisodeReport]) -> list[EpisodeReport]:
@@ -84,11 +86,9 @@ def stop_ns(entry: EpisodeEntry | Gap, fps: float) -> int:
     return entry.start_ns + round(entry.frames * NS / fps)
 
 
-def has_avoidable_jitter(record: ConversionRecord, entry: EpisodeEntry) -> bool:
-    """Whether jitter moves images across the frames' times, and data.grid_delay_ms has not been set against it."""
-    if record.config["data"]["grid_delay_ms"]:
-        return False
-    return any(_jittered(entry, camera) > JITTER_SHARE * entry.frames for camera in record.cameras)
+def has_excess(record: ConversionRecord, entry: EpisodeEntry) -> bool:
+    """Whether the frames repeat or pass over more images of a camera than it lost and its rate makes unavoidable."""
+    return any(_excess(entry, camera) > _tolerated(entry) for camera in record.cameras)
 
 
 def report_streams(record: ConversionRecord, reports: Sequence[EpisodeReport]) -> list[StreamReport]:
@@ -105,6 +105,7 @@ def _stream(name: str, record: ConversionRecord, entries: Sequence[EpisodeEntry]
     frames = sum(count for _, count in ages) or 1
     return StreamReport(
         name,
+        sorted({bag.resample.get(name, record.streams[name].resample) for bag in record.bags if bag.is_converted}),
         [f"{source}: {counted(count, 'bag')}" for source, count in sorted(sources.items())],
         [f"{reason} ({counted(count, 'bag')})" for reason, count in sorted(reasons.items())],
         sorted({round(min(latencies), 1), round(max(latencies), 1)}) if latencies else [],
@@ -131,21 +132,30 @@ def _issues(record: ConversionRecord, bag: BagEntry, entry: EpisodeEntry, fps: f
 
 
 def _camera_issues(entry: EpisodeEntry, camera: str) -> Iterator[Issue]:
-    jittered, repeated = _jittered(entry, camera), entry.repeated.get(camera, 0)
-    missing = max(entry.held.get(camera, 0) - entry.dropped.get(camera, 0), 0)
-    if jittered > JITTER_SHARE * entry.frames:
-        text = f"{camera}: {jittered} frames repeat an image while as many images are in no frame (jitter)"
-        yield Issue("warn", text, jittered / entry.frames)
+    excess, identical = _excess(entry, camera), entry.identical.get(camera, 0)
+    repeated, passed_over = entry.repeated.get(camera, 0), entry.passed_over.get(camera, 0)
+    if excess > _tolerated(entry):
+        text = (
+            f"{camera}: {repeated} frames repeat an image and {passed_over} images are in no frame: {excess} more than the "
+            "camera lost and its rate makes unavoidable"
+        )
+        yield Issue("warn", text, excess / entry.frames)
+    missing = max(repeated - passed_over, 0)
     if missing > MISSING_SHARE * entry.frames:
         text = f"{camera}: {missing} of {entry.frames} frames have no new image: none was recorded"
         yield Issue("warn", text, 2 * missing / entry.frames)
-    if repeated:
-        yield Issue("warn", f"{camera}: {repeated} images equal the one before", repeated / entry.frames)
+    if identical:
+        yield Issue("warn", f"{camera}: {identical} images equal the one before", identical / entry.frames)
 
 
-def _jittered(entry: EpisodeEntry, camera: str) -> int:
-    """Return how many frames repeat an image while another image is in no frame."""
-    return min(entry.held.get(camera, 0), entry.dropped.get(camera, 0))
+def _excess(entry: EpisodeEntry, camera: str) -> int:
+    """Return how many images were repeated or passed over for no need; format 3 does not say what was lost."""
+    known = entry.excess.get(camera)
+    return min(entry.repeated.get(camera, 0), entry.passed_over.get(camera, 0)) if known is None else known
+
+
+def _tolerated(entry: EpisodeEntry) -> float:
+    return max(EXCESS_IMAGES, EXCESS_SHARE * entry.frames)
 
 
 def _touch(gap: Gap, entry: EpisodeEntry, fps: float) -> bool:

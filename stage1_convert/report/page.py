@@ -17,7 +17,7 @@ from stage1_convert.dataset.record import RECORD_PATH, ConversionRecord, read_re
 from stage1_convert.report.episode import describe_episode
 from stage1_convert.report.issues import (
     EpisodeReport,
-    has_avoidable_jitter,
+    has_excess,
     report_episodes,
     report_streams,
     worst_first,
@@ -33,14 +33,16 @@ class Totals(NamedTuple):
 
     frames: int
     images: int
-    held: int
-    dropped: int
     repeated: int
+    passed_over: int
+    identical: int
+    lost: int
+    unavoidable: int
     gaps: int
     gap_frames: int
     left_out: int
     warnings: int
-    jittered: int  # episodes whose jitter data.grid_delay_ms would take away
+    with_excess: int  # episodes that repeat or pass over more images than they must
 
 
 def write_page(root: Path) -> None:
@@ -50,7 +52,7 @@ def write_page(root: Path) -> None:
 
 def draw_page(root: Path, detailed: int = DETAILED) -> str:
     """Return the page as HTML; the worst `detailed` episodes are shown in detail."""
-    record, dataset = read_record(root), Dataset.open(root)
+    record, dataset = read_record(root, earlier=True), Dataset.open(root)
     assert record is not None, f"{root / RECORD_PATH} is written before the page"
     reports = report_episodes(record, dataset.fps)
     ranked = worst_first(reports)
@@ -77,12 +79,14 @@ def _totals(record: ConversionRecord, reports: Sequence[EpisodeReport]) -> Total
     return Totals(
         frames=frames,
         images=frames * len(record.cameras),
-        held=sum(report.held for report in reports),
-        dropped=sum(report.dropped for report in reports),
         repeated=sum(report.repeated for report in reports),
+        passed_over=sum(report.passed_over for report in reports),
+        identical=sum(report.identical for report in reports),
+        lost=sum(sum(report.entry.lost.values()) for report in reports),
+        unavoidable=sum(sum(report.entry.unavoidable.values()) for report in reports),
         gaps=sum(len(bag.gaps) for bag in record.bags),
         gap_frames=sum(gap.frames for bag in record.bags for gap in bag.gaps),
         left_out=sum(span.frames for bag in record.bags for span in bag.left_out),
         warnings=sum(len(bag.warnings) for bag in record.bags),
-        jittered=sum(has_avoidable_jitter(record, report.entry) for report in reports),
+        with_excess=sum(has_excess(record, report.entry) for report in reports),
     )

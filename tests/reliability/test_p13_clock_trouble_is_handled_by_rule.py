@@ -108,7 +108,7 @@ def test_a_stream_that_starts_late_is_reported_as_warm_up(tmp_path: Path) -> Non
     recording.write(tmp_path / "src" / "bag")
     run(tmp_path / "src", tmp_path / "out")
     (bag,) = report(tmp_path / "out")["bags"]
-    assert bag["warm_up_s"] == pytest.approx(0.5, abs=0.01)
+    assert bag["warm_up_s"] == pytest.approx(0.5, abs=0.04)
 
 
 def test_header_stamps_that_go_back_are_refused_when_they_are_demanded(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_each_trouble_has_its_rule_and_is_counted(trouble: str, tmp_path: Path) 
     assert expected.reason in bag["clock"]["color"]["reason"]
     assert [gap["streams"] for gap in bag["gaps"]] == [list(expected.silent)] * expected.gaps
     assert len(bag["episodes"]) == expected.gaps + 1
-    assert bag["warm_up_s"] == pytest.approx(expected.warm_up_s, abs=0.02)
+    assert bag["warm_up_s"] == pytest.approx(expected.warm_up_s, abs=0.05)  # up to a period of the grid later
     assert bag["tail_s"] == pytest.approx(expected.tail_s, abs=0.12)
     no_frame_shows_the_future(tmp_path / "out")
 
@@ -278,7 +278,7 @@ def stamps_of(stream: list[tuple[int, int]]) -> tuple[Int64, Int64]:
 
 
 @settings(deadline=None, max_examples=loops(100, 5_000))
-@given(streams, streams, st.sampled_from(["hold", "nearest", "linear"]))
+@given(streams, streams, st.sampled_from(["auto", "in_order", "hold", "nearest", "linear"]))
 def test_whatever_the_stamps_do_no_frame_shows_what_its_rule_forbids(one: Any, two: Any, rule: str) -> None:
     clocks = {}
     for name, stream in (("joints", one), ("color", two)):
@@ -305,7 +305,7 @@ def test_whatever_the_stamps_do_no_frame_shows_what_its_rule_forbids(one: Any, t
         for name, of in clocks.items():
             shown = plan.picks[name][span.start : span.stop]
             off_ns = ticks_ns - of.stamps_ns[shown]
-            limit_ns = (100 if rule == "hold" else 50) * MS
+            limit_ns = (50 if rule in ("nearest", "linear") else 100) * MS
             assert (np.abs(off_ns) <= limit_ns).all()
             assert (np.diff(shown) >= 0).all()
             assert (off_ns >= 0).all() or rule != "hold"

@@ -1,8 +1,9 @@
 """A second, independent reader of bags and a second aligner: the mcap package or sqlite3, struct, and plain loops."""
 
+import cmath
 import sqlite3
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,39 +106,75 @@ def newest(samples: list[Sample], tick_ns: int) -> Sample | None:
     return found
 
 
-def hold(streams: list[list[Sample]], fps: int) -> list[tuple[int, list[Any]]]:
-    """Return every tick in the time in which all streams publish, with each stream's newest value."""
-    start_ns = max(samples[0].stamp_ns for samples in streams)
-    stop_ns = min(samples[-1].stamp_ns for samples in streams)
-    frames: list[tuple[int, list[Any]]] = []
+def closest(samples: list[Sample], tick_ns: int) -> Sample:
+    """Return the sample that is closest to the tick, the earlier of two."""
+    return min(samples, key=lambda sample: (abs(sample.stamp_ns - tick_ns), sample.stamp_ns))
+
+
+def next_unseen(samples: list[Sample], tick_ns: int, seen: list[Sample], fps: int) -> Sample | None:
+    """Return the next sample that is not after the tick and not `seen` yet, else the last one seen.
+
+    One that is older than one and a half periods counts only where no newer one has come.
+    """
+    if not seen:
+        return newest(samples, tick_ns)
+    unseen = [s for s in samples if s.stamp_ns <= tick_ns and s.stamp_ns > seen[-1].stamp_ns]
+    fresh = [s for s in unseen if tick_ns - s.stamp_ns <= 1.5 * 10**9 / fps]
+    return (fresh[:1] or unseen[-1:] or seen[-1:])[0]
+
+
+def mid_window(samples: list[Sample], start_ns: int, fps: int) -> int:
+    """Return the first tick, not before `start_ns`, at which the samples are half a period of the grid old on average."""
+    period_ns = 10**9 / fps
+    circle = sum(cmath.exp(2j * cmath.pi * (sample.stamp_ns - start_ns) / period_ns) for sample in samples)
+    delay_ns = (cmath.phase(circle) / (2 * cmath.pi) + 0.5) % 1 * period_ns
+    return start_ns + round(delay_ns / 1000) * 1000
+
+
+def show(
+    streams: dict[str, list[Sample]], fps: int = 30, in_order: Sequence[str] = ("color",), rule: str = "hold"
+) -> list[tuple[int, dict[str, Sample]]]:
+    """Return every tick in the time in which all streams publish, with the sample that each stream shows.
+
+    The streams `in_order` show every sample once, and the first of them lies mid-window; the others follow the rule, hold
+    or nearest.
+    """
+    start_ns = max(samples[0].stamp_ns for samples in streams.values())
+    stop_ns = min(samples[-1].stamp_ns for samples in streams.values())
+    if in_order:
+        start_ns = mid_window(streams[in_order[0]], start_ns, fps)
+    seen: dict[str, list[Sample]] = {name: [] for name in in_order}
+    frames: list[tuple[int, dict[str, Sample]]] = []
     while (tick_ns := start_ns + len(frames) * 10**9 // fps) <= stop_ns:
-        shown = [newest(samples, tick_ns) for samples in streams]
-        frames.append((tick_ns, [sample.value for sample in shown if sample]))
+        frame = {}
+        for name, samples in streams.items():
+            if name in seen:
+                shown = next_unseen(samples, tick_ns, seen[name], fps)
+                seen[name] += [shown] if shown else []
+            else:
+                shown = newest(samples, tick_ns) if rule == "hold" else closest(samples, tick_ns)
+            assert shown is not None  # every stream has published
+            frame[name] = shown
+        frames.append((tick_ns, frame))
     return frames
 
 
 def pair(
-    streams: dict[str, list[Sample]], fps: int = 30, max_age_ms: float = 100, shortest: int = 15, rule: str = "hold"
+    streams: dict[str, list[Sample]],
+    fps: int = 30,
+    in_order: Sequence[str] = ("color",),
+    rule: str = "hold",
+    max_age_ms: float = 100,
+    shortest: int = 15,
 ) -> list[list[dict[str, Any]]]:
     """Return the episodes as lists of frames, each a stream's value by its name: what a conversion must give.
 
-    A frame that lacks a fresh sample (hold: the newest, nearest: the closest, within `max_age_ms`) ends an episode.
+    A frame that lacks a fresh sample (not further away than `max_age_ms`) ends an episode.
     """
-    start_ns = max(samples[0].stamp_ns for samples in streams.values())
-    stop_ns = min(samples[-1].stamp_ns for samples in streams.values())
     episodes: list[list[dict[str, Any]]] = [[]]
-    tick = 0
-    while (tick_ns := start_ns + tick * 10**9 // fps) <= stop_ns:
-        tick += 1
-        frame = {}
-        for name, samples in streams.items():
-            shown = newest(samples, tick_ns)
-            if rule == "nearest":
-                shown = min(samples, key=lambda sample: (abs(sample.stamp_ns - tick_ns), sample.stamp_ns))
-            if shown and abs(tick_ns - shown.stamp_ns) <= max_age_ms * 1e6:
-                frame[name] = shown.value
-        if len(frame) == len(streams):
-            episodes[-1].append(frame)
+    for tick_ns, frame in show(streams, fps, in_order, rule):
+        if all(abs(tick_ns - sample.stamp_ns) <= max_age_ms * 1e6 for sample in frame.values()):
+            episodes[-1].append({name: sample.value for name, sample in frame.items()})
         elif episodes[-1]:
             episodes.append([])
     return [episode for episode in episodes if len(episode) >= shortest]

@@ -14,6 +14,8 @@ from tests.conftest import ROOT
 from tests.reliability.conftest import SmallDisk
 from tests.stage2_train.tiny import VALIDATED, content, tiny_config, without_times, write_dataset
 
+pytestmark = pytest.mark.slow
+
 ODD = "zwölf Bögen, ein Ende 終わり; 'and' \"so\"#1"
 READ_ONLY = ("mount", "-o", "remount,ro")
 

@@ -29,6 +29,8 @@ from tests.stage2_train.tiny import (
     write_dataset,
 )
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = Path("pretrained_model/model.safetensors")
 MISTAKES = yaml.safe_load(Path(__file__).with_name("mistakes.yaml").read_text())
 

@@ -24,6 +24,8 @@ from tests.browser import require
 from tests.conftest import GOLDEN
 from tests.stage3_eval.conftest import CONFIG, MAPPING, tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def packages() -> None:

@@ -20,6 +20,8 @@ from osmo.local.task_graph import seconds
 from tests.conftest import ROOT, run_module
 from tests.osmo.conftest import running, start, wait_for
 
+pytestmark = pytest.mark.slow
+
 TOP = "workflow:\n  name: toy\n  resources: {default: {cpu: 1}}\n"
 BOTTOM = "default-values: {word: hello, when: 1h}\n"
 
@@ -71,6 +73,27 @@ def test_files_and_paths_of_the_container_are_below_the_folder_of_the_task(tmp_p
         "out:", str(result.tasks["a"].output), f"{root}/output/train-rosbag-act", f"{root}/data/rosbags",
     ]  # fmt: skip
     assert result.tasks["b"].log.read_text() == "ran\n"
+
+
+def test_a_file_is_rendered_as_the_server_does(tmp_path: Path) -> None:
+    """Only the section workflow: is rendered, then the result and its files with the values of --set alone."""
+    (tmp_path / "file").write_text("{{ given }} in a file\n")
+    script = "echo '{% raw %}{{ given }}{% endraw %} {{ word }}'; cat file"
+    files = "files: [{path: /workspace/file, localpath: file}]\n"
+    path = flow(tmp_path, task("a", script, files))
+    path.write_text("# {{ nobody }} {% endif %}\n" + path.read_text())
+    result = run(path, {"given": "there"}, tmp_path / "work")
+    assert result.tasks["a"].log.read_text() == "there hello\nthere in a file\n"
+    with pytest.raises(UserError, match="'given' is undefined"):
+        run(path, {}, tmp_path / "work2")
+
+
+def test_a_folder_and_a_file_of_this_machine_in_one_workflow_are_refused_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "bags").mkdir()
+    (tmp_path / "file").write_text("text")
+    more = "inputs: [{dataset: {name: bags, localpath: bags}}]\nfiles: [{path: /a, localpath: file}]\n"
+    with pytest.raises(UserError, match="the command line posts the workflow once before it inlines the file"):
+        go(tmp_path, task("a", "true", more))
 
 
 def test_a_failing_task_fails_only_the_tasks_that_depend_on_it(tmp_path: Path) -> None:
@@ -136,8 +159,8 @@ def test_no_more_tasks_run_than_jobs(tmp_path: Path) -> None:
 
 
 def group(scripts: list[str], ignore: bool = False) -> str:
-    members = [task(f"w-{i}", script, f"lead: {str(i == 0).lower()}\n") for i, script in enumerate(scripts)]
-    return f"- name: g\n  ignoreNonleadStatus: {str(ignore).lower()}\n  tasks:\n" + indent("".join(members), "  ")
+    members = [task(f"w-{i}", script, f"lead: '{'on' if i == 0 else '0'}'\n") for i, script in enumerate(scripts)]
+    return f"- name: g\n  ignoreNonleadStatus: '{'1' if ignore else 'No'}'\n  tasks:\n" + indent("".join(members), "  ")
 
 
 def go_group(tmp_path: Path, scripts: list[str], ignore: bool = False) -> Result:
@@ -331,7 +354,7 @@ def test_linked_files_are_transferred_as_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("90m", 5400), ("3600", 3600), (5, 5), ("1500ms", 1.5), ("P1DT2H", 93600), ("PT1H30M", 5400)],
+    [("90m", 5400), ("1 h", 3600), ("3600", 3600), (5, 5), ("1500ms", 1.5), ("P1DT2H", 93600), ("PT1H30M", 5400)],
 )
 def test_durations(text: str | int, expected: float) -> None:
     assert seconds(text) == expected

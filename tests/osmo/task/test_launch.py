@@ -16,6 +16,8 @@ from osmo.task.container_paths import CONTAINER_PATHS, container_path
 from osmo.task.launch import copy_run, find, main, restore, training_exit_code, wait_for_host
 from tests.conftest import GOLDEN, ROOT, TINY_TRAINING
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("torchrun", "ranks", "was_stopped", "expected"),

@@ -132,7 +132,9 @@ def test_long_pieces_are_cut_evenly() -> None:
 
 
 def test_a_marker_starts_an_episode_with_the_first_frame_that_is_not_before_it() -> None:
-    plan = planned(steady(4), steady(4, 30), markers_ns=np.array([T0 - 5, T0 + 10**9 + 1, T0 + 2 * 10**9]))
+    plan = planned(
+        steady(4), steady(4, 30), "data.grid_delay_ms=0", markers_ns=T0 + np.array([-5, 10**9 + 1, 2 * 10**9])
+    )
     assert [span[0] for span in spans(plan)] == [0, 31, 60]
     assert [span.reason for span in plan.episodes] == ["start", "marker", "marker"]
 
@@ -214,10 +216,49 @@ def test_recordings_of_different_days_in_one_bag_are_episodes(apart_s: int) -> N
 
 def test_a_delayed_grid_begins_that_much_later_and_keeps_its_distance() -> None:
     camera_ns = steady(2.0, hz=30) + np.random.default_rng(1).integers(-4_000_000, 4_000_000, 60)
-    plain, delayed = (planned(steady(2.0), camera_ns, f"data.grid_delay_ms={delay_ms}") for delay_ms in (0, 16))
-    assert delayed.ticks_ns[0] - plain.ticks_ns[0] == 16_000_000
+    plain, delayed = (
+        planned(steady(2.0), camera_ns, "data.resample=hold", f"data.grid_delay_ms={delay_ms}") for delay_ms in (0, 16)
+    )
+    assert delayed.ticks_ns[0] - plain.ticks_ns[0] == delayed.delay_ns == 16_000_000
     assert len(np.unique(plain.shown("color"))) < len(plain.picks["color"])  # jitter repeats images
     assert len(np.unique(delayed.shown("color"))) == len(delayed.picks["color"])
+
+
+@pytest.mark.parametrize(
+    ("hz", "overrides", "rule", "is_mid_window"),
+    [
+        (30, (), "in_order", True),
+        (28, (), "in_order", True),
+        (60, (), "hold", False),
+        (15, (), "hold", False),
+        (15, ("data.fps=15",), "in_order", True),
+        (30, ("data.resample=hold",), "hold", True),
+        (30, ("data.resample=nearest",), "nearest", False),
+        (30, ("data.resample=linear",), "nearest", False),
+        (30, ("data.resample_by_stream={color: hold}",), "hold", True),
+        (60, ("data.resample=in_order",), "in_order", False),
+    ],
+)
+def test_the_rate_of_a_camera_decides_its_rule_and_the_place_of_the_grid(
+    hz: int, overrides: tuple[str, ...], rule: str, is_mid_window: bool
+) -> None:
+    joints_ns = steady(4)
+    plan = planned(joints_ns, steady(4, hz, T0 + 3 * MS), *overrides)
+    assert plan.rules["color"] == rule
+    fps = 15 if "data.fps=15" in overrides else 30
+    assert (plan.delay_ns > 0) == is_mid_window
+    assert plan.ticks_ns[0] == T0 + 3 * MS + plan.delay_ns
+    if hz == fps:
+        assert not is_mid_window or plan.delay_ns == pytest.approx(10**9 / fps / 2, abs=2000)
+    np.testing.assert_array_equal(np.diff(plan.ticks_ns) // 1000, np.full(len(plan.ticks_ns) - 1, 10**6 // fps))
+
+
+def test_the_second_of_two_cameras_sets_the_grid_where_the_first_is_far_from_fps() -> None:
+    config = load(Config, None, ["data.cameras={fast: /fast, color: /color}"])
+    clocks = {"joints": clock(steady(4)), "fast": clock(steady(4, 90)), "color": clock(steady(4, 30, T0 + 9 * MS))}
+    plan = make_plan(clocks, moving(400), NO_MARKERS, config)
+    assert plan.rules == {"joints": "hold", "fast": "hold", "color": "in_order"}
+    assert (plan.ticks_ns[0] - T0) / MS == pytest.approx(9 + 16.667, abs=0.01)
 
 
 def test_chosen_episodes_stay_and_the_others_are_left_out() -> None:

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stage1_convert.align.clock import Int64
-from stage1_convert.align.resample import RULES, grid, hold, interpolate, linear, long_pauses, nearest
+from stage1_convert.align.resample import RULES, grid, hold, in_order, interpolate, linear, long_pauses, nearest
+from tests.stage1_convert.reference import Sample, next_unseen
 
 MS = 1_000_000
 T0 = 1_700_000_000 * 10**9
@@ -62,6 +63,18 @@ def test_hold_takes_the_newest_sample_and_never_the_future(stamps_ns: Int64, tic
             assert at == past[-1]
 
 
+@given(stamps, st.integers(10, 200))
+def test_in_order_takes_the_next_image_that_no_tick_has_shown(stamps_ns: Int64, fps: int) -> None:
+    ticks_ns = grid(int(stamps_ns[0]), int(stamps_ns[-1]) + 200 * MS, fps)
+    index, _ = in_order(stamps_ns, ticks_ns, 10**9)
+    samples = [Sample(stamp, None) for stamp in stamps_ns.tolist()]
+    seen: list[Sample] = []
+    for tick in ticks_ns.tolist():
+        found = next_unseen(samples, tick, seen, fps)
+        seen += [found] if found else []
+    assert stamps_ns[index].tolist() == [sample.stamp_ns for sample in seen]
+
+
 @given(stamps, ticks, limits)
 def test_nearest_takes_the_closest_sample_within_its_tolerance(
     stamps_ns: Int64, ticks_ns: Int64, limit_ns: int
@@ -82,7 +95,7 @@ def test_linear_needs_a_sample_on_either_side_within_its_tolerance(
             assert tick - limit_ns <= stamps_ns[at] < tick < stamps_ns[at + 1] <= tick + limit_ns
 
 
-@given(stamps, limits, st.sampled_from(["hold", "nearest"]))
+@given(stamps, limits, st.sampled_from(["hold", "nearest", "in_order"]))
 def test_later_ticks_never_show_earlier_samples(stamps_ns: Int64, limit_ns: int, rule: str) -> None:
     index, _ = RULES[rule](stamps_ns, np.arange(0, 2_000 * MS, 33 * MS), limit_ns)
     assert (np.diff(index) >= 0).all()

@@ -9,7 +9,10 @@ import numpy.typing as npt
 import pytest
 
 from common.cli.command import UserError
-from stage1_convert.images.decode import ENCODINGS, CameraImage, read_image
+from stage1_convert.config import Encoding
+from stage1_convert.images.decode import read_image
+from stage1_convert.images.image import CameraImage, ImageRules
+from stage1_convert.images.raw import LAYOUTS
 from tests.stage1_convert.recording import (
     START_NS,
     Image,
@@ -23,8 +26,8 @@ COLORS = {"red": (200, 10, 20), "green": (10, 200, 30), "blue": (20, 30, 200)}
 NEAR_M, FAR_M = 0.5, 2.5
 
 
-def pixels_of(message: Any, depth_range_m: tuple[float, float] = (NEAR_M, FAR_M)) -> Image:
-    pixels = read_image(message, depth_range_m).pixels
+def pixels_of(message: Any, encoding: Encoding | None = None) -> Image:
+    pixels = read_image(message, ImageRules("color", encoding, (NEAR_M, FAR_M))).pixels
     assert pixels is not None
     return pixels
 
@@ -34,8 +37,7 @@ def image(encoding: str, rows: npt.NDArray[Any], padding: int = 0) -> Any:
     big = rows.dtype.byteorder == ">"
     raw = np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
     message = raw_image(START_NS, raw[..., None], encoding, padding)
-    _, channels, _ = ENCODINGS[encoding]
-    message.width = rows.shape[1] // channels
+    message.width = rows.shape[1] // LAYOUTS[encoding].channels  # type: ignore[index]
     message.is_bigendian = int(big)
     return message
 
@@ -81,9 +83,8 @@ GRAY = np.array([[0, 0, 64, 128], [191, 255, 255, 0]])
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("encoding", ["16UC1", "mono16"])
-def test_depth_in_millimeters_becomes_gray_by_the_fixed_range(encoding: str, order: str) -> None:
-    pixels = pixels_of(image(encoding, (DEPTH_M * 1000).astype(f"{order}u2"), 2))
+def test_depth_in_millimeters_becomes_gray_by_the_fixed_range(order: str) -> None:
+    pixels = pixels_of(image("16UC1", (DEPTH_M * 1000).astype(f"{order}u2"), 2))
     assert np.array_equal(pixels, np.repeat(GRAY[..., None], 3, axis=2))
 
 
@@ -125,8 +126,8 @@ def test_compressed_depth_in_meters_is_computed_from_its_inverse() -> None:
 
 
 def test_compressed_depth_of_another_kind_is_refused() -> None:
-    message = compressed_image(START_NS, struct.pack("<iff", 0, 0, 0) + b"RVL", "16UC1; compressedDepth rvl")
-    with pytest.raises(UserError, match="'16UC1; compressedDepth rvl' is not supported"):
+    message = compressed_image(START_NS, struct.pack("<iff", 0, 0, 0) + b"ZSTD", "16UC1; compressedDepth zstd")
+    with pytest.raises(UserError, match=r"'16UC1; compressedDepth zstd' is not supported; supported: .* PNG or RVL"):
         read_image(message)
 
 
@@ -152,7 +153,7 @@ def test_of_a_trusted_jpeg_only_the_end_and_the_size_are_checked() -> None:
     data = jpeg(draw(3))
     broken_inside = data[:600] + bytes(20) + data[620:]
     assert read_image(compressed_image(START_NS, broken_inside), trust=True) == CameraImage(
-        48, 64, None, broken_inside, "jpeg"
+        48, 64, None, "color", broken_inside, "jpeg"
     )
     with pytest.raises(UserError, match="cut off"):
         read_image(compressed_image(START_NS, data[:-40]), trust=True)

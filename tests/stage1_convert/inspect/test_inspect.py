@@ -1,5 +1,6 @@
 """The survey of a bag is right, and the configuration proposed for it converts it."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,7 @@ def test_the_proposed_configuration_converts_the_bag(
     config = load(Config, tmp_path / "out" / CONFIG)
     assert config.data.cameras == cameras
     assert config.conventions.joint_order == UR_JOINTS
-    assert convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options()).frames == 45
+    assert convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options()).frames == 44
 
 
 def test_another_arms_joints_are_proposed_as_found(tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_a_gripper_next_to_a_ur_arm_is_not_a_joint_of_the_arm(tmp_path: Path) ->
     inspect(recording.write(tmp_path / "src" / "bag"), tmp_path / "out")
     config = load(Config, tmp_path / "out" / CONFIG)
     assert config.conventions.joint_order == [f"left_{name}" for name in UR_JOINTS]
-    assert convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options()).frames == 45
+    assert convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options()).frames == 44
 
 
 def test_cameras_with_similar_topics_get_different_names(tmp_path: Path) -> None:
@@ -190,3 +191,24 @@ def test_a_bag_without_joints_gets_no_configuration(tmp_path: Path, capsys: pyte
     recording.joints = []
     assert inspect(recording.write(tmp_path / "bag"), tmp_path / "out") == 0
     assert "no configuration is proposed: no bag holds joint states and images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("camera_hz", "fps"), [(30, 30), (28, 28), (15, 15), (50, 25), (60, 30), (90, 30)])
+def test_the_proposed_rate_suits_the_camera_and_its_images_are_counted(
+    tmp_path: Path, camera_hz: int, fps: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording = cell(seconds=3.0, camera_hz=camera_hz, size=(16, 64))
+    del recording.images[camera_hz]
+    assert inspect(recording.write(tmp_path / "bag"), tmp_path / "out") == 0
+    assert load(Config, tmp_path / "out" / CONFIG).data.fps == fps
+    repeated = 1 if camera_hz == fps else 0
+    found = re.search(
+        rf"# color: {repeated} of (\d+) frames repeat an image and (\d+) images are in no frame; the camera lost 1, and its "
+        rf"([\d.]+) Hz at {fps} fps make (\d+) unavoidable",
+        capsys.readouterr().out,
+    )
+    assert found
+    frames, passed_over, rate_hz, unavoidable = map(float, found.groups())
+    assert rate_hz == pytest.approx(camera_hz, rel=0.01)
+    assert passed_over == pytest.approx(frames * (camera_hz / fps - 1), abs=4)
+    assert unavoidable == pytest.approx(passed_over, abs=4)

@@ -32,7 +32,7 @@ class Camera:
         """Return (sample, number drawn into its image) of every n-th sample."""
         needed = np.arange(len(self.stream.numbers)) % every == 0
         found = []
-        for camera, sample, image in read_images(self.bag, self._bag_streams, {"color": needed}, (0, 4)):
+        for camera, sample, image in read_images(self.bag, self._bag_streams, {"color": needed}, Config().data):
             assert camera == "color"
             found.append((sample, number_in(image.rgb())))
         return found
@@ -99,7 +99,7 @@ def test_trusted_images_are_not_decoded(tmp_path: Path) -> None:
     with open_bag(cell().write(tmp_path / "bag"), tmp_path, "humble") as bag:
         bag_streams = read_streams(bag, load(Config, None, []), starts_video)
         needed = {"color": np.ones(45, np.bool_)}
-        images = [image for _, _, image in read_images(bag, bag_streams, needed, (0, 4), trust=True)]
+        images = [image for _, _, image in read_images(bag, bag_streams, needed, Config().data, trust=True)]
     assert len(images) == 45
     assert all(image.file and image.pixels is None for image in images)
     assert bag_streams.streams["color"].topic == JPEG_TOPIC

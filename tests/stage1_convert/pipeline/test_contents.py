@@ -113,7 +113,7 @@ def test_a_field_is_interpolated_as_a_number_and_not_as_an_angle(tmp_path: Path)
     steps = np.diff(columns(tmp_path / "out", "observation.state")[:, 6])
     assert 14 < steps.min() < steps.max() < 19
     streams = report(tmp_path / "out")["streams"]
-    assert [streams[name]["resample"] for name in ("joints", "color", "gripper")] == ["hold", "hold", "linear"]
+    assert [streams[name]["resample"] for name in ("joints", "color", "gripper")] == ["hold", "auto", "linear"]
 
 
 def test_commands_are_stored_as_they_were_published(src: Path, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_an_image_that_the_camera_sent_twice_is_counted(tmp_path: Path) -> None:
     run(tmp_path / "src", tmp_path / "out")
     (episode,) = report(tmp_path / "out")["bags"][0]["episodes"]
     shown = set(sources(tmp_path / "out")["color.message"])
-    assert episode["repeated"]["color"] == len(shown & {20, 21, 30}) > 0
+    assert episode["identical"]["color"] == len(shown & {20, 21, 30}) > 0
 
 
 def test_png_keeps_every_pixel_and_says_so(tmp_path: Path) -> None:

@@ -81,13 +81,13 @@ def test_every_value_of_a_jpeg_bag_equals_an_independent_decoding(tmp_path: Path
     table, first = rows(tmp_path / "out"), 0
     for number, bag in enumerate(bags):
         joints = reference.joint_samples(bag, JOINT_TOPIC, JOINTS)
-        frames = reference.hold([joints, reference.compressed_samples(bag, JPEG_TOPIC)], 30)
+        frames = reference.show({"joints": joints, "color": reference.compressed_samples(bag, JPEG_TOPIC)})
         part = table[table["episode_index"] == number]
         assert len(part) == len(frames) > 40
-        states = [values[0] for _, values in frames]
+        states = [shown["joints"].value for _, shown in frames]
         np.testing.assert_array_equal(np.stack(part["observation.state"]), np.array(states, np.float32))
         np.testing.assert_allclose(np.stack(part["action"]), np.array(steps(states), np.float32), rtol=0, atol=1e-9)
-        assert [shown["bytes"] for shown in part[COLOR]] == [values[1] for _, values in frames]
+        assert [shown["bytes"] for shown in part[COLOR]] == [shown["color"].value for _, shown in frames]
         assert [shown["path"] for shown in part[COLOR]][12] == "frame-000012.jpg"
         assert list(part["timestamp"]) == [np.float32(k / 30) for k in range(len(frames))]
         assert list(part["frame_index"]) == list(range(len(frames)))
@@ -103,24 +103,26 @@ def test_the_sources_of_every_frame_can_be_traced(tmp_path: Path) -> None:
     sources = pd.read_parquet(out / "meta" / "sync" / "chunk-000" / "file-000.parquet")
     images = reference.compressed_samples(tmp_path / "src" / "bag", JPEG_TOPIC)
     joints = reference.joint_samples(tmp_path / "src" / "bag", JOINT_TOPIC, JOINTS)
-    frames = reference.hold([joints, images], 30)
+    frames = reference.show({"joints": joints, "color": images})
     assert list(sources["tick_ns"]) == [tick_ns for tick_ns, _ in frames]
     traced = [images[number] for number in sources["color.message"]]
     assert [sample.value for sample in traced] == jpegs(out)
     assert [sample.stamp_ns for sample in traced] == list(sources["color.stamp_ns"])
-    assert [joints[number].value for number in sources["joints.message"]] == [values[0] for _, values in frames]
+    assert [joints[number].value for number in sources["joints.message"]] == [
+        shown["joints"].value for _, shown in frames
+    ]
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_raw_images_are_stored_as_near_identical_jpeg(tmp_path: Path, storage: Storage) -> None:
     bag = cell(topic=RAW_TOPIC).write(tmp_path / "src" / "bag", storage)
     run(tmp_path / "src", tmp_path / "out")
-    frames = reference.hold(
-        [reference.joint_samples(bag, JOINT_TOPIC, JOINTS), reference.raw_samples(bag, RAW_TOPIC)], 30
-    )
+    joints, color = reference.joint_samples(bag, JOINT_TOPIC, JOINTS), reference.raw_samples(bag, RAW_TOPIC)
+    frames = reference.show({"joints": joints, "color": color})
     dataset = Dataset.open(tmp_path / "out")
     images = list(dataset.images(dataset.episodes[0], "color"))
-    for image, (_, (_, (height, width, _, pixels))) in zip(images, frames, strict=True):
+    for image, (_, shown) in zip(images, frames, strict=True):
+        height, width, _, pixels = shown["color"].value
         recorded = np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
         assert number_in(image) == number_in(recorded)
         assert np.abs(image.astype(int) - recorded).mean() < 4
@@ -289,15 +291,17 @@ def test_joint_signs_are_applied_when_asked_for(tmp_path: Path) -> None:
     np.testing.assert_array_equal(signed, plain * np.array([1, -1, -1, 1, 1, 1], np.float32))
 
 
-def test_a_lost_frame_is_held_and_counted(tmp_path: Path) -> None:
+def test_a_lost_image_repeats_the_one_before_and_is_counted(tmp_path: Path) -> None:
     recording = cell(seed=4)
     del recording.images[20]
     out = convert_one(tmp_path, recording)
     shown = jpegs(out)
     images = [sample.value for sample in reference.compressed_samples(tmp_path / "src" / "bag", JPEG_TOPIC)]
-    assert shown.count(images[19]) >= 2
+    assert shown.count(images[19]) == 2
     (episode,) = report(out)["bags"][0]["episodes"]
-    assert episode["held"]["color"] == sum(a == b for a, b in itertools.pairwise(shown)) > 0
+    assert sum(a == b for a, b in itertools.pairwise(shown)) == 1
+    counts = {name: episode[name]["color"] for name in ("repeated", "passed_over", "lost", "unavoidable", "excess")}
+    assert counts == {"repeated": 1, "passed_over": 0, "lost": 1, "unavoidable": 0, "excess": 0}
 
 
 def test_a_gap_splits_the_episode_and_time_starts_again_at_zero(tmp_path: Path) -> None:
@@ -335,14 +339,15 @@ def test_two_cameras_give_two_columns(tmp_path: Path) -> None:
     out = convert_one(tmp_path, recording, f"data.cameras={{color: {RAW_TOPIC}, wrist: /wrist/image}}")
     dataset, bag = Dataset.open(out), tmp_path / "src" / "bag"
     assert dataset.cameras == {"color": (HEIGHT, WIDTH, 3), "wrist": (32, 40, 3)}
-    samples = [
-        reference.joint_samples(bag, JOINT_TOPIC, JOINTS),
-        reference.compressed_samples(bag, JPEG_TOPIC),
-        reference.raw_samples(bag, "/wrist/image"),
-    ]
-    frames = reference.hold(samples, 30)
-    assert jpegs(out) == [values[1] for _, values in frames]
-    numbers = [number_in(np.frombuffer(values[2][3], np.uint8).reshape(32, 40, 3)) for _, values in frames]
+    samples = {
+        "joints": reference.joint_samples(bag, JOINT_TOPIC, JOINTS),
+        "color": reference.compressed_samples(bag, JPEG_TOPIC),
+        "wrist": reference.raw_samples(bag, "/wrist/image"),
+    }
+    frames = [shown for _, shown in reference.show(samples, in_order=("color", "wrist"))]
+    assert jpegs(out) == [shown["color"].value for shown in frames]
+    pixels = [np.frombuffer(shown["wrist"].value[3], np.uint8).reshape(32, 40, 3) for shown in frames]
+    numbers = [number_in(image) for image in pixels]
     assert [number_in(image) for image in dataset.images(dataset.episodes[0], "wrist")] == numbers
 
 

@@ -6,6 +6,7 @@ they were made, by plain loops.
 
 import itertools
 import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ from tests.stage1_convert.reference import Sample
 
 SIZE = (16, 64)  # eight blocks of eight pixels: numbers below 256
 NEAREST = ("data.resample=nearest",)
+OLD_GRID = ("data.resample=hold", "data.grid_delay_ms=0")
 
 
 class Variant(NamedTuple):
@@ -138,6 +140,7 @@ VARIANTS: dict[str, Callable[[], Variant]] = {
     "jitter of 1.5 ms": lambda: jittered(1.5),
     "jitter of 8 ms": lambda: jittered(8.0),
     "camera at 60 Hz": lambda: Variant(recorded(camera_hz=60)),
+    "old grid": lambda: burst_loss(*OLD_GRID),
     "nearest": lambda: burst_loss(*NEAREST),
     "15 fps": lambda: Variant(recorded(), ("data.fps=15", "data.min_episode_s=1")),
     "png": lambda: Variant(recorded(), ("data.storage=png",)),
@@ -154,8 +157,17 @@ def truth(variant: Variant) -> list[list[dict[str, Any]]]:
         said = [s for s in (*recording.images, *recording.others) if s.topic in (topic, f"{topic}/compressed")]
         streams[camera] = sorted(Sample(stamp_of(s), number_in(pixels_of(s.message))) for s in said)
     if variant.overrides == NEAREST:
-        return reference.pair(streams, max_age_ms=50, rule="nearest")
-    return reference.pair(streams, fps=15 if "data.fps=15" in variant.overrides else 30)
+        return reference.pair(streams, in_order=(), rule="nearest", max_age_ms=50)
+    if variant.overrides == OLD_GRID:
+        return reference.pair(streams, in_order=())
+    steady = {camera: samples for camera, samples in streams.items() if camera != "joints"}
+    fps = 15 if "data.fps=15" in variant.overrides else 30
+    at_fps = [camera for camera, samples in steady.items() if 0.9 < median_rate(samples) / fps < 1.1]
+    return reference.pair(streams, fps, at_fps)
+
+
+def median_rate(samples: list[Sample]) -> float:
+    return 10**9 / statistics.median(b.stamp_ns - a.stamp_ns for a, b in itertools.pairwise(samples))
 
 
 def pixels_of(message: Any) -> Image:
@@ -196,6 +208,6 @@ def test_the_variants_are_what_they_are_called() -> None:
     assert [len(truth(VARIANTS[name]())) for name in ("plain", "joint gap", "burst loss")] == [1, 2, 3]
     (frames,) = truth(VARIANTS["jitter of 8 ms"]())
     shown = [frame["color"] for frame in frames]
-    assert len(set(shown)) < len(shown), "with this much jitter some images are held"
+    assert len(set(shown)) < len(shown), "with this much jitter some images are repeated"
     angles = [frame["joints"][0] for frame in truth(VARIANTS["crossing pi"]())[0]]
     assert max(np.abs(np.diff(angles))) > 6

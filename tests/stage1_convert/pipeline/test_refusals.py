@@ -68,8 +68,8 @@ def test_a_missing_joint_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_missing_joint_in_a_message_no_frame_needs_does_no_harm(tmp_path: Path) -> None:
-    recording = cell(joint_hz=500)  # 16 ms after the start: the first two frames show messages 0 to 2 and 16 to 18
-    with_joints(recording, 8, 9, lambda said: joint_state(stamp_of(said), JOINTS[:2], [1, 2]))
+    recording = cell(joint_hz=500)  # message 18 comes between the first frame, 18 ms after the start, and the second
+    with_joints(recording, 18, 19, lambda said: joint_state(stamp_of(said), JOINTS[:2], [1, 2]))
     recording.write(tmp_path / "src" / "bag")
     assert run(tmp_path / "src", tmp_path / "out").refused == []
 
@@ -160,7 +160,7 @@ def test_messages_that_the_metadata_declares_and_nobody_stored_are_reported(tmp_
     metadata.write_text(metadata.read_text().replace("message_count: 45", "message_count: 61"))
     summary = run(tmp_path / "src", tmp_path / "out")
     assert summary.warnings == [("bag", f"topic {JPEG_TOPIC}: 61 messages declared, 45 read")]
-    assert report(tmp_path / "out")["bags"][0]["messages"][JPEG_TOPIC] == {"declared": 61, "read": 45, "used": 39}
+    assert report(tmp_path / "out")["bags"][0]["messages"][JPEG_TOPIC] == {"declared": 61, "read": 45, "used": 44}
 
 
 def test_metadata_that_is_garbage_costs_only_a_warning(tmp_path: Path) -> None:

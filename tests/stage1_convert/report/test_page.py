@@ -2,14 +2,18 @@
 
 import base64
 import re
+import shutil
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common.lerobot.images import decode_image
 from common.report.images import film_frames
-from stage1_convert.dataset.record import ConversionRecord, LeftOut, read_record
+from common.storage.files import read_json, write_json
+from stage1_convert.check import check
+from stage1_convert.dataset.record import RECORD_PATH, ConversionRecord, LeftOut, read_record
 from stage1_convert.report.issues import EpisodeReport, report_episodes, worst_first
 from stage1_convert.report.page import PAGE, draw_page, write_page
 from tests.browser import check_page, visit
@@ -95,8 +99,11 @@ def test_the_totals_are_the_records(page: str, record: ConversionRecord) -> None
     assert tiles["Frames"] == str(sum(episode.frames for episode in episodes))
     assert tiles["Gaps"] == "1"
     cameras = ("color", "wrist")
-    assert int(tiles["Images held"]) == sum(episode.held[camera] for episode in episodes for camera in cameras)
-    assert int(tiles["Images dropped"]) == sum(episode.dropped[camera] for episode in episodes for camera in cameras)
+    for title, counts in (
+        ("repeated", [e.repeated for e in episodes]),
+        ("passed over", [e.passed_over for e in episodes]),
+    ):
+        assert int(tiles[f"Images {title}"]) == sum(count[camera] for count in counts for camera in cameras)
 
 
 def test_a_film_shows_the_frames_it_says(page: str, dataset: Path, record: ConversionRecord) -> None:
@@ -130,20 +137,55 @@ def test_a_link_opens_the_details_of_its_episode(dataset: Path) -> None:
         assert seen.page.locator("details.episode[open] #episode-3").is_visible()
 
 
-def test_frames_without_a_new_image_are_told_apart_from_jitter(record: ConversionRecord) -> None:
-    def issues(held: int, dropped: int) -> list[str]:
-        counts = {"frames": 45, "age_ms": {}, "held": {"color": held}, "dropped": {"color": dropped}, "repeated": {}}
+def test_frames_without_a_new_image_are_told_apart_from_avoidable_repeats(record: ConversionRecord) -> None:
+    def issues(repeated: int, passed_over: int, excess: int) -> list[str]:
+        counts = {"repeated": repeated, "passed_over": passed_over, "excess": excess}
         bag = next(bag for bag in record.bags if bag.is_converted)
-        entry = bag.episodes[0].model_copy(update=counts)
+        by_camera = {name: {"color": count} for name, count in counts.items()}
+        entry = bag.episodes[0].model_copy(update={"frames": 45, "age_ms": {}, "identical": {}, **by_camera})
         quiet = bag.model_copy(update={"gaps": [], "warnings": [], "episodes": [entry]})
         (report,) = report_episodes(record.model_copy(update={"bags": [quiet]}), 30)
         return [issue.text for issue in report.issues]
 
-    assert issues(held=9, dropped=0) == ["color: 9 of 45 frames have no new image: none was recorded"]
-    assert issues(held=9, dropped=9) == [
-        "color: 9 frames repeat an image while as many images are in no frame (jitter)"
+    assert issues(9, 0, 0) == ["color: 9 of 45 frames have no new image: none was recorded"]
+    assert issues(9, 9, 9) == [
+        "color: 9 frames repeat an image and 9 images are in no frame: 9 more than the camera lost and its rate makes "
+        "unavoidable"
     ]
-    assert issues(held=0, dropped=45) == []  # a camera that is faster than the frames
+    assert issues(2, 2, 2) == []
+    assert issues(0, 45, 0) == []  # a camera that is faster than the frames
+
+
+def test_a_record_of_format_3_is_read_in_the_words_of_format_4(dataset: Path, tmp_path: Path) -> None:
+    old = as_format_3(read_json(dataset / RECORD_PATH))
+    shutil.copytree(dataset, tmp_path / "old")
+    write_json(tmp_path / "old" / RECORD_PATH, old)
+    record = read_record(tmp_path / "old", earlier=True)
+    assert record is not None
+    assert read_record(tmp_path / "old") is None
+    entry, old_entry = record.bags[0].episodes[0], old["bags"][0]["episodes"][0]
+    words = {"repeated": "held", "passed_over": "dropped", "identical": "repeated"}
+    assert {new: getattr(entry, new) for new in words} == {new: old_entry[word] for new, word in words.items()}
+    assert "Images passed over" in draw_page(tmp_path / "old")
+    assert not check(tmp_path / "old").findings
+    old_entry["held"]["color"] += 1
+    write_json(tmp_path / "old" / RECORD_PATH, old)
+    (finding,) = check(tmp_path / "old").findings
+    assert "repeated.color" in str(finding)
+
+
+def as_format_3(record: Any) -> Any:
+    """Return a record as the release before wrote it."""
+    old = {"held": "repeated", "dropped": "passed_over", "repeated": "identical"}
+    for bag in record["bags"]:
+        for name in ("resample", "rate_hz", "grid_delay_ms"):
+            bag.pop(name, None)
+        others = ("episode_index", "frames", "start_ns", "begins", "age_ms")
+        bag["episodes"] = [
+            {name: episode[name] for name in others} | {word: episode[new] for word, new in old.items()}
+            for episode in bag["episodes"]
+        ]
+    return {**record, "format": 3}
 
 
 def test_a_large_dataset_shows_the_worst_and_says_how_many_it_does_not(dataset: Path) -> None:
@@ -162,13 +204,15 @@ def test_videos_are_shown_as_well(tmp_path: Path) -> None:
     assert decode_image(base64.b64decode(shown[0])).shape == (96, 160, 3)
 
 
-def test_images_lost_to_jitter_have_their_way_out_until_it_is_taken(tmp_path: Path) -> None:
-    cell(3.0, seed=2).write(tmp_path / "src" / "bag")  # 0 to 3 ms of jitter, and a grid that begins within them
-    for delay_ms, is_hinted in ((0, True), (17, False)):
-        run(tmp_path / "src", tmp_path / f"{delay_ms}", f"data.grid_delay_ms={delay_ms}")
-        page = (tmp_path / f"{delay_ms}" / PAGE).read_text()
-        assert ("<code>data.grid_delay_ms</code>" in page) == is_hinted
-        assert ("(jitter)" in page) == is_hinted
+def test_images_lost_to_the_old_grid_have_their_way_out_until_it_is_taken(tmp_path: Path) -> None:
+    cell(3.0, seed=2).write(tmp_path / "src" / "bag")  # 0 to 3 ms of jitter, and an old grid that begins within them
+    for settings, is_hinted in ((["data.resample=hold", "data.grid_delay_ms=0"], True), ([], False)):
+        out = tmp_path / f"{is_hinted}"
+        summary = run(tmp_path / "src", out, *settings)
+        page = (out / PAGE).read_text()
+        assert ("<code>data.grid_delay_ms=null</code>" in page) == is_hinted
+        assert ("more than the camera lost" in page) == is_hinted
+        assert bool(summary.warnings) == (summary.images.passed_over > 0) == is_hinted
 
 
 def test_an_episode_has_the_number_by_which_data_episodes_chooses_it(record: ConversionRecord) -> None:

@@ -19,6 +19,8 @@ from stage2_train.train import train
 from tests.conftest import GOLDEN
 from tests.stage2_train.tiny import paths, tiny_config, write_dataset
 
+pytestmark = pytest.mark.slow
+
 PREPROCESSOR = "policy_preprocessor_step_3_normalizer_processor.safetensors"
 
 

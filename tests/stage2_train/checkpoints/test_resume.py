@@ -12,6 +12,8 @@ from common.cli.command import UserError
 from stage2_train.train import train
 from tests.stage2_train.tiny import VALIDATED, content, metrics, stopped_at, tiny_config, without_times, write_dataset
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("step", [4, 8])
 def test_a_resumed_run_is_the_uninterrupted_one(dataset: Path, whole: Path, tmp_path: Path, step: int) -> None:

@@ -1,0 +1,131 @@
+"""A sensor_msgs CompressedImage in; its RGB pixels, and the file to store when it can stay as it is, out.
+
+The first word of a format ("bayer_rggb8; jpeg compressed ") is the encoding of the image that was compressed.
+"""
+
+import struct
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from common.cli.command import UserError
+from common.lerobot.images import Image, decode_intact
+from stage1_convert.config import Encoding
+from stage1_convert.images.file_header import PNG_MAGIC, FileHeader, cut_in_header, read_header
+from stage1_convert.images.image import CameraImage, ImageRules, check_size
+from stage1_convert.images.raw import LAYOUTS, of_numbers
+from stage1_convert.images.rvl import decode_rvl
+
+DEPTH_HEADER = struct.Struct("<iff")  # of compressed_depth_image_transport: format, then depth_quant_a and _b
+RVL_SIZE = struct.Struct("<II")  # columns and rows, in front of RVL data
+STORED = ("jpeg", "png")  # formats of files that a dataset can hold
+BLUE_FIRST = ("bgr8", "bgra8", "8UC3", "8UC4")  # words for OpenCV's order of channels
+DEPTH = ("16UC1", "32FC1")
+OF_16_BITS = ("mono16", "16UC1", "bayer_rggb16", "bayer_bggr16", "bayer_gbrg16", "bayer_grbg16")
+OF_8_BITS = (
+    "rgb8",
+    "bgr8",
+    "rgba8",
+    "bgra8",
+    "mono8",
+    "8UC1",
+    *(f"bayer_{c}8" for c in ("rggb", "bggr", "gbrg", "grbg")),
+)
+
+
+def read_compressed(message: Any, rules: ImageRules, trust: bool) -> CameraImage:
+    """Return the image of a message; with `trust` a color JPEG that can stay as it is is not decoded."""
+    data, declared = message.data.tobytes(), message.format
+    if "compressedDepth" in declared:
+        return _compressed_depth(data, declared, rules)
+    header = read_header(data, declared)
+    word = declared.split(";")[0].strip()
+    if header.bits == 16:
+        return _of_16_bits(data, header, word, rules)
+    if rules.encoding not in (None, word, *OF_8_BITS):
+        raise _useless(rules, f"a {header.file_format.upper()} file of 8 bits", OF_8_BITS)
+    mosaic = _bayer(rules.encoding or word, 8)
+    if mosaic and (header.channels == 1 or rules.encoding not in (None, word)):
+        plane = _decode(data, header, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+        return of_numbers(plane[..., None], mosaic, rules)
+    return _color(data, header, _is_swapped(rules.encoding, word), trust)
+
+
+def _color(data: bytes, header: FileHeader, swapped: bool, trust: bool) -> CameraImage:
+    size, file_format = (header.height, header.width), header.file_format
+    file = data if header.channels == 3 and not swapped and file_format in STORED else None
+    kind = "gray" if header.channels == 1 else f"color{', red and blue swapped' if swapped else ''}"
+    if trust and file and file_format == "jpeg":
+        return CameraImage(*size, None, kind, file, file_format)
+    pixels = _decode(data, header)
+    return CameraImage(*size, np.ascontiguousarray(pixels[..., ::-1]) if swapped else pixels, kind, file, file_format)
+
+
+def _is_swapped(encoding: Encoding | None, word: str) -> bool:
+    """Return whether an override contradicts the order of channels by which the file was made."""
+    return encoding is not None and (encoding in BLUE_FIRST) != (word in BLUE_FIRST)
+
+
+def _bayer(word: str, bits: int) -> Encoding | None:
+    """Return the encoding of a mosaic with that many bits, as which a file holds it; None where the word names none."""
+    return next((name for name in LAYOUTS if word.startswith("bayer") and name == f"{word[:10]}{bits}"), None)
+
+
+def _decode(data: bytes, header: FileHeader, *flags: int) -> Image:
+    pixels = decode_intact(data, *flags)
+    if pixels.shape[:2] != (header.height, header.width):
+        raise UserError(
+            f"the image is damaged: it claims {header.height}x{header.width} pixels and decodes to {pixels.shape}"
+        )
+    return pixels
+
+
+def _of_16_bits(data: bytes, header: FileHeader, word: str, rules: ImageRules) -> CameraImage:
+    """Return depth, or what the word says of a PNG with 16 bits."""
+    if rules.encoding not in (None, *OF_16_BITS):
+        raise _useless(rules, "a PNG file of 16 bits", OF_16_BITS)
+    name = rules.encoding or _bayer(word, 16) or ("mono16" if word == "mono16" else "16UC1")
+    return of_numbers(_read_16_bits(data, header)[..., None], name, rules)
+
+
+def _read_16_bits(data: bytes, header: FileHeader) -> npt.NDArray[np.uint16]:
+    if header.file_format != "png" or header.bits != 16 or header.channels != 1:
+        raise UserError(
+            f"depth with {header.bits} bits in {header.channels} channels is not supported; supported: 16 bits in one"
+        )
+    return np.asarray(_decode(data, header, cv2.IMREAD_UNCHANGED), np.uint16)
+
+
+def _compressed_depth(data: bytes, declared: str, rules: ImageRules) -> CameraImage:
+    """Return depth: millimeters, or for 32FC1 the inverse a / (value - b) in meters; 0 was not measured."""
+    if rules.encoding not in (None, *DEPTH):
+        raise _useless(rules, "compressedDepth", DEPTH)
+    if len(data) < DEPTH_HEADER.size:
+        raise cut_in_header(data)
+    _, a, b = DEPTH_HEADER.unpack_from(data)
+    depth = _depth_numbers(data[DEPTH_HEADER.size :], declared)
+    if not (rules.encoding or declared).startswith("32FC1"):
+        return of_numbers(depth[..., None], "16UC1", rules)
+    known = (depth > 0) & (depth != b)
+    depth_m = np.where(known, a / np.where(known, depth - np.float32(b), 1.0), np.nan)
+    return of_numbers(depth_m[..., None], "32FC1", rules)
+
+
+def _depth_numbers(data: bytes, declared: str) -> npt.NDArray[np.uint16]:
+    if data.startswith(PNG_MAGIC):
+        return _read_16_bits(data, read_header(data, declared))
+    if "rvl" not in declared.lower():
+        raise UserError(f"depth of format {declared!r} is not supported; supported: compressedDepth with PNG or RVL")
+    if len(data) < RVL_SIZE.size:
+        raise cut_in_header(data)
+    width, height = RVL_SIZE.unpack_from(data)
+    check_size(height, width)
+    return decode_rvl(data[RVL_SIZE.size :], height * width).reshape(height, width)
+
+
+def _useless(rules: ImageRules, what: str, expected: tuple[str, ...]) -> UserError:
+    return UserError(
+        f"data.encodings={{{rules.camera}: {rules.encoding}}} cannot describe {what}; expected one of {', '.join(expected)}"
+    )

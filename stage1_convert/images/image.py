@@ -1,0 +1,59 @@
+"""The image that a message holds, and the settings by which one camera's messages are read."""
+
+from typing import NamedTuple
+
+from common.cli.command import UserError
+from common.lerobot.images import MAX_PIXELS, Image, decode_intact
+from stage1_convert.config import MONO16, DataConfig, Encoding
+
+
+class ImageRules(NamedTuple):
+    """How the images of a camera are read: what data.encodings, data.depth_range_m and data.mono16_range say of it.
+
+    `encoding` None means the message's own word.
+    """
+
+    camera: str = "CAMERA"
+    encoding: Encoding | None = None
+    depth_range_m: tuple[float, float] = (0.0, 4.0)
+    mono16_range: tuple[int, int] = MONO16
+
+    @classmethod
+    def of(cls, camera: str, data: DataConfig) -> "ImageRules":
+        """Return the rules for a camera of a configuration."""
+        near_m, far_m = data.depth_range_m
+        low, high = data.mono16_range.get(camera, MONO16)
+        return cls(camera, data.encodings.get(camera), (near_m, far_m), (low, high))
+
+
+class CameraImage(NamedTuple):
+    """An image: its size, its RGB pixels (height, width, 3) uint8, and its file when every reader decodes it to them.
+
+    `file_format` is jpeg or png. `pixels` is None where a file was trusted unseen. `kind` says what the message was read
+    as. `clipped` is the share (0 to 1) of the measured pixels that a range of the settings does not cover, None where
+    no range applies.
+    """
+
+    height: int
+    width: int
+    pixels: Image | None
+    kind: str
+    file: bytes | None = None
+    file_format: str = ""
+    clipped: float | None = None
+
+    @classmethod
+    def of_pixels(cls, pixels: Image, kind: str, clipped: float | None = None) -> "CameraImage":
+        """Return an image that has no file of its own."""
+        height, width, _ = pixels.shape
+        return cls(height, width, pixels, kind, clipped=clipped)
+
+    def rgb(self) -> Image:
+        """Return the pixels, decoding now a file that was trusted unseen."""
+        return self.pixels if self.pixels is not None else decode_intact(self.file or b"")
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise UserError for an image without pixels, or with more than MAX_PIXELS."""
+    if not 0 < height * width < MAX_PIXELS:
+        raise UserError(f"an image of {height}x{width} pixels is refused; the limit is {MAX_PIXELS} pixels")
