@@ -26,6 +26,7 @@ WORKFLOW = Path("osmo/convert-train-eval.yaml")
 BAGS = {"account": "demo", "container": "datasets", "prefix": "bags"}  # a url that --map replaces by a folder
 TASKS = {"convert": "convert", "train": "train-act", "evaluate": "eval-act"}
 DATASET = Path("workflow/convert/output/dataset")
+RECORD = Path("meta/conversion.json")
 RUN = Path("workflow/train-act/output/train-rosbag-act")
 EVALUATION = Path("workflow/eval-act/output")
 
@@ -112,26 +113,39 @@ def _summary(out: Path, seconds: dict[str, float]) -> dict[str, Any]:
     counts = {name: read_json(out / name / "rollouts.json")["successes"] for name in ("rollout", "rollout-untrained")}
     last = json.loads((out / RUN / "metrics.jsonl").read_text().splitlines()[-1])
     stages = {name: tasks[task]["seconds"] for name, task in TASKS.items()}
+    images = _count_images(read_json(out / DATASET / RECORD))
     return {
         "steps": last["step"],
         "step_s": last["step_s"],
         "ratio_to_best_baseline": evaluation["ratio_to_best_baseline"]["valid_horizon"],
         "targets": TARGETS,
         "reached": counts["rollout"],
+        "images": images,
         "reached_untrained": counts["rollout-untrained"],
         "took_s": {"record": seconds["record"], **stages, **seconds},
+    }
+
+
+def _count_images(record: dict[str, Any]) -> dict[str, int]:
+    """Return what the conversion counted, over all episodes and cameras."""
+    episodes = [episode for bag in record["bags"] for episode in bag["episodes"]]
+    return {
+        name: sum(episode[name].get(camera, 0) for episode in episodes for camera in record["cameras"])
+        for name in ("repeated", "passed_over", "lost", "unavoidable")
     }
 
 
 def _describe(out: Path, summary: dict[str, Any]) -> str:
     seconds, ratio, reached = summary["took_s"], summary["ratio_to_best_baseline"], summary["reached"]
     untrained = summary["reached_untrained"]
+    images = summary["images"]
     times = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if name not in ("all", "workflow"))
     return f"""
 The demo finished in {seconds["all"] / 60:.1f} minutes ({times}).
 
   closed loop   {reached} of {TARGETS} held-out targets reached within 3 cm; untrained: {untrained} of {TARGETS}
   open loop     {ratio:.2f} times the error of the best baseline on held-out episodes, over the whole chunk
+  images        {images["repeated"]} repeated, {images["passed_over"]} passed over; the camera lost {images["lost"]}
   goals         at least 16 of 20 targets: {_met(reached >= 16)}; at most 0.50 times the error: {_met(ratio <= 0.5)}
 
 Results

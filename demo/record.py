@@ -46,6 +46,7 @@ PERIOD_NS = 10 * 10**9  # between the starts of consecutive episodes
 JOINT_HZ, CAMERA_HZ = 500, 30
 JPEG_QUALITY = 95
 LOST_SHARE = 0.01
+CAMERA_LATENCY_S = 20e-3  # from the moment that an image shows to its arrival
 LIMITS = Limits(1 << 30, 600.0)
 
 
@@ -154,13 +155,14 @@ def _joint_stamps(rng: np.random.Generator) -> Stamps:
 def _camera_stamps(rng: np.random.Generator) -> tuple[Stamps, list[int]]:
     """Return stamps since the start without those of the lost frames, and the numbers of the lost frames.
 
-    A camera is not synchronized: its first frame comes at any time, its clock jitters, and an image takes 20 ms to
-    arrive. Never the first, the last or two consecutive frames are lost, so each loss is one gap of two periods.
+    A camera is not synchronized: its first frame comes at any time, its clock jitters, and an image arrives
+    CAMERA_LATENCY_S later. Never the first, the last or two consecutive frames are lost, so each loss is one gap of two
+    periods.
     """
     count = round(EPISODE_S * CAMERA_HZ)
     jitter_s = rng.normal(0.0, 1.5e-3, count).clip(-5e-3, 5e-3)
     header_s = rng.uniform(5e-3, 25e-3) + np.arange(count) / CAMERA_HZ + jitter_s
-    stamps = _stamps(header_s, rng.normal(20e-3, 1e-3, count).clip(16e-3, 24e-3))
+    stamps = _stamps(header_s, rng.normal(CAMERA_LATENCY_S, 1e-3, count).clip(16e-3, 24e-3))
     lost = rng.random(count) < LOST_SHARE
     lost[1:] &= ~lost[:-1]
     lost[[0, -1]] = False

@@ -1,7 +1,7 @@
 """Lets a trained policy drive the simulated cell in closed loop: prints a table, writes rollouts.json and rollout.png.
 
-The policy sees images and joint angles only. Its targets come from a stream of random numbers that recordings never draw
-from (see demo.expert), so none of them is in the training data.
+The policy sees images and joint angles only; its images are as old as those of the recordings. Its targets come from a
+stream of random numbers that recordings never draw from (see demo.expert), so none of them is in the training data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ from common.policy import Policy
 from common.storage.files import write_file, write_json
 from demo.arm import JOINT_NAMES, Array, tool_position
 from demo.expert import ROLLOUT_STREAM, Task, hover_point, sample_task, task_rng
+from demo.record import CAMERA_LATENCY_S
 from demo.scene import HEIGHT_PX, WIDTH_PX, Image, render
 
 DEFAULT_FPS = 30
@@ -93,6 +94,9 @@ def held_out_tasks(seed: int, count: int) -> list[Task]:
 def rollout(policy: Driver, tasks: Sequence[Task]) -> Rollouts:
     """Drive the simulated arm with the policy for ROLLOUT_S seconds, all tasks as one batch.
 
+    An image shows the arm CAMERA_LATENCY_S before the joint angles that come with it: what a live camera gives, and about
+    what the dataset's frames pair. Between two steps the joints turn steadily.
+
     Raises UserError when the policy is for another robot or the meaning of its actions is unknown.
     """
     _require_fit(policy)
@@ -102,7 +106,9 @@ def rollout(policy: Driver, tasks: Sequence[Task]) -> Rollouts:
     steps = [joints]
     policy.reset()
     for _ in range(round(ROLLOUT_S * fps)):
-        action = policy.select_action(_observe(policy, order, joints, tasks)).detach().cpu().numpy()
+        lag = min(CAMERA_LATENCY_S * fps, 1.0)  # of a step
+        filmed = joints - lag * (joints - steps[-2]) if len(steps) > 1 else joints
+        action = policy.select_action(_observe(policy, order, joints, filmed, tasks)).detach().cpu().numpy()
         joints = joints.copy()
         joints[:, order] = action + (joints[:, order] if policy.action_meaning == "delta" else 0.0)
         steps.append(joints)
@@ -189,10 +195,13 @@ def _require_fit(policy: Driver) -> None:
         )
 
 
-def _observe(policy: Driver, order: list[int], joints: Array, tasks: Sequence[Task]) -> dict[str, Tensor]:
+def _observe(
+    policy: Driver, order: list[int], joints: Array, filmed: Array, tasks: Sequence[Task]
+) -> dict[str, Tensor]:
+    """Return the observations of all tasks: the joint angles, and images of the arm as it was `filmed`, (tasks, 6) each."""
     observation = {STATE: torch.from_numpy(joints[:, order].astype(np.float32))}
     for camera, (height_px, width_px, _) in policy.cameras.items():
-        images = [render(q, task.target_xy_m, height_px, width_px) for q, task in zip(joints, tasks, strict=True)]
+        images = [render(q, task.target_xy_m, height_px, width_px) for q, task in zip(filmed, tasks, strict=True)]
         observation[image_key(camera)] = torch.from_numpy(np.stack(images))
     return observation
 

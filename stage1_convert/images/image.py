@@ -5,6 +5,9 @@ from typing import NamedTuple
 from common.cli.command import UserError
 from common.lerobot.images import MAX_PIXELS, Image, decode_intact
 from stage1_convert.config import MONO16, DataConfig, Encoding
+from stage1_convert.images.shades import Measured
+
+OTHER_TOPIC = "name another topic of this camera in data.cameras, or leave the camera out"
 
 
 class ImageRules(NamedTuple):
@@ -30,8 +33,7 @@ class CameraImage(NamedTuple):
     """An image: its size, its RGB pixels (height, width, 3) uint8, and its file when every reader decodes it to them.
 
     `file_format` is jpeg or png. `pixels` is None where a file was trusted unseen. `kind` says what the message was read
-    as. `clipped` is the share (0 to 1) of the measured pixels that a range of the settings does not cover, None where
-    no range applies.
+    as. `measured` describes numbers of more than 8 bits, None where there are none.
     """
 
     height: int
@@ -40,13 +42,13 @@ class CameraImage(NamedTuple):
     kind: str
     file: bytes | None = None
     file_format: str = ""
-    clipped: float | None = None
+    measured: Measured | None = None
 
     @classmethod
-    def of_pixels(cls, pixels: Image, kind: str, clipped: float | None = None) -> "CameraImage":
+    def of_pixels(cls, pixels: Image, kind: str, measured: Measured | None = None) -> "CameraImage":
         """Return an image that has no file of its own."""
         height, width, _ = pixels.shape
-        return cls(height, width, pixels, kind, clipped=clipped)
+        return cls(height, width, pixels, kind, measured=measured)
 
     def rgb(self) -> Image:
         """Return the pixels, decoding now a file that was trusted unseen."""
@@ -56,4 +58,6 @@ class CameraImage(NamedTuple):
 def check_size(height: int, width: int) -> None:
     """Raise UserError for an image without pixels, or with more than MAX_PIXELS."""
     if not 0 < height * width < MAX_PIXELS:
-        raise UserError(f"an image of {height}x{width} pixels is refused; the limit is {MAX_PIXELS} pixels")
+        raise UserError(
+            f"an image of {height}x{width} pixels is refused; the limit is {MAX_PIXELS} pixels: {OTHER_TOPIC}"
+        )

@@ -45,14 +45,14 @@ LAYOUTS: dict[Encoding, Layout] = {
     "mono16": Layout("u2", 1, TO_GRAY, "gray of 16 bits"),
     "16UC1": Layout("u2", 1, TO_GRAY, "depth in millimeters"),
     "32FC1": Layout("f4", 1, TO_GRAY, "depth in meters"),
-    "bayer_rggb8": Layout("u1", 1, BAYER["rggb"], "Bayer mosaic"),
-    "bayer_bggr8": Layout("u1", 1, BAYER["bggr"], "Bayer mosaic"),
-    "bayer_gbrg8": Layout("u1", 1, BAYER["gbrg"], "Bayer mosaic"),
-    "bayer_grbg8": Layout("u1", 1, BAYER["grbg"], "Bayer mosaic"),
-    "bayer_rggb16": Layout("u2", 1, BAYER["rggb"], "Bayer mosaic of 16 bits"),
-    "bayer_bggr16": Layout("u2", 1, BAYER["bggr"], "Bayer mosaic of 16 bits"),
-    "bayer_gbrg16": Layout("u2", 1, BAYER["gbrg"], "Bayer mosaic of 16 bits"),
-    "bayer_grbg16": Layout("u2", 1, BAYER["grbg"], "Bayer mosaic of 16 bits"),
+    "bayer_rggb8": Layout("u1", 1, BAYER["rggb"], "Bayer mosaic RGGB"),
+    "bayer_bggr8": Layout("u1", 1, BAYER["bggr"], "Bayer mosaic BGGR"),
+    "bayer_gbrg8": Layout("u1", 1, BAYER["gbrg"], "Bayer mosaic GBRG"),
+    "bayer_grbg8": Layout("u1", 1, BAYER["grbg"], "Bayer mosaic GRBG"),
+    "bayer_rggb16": Layout("u2", 1, BAYER["rggb"], "Bayer mosaic RGGB of 16 bits"),
+    "bayer_bggr16": Layout("u2", 1, BAYER["bggr"], "Bayer mosaic BGGR of 16 bits"),
+    "bayer_gbrg16": Layout("u2", 1, BAYER["gbrg"], "Bayer mosaic GBRG of 16 bits"),
+    "bayer_grbg16": Layout("u2", 1, BAYER["grbg"], "Bayer mosaic GRBG of 16 bits"),
     "yuv422": Layout("u1", 2, cv2.COLOR_YUV2RGB_UYVY, "color"),
     "uyvy": Layout("u1", 2, cv2.COLOR_YUV2RGB_UYVY, "color"),
     "yuv422_yuy2": Layout("u1", 2, cv2.COLOR_YUV2RGB_YUYV, "color"),
@@ -61,15 +61,15 @@ LAYOUTS: dict[Encoding, Layout] = {
 # A plane of luma, and behind it one of half the rows whose pairs of bytes are the chroma of four pixels.
 SEMI_PLANAR: dict[Encoding, int] = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}
 SUPPORTED = (*LAYOUTS, *SEMI_PLANAR)
-# Words that count channels and do not name them -> what they most often hold, and what else.
-UNNAMED = {"8UC2": ("yuyv", "uyvy"), "8UC3": ("bgr8", "rgb8"), "8UC4": ("bgra8", "rgba8")}
+# Words that count channels and do not name them -> what they hold most often, by OpenCV's and V4L2's habits.
+GUESSES: dict[str, Encoding] = {"8UC2": "yuyv", "8UC3": "bgr8", "8UC4": "bgra8"}
 
 
 def read_raw(message: Any, rules: ImageRules) -> CameraImage:
     """Return the image of a message; raises UserError when it is damaged, too large, or of an unknown encoding."""
     name = rules.encoding or message.encoding
     if name in SEMI_PLANAR:
-        return CameraImage.of_pixels(_semi_planar(message, name, rules), f"{name}, color")
+        return CameraImage.of_pixels(_semi_planar(message, name, rules), "color")
     if name not in LAYOUTS:
         raise _unknown(name, rules)
     layout, height, width = LAYOUTS[name], message.height, message.width
@@ -79,7 +79,9 @@ def read_raw(message: Any, rules: ImageRules) -> CameraImage:
         raise _misfit(message, name, rules)
     check_size(height, width)
     if layout.channels == 2 and width % 2:
-        raise UserError(f"an image of {height}x{width} {name} has an odd width; two pixels share their color")
+        raise UserError(
+            f"an image of {height}x{width} {name} has an odd width, but two pixels share their color: {_say_so(rules)}"
+        )
     rows = np.ascontiguousarray(message.data.reshape(height, step)[:, :row_bytes])
     numbers = rows.view((">" if message.is_bigendian else "<") + layout.dtype).reshape(height, width, layout.channels)
     return of_numbers(numbers, name, rules)
@@ -87,21 +89,21 @@ def read_raw(message: Any, rules: ImageRules) -> CameraImage:
 
 def of_numbers(numbers: npt.NDArray[Any], name: Encoding, rules: ImageRules) -> CameraImage:
     """Return the image of numbers (height, width, channels) that `name`, one of LAYOUTS, describes."""
-    layout, clipped = LAYOUTS[name], None
+    layout, measured = LAYOUTS[name], None
     if layout.dtype != "u1":
         plane = numbers[..., 0]
         if name == "32FC1":
-            values, clipped = shades.depth_in_m(plane, rules.depth_range_m)
+            values, measured = shades.depth_in_m(plane, rules.depth_range_m)
         elif name == "16UC1":
-            values, clipped = shades.depth_in_mm(plane, rules.depth_range_m)
+            values, measured = shades.depth_in_mm(plane, rules.depth_range_m)
         else:
-            values, clipped = shades.gray(plane, rules.mono16_range)
+            values, measured = shades.gray(plane, rules.mono16_range)
         numbers = values[..., None]
     if "bayer" in name and min(numbers.shape[:2]) < 2:
         height, width = numbers.shape[:2]
-        raise UserError(f"an image of {height}x{width} {name} has no colors; expected at least 2x2 pixels")
+        raise UserError(f"an image of {height}x{width} {name} has no colors, which take 2x2 pixels: {_say_so(rules)}")
     pixels = numbers if layout.conversion is None else cv2.cvtColor(numbers, layout.conversion)
-    return CameraImage.of_pixels(pixels, f"{name}, {layout.kind}", clipped)  # type: ignore[arg-type]
+    return CameraImage.of_pixels(pixels, layout.kind, measured)  # type: ignore[arg-type]
 
 
 def _semi_planar(message: Any, name: Encoding, rules: ImageRules) -> Image:
@@ -113,7 +115,9 @@ def _semi_planar(message: Any, name: Encoding, rules: ImageRules) -> Image:
         raise _misfit(message, name, rules)
     check_size(height, width)
     if height % 2 or width % 2:
-        raise UserError(f"an image of {height}x{width} {name} has an odd side; four pixels share their color")
+        raise UserError(
+            f"an image of {height}x{width} {name} has an odd side, but four pixels share their color: {_say_so(rules)}"
+        )
     planes = np.ascontiguousarray(message.data.reshape(height * 3 // 2, step)[:, :width])
     return cv2.cvtColor(planes, SEMI_PLANAR[name])  # type: ignore[return-value]
 
@@ -121,18 +125,18 @@ def _semi_planar(message: Any, name: Encoding, rules: ImageRules) -> Image:
 def _misfit(message: Any, name: str, rules: ImageRules) -> UserError:
     size, length = f"{message.height}x{message.width}", len(message.data)
     return UserError(
-        f"an image of {size} {name} with row step {message.step} does not fit its {length} bytes; when the camera sends "
-        f"something else, say so by data.encodings={{{rules.camera}: ENCODING}}"
+        f"an image of {size} {name} with row step {message.step} does not fit its {length} bytes: {_say_so(rules)}"
     )
 
 
 def _unknown(name: str, rules: ImageRules) -> UserError:
-    if name in UNNAMED:
-        likely, other = UNNAMED[name]
+    if name in GUESSES:
         return UserError(
-            f"encoding {name!r} does not name its channels: set data.encodings={{{rules.camera}: {likely}}}, or {other}"
+            f"encoding {name!r} does not name its channels: say by data.encodings={{{rules.camera}: {GUESSES[name]}}} or "
+            "another encoding what they are"
         )
-    return UserError(
-        f"encoding {name!r} is not supported; supported: {', '.join(SUPPORTED)}; when the camera sends one of these, say "
-        f"so by data.encodings={{{rules.camera}: ENCODING}}"
-    )
+    return UserError(f"encoding {name!r} is not supported; supported: {', '.join(SUPPORTED)}; {_say_so(rules)}")
+
+
+def _say_so(rules: ImageRules) -> str:
+    return f"what the camera really sends can be said by data.encodings={{{rules.camera}: ENCODING}}"

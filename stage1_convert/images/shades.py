@@ -16,55 +16,58 @@ Numbers = npt.NDArray[Any]  # (height, width)
 MM_PER_M = 1000.0
 
 
-class Shades(NamedTuple):
-    """Shades (height, width) uint8, and the share (0 to 1) of the measured numbers that lie outside the range."""
+class Measured(NamedTuple):
+    """What was measured: its lowest and highest number, and the share (0 to 1) of it that lies outside the range."""
 
-    values: npt.NDArray[np.uint8]
+    lowest: float
+    highest: float
     clipped: float
 
 
-def depth_in_m(depth_m: Numbers, range_m: tuple[float, float]) -> Shades:
-    """Return the shades of depth in meters; infinity is farthest, and counts neither as measured nor as clipped."""
+Shades = npt.NDArray[np.uint8]  # (height, width)
+
+
+def depth_in_m(depth_m: Numbers, range_m: tuple[float, float]) -> tuple[Shades, Measured | None]:
+    """Return the shades of depth in meters; infinity is farthest, and does not count as measured."""
     near_m, far_m = range_m
-    known = np.isfinite(depth_m) & (depth_m > 0)
-    outside = known & ((depth_m < near_m) | (depth_m > far_m))
-    return Shades(_shade(depth_m, near_m, far_m), _share(outside, known))
+    known = depth_m[np.isfinite(depth_m) & (depth_m > 0)]
+    return _shade(depth_m, near_m, far_m), _measured(known, near_m, far_m)
 
 
-def depth_in_mm(depth_mm: Numbers, range_m: tuple[float, float]) -> Shades:
+def depth_in_mm(depth_mm: Numbers, range_m: tuple[float, float]) -> tuple[Shades, Measured | None]:
     """Return the shades of depth in millimeters, uint16."""
-    near_mm, far_mm = math.ceil(range_m[0] * MM_PER_M), math.floor(range_m[1] * MM_PER_M)
-    known = depth_mm > 0
-    outside = known & ((depth_mm < near_mm) | (depth_mm > far_mm))
     near_m, far_m = range_m
-    return Shades(_shade_of_every_mm(near_m, far_m)[depth_mm], _share(outside, known))
+    known = depth_mm[depth_mm > 0]
+    shades = _shade_of_every_mm(near_m, far_m)[depth_mm]
+    return shades, _measured(known, math.ceil(near_m * MM_PER_M), math.floor(far_m * MM_PER_M))
 
 
-def gray(values: Numbers, low_high: tuple[int, int]) -> Shades:
+def gray(values: Numbers, low_high: tuple[int, int]) -> tuple[Shades, Measured | None]:
     """Return the shades of gray of 16 bits, uint16."""
     low, high = low_high
-    outside = (values < low) | (values > high)
-    return Shades(_shade_of_every_gray(low, high)[values], int(np.count_nonzero(outside)) / values.size)
+    return _shade_of_every_gray(low, high)[values], _measured(values, low, high)
 
 
-def _share(outside: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_]) -> float:
-    n_known = int(np.count_nonzero(known))
-    return int(np.count_nonzero(outside)) / n_known if n_known else 0.0
+def _measured(known: Numbers, low: float, high: float) -> Measured | None:
+    if not known.size:
+        return None
+    outside = int(np.count_nonzero(known < low)) + int(np.count_nonzero(known > high))
+    return Measured(float(known.min()), float(known.max()), outside / known.size)
 
 
-def _shade(depth_m: Numbers, near_m: float, far_m: float) -> npt.NDArray[np.uint8]:
+def _shade(depth_m: Numbers, near_m: float, far_m: float) -> Shades:
     measured = np.nan_to_num(depth_m.astype(np.float32), nan=0.0, posinf=far_m, neginf=0.0)
     scaled = np.clip((measured - near_m) * (255.0 / (far_m - near_m)), 0, 255)
     return np.where(measured > 0, np.rint(scaled), 0).astype(np.uint8)
 
 
 @functools.cache
-def _shade_of_every_mm(near_m: float, far_m: float) -> npt.NDArray[np.uint8]:
+def _shade_of_every_mm(near_m: float, far_m: float) -> Shades:
     depth_m: Numbers = np.arange(1 << 16, dtype=np.float64) / MM_PER_M
     return _shade(depth_m, near_m, far_m)
 
 
 @functools.cache
-def _shade_of_every_gray(low: int, high: int) -> npt.NDArray[np.uint8]:
+def _shade_of_every_gray(low: int, high: int) -> Shades:
     scaled = np.clip((np.arange(1 << 16, dtype=np.float64) - low) * (255.0 / (high - low)), 0, 255)
     return np.asarray(np.rint(scaled), np.uint8)

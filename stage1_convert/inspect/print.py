@@ -129,7 +129,12 @@ def _details(topic: TopicStats, thumbnail: Path | None) -> Iterator[str]:
 def _image_text(camera: Camera) -> str:
     size = "{}x{} ".format(*camera.image.shape[:2]) if camera.image is not None else ""
     error = f", which cannot be decoded: {camera.error}" if camera.error else ""
-    return f"{size}images, {camera.encoding}, {_size(camera.mean_bytes)} each{error}"
+    kind = f" understood as {camera.kind}" if camera.kind else ""
+    if camera.guess:
+        kind += f" (a guess: data.encodings={{CAMERA: {camera.guess}}})"
+    if camera.measured:
+        kind += f" from {camera.measured.lowest:g} to {camera.measured.highest:g}"
+    return f"{size}images, {camera.encoding or 'of no named encoding'}{kind}, {_size(camera.mean_bytes)} each{error}"
 
 
 def _thumbnails(found: Survey, folder: Path) -> dict[str, Path]:

@@ -17,7 +17,11 @@ from stage1_convert.bags.cdr import FieldReader, stamp_reader
 from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.bags.message_types import IMAGE_TYPES, VIDEO_TYPES
 from stage1_convert.bags.storage import Bytes, storage_files
+from stage1_convert.config import Encoding
 from stage1_convert.images.decode import read_image
+from stage1_convert.images.image import ImageRules
+from stage1_convert.images.raw import GUESSES
+from stage1_convert.images.shades import Measured
 from stage1_convert.images.video_topic import VideoDecoder, starts_video
 from stage1_convert.sources.source import BagPath
 
@@ -35,12 +39,19 @@ class JointOrder(NamedTuple):
 
 
 class Camera(NamedTuple):
-    """The images of a topic: their encoding, mean size, and one from the middle, or the error that prevents showing it."""
+    """The images of a topic: their encoding, mean size, and one from the middle, or the error that prevents showing it.
+
+    `kind` is as what the encoding is understood, and `measured` what that image holds where it has more than 8 bits.
+    `guess` is the encoding of an image whose own word leaves it open.
+    """
 
     encoding: str
     mean_bytes: float
     image: Image | None
     error: str | None
+    kind: str = ""
+    measured: Measured | None = None
+    guess: Encoding | None = None
 
 
 class TopicStats(NamedTuple):
@@ -189,14 +200,17 @@ class _TopicReader:
 
     def _camera(self) -> Camera:
         mean_bytes = self._image_bytes / len(self._receive_ns)
+        encoding = "unknown"
         try:
             if self._video is not None:
                 return Camera("video", mean_bytes, self._frame, None if self._frame is not None else "no key frame")
             message: Any = self._bag.deserialize(self._name, self._sample)
-            encoding = getattr(message, "encoding", None) or str(message.format)
-            return Camera(encoding, mean_bytes, read_image(message).pixels, None)
+            encoding = str(message.encoding if hasattr(message, "encoding") else message.format).strip()
+            guess = GUESSES.get(encoding)
+            image = read_image(message, ImageRules(encoding=guess))
+            return Camera(encoding, mean_bytes, image.pixels, None, image.kind, image.measured, guess)
         except UserError as error:
-            return Camera("unknown", mean_bytes, None, one_line(error))
+            return Camera(encoding, mean_bytes, None, one_line(error))
 
 
 def _clock(header_ns: Int64, receive_ns: Int64, has_header: bool) -> Clock:

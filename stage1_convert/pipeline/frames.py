@@ -15,6 +15,7 @@ from stage1_convert.dataset.image_column import StoredImage
 from stage1_convert.dataset.stats import histogram, sample_frames
 from stage1_convert.images.encode import encode
 from stage1_convert.images.image import CameraImage
+from stage1_convert.images.range_use import RangeUse
 from stage1_convert.pipeline.camera import message_named, read_images
 
 
@@ -22,7 +23,7 @@ class FrameReader:
     """Reads the images of one bag.
 
     `sizes` holds each camera's (height, width) as soon as it has been seen, `compressed` the cameras of which an image
-    lost detail here.
+    lost detail here, `range_use` how the ranges of the settings cover what was measured.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class FrameReader:
         self._trust = trust_images
         self.sizes: dict[str, tuple[int, int]] = {}
         self.compressed: set[str] = set()
+        self.range_use = RangeUse()
         self._last: dict[str, CameraImage] = {}
 
     def frames(self) -> Iterator[dict[str, StoredImage]]:
@@ -51,13 +53,17 @@ class FrameReader:
     def _store(self, camera: str, image: CameraImage, is_measured: bool) -> StoredImage:
         """Return an image as the dataset stores it, with its histogram if it is measured."""
         last, self._last[camera] = self._last.get(camera), image
+        self.range_use.add(camera, image)
         identical = last is not None and _is_same(last, image)
         conventions, storage = self._config.conventions, self._config.data.storage
         recorded = image.height, image.width
         size = (conventions.image_resize[0], conventions.image_resize[1]) if conventions.image_resize else recorded
         if self.sizes.setdefault(camera, size) != size:
             before = "{}x{}".format(*self.sizes[camera])
-            raise UserError(f"the image is {size[0]}x{size[1]}, the ones before it {before}")
+            raise UserError(
+                f"the image is {size[0]}x{size[1]}, the ones before it {before}; conventions.image_resize, such as "
+                f"[{self.sizes[camera][0]}, {self.sizes[camera][1]}], makes them alike"
+            )
         if image.file is not None and image.file_format == storage and size == recorded:
             return StoredImage(image.file, None, histogram(image.rgb()) if is_measured else None, identical)
         pixels = resize(image.rgb(), size)

@@ -29,12 +29,15 @@ def test_the_chain_ends_in_a_summary_of_both_loops(finished: Path) -> None:
     assert summary["targets"] == 20
     assert 0 <= summary["reached"] <= 20
     assert summary["ratio_to_best_baseline"] > 0
+    assert summary["images"].keys() == {"repeated", "passed_over", "lost", "unavoidable"}
+    assert summary["images"]["repeated"] <= summary["images"]["lost"] + 2
     assert {"record", "convert", "train", "evaluate", "rollout", "all"} <= summary["took_s"].keys()
 
 
 def test_what_is_printed_is_what_was_measured(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     printed = (finished / "printed.txt").read_text()
+    assert f"{summary['images']['repeated']} repeated, {summary['images']['passed_over']} passed over; " in printed
     assert f"{summary['reached']} of 20 held-out targets" in printed
     assert f"{summary['ratio_to_best_baseline']:.2f} times the error of the best baseline" in printed
 

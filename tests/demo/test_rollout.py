@@ -111,7 +111,7 @@ def test_a_rollout_takes_two_and_a_half_seconds_at_the_frame_rate_of_the_policy(
     assert rollout(slow, tasks[:1]).joints.shape == (1, 26, 6)
 
 
-def test_the_policy_sees_what_the_camera_shows_in_its_size_and_joints_in_its_order(tasks: list[Task]) -> None:
+def test_the_policy_sees_the_arm_20_ms_ago_in_the_cameras_size_and_joints_in_its_order(tasks: list[Task]) -> None:
     pilot = pilot_for(tasks[:2], joint_names=SHUFFLED)
     pilot.cameras = {"left": (48, 64, 3), "right": (64, 96, 3)}
     rollouts = rollout(pilot, tasks[:2])
@@ -121,9 +121,12 @@ def test_the_policy_sees_what_the_camera_shows_in_its_size_and_joints_in_its_ord
     at_40 = rollouts.joints[:, 40]
     expected = np.stack([at_40[:, JOINT_NAMES.index(name)] for name in SHUFFLED], axis=1)
     np.testing.assert_array_equal(observation["observation.state"], expected.astype(np.float32))
+    filmed = at_40 + (rollouts.joints[:, 39] - at_40) * 0.02 * 30
     for camera, height, width in (("left", 48, 64), ("right", 64, 96)):
-        shown = np.stack([render(at_40[i], tasks[i].target_xy_m, height, width) for i in range(2)])
+        shown = np.stack([render(filmed[i], tasks[i].target_xy_m, height, width) for i in range(2)])
         np.testing.assert_array_equal(observation[f"observation.images.{camera}"], shown)
+    first = np.stack([render(tasks[i].start, tasks[i].target_xy_m, 64, 96) for i in range(2)])  # before it moved
+    np.testing.assert_array_equal(pilot.seen[0]["observation.images.right"], first)
 
 
 def test_a_policy_for_another_robot_is_refused(tasks: list[Task]) -> None:

@@ -42,7 +42,7 @@ def test_the_data_file_tells_the_datasets_library_the_same_features(dataset: Pat
 
 def test_every_episode_is_one_row_group_of_a_file_of_its_own(dataset: Path) -> None:
     files = [pq.ParquetFile(path).metadata for path in sorted(dataset.glob("data/*/*.parquet"))]
-    assert [(file.num_row_groups, file.num_rows) for file in files] == [(1, 45), (1, 45)]
+    assert [(file.num_row_groups, file.num_rows) for file in files] == [(1, 44), (1, 44)]
     assert {files[0].row_group(0).column(0).compression} == {"SNAPPY"}
 
 
@@ -59,7 +59,7 @@ def test_info_has_the_same_keys_and_only_other_values(dataset: Path) -> None:
         assert found == {name: value for name, value in feature.items() if name != "names"}
     same = [key for key in theirs if ours[key] == theirs[key]]
     assert {"codebase_version", "chunks_size", "data_path", "video_path", "robot_type", "splits"} <= set(same)
-    assert (ours["total_episodes"], ours["total_frames"], ours["total_tasks"]) == (2, 90, 1)
+    assert (ours["total_episodes"], ours["total_frames"], ours["total_tasks"]) == (2, 88, 1)
 
 
 def test_stats_have_the_same_features_and_shapes(dataset: Path) -> None:
@@ -85,13 +85,13 @@ def test_the_datasets_library_decodes_the_images(dataset: Path, tmp_path: Path) 
     assert isinstance(table.features["observation.images.color"], datasets.Image)
     assert table[50]["observation.images.color"].size == (96, 64)
     assert table[50]["observation.images.color"].mode == "RGB"
-    assert table["index"][:] == list(range(90))
+    assert table["index"][:] == list(range(88))
 
 
 def test_our_own_reader_opens_it(dataset: Path, tmp_path: Path) -> None:
     opened = Dataset.open(dataset)
-    assert (opened.n_frames, len(opened.episodes), opened.fps) == (90, 2, 30)
+    assert (opened.n_frames, len(opened.episodes), opened.fps) == (88, 2, 30)
     assert opened.cameras == {"color": (64, 96, 3)}
     assert (opened.action_meaning, opened.action_wrapped) == ("delta", False)
-    assert opened.columns(["action"], tmp_path)["action"].shape == (90, 6)
-    assert sum(1 for _ in opened.images(opened.episodes[1], "color")) == 45
+    assert opened.columns(["action"], tmp_path)["action"].shape == (88, 6)
+    assert sum(1 for _ in opened.images(opened.episodes[1], "color")) == 44

@@ -54,7 +54,7 @@ def test_a_raw_image_is_what_the_override_says(word: str) -> None:
 
 
 def test_channels_that_have_no_name_are_refused_with_the_setting() -> None:
-    with pytest.raises(UserError, match=r"'8UC3' does not name its .*data.encodings={color: bgr8}, or rgb8"):
+    with pytest.raises(UserError, match=r"'8UC3' does not name its .*data.encodings={color: bgr8}"):
         read(raw_image(START_NS, draw(5), "8UC3"))
     with pytest.raises(UserError, match=r"'64FC3' is not supported; .*nv12.* data.encodings={color: ENCODING}"):
         read(raw_image(START_NS, draw(5), "64FC3"))
@@ -69,7 +69,7 @@ def test_yuyv_that_is_called_yuv422() -> None:
 
 
 def test_an_override_that_does_not_fit_the_bytes_is_refused_with_the_setting() -> None:
-    with pytest.raises(UserError, match=r"48x64 nv12 .* does not fit its 9216 bytes; .*data.encodings={color"):
+    with pytest.raises(UserError, match=r"48x64 nv12 .* does not fit its 9216 bytes: .*data.encodings={color"):
         read(raw_image(START_NS, draw(5)), "nv12")
 
 
@@ -138,7 +138,7 @@ def test_a_bayer_mosaic_in_a_png_gives_its_color_exactly(first: str) -> None:
     found = read(compressed_image(START_NS, png(mosaic(first)), f"bayer_{first}8; png compressed "))
     assert found.pixels is not None
     assert np.array_equal(found.pixels, np.broadcast_to((200, 10, 60), (12, 16, 3)))
-    assert (found.file, found.kind) == (None, f"bayer_{first}8, Bayer mosaic")
+    assert (found.file, found.kind) == (None, f"Bayer mosaic {first.upper()}")
 
 
 def test_the_pixels_of_a_bayer_png_keep_the_colors_that_were_measured_and_average_the_others() -> None:
@@ -293,7 +293,7 @@ def test_mono16_is_scaled_over_its_whole_range(order: str) -> None:
     found = read(message)
     assert found.pixels is not None
     assert found.pixels[..., 0].tolist() == [[0, 4, 8], [12, 16, 255]]  # v * 255 / 65535
-    assert (found.clipped, found.kind) == (0.0, "mono16, gray of 16 bits")
+    assert (found.measured, found.kind) == ((0, 65535, 0.0), "gray of 16 bits")
 
 
 def test_mono16_is_scaled_by_the_range_of_its_camera() -> None:
@@ -301,7 +301,7 @@ def test_mono16_is_scaled_by_the_range_of_its_camera() -> None:
     found = read(message, mono16=(1000, 3000))
     assert found.pixels is not None
     assert found.pixels[..., 0].tolist() == [[0, 0, 128], [255, 255, 255]]
-    assert found.clipped == 3 / 6
+    assert found.measured == (0, 65535, 3 / 6)
 
 
 @pytest.mark.parametrize("form", ["16UC1; png compressed ", "png"])
@@ -310,7 +310,7 @@ def test_a_png_of_16_bits_without_the_word_mono16_is_depth(form: str) -> None:
     found = read(message)
     assert found.pixels is not None
     assert found.pixels[..., 0].tolist() == [[0, 64, 128], [191, 255, 255]]  # v * 255 / 4000
-    assert found.clipped == 2 / 5
+    assert found.measured == (1000, 65535, 2 / 5)
     assert pixels_of(message, "mono16")[..., 0].tolist() == [[0, 4, 8], [12, 16, 255]]
 
 
@@ -345,3 +345,20 @@ def test_the_rules_of_a_camera_are_its_own() -> None:
     data = load(Config, None, settings).data
     assert ImageRules.of("a", data) == ImageRules("a", "bgr8", (0.0, 4.0), (0, 65535))
     assert ImageRules.of("b", data) == ImageRules("b", None, (0.0, 4.0), (5, 9))
+
+
+@pytest.mark.parametrize(
+    ("form", "data"),
+    [
+        ("h264", b"\0\0\0\1abcdefghijklmnop"),
+        ("16UC1; compressedDepth zstd", bytes(40)),
+        ("16UC1; compressedDepth png", bytes(12) + png(draw(5))),
+        ("rgb16; png compressed ", png(draw(5).astype(np.uint16))),
+        ("png", png(np.zeros((4097, 4096), np.uint8))),
+    ],
+)
+def test_what_cannot_be_read_names_where_to_choose_another_topic(form: str, data: bytes) -> None:
+    with pytest.raises(
+        UserError, match=r": name another topic of this camera in data.cameras, or leave the camera out$"
+    ):
+        read(compressed_image(START_NS, data, form))

@@ -91,8 +91,8 @@ def test_a_message_of_compressed_depth_in_millimeters() -> None:
     found = read_image(message(struct.pack("<II", 3, 2) + encode(depth)), ImageRules("depth", None, (0.5, 2.5)))
     assert found.pixels is not None
     assert found.pixels[..., 0].tolist() == [[0, 0, 64], [128, 255, 255]]
-    assert found.kind == "16UC1, depth in millimeters"
-    assert found.clipped == 1 / 5
+    assert found.kind == "depth in millimeters"
+    assert found.measured == (500, 9000, 1 / 5)
 
 
 def test_a_message_of_compressed_depth_in_meters_is_computed_from_its_inverse() -> None:

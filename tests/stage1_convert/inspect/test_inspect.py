@@ -14,7 +14,7 @@ from stage1_convert.inspect.survey import Survey, survey
 from stage1_convert.pipeline.convert import Options, convert
 from stage1_convert.sources.folder import LocalBags
 from stage1_convert.sources.source import BagPath
-from tests.stage1_convert.conversion import report, rows
+from tests.stage1_convert.conversion import jpegs, report, rows
 from tests.stage1_convert.recording import (
     COMPRESSED,
     DRIVER_JOINTS,
@@ -31,6 +31,9 @@ from tests.stage1_convert.recording import (
     draw,
     joint_state,
     jpeg,
+    number_in,
+    raw_image,
+    stamp_of,
 )
 
 CONFIG = "proposed.yaml"
@@ -99,7 +102,35 @@ def test_a_thumbnail_of_every_camera_is_saved_and_named(tmp_path: Path, capsys: 
     assert [decode_image(file.read_bytes()).shape for file in files] == [(240, 320, 3)] * 2
     printed = capsys.readouterr().out
     assert all(f"thumbnail: {file}" in printed for file in files)
-    assert "480x640 images, jpeg" in printed
+    assert "480x640 images, jpeg understood as color, " in printed
+
+
+def test_what_a_camera_sends_is_shown_as_it_was_understood(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recording = cell(topic=RAW_TOPIC)
+    depth = np.linspace(0, 9000, 48 * 64).astype("<u2").view(np.uint8).reshape(48, 128)
+    for number, recorded in enumerate(recording.images):
+        message = raw_image(START_NS + number, depth[..., None], "16UC1")
+        message.width = 64
+        recording.images[number] = recorded._replace(message=message)
+    assert inspect(recording.write(tmp_path / "bag"), tmp_path / "out") == 0
+    assert "48x64 images, 16UC1 understood as depth in millimeters from 2 to 9000, " in capsys.readouterr().out
+
+
+def test_channels_without_names_are_guessed_in_the_proposal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recording = cell(topic=RAW_TOPIC)
+    for number, recorded in enumerate(recording.images):
+        image = np.ascontiguousarray(draw(number)[..., ::-1])
+        recording.images[number] = recorded._replace(message=raw_image(stamp_of(recorded), image, "8UC3"))
+    bag = recording.write(tmp_path / "src" / "bag")
+    assert inspect(bag, tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert "48x64 images, 8UC3 understood as color (a guess: data.encodings={CAMERA: bgr8})" in printed
+    assert "# camera color sends 8UC3, which does not name its channels: bgr8 is a guess, see its thumbnail" in printed
+    config = load(Config, tmp_path / "out" / CONFIG, ["data.storage=png"])
+    assert config.data.encodings == {"color": "bgr8"}
+    assert convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options()).frames == 44
+    image = decode_image(jpegs(tmp_path / "dataset")[0])
+    assert np.array_equal(image, draw(number_in(image)))
 
 
 @pytest.mark.parametrize(

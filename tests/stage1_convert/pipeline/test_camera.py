@@ -103,3 +103,12 @@ def test_trusted_images_are_not_decoded(tmp_path: Path) -> None:
     assert len(images) == 45
     assert all(image.file and image.pixels is None for image in images)
     assert bag_streams.streams["color"].topic == JPEG_TOPIC
+
+
+def test_an_encoding_for_a_video_is_refused(tmp_path: Path) -> None:
+    path = write_video_bag(tmp_path / "bag", FFMPEG, "libx264", packets("libx264", 5))
+    config = load(Config, None, [ONE_JOINT, "data.encodings={color: bgr8}"])
+    with open_bag(path, tmp_path, "humble") as bag:
+        images = read_images(bag, read_streams(bag, config, starts_video), {"color": np.ones(5, np.bool_)}, config.data)
+        with pytest.raises(UserError, match=r"data.encodings={color: bgr8} cannot describe the video .*; remove it"):
+            next(images)

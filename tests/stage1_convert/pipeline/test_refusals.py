@@ -57,14 +57,24 @@ def with_image(at: int, data: bytes) -> Recording:
     return recording
 
 
-def test_a_missing_joint_is_refused_by_name(tmp_path: Path) -> None:
-    def shortened(said: RecordedMessage) -> Any:
-        return joint_state(stamp_of(said), said.message.name[:-2], said.message.position[:-2])
+def shortened(said: RecordedMessage) -> Any:
+    """Return a message without its last two joints."""
+    return joint_state(stamp_of(said), said.message.name[:-2], said.message.position[:-2])
 
-    text = reason(tmp_path, with_joints(cell(), 50, 999, shortened))
+
+def test_a_missing_joint_is_refused_by_name(tmp_path: Path) -> None:
+    text = reason(tmp_path, with_joints(cell(), 0, 999, shortened))
     assert "joint shoulder_pan_joint is missing" in text
     assert "shoulder_lift_joint, elbow_joint, wrist_1_joint, wrist_2_joint" in text
     assert JOINT_TOPIC in text
+
+
+def test_a_joint_that_is_no_longer_named_ends_the_episode_and_is_told(tmp_path: Path) -> None:
+    with_joints(cell(), 60, 999, shortened).write(tmp_path / "src" / "bag")
+    summary = run(tmp_path / "src", tmp_path / "out")
+    assert summary.frames == 18
+    warning = f"topic {JOINT_TOPIC}: only 60 of 150 messages hold shoulder_pan_joint, wrist_3_joint"
+    assert ("bag", warning) in summary.warnings
 
 
 def test_a_missing_joint_in_a_message_no_frame_needs_does_no_harm(tmp_path: Path) -> None:
@@ -125,6 +135,8 @@ def test_a_camera_that_changes_its_size_is_refused_with_both_sizes(tmp_path: Pat
     text = reason(tmp_path, with_image(30, jpeg(draw(30, 24, 32))))
     assert "24x32" in text
     assert "48x64" in text
+    assert "conventions.image_resize, such as [48, 64], makes them alike" in text
+    assert run(tmp_path / "src", tmp_path / "out", "conventions.image_resize=[48, 64]").frames > 40
 
 
 def test_a_bag_whose_size_differs_from_the_first_good_bag_is_refused(tmp_path: Path) -> None:
