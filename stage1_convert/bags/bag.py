@@ -92,6 +92,11 @@ class Bag:
             known = self.topics.get(name, topic)
             self.topics[name] = known._replace(declared=topic.declared)
 
+    @property
+    def span_ns(self) -> tuple[int, int]:
+        """Return the receive times between which all messages lie."""
+        return min(one.start_ns for one in self._storages), max(one.end_ns for one in self._storages)
+
     def records(self, topics: Collection[str]) -> Iterator[Record]:
         """Yield the messages of `topics` as CDR bytes in the order of their receive times.
 
