@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import yaml
+
 from common.cli.command import UserError
 from common.storage.worker import map_isolated
 from stage1_convert.bags.bag import open_bag
@@ -79,6 +81,9 @@ def _link(group: Sequence[BagPath], folder: Path) -> BagPath:
     for number, bag in enumerate(group):
         for file in _files(bag.path):
             (joined / f"{number}_{file.name}").symlink_to(file.resolve())
+    names = [file.name for file in storage_files(joined)]
+    information = {"relative_file_paths": names, "topics_with_message_count": []}
+    (joined / "metadata.yaml").write_text(yaml.safe_dump({"rosbag2_bagfile_information": information}))
     return BagPath(name, joined)
 
 

@@ -31,7 +31,8 @@ def test_the_arm_in_one_bag_and_the_camera_in_another_convert_as_one(tmp_path: P
         run(tmp_path / "src", tmp_path / "out")
     source = LocalBags(tmp_path / "src", join=True)
     assert [bag.name for bag in source.bags] == ["ep0_arm+ep0_cam"]
-    assert convert(source, tmp_path / "out", load(Config, None, []), Options(0)).refused == []
+    summary = convert(source, tmp_path / "out", load(Config, None, []), Options(0))
+    assert (summary.refused, summary.warnings) == ([], [])
     run(tmp_path / "whole", tmp_path / "expected")
     one, two = rows(tmp_path / "out"), rows(tmp_path / "expected")
     assert len(one) > 30
