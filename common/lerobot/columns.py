@@ -57,7 +57,7 @@ def copy_again_if_damaged(folder: Path, read: Callable[[], T]) -> T:
 
 
 def as_array(column: pa.ChunkedArray, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Return a column of numbers as (rows, *shape), or (rows,) of single ones, without a copy where that can be.
+    """Return a column of numbers as (rows, *shape), or (rows,) where `shape` is (1,), without a copy where possible.
 
     Raises ValueError naming the row of a null or of a list of another length: its values would move into other rows.
     """
