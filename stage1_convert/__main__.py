@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dry_run(args: argparse.Namespace, config: Config) -> int:
     _require(args, "src")
-    source = open_source(args.src, args.keep_downloads == "true")
+    source = open_source(args.src, args.keep_downloads == "true", args.join)
     return dry_run(source, select(source.bags, config.data, _shard(args.shard)), config, args.out)
 
 
@@ -55,7 +55,7 @@ def _convert(args: argparse.Namespace, config: Config) -> Summary:
     if args.workers < 1:
         raise UserError(f"--workers {args.workers}: expected at least 1")
     try:
-        return convert(open_source(args.src, args.keep_downloads == "true"), args.out, config, options)
+        return convert(open_source(args.src, args.keep_downloads == "true", args.join), args.out, config, options)
     except RefusedError as error:
         _print_notes("refused", error.refused)
         raise
@@ -78,6 +78,11 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--keep-downloads", choices=["true", "false"], default="true", help="false: delete each download once converted"
+    )
+    parser.add_argument(
+        "--join",
+        action="store_true",
+        help="make one bag of those that were recorded at the same time, such as the arm in one and a camera in another",
     )
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--inspect", type=Path, metavar="BAG", help="print what a bag, or each bag in a folder, holds")

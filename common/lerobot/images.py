@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,6 +35,27 @@ def decode_image(data: bytes, flags: int = RGB) -> Image:
     if image is None:
         raise UserError(f"the image ({len(data)} bytes) does not decode")
     return image  # type: ignore[return-value]
+
+
+def image_file(root: Path, cell: dict[str, Any] | None) -> bytes:
+    """Return the JPEG or PNG file of a cell {bytes, path} of the dataset at `root`.
+
+    Without bytes it is read from the path, which is relative to the dataset. Raises UserError where there is none.
+    """
+    if cell is None:
+        raise UserError("the image is null")
+    if cell.get("bytes") is not None:
+        return bytes(cell["bytes"])
+    name = str(cell.get("path") or "")
+    if not name:
+        raise UserError("the image has neither bytes nor a path")
+    path: Path = (root / name).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise UserError(f"the image has the path {name!r}, which is outside of the dataset, and no bytes")
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise UserError(f"the image has no bytes, and its file {name!r} cannot be read: {one_line(error)}") from error
 
 
 def decode_intact(data: bytes, flags: int = RGB) -> Image:
