@@ -7,7 +7,7 @@ import pytest
 
 from common.cli.command import UserError
 from common.lerobot.dataset import Dataset
-from common.lerobot.metadata import ACTION
+from common.lerobot.metadata import ACTION, STATE
 from common.lerobot.names import value_names
 from tests.common.lerobot.foreign import change_info
 
@@ -45,8 +45,11 @@ def test_names_become_one_word_for_each_value(declared: Any, names: tuple[str, .
 def test_a_dataset_with_unusual_names_opens_with_one_warning(
     image_dataset: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for key in ("observation.state", ACTION):
-        change_info(image_dataset, lambda info, key=key: info["features"][key].update(names="joint_angles"))
+    def rename(info: dict[str, Any]) -> None:
+        for key in (STATE, ACTION):
+            info["features"][key]["names"] = "joint_angles"
+
+    change_info(image_dataset, rename)
     assert Dataset.open(image_dataset).joint_names == tuple(f"joint_angles_{i}" for i in range(6))
     assert len([record for record in caplog.records if "unusual names" in record.message]) == 1
 

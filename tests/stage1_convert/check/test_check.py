@@ -141,7 +141,7 @@ def test_names_and_rounding_that_lerobot_takes_are_no_findings(
     column = np.array(far, np.float32)[:, 0]
     single = np.float32((column * column).mean()) - np.float32(column.mean()) ** 2
     values = {"min": column.min(), "max": column.max(), "mean": column.astype(float).mean()}
-    for name, value in {**values, "std": np.sqrt(max(single, 0))}.items():
+    for name, value in {**values, "std": float(single.clip(min=0)) ** 0.5}.items():
         stats["observation.state"][name][0] = float(value)
     for name in ("q01", "q10", "q50", "q90", "q99"):
         del stats["observation.state"][name]
