@@ -10,6 +10,7 @@ from pathlib import Path
 
 from common.cli.command import Parser, UserError, add_config_flags, run
 from common.cli.config import load
+from common.report.formatting import counted
 from stage1_convert.check import check, print_report
 from stage1_convert.config import Config
 from stage1_convert.inspect.dry_run import dry_run
@@ -118,11 +119,13 @@ def _print_summary(summary: Summary, out: Path, seconds: float) -> None:
         "images": f"{images.repeated} repeated, {images.passed_over} passed over; the cameras lost {images.lost}, and "
         f"their rates make {images.unavoidable} unavoidable",
         "speed": f"{summary.frames / seconds:.0f} frames/s, {seconds:.1f} s",
+        "bad": f"{counted(summary.bad_messages, 'message')} left out" if summary.bad_messages else "",
         "warnings": f"{len(summary.warnings)}",
         "dataset": f"{out}" if summary.episodes else f"none; {out} holds this shard's record for --merge",
     }
     for name, value in rows.items():
-        print(f"{name:<10}{value}")
+        if value:
+            print(f"{name:<10}{value}")
     _print_notes("warning", summary.warnings)
     _print_notes("refused", summary.refused)
 

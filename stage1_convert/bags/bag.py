@@ -117,7 +117,7 @@ class Bag:
                 if len(wrong):
                     index = int(wrong[0])
                     topic, before_ns, receive_ns = batch[index][0], *times_ns[index : index + 2]
-                    raise UserError(f"{topic}: receive time {receive_ns} ns follows {before_ns} ns")
+                    raise UserError(f"{topic}: receive time {receive_ns} ns follows {before_ns} ns; the bag is damaged")
                 last_ns = int(times_ns[-1])
                 yield batch
 
@@ -139,7 +139,7 @@ class Bag:
         channels = self._channels.get(topic, [])
         types = sorted({channel.type for channel in channels})
         if len(types) > 1:
-            raise UserError(f"topic {topic} has two types: {types[0]} and {types[1]}")
+            raise UserError(f"topic {topic} has two types: {types[0]} and {types[1]}; record it again, or use another")
         foreign = next((c.serialization for c in channels if c.serialization not in ("cdr", "")), None)
         if foreign:
             raise UserError(
