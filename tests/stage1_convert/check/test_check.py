@@ -155,6 +155,20 @@ def test_names_and_rounding_that_lerobot_takes_are_no_findings(
     assert lines[-1].endswith("no findings, 1 hint; usable for training")
 
 
+def test_stale_statistics_of_indices_are_one_hint_for_each_file(
+    image_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = image_dataset / "meta" / "stats.json"
+    stats = json.loads(path.read_text())
+    for key in ("index", "episode_index"):
+        stats[key] |= {name: [stats[key][name][0] + 50] for name in ("min", "max", "mean", "q50")}
+    path.write_text(json.dumps(stats))
+    assert print_report(check(image_dataset)) == 0
+    hint, summary = capsys.readouterr().out.splitlines()
+    assert hint.startswith("hint: meta/stats.json: 8 statistics of ")
+    assert summary.endswith("no findings, 1 hint; usable for training")
+
+
 def test_a_folder_without_a_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no dataset in .*: meta/info\.json is missing"):
         check(tmp_path)
