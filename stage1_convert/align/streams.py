@@ -2,7 +2,8 @@
 
 A stream is `joints`, a camera, a state field or `command`, by the names of the config. Its samples are the usable messages
 of its topic: another publisher may share the topic of the joints, and a video stream may begin with packets that carry no
-image. `numbers` gives the place of each sample among all messages of the topic, for whoever reads the topic again.
+image. `numbers` gives the place of each sample among all messages of the topic, for whoever reads the topic again; it is -1
+for a sample of data.initial_values.
 """
 
 import contextlib
@@ -12,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.cli.command import UserError
-from stage1_convert.align.clock import Clock, Int64, choose_clock
-from stage1_convert.align.joint_fields import COMMANDS, JOINT_STATE, command_reader, joint_state_reader
+from stage1_convert.align.clock import SECOND_NS, Clock, Int64, choose_clock
+from stage1_convert.align.joint_fields import COMMANDS, JOINT_STATE, TRAJECTORY, command_reader, joint_state_reader
 from stage1_convert.align.resample import Bool, Float64
 from stage1_convert.bags.bag import Bag
 from stage1_convert.bags.cdr import FieldBatch, FieldReader, empty_batch, number_reader, stamp_reader
@@ -22,6 +23,8 @@ from stage1_convert.bags.storage import Bytes
 from stage1_convert.config import COMMAND, FIELD_PATH, JOINTS, Config, DataConfig
 
 IMAGE_TRANSPORTS = ("compressed", "compressedDepth", "ffmpeg")  # image_transport publishes them beside a raw topic
+
+SPARSE_PERIODS = 10  # of the grid: trajectories that are further apart on average are no commands
 
 StartsVideo = Callable[[Any], bool]  # tells whether the decoding of a video can begin with this packet
 
@@ -61,7 +64,7 @@ def read_streams(bag: Bag, config: Config, starts_video: StartsVideo) -> BagStre
     }
     markers = _marker_reader(bag, config.data.split_topic, starts_video)
     _read_messages(bag, [*readers.values(), *([markers] if markers else [])])
-    streams = {name: reader.finish(name, config) for name, reader in readers.items()}
+    streams = _with_initial_values({name: reader.finish(name, config) for name, reader in readers.items()}, config.data)
     markers_ns = markers.finish("", config).clock.stamps_ns if markers and markers.read else np.zeros(0, np.int64)
     return BagStreams(streams, markers_ns)
 
@@ -80,6 +83,19 @@ def find_topics(bag: Bag, config: Config) -> dict[str, str]:
     if COMMAND in config.streams:
         topics[COMMAND] = _find_topic(bag, [data.command_topic or ""], COMMANDS)
     return topics
+
+
+def _with_initial_values(streams: dict[str, Stream], data: DataConfig) -> dict[str, Stream]:
+    """Put a sample at the start of the bag before those of the streams in data.initial_values; its number is -1."""
+    firsts_ns = [stream.clock.stamps_ns[:1] for stream in streams.values()]
+    start_ns = np.concatenate(firsts_ns).min(keepdims=True)
+    changed = {}
+    for name, value in data.initial_values.items():
+        stream = streams[name]
+        clock = stream.clock._replace(stamps_ns=np.concatenate([start_ns, stream.clock.stamps_ns]))
+        numbers = np.concatenate([[-1], stream.numbers])
+        changed[name] = stream._replace(clock=clock, numbers=numbers, values=np.concatenate([[[value]], stream.values]))
+    return streams | changed
 
 
 class StreamReader:
@@ -105,6 +121,9 @@ class StreamReader:
 
     def finish(self, name: str, config: Config) -> Stream:
         """Return the whole stream; raises UserError when it has no sample or no clock."""
+        if not self.read and name in config.data.initial_values:
+            silent = Clock(np.zeros(0, np.int64), "receive", "no message: data.initial_values alone", None)
+            return Stream(self.topic, 0, silent, np.zeros(0, np.int64), np.zeros((0, 1)), {})
         if not any(len(part[0]) for part in self._parts):
             about = f" that names any of {', '.join(config.conventions.joint_order)}"
             about = about if self.read and name in (JOINTS, COMMAND) else ""
@@ -117,6 +136,8 @@ class StreamReader:
         numbers, header_ns, receive_ns, values = (np.concatenate(part) for part in zip(*self._parts, strict=True))
         self._parts = []
         clock = self._clock(name, header_ns, receive_ns, config.data)
+        if name == COMMAND and self._type == TRAJECTORY:
+            _require_commands_at_a_rate(self.topic, clock.stamps_ns, config.data.fps)
         return Stream(self.topic, self.read, clock, numbers, values, self._faults)
 
     def _usable(self, found: FieldBatch, messages: Sequence[tuple[int, Bytes]]) -> Bool:
@@ -139,6 +160,15 @@ class StreamReader:
             return choose_clock(header_ns, receive_ns, wanted)
         except UserError as error:
             raise UserError(f"topic {self.topic}: {error}") from error
+
+
+def _require_commands_at_a_rate(topic: str, stamps_ns: Int64, fps: int) -> None:
+    """Raise UserError for trajectories that are sent once for each goal: the first point of such a one is no action."""
+    if len(stamps_ns) < 2 or np.median(np.diff(stamps_ns)) > SPARSE_PERIODS * SECOND_NS / fps:
+        raise UserError(
+            f"topic {topic}: {len(stamps_ns)} trajectories, one for each goal: their first points are no commands at "
+            f"{fps} fps; conventions.action=next_position or delta takes the actions from the joints"
+        )
 
 
 def _read_messages(bag: Bag, readers: Sequence[StreamReader]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from stage1_convert.align import state_action
 from stage1_convert.align.camera_rate import describe_counts, rate_of
 from stage1_convert.align.clock import Clock
+from stage1_convert.align.ends import describe_cuts
 from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
 from stage1_convert.align.streams import BagStreams, Stream, read_streams
 from stage1_convert.bags.bag import Bag, open_bag
@@ -55,6 +56,7 @@ def read_and_plan(bag: Bag, config: Config, entry: BagEntry) -> tuple[BagStreams
         plan = choose(plan, config.data.episodes[entry.bag])
     _describe_plan(plan, streams, entry)
     entry.rate_hz = {camera: round(rate_of(clocks[camera].stamps_ns), 3) for camera in config.data.cameras}
+    entry.warnings += _warn_of_cuts(clocks, plan, config.data)
     entry.warnings += _warn_of_images(clocks, plan, entry, config.data)
     state_action.check_numbers(bag_streams, plan, config)
     return bag_streams, plan
@@ -89,7 +91,19 @@ def _describe_plan(plan: EpisodePlan, streams: Mapping[str, Stream], entry: BagE
     ]
     for name, stream in streams.items():
         count = entry.messages[stream.topic]
-        count.used = max(count.used, len(np.unique(plan.shown(name))))
+        numbers = stream.numbers[np.unique(plan.shown(name))]
+        count.used = max(count.used, int(np.count_nonzero(numbers >= 0)))
+
+
+def _warn_of_cuts(clocks: Mapping[str, Clock], plan: EpisodePlan, data: DataConfig) -> list[str]:
+    """Return warnings about what the ends of the grid, or gaps at its ends, leave out."""
+    ticks_ns, gaps = plan.ticks_ns, plan.gaps
+    first, last, silent_first, silent_last = 0, len(ticks_ns) - 1, list[str](), list[str]()
+    if gaps and gaps[0].start_ns == ticks_ns[0]:
+        first, silent_first = gaps[0].frames, gaps[0].streams
+    if gaps and int(np.searchsorted(ticks_ns, gaps[-1].start_ns)) + gaps[-1].frames == len(ticks_ns):
+        last, silent_last = len(ticks_ns) - gaps[-1].frames - 1, gaps[-1].streams
+    return describe_cuts(clocks, (int(ticks_ns[first]), int(ticks_ns[last])), (silent_first, silent_last), data)
 
 
 def _warn_of_images(clocks: Mapping[str, Clock], plan: EpisodePlan, entry: BagEntry, data: DataConfig) -> Iterator[str]:

@@ -68,7 +68,9 @@ def convert_long(folder: Path) -> tuple[int, int, int]:
     before, most = memory_of(lambda: run(source, folder / "out", *settings))
     (bag,) = report(folder / "out")["bags"]
     assert bag["messages"]["/joint_states"]["read"] == MINUTES * 60 * JOINT_HZ
-    assert sum(episode["frames"] for episode in bag["episodes"]) == MINUTES * 60 * FPS - 1  # the grid begins between two images
+    assert (
+        sum(episode["frames"] for episode in bag["episodes"]) == MINUTES * 60 * FPS - 1
+    )  # the grid begins between two images
     return len(bag["episodes"]), before, most
 
 
