@@ -28,7 +28,7 @@ Encoding = Literal[
     "yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv12", "nv21",
 ]  # fmt: skip
 MONO16 = (0, 65535)  # the numbers of 16 bits
-FIELD_PATH = re.compile(r"(?P<topic>/?[^:\s]+):(?P<path>\w+(\.\w+)*)", re.ASCII)
+FIELD_PATH = re.compile(r"(?P<topic>/?[^:\s]+):(?P<path>\w+(\.\w+)*(\[[^\]]+\])?)", re.ASCII)
 
 
 class DataConfig(Section):
@@ -43,7 +43,17 @@ class DataConfig(Section):
         default={},
         description=(
             "further values of the state: name -> TOPIC:path of a numeric field of any message, such as {gripper: "
-            "/gripper/state:data, fz: /wrench:wrench.force.z}; a number in the path is an array index, as in /x:data.0"
+            "/gripper/state:data, fz: /wrench:wrench.force.z}; a number in the path is an array index, as in /x:data.0; "
+            "of a JointState position.NAME, or position[NAME] for any name, is the value of the joint of that name"
+        ),
+    )
+    max_joint_speed_rad_s: float = Field(
+        default=30.0,
+        gt=0,
+        le=1e9,
+        description=(
+            "joints that leap faster than this and leap back, again and again, are those of two publishers that "
+            "contradict each other: the bag is refused"
         ),
     )
     initial_values: dict[str, float] = Field(
@@ -57,7 +67,22 @@ class DataConfig(Section):
         default=None,
         description=(
             "topic of the commands that conventions.action=command stores: JointState, JointTrajectory (its first "
-            "point), or Float64MultiArray in joint_order"
+            "point), or Float64MultiArray or Float32MultiArray in joint_order"
+        ),
+    )
+    command_joints: dict[str, str] = Field(
+        default={},
+        description=(
+            "joints that are called otherwise in the commands: name there -> name in joint_order, such as "
+            "{leader_elbow_joint: elbow_joint}"
+        ),
+    )
+    action_paths: dict[str, str] = Field(
+        default={},
+        description=(
+            "further values of the action that are no state: name -> TOPIC:path as in state_fields, such as {vx: "
+            "/servo/twist:twist.linear.x}, stored as they were published; with conventions.action=command and no "
+            "command_topic they are the whole action"
         ),
     )
     cameras: dict[str, str] = Field(
@@ -118,7 +143,8 @@ class DataConfig(Section):
     )
     max_age_ms_by_stream: dict[str, Annotated[float, Field(ge=0, le=60_000)]] = Field(
         default={},
-        description="limit of single streams in place of max_age_ms or max_offset_ms: stream -> milliseconds",
+        description="limit of single streams in place of max_age_ms or max_offset_ms: stream -> milliseconds; "
+        "joints.NAME and command.NAME are those of one joint",
     )
     time_source: TimeSource = Field(
         default="auto",
@@ -204,22 +230,10 @@ class DataConfig(Section):
         """Refuse streams that cannot become columns and settings for streams that do not exist."""
         if not self.cameras:
             raise ValueError("data.cameras={}: expected at least one camera, such as {color: /camera/color/image_raw}")
-        for key, names in (("cameras", self.cameras), ("state_fields", self.state_fields)):
-            for name in names:
-                if not re.fullmatch(r"\w+", name, re.ASCII) or name in (JOINTS, COMMAND):
-                    raise ValueError(
-                        f"data.{key}.{name}: expected a name of letters, digits and _, other than {JOINTS!r} "
-                        f"and {COMMAND!r}"
-                    )
-        both = self.cameras.keys() & self.state_fields.keys()
-        if both:
-            raise ValueError(f"data.state_fields.{min(both)}: a camera has this name; expected another one")
+        self._check_names()
         topics = [self.joint_topic, *self.cameras.values()]
         if len(set(topics)) != len(topics):
             raise ValueError(f"data.cameras: expected a topic of its own for every stream, got {', '.join(topics)}")
-        for name, path in self.state_fields.items():
-            if not FIELD_PATH.fullmatch(path):
-                raise ValueError(f"data.state_fields.{name}={path}: expected TOPIC:path, such as /gripper/state:data")
         if "position" not in self.joint_fields or len(set(self.joint_fields)) != len(self.joint_fields):
             raise ValueError(f"data.joint_fields={self.joint_fields}: expected position, and each field once")
         near, far = self.depth_range_m if len(self.depth_range_m) == 2 else (0.0, 0.0)
@@ -236,7 +250,24 @@ class DataConfig(Section):
     @property
     def streams(self) -> tuple[str, ...]:
         """Return the names of all streams that a bag may have."""
-        return (JOINTS, *self.cameras, *self.state_fields, COMMAND)
+        return (JOINTS, *self.cameras, *self.state_fields, *self.action_paths, COMMAND)
+
+    def _check_names(self) -> None:
+        taken: dict[str, str] = {}
+        named = {"cameras": self.cameras, "state_fields": self.state_fields, "action_paths": self.action_paths}
+        for key, sources in named.items():
+            for name, source in sources.items():
+                if not re.fullmatch(r"\w+", name, re.ASCII) or name in (JOINTS, COMMAND):
+                    raise ValueError(
+                        f"data.{key}.{name}: expected a name of letters, digits and _, other than {JOINTS!r} "
+                        f"and {COMMAND!r}"
+                    )
+                if name in taken:
+                    owner = "a camera" if taken[name] == "cameras" else "a state field"
+                    raise ValueError(f"data.{key}.{name}: {owner} has this name; expected another one")
+                if key != "cameras" and not FIELD_PATH.fullmatch(source):
+                    raise ValueError(f"data.{key}.{name}={source}: expected TOPIC:path, such as /gripper/state:data")
+                taken[name] = key
 
     def _check_encodings(self) -> None:
         for key, names in (("encodings", self.encodings), ("mono16_range", self.mono16_range)):
@@ -255,7 +286,8 @@ class DataConfig(Section):
         }
         for key, values in by_stream.items():
             for name in values:
-                if name not in self.streams:
+                is_joint = key == "max_age_ms_by_stream" and name.startswith((f"{JOINTS}.", f"{COMMAND}."))
+                if name not in self.streams and not is_joint:
                     raise ValueError(f"data.{key}.{name}: no such stream; there are {', '.join(self.streams)}")
         for name, rule in self.resample_by_stream.items():
             if name in self.cameras and rule == "linear":
@@ -312,7 +344,7 @@ class ConventionsConfig(Section):
         default="delta",
         description=(
             "delta: action[t] is state[t+1] - state[t], angles along the shortest arc; next_position: state[t+1]; "
-            "command: the value that data.command_topic requested"
+            "command: the value that data.command_topic requested, or data.action_paths alone"
         ),
     )
     action_fields: list[str] = Field(
@@ -349,21 +381,44 @@ class Config(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         """Refuse actions that nothing gives and state dimensions that share a name."""
-        if self.conventions.action == "command" and self.data.command_topic is None:
-            raise ValueError("conventions.action=command: expected data.command_topic, the topic of the commands")
+        data, joints = self.data, self.conventions.joint_order
+        if self.conventions.action == "command" and data.command_topic is None and not data.action_paths:
+            raise ValueError(
+                "conventions.action=command: expected data.command_topic, the topic of the commands, or data.action_paths"
+            )
         for name in self.conventions.action_fields:
             if name not in self.data.state_fields:
                 known = ", ".join(self.data.state_fields) or "none"
                 raise ValueError(f"conventions.action_fields: {name} is no name of data.state_fields; they are {known}")
-        for name in self.data.state_fields:
-            if name in self.conventions.joint_order:
-                raise ValueError(f"data.state_fields.{name}: a joint has this name; expected another one")
+        if data.action_paths and self.conventions.action == "delta":
+            raise ValueError(
+                "data.action_paths with conventions.action=delta: numbers as they were published are no steps; expected "
+                "conventions.action=command or next_position, or data.state_fields with conventions.action_fields"
+            )
+        for key, fields in (("state_fields", data.state_fields), ("action_paths", data.action_paths)):
+            for name in fields:
+                if name in joints:
+                    raise ValueError(f"data.{key}.{name}: a joint has this name; expected another one")
+        for name, joint in data.command_joints.items():
+            if joint not in joints or list(data.command_joints.values()).count(joint) > 1:
+                raise ValueError(
+                    f"data.command_joints.{name}={joint}: expected a joint of joint_order, each once; they are "
+                    f"{', '.join(joints)}"
+                )
+        for name in data.max_age_ms_by_stream:
+            if name not in data.streams and name.partition(".")[2] not in joints:
+                raise ValueError(f"data.max_age_ms_by_stream.{name}: no such joint; there are {', '.join(joints)}")
         return self
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """Return the names of the streams that are read: joints, cameras, state fields, commands if they are used."""
-        return self.data.streams if self.conventions.action == "command" else self.data.streams[:-1]
+        """Return the names of the streams that are read: joints, cameras, fields, commands of joints if they are used."""
+        return self.data.streams if self.has_commands else self.data.streams[:-1]
+
+    @property
+    def has_commands(self) -> bool:
+        """Return whether actions of the joints are what data.command_topic requested."""
+        return self.conventions.action == "command" and self.data.command_topic is not None
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -375,4 +430,5 @@ class Config(Section):
     @property
     def action_names(self) -> tuple[str, ...]:
         """Return the names of the action's dimensions, in order."""
-        return (*self.conventions.joint_order, *self.conventions.action_fields)
+        joints = self.conventions.joint_order if self.conventions.action != "command" or self.has_commands else ()
+        return (*joints, *self.conventions.action_fields, *self.data.action_paths)

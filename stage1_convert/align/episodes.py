@@ -15,7 +15,7 @@ from stage1_convert.align.ends import overlap
 from stage1_convert.align.resample import RULES, Bool, Float64, grid, long_pauses
 from stage1_convert.align.shortage import describe_slow_streams
 from stage1_convert.align.split import Span, at_rest, divide, runs, shortest_frames
-from stage1_convert.config import JOINTS, Config, DataConfig
+from stage1_convert.config import Config, DataConfig
 
 _SHORT_REMEDY = "; look at the bag with --inspect, and at data.min_episode_s and data.max_age_ms"
 
@@ -51,24 +51,31 @@ class EpisodePlan(NamedTuple):
 
 
 def rule_of(stream: str, data: DataConfig) -> tuple[str, int]:
-    """Return the rule by which a stream is resampled, and its limit in nanoseconds; of a camera it may be auto."""
-    rule: str = data.resample_by_stream.get(stream, data.resample)
+    """Return the rule by which a stream is resampled, and its limit in nanoseconds; of a camera it may be auto.
+
+    joints.NAME, the stream of joints that come in messages of their own, follows `joints` where it has no limit of its own.
+    """
+    whole = stream.partition(".")[0]
+    rule: str = data.resample_by_stream.get(whole, data.resample)
     if stream not in data.cameras and rule in ("auto", "in_order"):
         rule = "hold"
     if stream in data.cameras and rule == "linear":
         rule = "nearest"
-    looks_ahead = rule in ("nearest", "linear")
-    limit_ms = data.max_age_ms_by_stream.get(stream, data.max_offset_ms if looks_ahead else data.max_age_ms)
-    return rule, round(limit_ms * 1e6)
+    default_ms = data.max_offset_ms if rule in ("nearest", "linear") else data.max_age_ms
+    limits_ms = data.max_age_ms_by_stream
+    return rule, round(limits_ms.get(stream, limits_ms.get(whole, default_ms)) * 1e6)
 
 
-def make_plan(clocks: Mapping[str, Clock], angles: Float64, markers_ns: Int64, config: Config) -> EpisodePlan:
+def make_plan(
+    clocks: Mapping[str, Clock], angles: Mapping[str, Float64], markers_ns: Int64, config: Config
+) -> EpisodePlan:
     """Lay the grid over the time in which every stream publishes, and divide it into episodes.
 
     It begins data.grid_delay_ms after every stream has published at least one message. Where that is null, the images of the
     first camera with about one image for each frame, unless it looks ahead, are half a period old at the ticks. `angles`
-    (joint samples, joints) are in radians; at each of `markers_ns` an episode begins. Raises UserError when the streams do
-    not overlap, when nothing long enough is left, or when there is a gap and data.on_gap=fail.
+    (samples, joints) are those of each stream of joints, in radians; at each of `markers_ns` an episode begins. Raises
+    UserError when the streams do not overlap, when nothing long enough is left, or when there is a gap and
+    data.on_gap=fail.
     """
     data = config.data
     first_ns, last_ns = overlap(clocks, data)
@@ -91,7 +98,8 @@ def make_plan(clocks: Mapping[str, Clock], angles: Float64, markers_ns: Int64, c
             "data.on_gap=split makes two episodes of it, data.max_age_ms_by_stream bridges it"
         )
     stretches = [Span(start, stop, "gap" if start else "start") for start, stop in runs(complete)]
-    resting = at_rest(angles[picks[JOINTS]], data.fps)
+    shown = [values[picks[stream]] for stream, values in angles.items()]
+    resting = at_rest(np.concatenate(shown, axis=1), data.fps)
     division = divide(stretches, np.searchsorted(ticks_ns, markers_ns).tolist(), resting, data)
     if not division.episodes:
         limits_ns = {stream: rule_of(stream, data)[1] for stream in clocks}

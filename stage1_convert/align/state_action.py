@@ -1,6 +1,6 @@
 """The state and action vectors of every frame of an episode, and the columns that trace a frame to its messages."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ def check_numbers(bag_streams: BagStreams, plan: EpisodePlan, config: Config) ->
     for name, stream in bag_streams.streams.items():
         if name in config.data.cameras:
             continue
-        limits = np.where(angular(name, config), MAX_ANGLE_RAD, MAX_NUMBER)
+        limits = np.where(angular(stream, config), MAX_ANGLE_RAD, MAX_NUMBER)
         used = np.unique(plan.shown(name))
         if rule_of(name, config.data)[0] == "linear":  # between it and the next one
             used = np.unique(np.minimum([used, used + 1], len(stream.values) - 1))
@@ -39,53 +39,68 @@ def check_numbers(bag_streams: BagStreams, plan: EpisodePlan, config: Config) ->
         if not valid.all():
             first = int(used[~valid][0])
             number = int(stream.numbers[first])
-            fault = stream.faults.get(number) or _out_of_range(stream.values[first], limits, dimensions(name, config))
+            fault = stream.faults.get(number) or _out_of_range(stream.values[first], limits, stream.names)
             raise UserError(f"topic {stream.topic}, message {number}: {fault}")
 
 
-def dimensions(stream: str, config: Config) -> list[str]:
-    """Return the names of a stream's numbers."""
-    joints = config.conventions.joint_order
-    if stream == JOINTS:
-        return list(config.state_names[: len(joints) * len(config.data.joint_fields)])
-    return joints if stream == COMMAND else [stream]
-
-
-def angular(stream: str, config: Config) -> Bool:
+def angular(stream: Stream, config: Config) -> Bool:
     """Return (dimensions,), which of a stream's numbers are joint angles."""
-    joints = len(config.conventions.joint_order)
-    if stream == JOINTS:
-        return np.repeat([field == "position" for field in config.data.joint_fields], joints)
-    return np.full(len(dimensions(stream, config)), stream == COMMAND)
+    return np.array([name in config.conventions.joint_order for name in stream.names], np.bool_)
+
+
+def joint_angles(bag_streams: BagStreams, config: Config) -> dict[str, Float64]:
+    """Return the angles (samples, joints) of each stream of joints, in radians as recorded."""
+    joints = {name: stream for name, stream in bag_streams.streams.items() if is_part_of(JOINTS, name)}
+    return {name: stream.values[:, angular(stream, config)] for name, stream in joints.items()}
+
+
+def is_part_of(whole: str, stream: str) -> bool:
+    """Tell whether a stream is `whole` or the one of some of its joints, such as joints.finger_joint."""
+    return stream.partition(".")[0] == whole
 
 
 def states_actions(bag_streams: BagStreams, plan: EpisodePlan, span: Span, config: Config) -> StatesActions:
     """Return the states and actions of an episode.
 
     States are data.joint_fields of all joints, with their signs, then data.state_fields. Actions are those of the joints
-    by conventions.action, then those of conventions.action_fields.
+    by conventions.action, then those of conventions.action_fields, then data.action_paths.
     """
     rules, data = config.conventions, config.data
-    values = {
-        name: _resampled(name, stream, plan, span, config)
-        for name, stream in bag_streams.streams.items()
-        if name not in data.cameras
-    }
+    numbers, commands = _numbers(bag_streams, plan, span, config)
+    joints = np.array(config.state_names[: len(data.joint_fields) * len(rules.joint_order)])
     sign = np.asarray(rules.joint_sign) if rules.apply_joint_sign else None
-    by_field = np.split(values[JOINTS], len(data.joint_fields), axis=1)
     states = {
-        field: conventions.to_states(numbers, sign, rules.wrap_angles and field == "position")
-        for field, numbers in zip(data.joint_fields, by_field, strict=True)
+        field: conventions.to_states(_stack(numbers, names), sign, rules.wrap_angles and field == "position")
+        for field, names in zip(data.joint_fields, np.split(joints, len(data.joint_fields)), strict=True)
     }
-    if rules.action == "command":
-        joint_actions = conventions.to_states(values[COMMAND], sign, rules.wrap_angles)
-    else:
-        joint_actions = conventions.to_actions(states["position"], rules.action)
-    field_actions = [conventions.to_field_actions(values[name], rules.action) for name in rules.action_fields]
-    fields = [values[name] for name in data.state_fields]
+    actions = []
+    if config.has_commands:
+        actions.append(conventions.to_states(_stack(commands, rules.joint_order), sign, rules.wrap_angles))
+    elif rules.action != "command":
+        actions.append(conventions.to_actions(states["position"], rules.action))
+    actions += [conventions.to_field_actions(_stack(numbers, [name]), rules.action) for name in rules.action_fields]
+    fields = [_stack(numbers, [name]) for name in data.state_fields]
+    paths = [_stack(numbers, [name]) for name in data.action_paths]
     return StatesActions(
-        np.concatenate([*states.values(), *fields], axis=1), np.concatenate([joint_actions, *field_actions], axis=1)
+        np.concatenate([*states.values(), *fields], axis=1), np.concatenate([*actions, *paths], axis=1)
     )
+
+
+def _numbers(
+    bag_streams: BagStreams, plan: EpisodePlan, span: Span, config: Config
+) -> tuple[dict[str, Float64], dict[str, Float64]]:
+    """Return the numbers (frames,) that are not commands of joints by their names, and the commands by their joints."""
+    numbers: dict[str, Float64] = {}
+    commands: dict[str, Float64] = {}
+    for name, stream in bag_streams.streams.items():
+        if stream.names:
+            columns = _resampled(name, stream, plan, span, config).T
+            (commands if is_part_of(COMMAND, name) else numbers).update(zip(stream.names, columns, strict=True))
+    return numbers, commands
+
+
+def _stack(numbers: Mapping[str, Float64], names: Iterable[str]) -> Float64:
+    return np.stack([numbers[name] for name in names], axis=1)
 
 
 def provenance(bag_streams: BagStreams, plan: EpisodePlan, span: Span) -> dict[str, Int64]:
@@ -101,6 +116,14 @@ def provenance(bag_streams: BagStreams, plan: EpisodePlan, span: Span) -> dict[s
 def ages_ms(columns: dict[str, Int64], streams: Iterable[str]) -> dict[str, Float64]:
     """Return how old the samples of every frame are in milliseconds; it is negative where they are later than the tick."""
     return {stream: (columns["tick_ns"] - columns[f"{stream}.stamp_ns"]) / 1e6 for stream in streams}
+
+
+def oldest_age_ms(columns: dict[str, Int64], stream: str) -> Float64:
+    """Return how old the samples of every frame (frames,) are; of joints in several streams, the oldest of a frame."""
+    streams = [name.removesuffix(".stamp_ns") for name in columns if name.endswith(".stamp_ns")]
+    parts = ages_ms(columns, [name for name in streams if is_part_of(stream, name)])
+    oldest: Float64 = np.maximum.reduce(list(parts.values()))
+    return oldest
 
 
 def describe_ages(columns: dict[str, Int64], streams: Iterable[str]) -> dict[str, Any]:
@@ -134,11 +157,11 @@ def _resampled(name: str, stream: Stream, plan: EpisodePlan, span: Span, config:
     samples = plan.picks[name][span.start : span.stop]
     if rule_of(name, config.data)[0] == "linear":
         ticks_ns = plan.ticks_ns[span.start : span.stop]
-        return interpolate(stream.clock.stamps_ns, stream.values, ticks_ns, samples, angular(name, config))
+        return interpolate(stream.clock.stamps_ns, stream.values, ticks_ns, samples, angular(stream, config))
     return stream.values[samples]
 
 
-def _out_of_range(values: Float64, limits: Float64, names: list[str]) -> str:
+def _out_of_range(values: Float64, limits: Float64, names: Sequence[str]) -> str:
     wrong = [
         f"{name} is {value}{' rad' if limit == MAX_ANGLE_RAD else ''}"
         for name, value, limit in zip(names, values, limits, strict=True)

@@ -1,9 +1,10 @@
 """Reads the stamps and the numbers of every stream of a bag: everything but the images.
 
-A stream is `joints`, a camera, a state field or `command`, by the names of the config. Its samples are the usable messages
-of its topic: another publisher may share the topic of the joints, and a video stream may begin with packets that carry no
-image. `numbers` gives the place of each sample among all messages of the topic, for whoever reads the topic again; it is -1
-for a sample of data.initial_values.
+A stream is `joints`, a camera, a field or `command`, by the names of the config. Its samples are the usable messages of its
+topic: another publisher may share the topic of the joints, and a video stream may begin with packets that carry no image.
+`numbers` gives the place of each sample among all messages of the topic, for whoever reads the topic again; it is -1
+for a sample of data.initial_values. Joints that come
+in messages of their own, such as a gripper's, are a stream of their own: `joints.NAME`, by the first of them.
 """
 
 import contextlib
@@ -13,18 +14,27 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.cli.command import UserError
-from stage1_convert.align.clock import SECOND_NS, Clock, Int64, choose_clock
-from stage1_convert.align.joint_fields import COMMANDS, JOINT_STATE, TRAJECTORY, command_reader, joint_state_reader
+from stage1_convert.align.clock import Clock, Int64, choose_clock
+from stage1_convert.align.episodes import rule_of
+from stage1_convert.align.joint_fields import (
+    COMMANDS,
+    JOINT_STATE,
+    TRAJECTORY,
+    check_index,
+    command_reader,
+    field_reader,
+    joint_state_reader,
+)
+from stage1_convert.align.joint_groups import JointGroup, find_contradiction, group_joints, partly_missing
 from stage1_convert.align.resample import Bool, Float64
+from stage1_convert.align.shortage import require_commands_at_a_rate
 from stage1_convert.bags.bag import Bag
-from stage1_convert.bags.cdr import FieldBatch, FieldReader, empty_batch, number_reader, stamp_reader
+from stage1_convert.bags.cdr import FieldBatch, FieldReader, empty_batch, stamp_reader
 from stage1_convert.bags.message_types import IMAGE_TYPES, VIDEO_TYPES
 from stage1_convert.bags.storage import Bytes
 from stage1_convert.config import COMMAND, FIELD_PATH, JOINTS, Config, DataConfig
 
 IMAGE_TRANSPORTS = ("compressed", "compressedDepth", "ffmpeg")  # image_transport publishes them beside a raw topic
-
-SPARSE_PERIODS = 10  # of the grid: trajectories that are further apart on average are no commands
 
 StartsVideo = Callable[[Any], bool]  # tells whether the decoding of a video can begin with this packet
 
@@ -33,10 +43,12 @@ class Stream(NamedTuple):
     """One stream of a bag: `read` messages on its topic, of which `numbers` (samples,) are its samples.
 
     `values` (samples, dimensions) are as recorded (joint angles in radians, each of data.joint_fields for all joints).
-    They are NaN where `faults`, by message number, says why; those of a camera have no dimension.
+    They are NaN where `faults`, by message number, says why; those of a camera have no dimension. `names` are those of the
+    dimensions, as in Config.state_names and Config.action_names.
     """
 
     topic: str
+    names: tuple[str, ...]
     read: int
     clock: Clock
     numbers: Int64
@@ -64,8 +76,10 @@ def read_streams(bag: Bag, config: Config, starts_video: StartsVideo) -> BagStre
     }
     markers = _marker_reader(bag, config.data.split_topic, starts_video)
     _read_messages(bag, [*readers.values(), *([markers] if markers else [])])
-    streams = _with_initial_values({name: reader.finish(name, config) for name, reader in readers.items()}, config.data)
-    markers_ns = markers.finish("", config).clock.stamps_ns if markers and markers.read else np.zeros(0, np.int64)
+    streams: dict[str, Stream] = {}
+    for name, reader in readers.items():
+        streams |= reader.finish(name, config)
+    markers_ns = markers.finish("", config)[""].clock.stamps_ns if markers and markers.read else np.zeros(0, np.int64)
     return BagStreams(streams, markers_ns)
 
 
@@ -78,24 +92,17 @@ def find_topics(bag: Bag, config: Config) -> dict[str, str]:
     for camera, topic in data.cameras.items():
         siblings = [] if topic.endswith(IMAGE_TRANSPORTS) else [f"{topic}/{kind}" for kind in IMAGE_TRANSPORTS]
         topics[camera] = _find_topic(bag, [*siblings[:1], topic, *siblings[1:]], IMAGE_TYPES)
-    for name, path in data.state_fields.items():
+    for name, path in {**data.state_fields, **data.action_paths}.items():
         topics[name] = _find_topic(bag, [_split_path(path)[0]], ())
-    if COMMAND in config.streams:
-        topics[COMMAND] = _find_topic(bag, [data.command_topic or ""], COMMANDS)
+    if config.has_commands:
+        try:
+            topics[COMMAND] = _find_topic(bag, [data.command_topic or ""], COMMANDS)
+        except UserError as error:
+            hint = (
+                "; data.action_paths takes numbers of any topic as actions" if data.command_topic in bag.topics else ""
+            )
+            raise UserError(f"{error}{hint}") from error
     return topics
-
-
-def _with_initial_values(streams: dict[str, Stream], data: DataConfig) -> dict[str, Stream]:
-    """Put a sample at the start of the bag before those of the streams in data.initial_values; its number is -1."""
-    firsts_ns = [stream.clock.stamps_ns[:1] for stream in streams.values()]
-    start_ns = np.concatenate(firsts_ns).min(keepdims=True)
-    changed = {}
-    for name, value in data.initial_values.items():
-        stream = streams[name]
-        clock = stream.clock._replace(stamps_ns=np.concatenate([start_ns, stream.clock.stamps_ns]))
-        numbers = np.concatenate([[-1], stream.numbers])
-        changed[name] = stream._replace(clock=clock, numbers=numbers, values=np.concatenate([[[value]], stream.values]))
-    return streams | changed
 
 
 class StreamReader:
@@ -107,7 +114,7 @@ class StreamReader:
         self._starts_video = starts_video
         self._awaits_key_frame = self._type in VIDEO_TYPES
         self._leading = 0  # packets before the first key frame
-        self._parts: list[tuple[Int64, Int64, Int64, Float64]] = []
+        self._parts: list[tuple[Int64, Int64, Int64, Int64, Float64]] = []
         self._faults: dict[int, str] = {}
 
     def add(self, messages: Sequence[tuple[int, Bytes]]) -> None:
@@ -115,30 +122,112 @@ class StreamReader:
         found = self._fields.read([data for _, data in messages]) if self._fields else empty_batch(len(messages))
         rows = np.flatnonzero(self._usable(found, messages))
         receive_ns = np.array([receive_ns for receive_ns, _ in messages], np.int64)
-        self._parts.append((self.read + rows, found.header_ns[rows], receive_ns[rows], found.values[rows]))
+        part = (self.read + rows, found.header_ns[rows], receive_ns[rows], found.labels[rows], found.values[rows])
+        self._parts.append(part)
         self._faults |= {self.read + row: fault for row, fault in found.faults.items()}
         self.read += len(messages)
 
-    def finish(self, name: str, config: Config) -> Stream:
-        """Return the whole stream; raises UserError when it has no sample or no clock."""
+    def finish(self, name: str, config: Config) -> dict[str, Stream]:
+        """Return the whole stream, or the streams of its groups of joints, by name.
+
+        Raises UserError when it has no sample or no clock, a joint is missing, or two publishers contradict each other.
+        """
         if not self.read and name in config.data.initial_values:
             silent = Clock(np.zeros(0, np.int64), "receive", "no message: data.initial_values alone", None)
-            return Stream(self.topic, 0, silent, np.zeros(0, np.int64), np.zeros((0, 1)), {})
+            return {name: Stream(self.topic, (name,), 0, silent, np.zeros(0, np.int64), np.zeros((0, 1)), {})}
         if not any(len(part[0]) for part in self._parts):
-            about = f" that names any of {', '.join(config.conventions.joint_order)}"
-            about = about if self.read and name in (JOINTS, COMMAND) else ""
-            declared = self._bag.topics[self.topic].declared
-            raise UserError(f"topic {self.topic} holds no message{about}; {declared} are declared")
+            raise UserError(self._without_sample(name, config))
         if self._leading:
             self._bag.warnings.append(
                 f"topic {self.topic}: {self._leading} packets before the first key frame carry no image"
             )
-        numbers, header_ns, receive_ns, values = (np.concatenate(part) for part in zip(*self._parts, strict=True))
+        numbers, header_ns, receive_ns, labels, values = (
+            np.concatenate(part) for part in zip(*self._parts, strict=True)
+        )
         self._parts = []
-        clock = self._clock(name, header_ns, receive_ns, config.data)
-        if name == COMMAND and self._type == TRAJECTORY:
-            _require_commands_at_a_rate(self.topic, clock.stamps_ns, config.data.fps)
-        return Stream(self.topic, self.read, clock, numbers, values, self._faults)
+        if name not in (JOINTS, COMMAND):
+            self._check_index(name, config)
+            clock = self._clock(name, header_ns, receive_ns, config.data)
+            names = () if name in ("", *config.data.cameras) else (name,)
+            return {name: Stream(self.topic, names, self.read, clock, numbers, values, self._faults)}
+        return self._joint_streams(name, config, (numbers, header_ns, receive_ns, labels), values)
+
+    def _joint_streams(
+        self, name: str, config: Config, columns: tuple[Int64, Int64, Int64, Int64], values: Float64
+    ) -> dict[str, Stream]:
+        """Return a stream for each group of joints that come together, the largest by the plain name."""
+        joints = config.conventions.joint_order
+        groups = group_joints(
+            self._names(name, config), columns[-1], joints, lambda joint: rule_of(f"{name}.{joint}", config.data)
+        )
+        self._check_groups(name, groups, config)
+        streams: dict[str, Stream] = {}
+        for group in groups:
+            numbers, header_ns, receive_ns, labels = (column[group.rows] for column in columns)
+            clock = self._clock(name, header_ns, receive_ns, config.data)
+            if self._type == TRAJECTORY:
+                require_commands_at_a_rate(self.topic, clock.stamps_ns, config.data.fps)
+            fields = range(values.shape[1] // len(joints))
+            kept = [field * len(joints) + joint for field in fields for joint in group.joints]
+            number_names = tuple(dimensions(name, config)[column] for column in kept)
+            chosen = values if len(groups) == 1 else values[np.flatnonzero(group.rows)[:, None], kept]
+            stream = Stream(self.topic, number_names, self.read, clock, numbers, chosen, self._faults)
+            if name == JOINTS:
+                self._check_publishers(stream, labels, config)
+            streams[f"{name}.{joints[group.joints[0]]}" if streams else name] = stream
+        return streams
+
+    def _names(self, name: str, config: Config) -> list[list[str]]:
+        """Return the different sequences of names in the messages, those of commands as data.command_joints renames them."""
+        assert self._fields
+        renamed = config.data.command_joints if name == COMMAND else {}
+        return [[renamed.get(joint, joint) for joint in names] for names in self._fields.labels]
+
+    def _check_groups(self, name: str, groups: Sequence[JointGroup], config: Config) -> None:
+        joints = config.conventions.joint_order
+        for group in groups:
+            if not group.rows.any():
+                held = ", ".join(dict.fromkeys(joint for names in self._names(name, config) for joint in names))
+                raise UserError(
+                    f"topic {self.topic}: joint {joints[group.joints[0]]} is missing; its messages name {held}; name the "
+                    "joints in conventions.joint_order"
+                )
+        for group in partly_missing(groups):
+            named = ", ".join(joints[joint] for joint in group.joints)
+            self._bag.warnings.append(
+                f"topic {self.topic}: only {np.count_nonzero(group.rows)} of {len(group.rows)} messages hold {named}"
+            )
+
+    def _check_publishers(self, stream: Stream, labels: Int64, config: Config) -> None:
+        angles = [index for index, name in enumerate(stream.names) if name in config.conventions.joint_order]
+        values = stream.values if len(angles) == len(stream.names) else stream.values[:, angles]
+        found = find_contradiction(stream.clock.stamps_ns, values, labels, config.data.max_joint_speed_rad_s)
+        if found:
+            raise UserError(
+                f"topic {self.topic}: two publishers contradict each other about {', '.join(stream.names)}: {found}; "
+                "record one of them alone, by another topic for the other, or raise the setting if the joints are so fast"
+            )
+
+    def _check_index(self, name: str, config: Config) -> None:
+        path = {**config.data.state_fields, **config.data.action_paths}.get(name)
+        if path and self._fields and self._type == JOINT_STATE:
+            try:
+                check_index(_split_path(path)[1], self._fields.labels)
+            except UserError as error:
+                raise UserError(f"topic {self.topic}: {error}") from error
+
+    def _without_sample(self, name: str, config: Config) -> str:
+        """Return why the stream has no sample; the names in the messages are those of other joints."""
+        wanted = config.conventions.joint_order
+        path = {**config.data.state_fields, **config.data.action_paths}.get(name)
+        held = dict.fromkeys(joint for names in (self._fields.labels if self._fields else ()) for joint in names)
+        about = f" that names any of {', '.join(wanted)}" if self.read and name in (JOINTS, COMMAND) else ""
+        about = f" that holds {path}" if self.read and path else about
+        names = f"; they name {', '.join(held)}" if held and about else ""
+        hint = "; data.command_joints says how they are called there" if names and name == COMMAND else ""
+        hint = "; conventions.joint_order names the joints" if names and name == JOINTS else hint
+        declared = self._bag.topics[self.topic].declared
+        return f"topic {self.topic} holds no message{about}; {declared} are declared{names}{hint}"
 
     def _usable(self, found: FieldBatch, messages: Sequence[tuple[int, Bytes]]) -> Bool:
         """Return (messages,), which of the messages are samples of the stream."""
@@ -162,15 +251,6 @@ class StreamReader:
             raise UserError(f"topic {self.topic}: {error}") from error
 
 
-def _require_commands_at_a_rate(topic: str, stamps_ns: Int64, fps: int) -> None:
-    """Raise UserError for trajectories that are sent once for each goal: the first point of such a one is no action."""
-    if len(stamps_ns) < 2 or np.median(np.diff(stamps_ns)) > SPARSE_PERIODS * SECOND_NS / fps:
-        raise UserError(
-            f"topic {topic}: {len(stamps_ns)} trajectories, one for each goal: their first points are no commands at "
-            f"{fps} fps; conventions.action=next_position or delta takes the actions from the joints"
-        )
-
-
 def _read_messages(bag: Bag, readers: Sequence[StreamReader]) -> None:
     """Hand every message to the readers of its topic: several streams may share one."""
     for batch in bag.batches(dict.fromkeys(reader.topic for reader in readers)):
@@ -185,16 +265,25 @@ def _read_messages(bag: Bag, readers: Sequence[StreamReader]) -> None:
 def _fields(name: str, bag: Bag, topic: str, config: Config) -> FieldReader:
     """Return the reader of the fields that a stream is made of."""
     types, msgtype, joints = bag.types(topic), bag.topics[topic].type, tuple(config.conventions.joint_order)
+    paths = {**config.data.state_fields, **config.data.action_paths}
     if name == JOINTS:
         return joint_state_reader(types, joints, config.data.joint_fields)
     if name == COMMAND:
-        return command_reader(types, msgtype, joints)
+        return command_reader(types, msgtype, joints, config.data.command_joints)
     if name in config.data.cameras:
         return stamp_reader(types, msgtype)
     try:
-        return number_reader(types, msgtype, _split_path(config.data.state_fields[name])[1])
+        return field_reader(types, msgtype, _split_path(paths[name])[1])
     except UserError as error:
         raise UserError(f"topic {topic}: {error}") from error
+
+
+def dimensions(name: str, config: Config) -> list[str]:
+    """Return the names of the numbers of a whole stream: those of the joints before they are divided into groups."""
+    joints = config.conventions.joint_order
+    if name == JOINTS:
+        return list(config.state_names[: len(joints) * len(config.data.joint_fields)])
+    return joints if name == COMMAND else [name]
 
 
 def _split_path(path: str) -> tuple[str, str]:

@@ -33,21 +33,22 @@ Rows = npt.NDArray[np.intp]
 
 KEPT_LAYOUTS = 8
 
-# Returns where the wanted numbers are stored, None when the message is about something else. Raises UserError when some
-# of the numbers are missing.
-Select = Callable[[MessageLayout], list[Offset] | None]
+# Returns where the wanted numbers are stored, None in place of those that the message does not hold, and None for all when
+# it is about something else. Raises UserError when numbers that it should hold are missing.
+Select = Callable[[MessageLayout], Sequence[Offset | None] | None]
 
 
 class FieldBatch(NamedTuple):
     """What was read from a batch of messages; a row of `values` (messages, numbers) is NaN where `faults` says why.
 
     `header_ns` is 0 where the type has no stamp. Messages that are not `relevant` are about something else, such as other
-    joints.
+    joints. `labels` (messages,) tells which of the reader's `labels` a message has; -1 for one that is damaged.
     """
 
     header_ns: Int64
     values: Float64
     relevant: npt.NDArray[np.bool_]
+    labels: Int64
     faults: dict[int, str]
 
 
@@ -61,7 +62,8 @@ class _FieldLayout(NamedTuple):
     expected: npt.NDArray[np.uint8]
     size: int
     stamp: tuple[Offset, Offset] | None
-    selected: list[Offset] | None
+    selected: Sequence[Offset | None] | None
+    label: int
     fault: str | None
 
 
@@ -73,7 +75,13 @@ class FieldReader:
         self._width, self._select = width, select
         self._stamp = _stamp_path(types, msgtype)
         self._tops = frozenset(tops)
+        self._labels: dict[tuple[str, ...], int] = {}
         self._layouts: list[_FieldLayout] = []  # the newest first
+
+    @property
+    def labels(self) -> list[tuple[str, ...]]:
+        """Return the different strings, such as names of joints, that the fields of the messages read so far hold."""
+        return list(self._labels)
 
     @property
     def has_stamp(self) -> bool:
@@ -107,14 +115,17 @@ class FieldReader:
         stamp = None
         if self._stamp:
             stamp = layout.offsets[f"{self._stamp}.sec"], layout.offsets[f"{self._stamp}.nanosec"]
-        needed = [*(stamp or ()), *(selected or [])]
+        needed = [*(stamp or ()), *(offset for offset in selected or () if offset)]
         # What is stored behind the last number decides nothing, unless the layout itself is the answer.
         last = max((offset.start for offset in needed), default=1)
         guards = [(start, expected) for start, expected in layout.guards if selected is None or start <= last]
         positions = np.array([start + at for start, expected in guards for at in range(len(expected))], np.intp)
         size = max([0, *(int(position) + 1 for position in positions[-1:]), *(offset.stop for offset in needed)])
         expected = np.frombuffer(b"".join(expected for _, expected in guards), np.uint8)
-        return _FieldLayout(positions, expected, size, stamp, selected, fault)
+        return _FieldLayout(positions, expected, size, stamp, selected, self._label(layout), fault)
+
+    def _label(self, layout: MessageLayout) -> int:
+        return self._labels.setdefault(tuple(layout.strings.values()), len(self._labels))
 
 
 def _read_matching(layout: _FieldLayout, batch: Sequence[Bytes], unread: Rows, result: FieldBatch) -> Rows:
@@ -131,10 +142,13 @@ def _read_matching(layout: _FieldLayout, batch: Sequence[Bytes], unread: Rows, r
     if layout.stamp:
         seconds, nanoseconds = (_column(block, offset).astype(np.int64) for offset in layout.stamp)
         result.header_ns[found] = seconds * 1_000_000_000 + nanoseconds
+    result.labels[found] = layout.label
     if layout.selected is None:
         result.relevant[found] = layout.fault is not None
     elif layout.selected:
-        result.values[found] = np.stack([_column(block, offset) for offset in layout.selected], axis=1)
+        missing = np.full(len(found), np.nan)
+        columns = [_column(block, offset) if offset else missing for offset in layout.selected]
+        result.values[found] = np.stack(columns, axis=1)
     if layout.fault:
         result.faults.update((int(index), layout.fault) for index in found)
     return np.setdiff1d(unread, found, assume_unique=True)
@@ -148,7 +162,8 @@ def _column(block: npt.NDArray[np.uint8], offset: Offset) -> npt.NDArray[Any]:
 
 def empty_batch(count: int, width: int = 0) -> FieldBatch:
     """Return the batch of `count` messages that are not looked into."""
-    return FieldBatch(np.zeros(count, np.int64), np.full((count, width), np.nan), np.ones(count, np.bool_), {})
+    values, labels = np.full((count, width), np.nan), np.full(count, -1, np.int64)
+    return FieldBatch(np.zeros(count, np.int64), values, np.ones(count, np.bool_), labels, {})
 
 
 def stamp_reader(types: Typestore, msgtype: str) -> FieldReader:
@@ -156,8 +171,8 @@ def stamp_reader(types: Typestore, msgtype: str) -> FieldReader:
     return FieldReader(types, msgtype, (), 0, lambda _: [])
 
 
-def number_reader(types: Typestore, msgtype: str, path: str) -> FieldReader:
-    """Return a reader of one number by its path, such as wrench.force.z or data.0.
+def number_reader(types: Typestore, msgtype: str, path: str, labels: Sequence[str] = ()) -> FieldReader:
+    """Return a reader of one number by its path, such as wrench.force.z or data.0, with the strings in the fields `labels`.
 
     Raises UserError, naming the existing fields, when the type has no number there.
     """
@@ -172,7 +187,7 @@ def number_reader(types: Typestore, msgtype: str, path: str) -> FieldReader:
             raise UserError(f"has no {path}: its {array or 'array'} is too short")
         return [numbers.element(int(index))]
 
-    return FieldReader(types, msgtype, (path.partition(".")[0],), 1, select)
+    return FieldReader(types, msgtype, (path.partition(".")[0], *labels), 1, select)
 
 
 def _stamp_path(types: Typestore, msgtype: str) -> str | None:

@@ -141,6 +141,12 @@ class ConversionRecord(ConversionSettings):
 
     bags: list[BagEntry]
 
+    def rule(self, stream: str) -> StreamRule:
+        """Return how a stream was aligned; joints.NAME, of joints in messages of their own, follows `joints`."""
+        rule = self.streams[stream if stream in self.streams else stream.partition(".")[0]]
+        limit_ms = self.config["data"]["max_age_ms_by_stream"].get(stream, rule.limit_ms)
+        return rule.model_copy(update={"limit_ms": limit_ms})
+
     @property
     def settings(self) -> ConversionSettings:
         """Return the record without its bags."""

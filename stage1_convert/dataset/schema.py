@@ -32,8 +32,17 @@ def describe_features(config: Config, sizes: Mapping[str, tuple[int, int]]) -> d
 def action_info(config: Config) -> dict[str, Any]:
     """Return what the numbers of the action mean."""
     rules = config.conventions
-    info = {"action_meaning": rules.action, "wrapped": rules.wrap_angles, "unit": "radian"}
-    return info | ({"topic": config.data.command_topic} if rules.action == "command" else {})
+    data, of_joints = config.data, config.has_commands or rules.action != "command"
+    info: dict[str, Any] = {
+        "action_meaning": rules.action,
+        "wrapped": rules.wrap_angles,
+        "unit": "radian" if of_joints else "as published",
+    }
+    if config.has_commands:
+        info["topic"] = data.command_topic
+    if data.action_paths:
+        info["paths"] = data.action_paths
+    return info
 
 
 def image_info(config: Config, size: tuple[int, int]) -> dict[str, Any]:

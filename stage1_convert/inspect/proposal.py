@@ -11,7 +11,7 @@ import yaml
 from common.cli.command import UserError, one_line
 from stage1_convert.align.camera_rate import describe_counts, rate_of
 from stage1_convert.align.episodes import make_plan
-from stage1_convert.align.joint_fields import ARRAY, JOINT_STATE, TRAJECTORY
+from stage1_convert.align.joint_fields import ARRAYS, JOINT_STATE, TRAJECTORY
 from stage1_convert.align.state_action import describe_images
 from stage1_convert.config import JOINTS, UR_JOINTS, Config
 from stage1_convert.inspect.survey import Survey, TopicStats
@@ -73,7 +73,7 @@ def _image_remarks(joints: TopicStats, cameras: dict[str, TopicStats], config: C
     """Say of each camera how many images the frames of the bag would repeat and pass over."""
     clocks = {name: stats.clock for name, stats in {JOINTS: joints, **cameras}.items() if stats.clock}
     try:
-        plan = make_plan(clocks, np.zeros((joints.read, 1)), np.zeros(0, np.int64), config)
+        plan = make_plan(clocks, {JOINTS: np.zeros((joints.read, 1))}, np.zeros(0, np.int64), config)
     except UserError as error:
         return [f"the bag gives no episode: {one_line(error)}"]
     episodes = [describe_images(clocks, plan, span, config.data) for span in plan.episodes]
@@ -86,7 +86,7 @@ def _image_remarks(joints: TopicStats, cameras: dict[str, TopicStats], config: C
 def _remarks(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) -> list[str]:
     rates = [f"{name} {_rate_hz(stats):.1f} Hz" for name, stats in {"joints": joints, **cameras}.items()]
     lines = [f"proposed from bag {survey.name}: {', '.join(rates)}"]
-    commands = [f.name for f in survey.topics if f.type in (TRAJECTORY, ARRAY) and f.read]
+    commands = [f.name for f in survey.topics if f.type in (TRAJECTORY, *ARRAYS) and f.read]
     if commands:
         lines.append(
             f"commands to take actions from (data.command_topic, conventions.action: command): {', '.join(commands)}"

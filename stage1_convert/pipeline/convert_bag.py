@@ -211,8 +211,9 @@ def _columns(numbers: state_action.StatesActions, shown: dict[str, Any], config:
     frames = shown["frame_index"]
     columns = {STATE: _vectors(numbers.states), ACTION: _vectors(numbers.actions)}
     if config.data.sync_columns:
-        for stream, age in state_action.ages_ms(shown, config.streams).items():
-            columns[f"sync.{stream}_age_ms"] = pa.array(age.astype(np.float32))
+        for stream in config.streams:
+            age_ms = state_action.oldest_age_ms(shown, stream)
+            columns[f"sync.{stream}_age_ms"] = pa.array(age_ms.astype(np.float32))
     columns["timestamp"] = pa.array((frames / config.data.fps).astype(np.float32))
     return {**columns, "frame_index": pa.array(frames)}
 

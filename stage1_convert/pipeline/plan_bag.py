@@ -8,13 +8,14 @@ import numpy as np
 
 from stage1_convert.align import state_action
 from stage1_convert.align.camera_rate import describe_counts, rate_of
-from stage1_convert.align.clock import Clock
+from stage1_convert.align.clock import Clock, Int64
 from stage1_convert.align.ends import describe_cuts
 from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
+from stage1_convert.align.initial_values import with_initial_values
 from stage1_convert.align.streams import BagStreams, Stream, read_streams
 from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.bags.message_files import read_message_files
-from stage1_convert.config import JOINTS, Config, DataConfig
+from stage1_convert.config import Config, DataConfig
 from stage1_convert.dataset.record import BagEntry, ClockEntry, Gap, LeftOut, MessageCount
 from stage1_convert.images.video_topic import starts_video
 from stage1_convert.sources.source import BagPath
@@ -47,11 +48,10 @@ def plan_bag(source: BagPath, config: Config, scratch: Path) -> BagPlan:
 def read_and_plan(bag: Bag, config: Config, entry: BagEntry) -> tuple[BagStreams, EpisodePlan]:
     """Read the streams, plan the episodes, and fill in what the entry says of them."""
     entry.custom_data = bag.custom
-    bag_streams = read_streams(bag, config, starts_video)
+    bag_streams = with_initial_values(read_streams(bag, config, starts_video), config.data)
     streams, clocks = bag_streams.streams, bag_streams.clocks
     _describe_streams(bag, streams, entry)
-    angles = streams[JOINTS].values[:, : len(config.conventions.joint_order)]
-    plan = make_plan(clocks, angles, bag_streams.markers_ns, config)
+    plan = make_plan(clocks, state_action.joint_angles(bag_streams, config), bag_streams.markers_ns, config)
     if entry.bag in config.data.episodes:
         plan = choose(plan, config.data.episodes[entry.bag])
     _describe_plan(plan, streams, entry)
@@ -66,7 +66,7 @@ def _describe_streams(bag: Bag, streams: Mapping[str, Stream], entry: BagEntry) 
     entry.messages, entry.clock = {}, {}
     for name, stream in streams.items():
         declared, clock = bag.topics[stream.topic].declared, stream.clock
-        if stream.read != declared:
+        if stream.read != declared and stream.topic not in entry.messages:
             entry.warnings.append(f"topic {stream.topic}: {declared} messages declared, {stream.read} read")
         entry.messages[stream.topic] = MessageCount(declared=declared, read=stream.read, used=0)
         entry.clock[name] = ClockEntry(
@@ -89,10 +89,11 @@ def _describe_plan(plan: EpisodePlan, streams: Mapping[str, Stream], entry: BagE
         LeftOut(start_ns=int(plan.ticks_ns[span.start]), frames=span.frames, reason=span.reason)
         for span in plan.left_out
     ]
+    used: dict[str, list[Int64]] = {}
     for name, stream in streams.items():
-        count = entry.messages[stream.topic]
-        numbers = stream.numbers[np.unique(plan.shown(name))]
-        count.used = max(count.used, int(np.count_nonzero(numbers >= 0)))
+        used.setdefault(stream.topic, []).append(stream.numbers[plan.shown(name)])
+    for topic, numbers in used.items():
+        entry.messages[topic].used = int(np.count_nonzero(np.unique(np.concatenate(numbers)) >= 0))
 
 
 def _warn_of_cuts(clocks: Mapping[str, Clock], plan: EpisodePlan, data: DataConfig) -> list[str]:

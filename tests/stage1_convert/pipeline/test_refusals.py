@@ -57,14 +57,24 @@ def with_image(at: int, data: bytes) -> Recording:
     return recording
 
 
-def test_a_missing_joint_is_refused_by_name(tmp_path: Path) -> None:
-    def shortened(said: RecordedMessage) -> Any:
-        return joint_state(stamp_of(said), said.message.name[:-2], said.message.position[:-2])
+def shortened(said: RecordedMessage) -> Any:
+    """Return a message without its last two joints."""
+    return joint_state(stamp_of(said), said.message.name[:-2], said.message.position[:-2])
 
-    text = reason(tmp_path, with_joints(cell(), 50, 999, shortened))
+
+def test_a_missing_joint_is_refused_by_name(tmp_path: Path) -> None:
+    text = reason(tmp_path, with_joints(cell(), 0, 999, shortened))
     assert "joint shoulder_pan_joint is missing" in text
     assert "shoulder_lift_joint, elbow_joint, wrist_1_joint, wrist_2_joint" in text
     assert JOINT_TOPIC in text
+
+
+def test_a_joint_that_is_no_longer_named_ends_the_episode_and_is_told(tmp_path: Path) -> None:
+    with_joints(cell(), 60, 999, shortened).write(tmp_path / "src" / "bag")
+    summary = run(tmp_path / "src", tmp_path / "out")
+    assert summary.frames == 18
+    warning = f"topic {JOINT_TOPIC}: only 60 of 150 messages hold shoulder_pan_joint, wrist_3_joint"
+    assert ("bag", warning) in summary.warnings
 
 
 def test_a_missing_joint_in_a_message_no_frame_needs_does_no_harm(tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""Divides the joints of a topic into groups that come together, and finds publishers that contradict each other. Pure.
+
+Arm and gripper often have publishers of their own on one topic. A message then holds some joints only, and each group of
+joints has its own newest message.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from stage1_convert.align.clock import SECOND_NS, Int64
+from stage1_convert.align.resample import Bool, Float64, interpolate
+
+MIN_LEAP_RAD = 0.05  # more than the noise of an encoder, whatever the time between two messages
+MIN_LEAPS = 3  # fewer are faults of single messages
+MIN_DIFFERENCES = 2  # of messages that name the joints in another order
+COMPARED_WITHIN_NS = SECOND_NS // 5
+
+
+class JointGroup(NamedTuple):
+    """Joints, by their place in joint_order, that come in the same messages; `rows` (samples,) marks these messages."""
+
+    joints: list[int]
+    rows: Bool
+
+
+def group_joints(
+    names: Sequence[Sequence[str]], labels: Int64, joints: Sequence[str], limit: Callable[[str], Hashable]
+) -> list[JointGroup]:
+    """Divide `joints` by the messages they come in and by their `limit`; the largest group is the first.
+
+    `names` are the different sequences of names in the messages, `labels` (samples,) which of them a message has: -1 for one
+    that is damaged, which counts for every joint. Messages without any names, such as arrays, hold all joints.
+    """
+    carried = np.ones((len(names) + 1, len(joints)), np.bool_)  # the last row is that of label -1
+    for label, given in enumerate(names):
+        carried[label] = [not given or joint in given for joint in joints]
+    together: dict[tuple[bytes, Hashable], list[int]] = {}
+    for number, joint in enumerate(joints):
+        together.setdefault((carried[:, number].tobytes(), limit(joint)), []).append(number)
+    groups = [JointGroup(group, carried[labels, group[0]]) for group in together.values()]
+    return sorted(groups, key=lambda group: -len(group.joints))
+
+
+def partly_missing(groups: Sequence[JointGroup]) -> list[JointGroup]:
+    """Return the groups that only some messages of another group's joints hold: they are no publisher's own joints."""
+    return [
+        group
+        for group in groups
+        if any((group.rows & other.rows).any() and (other.rows & ~group.rows).any() for other in groups)
+    ]
+
+
+def find_contradiction(stamps_ns: Int64, angles: Float64, labels: Int64, max_speed_rad_s: float) -> str | None:
+    """Return how two publishers of the same joints contradict each other, None when they do not.
+
+    `angles` (samples, joints) are in radians; messages with the same of the `labels` (samples,) name them in the same order.
+    """
+    leaps = _leaps(stamps_ns, angles, max_speed_rad_s)
+    if np.count_nonzero(leaps) >= MIN_LEAPS:
+        side = np.cumsum(np.concatenate([[False], leaps[1:] | leaps[:-1]])) % 2
+        first, second = _counts(labels if len(np.unique(labels)) > 1 else side)
+        return (
+            f"joints leap faster than data.max_joint_speed_rad_s={max_speed_rad_s:g} and leap back, "
+            f"{np.count_nonzero(leaps)} times, between {first} messages of one and {second} of the other"
+        )
+    return _different_values(stamps_ns, angles, labels)
+
+
+def _leaps(stamps_ns: Int64, angles: Float64, max_speed_rad_s: float) -> Bool:
+    """Return (samples,), which messages lie apart from both of their neighbors, which themselves agree.
+
+    Joints are taken one by one, and only where they move far: an hour of messages must not be in memory several times.
+    """
+    found = np.zeros(len(stamps_ns), np.bool_)
+    for column in angles.T if len(stamps_ns) > 2 else ():
+        with np.errstate(invalid="ignore", over="ignore"):
+            far = np.abs(np.diff(column)) > MIN_LEAP_RAD
+            middle = np.flatnonzero(far[:-1] & far[1:]) + 1
+            out, back = (_arc(column[middle + step] - column[middle]) for step in (-1, 1))
+            apart = np.minimum(out, back)
+            needed_s = np.minimum(stamps_ns[middle] - stamps_ns[middle - 1], stamps_ns[middle + 1] - stamps_ns[middle])
+            fast = apart > np.maximum(MIN_LEAP_RAD, max_speed_rad_s * needed_s / SECOND_NS)
+            agree = _arc(column[middle + 1] - column[middle - 1]) < apart / 4
+        found[middle[fast & agree]] = True
+    return found
+
+
+def _different_values(stamps_ns: Int64, angles: Float64, labels: Int64) -> str | None:
+    """Compare messages of every order of names with those of the commonest around them."""
+    (usual, count), *others = Counter(labels.tolist()).most_common()
+    reference = np.flatnonzero(labels == usual)
+    for label, other_count in others if len(reference) > 1 else ():
+        rows = np.flatnonzero(labels == label)
+        left = np.searchsorted(stamps_ns[reference], stamps_ns[rows], side="right") - 1
+        inside = (left >= 0) & (left < len(reference) - 1)
+        rows, left = rows[inside], left[inside]
+        before, after = reference[left], reference[left + 1]
+        near = stamps_ns[after] - stamps_ns[before] <= COMPARED_WITHIN_NS
+        rows, left, before, after = rows[near], left[near], before[near], after[near]
+        is_angle = np.ones(angles.shape[1], np.bool_)
+        expected = interpolate(stamps_ns[reference], angles[reference], stamps_ns[rows], left, is_angle)
+        with np.errstate(invalid="ignore"):
+            apart, moved = _arc(angles[rows] - expected), _arc(angles[after] - angles[before])
+            differs = apart > moved + MIN_LEAP_RAD
+        if np.count_nonzero(differs.any(axis=1)) >= MIN_DIFFERENCES:
+            return (
+                f"{other_count} messages name the joints in another order than {count} others do between which they come, "
+                f"and differ from them by up to {apart[differs].max():.2f} rad"
+            )
+    return None
+
+
+def _counts(sides: Int64) -> tuple[int, int]:
+    """Return the numbers of messages of the two commonest sides."""
+    counts = [count for _, count in Counter(sides.tolist()).most_common(2)]
+    return counts[0], counts[1] if len(counts) > 1 else 0
+
+
+def _arc(difference: Float64) -> Float64:
+    """Return the size of differences of angles along the shortest arc."""
+    arc: Float64 = np.abs(difference - 2 * np.pi * np.round(difference / (2 * np.pi)))
+    return arc
