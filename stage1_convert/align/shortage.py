@@ -1,4 +1,4 @@
-"""Says why nothing of a bag is long enough for an episode, or no command: which stream is too slow for the settings, and which solve it."""
+"""Says why a bag gives no episode or no command: which stream is too slow for the settings, and which of them solve it."""
 
 import math
 from collections.abc import Mapping
