@@ -14,7 +14,7 @@ from common.cli.command import UserError
 from common.lerobot.images import Image, decode_intact
 from stage1_convert.config import Encoding
 from stage1_convert.images.file_header import PNG_MAGIC, FileHeader, cut_in_header, read_header
-from stage1_convert.images.image import CameraImage, ImageRules, check_size
+from stage1_convert.images.image import OTHER_TOPIC, CameraImage, ImageRules, check_size
 from stage1_convert.images.raw import LAYOUTS, of_numbers
 from stage1_convert.images.rvl import decode_rvl
 
@@ -93,7 +93,8 @@ def _of_16_bits(data: bytes, header: FileHeader, word: str, rules: ImageRules) -
 def _read_16_bits(data: bytes, header: FileHeader) -> npt.NDArray[np.uint16]:
     if header.file_format != "png" or header.bits != 16 or header.channels != 1:
         raise UserError(
-            f"depth with {header.bits} bits in {header.channels} channels is not supported; supported: 16 bits in one"
+            f"depth with {header.bits} bits in {header.channels} channels is not supported; supported: 16 bits in one: "
+            f"{OTHER_TOPIC}"
         )
     return np.asarray(_decode(data, header, cv2.IMREAD_UNCHANGED), np.uint16)
 
@@ -117,7 +118,9 @@ def _depth_numbers(data: bytes, declared: str) -> npt.NDArray[np.uint16]:
     if data.startswith(PNG_MAGIC):
         return _read_16_bits(data, read_header(data, declared))
     if "rvl" not in declared.lower():
-        raise UserError(f"depth of format {declared!r} is not supported; supported: compressedDepth with PNG or RVL")
+        raise UserError(
+            f"depth of format {declared!r} is not supported; supported: compressedDepth with PNG or RVL: {OTHER_TOPIC}"
+        )
     if len(data) < RVL_SIZE.size:
         raise cut_in_header(data)
     width, height = RVL_SIZE.unpack_from(data)
@@ -127,5 +130,6 @@ def _depth_numbers(data: bytes, declared: str) -> npt.NDArray[np.uint16]:
 
 def _useless(rules: ImageRules, what: str, expected: tuple[str, ...]) -> UserError:
     return UserError(
-        f"data.encodings={{{rules.camera}: {rules.encoding}}} cannot describe {what}; expected one of {', '.join(expected)}"
+        f"data.encodings={{{rules.camera}: {rules.encoding}}} cannot describe {what}; expected one of {', '.join(expected)}, "
+        "or nothing"
     )

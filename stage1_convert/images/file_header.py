@@ -4,7 +4,7 @@ import struct
 from typing import NamedTuple
 
 from common.cli.command import UserError
-from stage1_convert.images.image import check_size
+from stage1_convert.images.image import OTHER_TOPIC, check_size
 
 PNG_MAGIC, JPEG_MAGIC, JPEG_END = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"\xff\xd9"
 FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -35,7 +35,7 @@ def read_header(data: bytes, declared: str) -> FileHeader:
         elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             header = _webp(data)
         else:
-            raise UserError(f"the image is neither JPEG nor PNG nor WebP; its format says {declared!r}")
+            raise UserError(f"the image is neither JPEG nor PNG nor WebP; its format says {declared!r}: {OTHER_TOPIC}")
     except struct.error:
         raise cut_in_header(data) from None
     check_size(header.height, header.width)
@@ -68,7 +68,7 @@ def _png(data: bytes) -> FileHeader:
     if bits != 8 and (bits, color) != (16, 0):
         raise UserError(
             f"a PNG with {bits} bits per channel and color type {color} is not supported; supported: 8 bits, or "
-            "16 bits in one channel"
+            f"16 bits in one channel: {OTHER_TOPIC}"
         )
     return FileHeader(height, width, "png", bits, PNG_CHANNELS.get(color, 1))
 
@@ -85,7 +85,7 @@ def _webp(data: bytes) -> FileHeader:
         flags, low, high, height_less_1 = struct.unpack_from("<BxxxHBI", data, 20)
         width, height = (high << 16 | low) + 1, (height_less_1 & 0xFFFFFF) + 1
         if flags & 2:
-            raise UserError("an animated WebP is not supported; supported: WebP of one image")
+            raise UserError(f"an animated WebP is not supported; supported: WebP of one image: {OTHER_TOPIC}")
     else:
         raise UserError("the image is damaged: the WebP has no image header")
     if len(data) < length + 8:

@@ -7,6 +7,8 @@ from common.lerobot.images import MAX_PIXELS, Image, decode_intact
 from stage1_convert.config import MONO16, DataConfig, Encoding
 from stage1_convert.images.shades import Measured
 
+OTHER_TOPIC = "name another topic of this camera in data.cameras, or leave the camera out"
+
 
 class ImageRules(NamedTuple):
     """How the images of a camera are read: what data.encodings, data.depth_range_m and data.mono16_range say of it.
@@ -56,4 +58,6 @@ class CameraImage(NamedTuple):
 def check_size(height: int, width: int) -> None:
     """Raise UserError for an image without pixels, or with more than MAX_PIXELS."""
     if not 0 < height * width < MAX_PIXELS:
-        raise UserError(f"an image of {height}x{width} pixels is refused; the limit is {MAX_PIXELS} pixels")
+        raise UserError(
+            f"an image of {height}x{width} pixels is refused; the limit is {MAX_PIXELS} pixels: {OTHER_TOPIC}"
+        )

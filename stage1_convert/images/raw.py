@@ -79,7 +79,9 @@ def read_raw(message: Any, rules: ImageRules) -> CameraImage:
         raise _misfit(message, name, rules)
     check_size(height, width)
     if layout.channels == 2 and width % 2:
-        raise UserError(f"an image of {height}x{width} {name} has an odd width; two pixels share their color")
+        raise UserError(
+            f"an image of {height}x{width} {name} has an odd width, but two pixels share their color: {_say_so(rules)}"
+        )
     rows = np.ascontiguousarray(message.data.reshape(height, step)[:, :row_bytes])
     numbers = rows.view((">" if message.is_bigendian else "<") + layout.dtype).reshape(height, width, layout.channels)
     return of_numbers(numbers, name, rules)
@@ -99,7 +101,7 @@ def of_numbers(numbers: npt.NDArray[Any], name: Encoding, rules: ImageRules) -> 
         numbers = values[..., None]
     if "bayer" in name and min(numbers.shape[:2]) < 2:
         height, width = numbers.shape[:2]
-        raise UserError(f"an image of {height}x{width} {name} has no colors; expected at least 2x2 pixels")
+        raise UserError(f"an image of {height}x{width} {name} has no colors, which take 2x2 pixels: {_say_so(rules)}")
     pixels = numbers if layout.conversion is None else cv2.cvtColor(numbers, layout.conversion)
     return CameraImage.of_pixels(pixels, layout.kind, measured)  # type: ignore[arg-type]
 
@@ -113,7 +115,9 @@ def _semi_planar(message: Any, name: Encoding, rules: ImageRules) -> Image:
         raise _misfit(message, name, rules)
     check_size(height, width)
     if height % 2 or width % 2:
-        raise UserError(f"an image of {height}x{width} {name} has an odd side; four pixels share their color")
+        raise UserError(
+            f"an image of {height}x{width} {name} has an odd side, but four pixels share their color: {_say_so(rules)}"
+        )
     planes = np.ascontiguousarray(message.data.reshape(height * 3 // 2, step)[:, :width])
     return cv2.cvtColor(planes, SEMI_PLANAR[name])  # type: ignore[return-value]
 
@@ -121,8 +125,7 @@ def _semi_planar(message: Any, name: Encoding, rules: ImageRules) -> Image:
 def _misfit(message: Any, name: str, rules: ImageRules) -> UserError:
     size, length = f"{message.height}x{message.width}", len(message.data)
     return UserError(
-        f"an image of {size} {name} with row step {message.step} does not fit its {length} bytes; when the camera sends "
-        f"something else, say so by data.encodings={{{rules.camera}: ENCODING}}"
+        f"an image of {size} {name} with row step {message.step} does not fit its {length} bytes: {_say_so(rules)}"
     )
 
 
@@ -132,7 +135,8 @@ def _unknown(name: str, rules: ImageRules) -> UserError:
             f"encoding {name!r} does not name its channels: say by data.encodings={{{rules.camera}: {GUESSES[name]}}} or "
             "another encoding what they are"
         )
-    return UserError(
-        f"encoding {name!r} is not supported; supported: {', '.join(SUPPORTED)}; when the camera sends one of these, say "
-        f"so by data.encodings={{{rules.camera}: ENCODING}}"
-    )
+    return UserError(f"encoding {name!r} is not supported; supported: {', '.join(SUPPORTED)}; {_say_so(rules)}")
+
+
+def _say_so(rules: ImageRules) -> str:
+    return f"what the camera really sends can be said by data.encodings={{{rules.camera}: ENCODING}}"

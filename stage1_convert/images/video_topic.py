@@ -12,6 +12,7 @@ import numpy as np
 
 from common.cli.command import UserError, one_line
 from common.lerobot.images import MAX_PIXELS, Image
+from stage1_convert.images.image import OTHER_TOPIC
 
 KEY_FLAG = 1  # AV_PKT_FLAG_KEY
 MAX_REORDERED = 32  # packets that B-frames may hold an image back for; H.264 and H.265 allow 16
@@ -89,5 +90,5 @@ def _codec(packet: Any) -> Codec:
     name = str(packet.encoding if hasattr(packet, "encoding") else packet.format)
     codec = next((codec for part, codec in CODECS.items() if part in name.lower()), None)
     if codec is None:
-        raise UserError(f"video of format {name!r} is not supported; supported: h264, h265")
+        raise UserError(f"video of format {name!r} is not supported; supported: h264, h265: {OTHER_TOPIC}")
     return codec

@@ -11,9 +11,10 @@ import yaml
 from common.cli.command import UserError, one_line
 from stage1_convert.align.camera_rate import describe_counts, rate_of
 from stage1_convert.align.episodes import make_plan
-from stage1_convert.align.joint_fields import ARRAYS, JOINT_STATE, TRAJECTORY
+from stage1_convert.align.joint_fields import ARRAYS, TRAJECTORY
 from stage1_convert.align.state_action import describe_images
-from stage1_convert.config import JOINTS, UR_JOINTS, Config
+from stage1_convert.config import JOINTS, Config
+from stage1_convert.inspect.joints import choose_joint_topic, choose_joints, is_commanded
 from stage1_convert.inspect.survey import Survey, TopicStats
 
 FPS, MAX_FPS = 30, 33  # for a camera whose stamps do not tell its rate; the fastest of a proposal
@@ -22,6 +23,7 @@ DEFAULT_AGE_MS = 100.0  # of data.max_age_ms
 KIND_WORDS = re.compile(
     r"(image|video)(_?(raw|rect|color|mono|compressed|transport))*|compressed(depth)?|ffmpeg|rgb|raw"
 )
+TWISTS = ("geometry_msgs/msg/Twist", "geometry_msgs/msg/TwistStamped")
 NUMBER_TYPES = re.compile(r"std_msgs/msg/(Float32|Float64|U?Int(8|16|32|64)|Bool)")
 
 
@@ -31,22 +33,21 @@ def propose(surveys: Sequence[Survey]) -> str | None:
     Topics are those of the first bag that has both, since a configuration names one set of topics.
     """
     for survey in surveys:
-        joints, cameras = _joint_topic(survey), _cameras(survey)
+        joints, cameras = choose_joint_topic(survey), _cameras(survey)
         if joints and cameras:
             return _yaml(survey, joints, cameras)
     return None
 
 
 def _yaml(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) -> str:
-    order = _joint_order(joints)
-    is_ur = _ur_joints(joints) is not None
+    chosen = choose_joints(survey, joints, cameras)
     slowest_hz = min((_rate_hz(stats) or FPS for stats in cameras.values()), default=FPS)
     fps = _fps(slowest_hz)
     data: dict[str, Any] = {
         "joint_topic": joints.name,
         "cameras": {name: _plain(stats.name) for name, stats in cameras.items()},
         "fps": fps,
-        "robot_type": "ur10e" if is_ur else "robot",
+        "robot_type": "ur10e" if chosen.is_ur else "robot",
         "task": survey.custom.get("task") or "Move the arm as demonstrated.",
     }
     guesses = {name: stats.camera.guess for name, stats in cameras.items() if stats.camera and stats.camera.guess}
@@ -54,9 +55,18 @@ def _yaml(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) ->
         data["encodings"] = guesses
     if 2500 / slowest_hz > DEFAULT_AGE_MS:  # one lost image must not end an episode
         data["max_age_ms"] = float(math.ceil(2500 / slowest_hz))
-    tree = {"data": data, "conventions": {"joint_order": order, "action": "delta"}}
+    conventions: dict[str, Any] = {"joint_order": chosen.order, "action": "delta"}
+    if chosen.fields:
+        data["state_fields"], conventions["action_fields"] = chosen.fields, list(chosen.fields)
+    if chosen.max_age_ms:
+        data["max_age_ms_by_stream"] = chosen.max_age_ms
+    tree = {"data": data, "conventions": conventions}
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
-    remarks = [*_remarks(survey, joints, cameras), *_image_remarks(joints, cameras, Config.model_validate(tree))]
+    remarks = [
+        *_remarks(survey, joints, cameras),
+        *chosen.remarks,
+        *_image_remarks(joints, cameras, Config.model_validate(tree)),
+    ]
     return "".join(f"# {line}\n" for line in remarks) + text
 
 
@@ -86,11 +96,14 @@ def _image_remarks(joints: TopicStats, cameras: dict[str, TopicStats], config: C
 def _remarks(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) -> list[str]:
     rates = [f"{name} {_rate_hz(stats):.1f} Hz" for name, stats in {"joints": joints, **cameras}.items()]
     lines = [f"proposed from bag {survey.name}: {', '.join(rates)}"]
-    commands = [f.name for f in survey.topics if f.type in (TRAJECTORY, *ARRAYS) and f.read]
+    commands = [f.name for f in survey.topics if f.read and (f.type in (TRAJECTORY, *ARRAYS) or is_commanded(f))]
     if commands:
         lines.append(
             f"commands to take actions from (data.command_topic, conventions.action: command): {', '.join(commands)}"
         )
+    twists = [f.name for f in survey.topics if f.type in TWISTS and f.read]
+    if twists:
+        lines.append(f"twists to take actions from (data.action_paths: {{vx: 'TOPIC:PATH'}}): {', '.join(twists)}")
     numbers = [f.name for f in survey.topics if NUMBER_TYPES.fullmatch(f.type) and f.read]
     if numbers:
         lines.append(f"numbers for the state (data.state_fields: {{name: 'TOPIC:data'}}): {', '.join(numbers)}")
@@ -112,48 +125,29 @@ def _names(cameras: dict[str, TopicStats]) -> list[str]:
     return [stats.name for stats in cameras.values()]
 
 
-def _joint_topic(survey: Survey) -> TopicStats | None:
-    """The JointState topic with the joints of a UR arm, or else with the most joints, or else with the most messages."""
-    found = [f for f in survey.topics if f.type == JOINT_STATE and f.orders and any(o.names for o in f.orders)]
-    return max(found, key=lambda f: (_ur_joints(f) is not None, len(_fullest(f)), f.read), default=None)
-
-
-def _joint_order(stats: TopicStats) -> list[str]:
-    """The joints of the arm: those of a UR in kinematic order, others as in most messages."""
-    return _ur_joints(stats) or list(_fullest(stats))
-
-
-def _fullest(stats: TopicStats) -> tuple[str, ...]:
-    return max(stats.orders, key=lambda order: (len(order.names), order.messages)).names
-
-
-def _ur_joints(stats: TopicStats) -> list[str] | None:
-    """The six joints of a UR arm with whatever prefix they share; other joints in the message are left out."""
-    for order in stats.orders:
-        for first in order.names:
-            prefix = first.removesuffix(UR_JOINTS[0])
-            wanted = [prefix + joint for joint in UR_JOINTS]
-            if first.endswith(UR_JOINTS[0]) and set(wanted) <= set(order.names):
-                return wanted
-    return None
-
-
 def _cameras(survey: Survey) -> dict[str, TopicStats]:
     """Every topic whose images can be decoded, by a name made from the topic's; a raw topic and its siblings count once."""
     chosen: dict[str, TopicStats] = {}
     for stats in sorted(survey.topics, key=lambda f: (not f.name.endswith("/compressed"), f.name)):
         if stats.camera and stats.camera.image is not None and stats.read:
             chosen.setdefault(_plain(stats.name), stats)
-    parts = {topic: _words(topic) for topic in chosen}
     names: dict[str, TopicStats] = {}
     for topic in sorted(chosen):
-        ambiguous = any(other != topic and parts[other][-1] == parts[topic][-1] for other in parts)
-        name = "_".join(parts[topic][-2:] if ambiguous else parts[topic][-1:])
-        name = re.sub(r"\W+", "_", name, flags=re.ASCII)
+        name = re.sub(r"\W+", "_", _camera_name(topic, [other for other in chosen if other != topic]), flags=re.ASCII)
         while name in names or name in ("joints", "command"):
             name += "_2"
         names[name] = chosen[topic]
     return names
+
+
+def _camera_name(topic: str, others: Sequence[str]) -> str:
+    """Return the last word of a topic, and where other cameras have the same, before it the words that they lack."""
+    words = _words(topic)
+    rivals = [_words(other) for other in others if _words(other)[-1] == words[-1]]
+    apart = [word for word in words[:-1] if not all(word in rival for rival in rivals)]
+    if rivals and not apart:  # only the kind of image tells them apart, such as image_raw and image_rect
+        return "_".join(topic.strip("/").split("/")[-2:])
+    return "_".join([*apart, words[-1]])
 
 
 def _plain(topic: str) -> str:

@@ -109,7 +109,7 @@ def locked_cache(out: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--out {out} cannot be made: {one_line(error)}") from error
+        raise UserError(f"--out {out} cannot be made: {one_line(error)}; choose another --out") from error
     remove_stale(folder.parent)
     refusal = f"another conversion to --out {out} is running; wait for it or choose another --out"
     with full_disk_named(out), locked(folder, refusal):

@@ -69,7 +69,7 @@ def test_yuyv_that_is_called_yuv422() -> None:
 
 
 def test_an_override_that_does_not_fit_the_bytes_is_refused_with_the_setting() -> None:
-    with pytest.raises(UserError, match=r"48x64 nv12 .* does not fit its 9216 bytes; .*data.encodings={color"):
+    with pytest.raises(UserError, match=r"48x64 nv12 .* does not fit its 9216 bytes: .*data.encodings={color"):
         read(raw_image(START_NS, draw(5)), "nv12")
 
 
@@ -345,3 +345,20 @@ def test_the_rules_of_a_camera_are_its_own() -> None:
     data = load(Config, None, settings).data
     assert ImageRules.of("a", data) == ImageRules("a", "bgr8", (0.0, 4.0), (0, 65535))
     assert ImageRules.of("b", data) == ImageRules("b", None, (0.0, 4.0), (5, 9))
+
+
+@pytest.mark.parametrize(
+    ("form", "data"),
+    [
+        ("h264", b"\0\0\0\1abcdefghijklmnop"),
+        ("16UC1; compressedDepth zstd", bytes(40)),
+        ("16UC1; compressedDepth png", bytes(12) + png(draw(5))),
+        ("rgb16; png compressed ", png(draw(5).astype(np.uint16))),
+        ("png", png(np.zeros((4097, 4096), np.uint8))),
+    ],
+)
+def test_what_cannot_be_read_names_where_to_choose_another_topic(form: str, data: bytes) -> None:
+    with pytest.raises(
+        UserError, match=r": name another topic of this camera in data.cameras, or leave the camera out$"
+    ):
+        read(compressed_image(START_NS, data, form))

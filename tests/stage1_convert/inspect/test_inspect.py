@@ -14,6 +14,7 @@ from stage1_convert.inspect.survey import Survey, survey
 from stage1_convert.pipeline.convert import Options, convert
 from stage1_convert.sources.folder import LocalBags
 from stage1_convert.sources.source import BagPath
+from tests.recordings.publishers import commands_of_many_kinds, gripper_with_publisher_of_its_own
 from tests.stage1_convert.conversion import jpegs, report, rows
 from tests.stage1_convert.recording import (
     COMPRESSED,
@@ -168,17 +169,84 @@ def test_another_arms_joints_are_proposed_as_found(tmp_path: Path) -> None:
     assert report(tmp_path / "dataset")["joint_names"] == names
 
 
-def test_a_gripper_next_to_a_ur_arm_is_not_a_joint_of_the_arm(tmp_path: Path) -> None:
+def proposed(recording: Recording, folder: Path) -> Config:
+    """Return the configuration that is proposed for a recording, which must convert it."""
+    inspect(recording.write(folder / "src" / "bag"), folder / "out")
+    config = load(Config, folder / "out" / CONFIG)
+    assert convert(LocalBags(folder / "src"), folder / "dataset", config, Options()).refused == []
+    return config
+
+
+def test_a_gripper_next_to_a_ur_arm_is_a_further_joint_and_what_is_left_out_is_named(tmp_path: Path) -> None:
     recording = cell()
     for i, recorded in enumerate(recording.joints):
         message = recorded.message
-        names = [f"left_{name}" for name in ("finger_joint", *DRIVER_JOINTS)]
-        stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-        recording.joints[i] = recorded._replace(message=joint_state(stamp_ns, names, [0.5, *message.position]))
-    inspect(recording.write(tmp_path / "src" / "bag"), tmp_path / "out")
-    config = load(Config, tmp_path / "out" / CONFIG)
-    assert config.conventions.joint_order == [f"left_{name}" for name in UR_JOINTS]
-    assert convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options()).frames == 44
+        names = [f"left_{name}" for name in ("finger_joint", "inner_knuckle_joint", *DRIVER_JOINTS)]
+        positions = [i / 1000, i / 1000, *message.position]
+        recording.joints[i] = recorded._replace(message=joint_state(stamp_of(recorded), names, positions))
+    config = proposed(recording, tmp_path)
+    assert config.conventions.joint_order == [f"left_{name}" for name in (*UR_JOINTS, "finger_joint")]
+    text = (tmp_path / "out" / CONFIG).read_text()
+    assert f"# joints that are left out: {JOINT_TOPIC}: left_inner_knuckle_joint\n" in text
+    assert "add them to conventions.joint_order" in text
+
+
+@pytest.mark.parametrize(("hz", "limits"), [(50, {}), (10, {"joints.finger_joint": 250.0})])
+def test_a_gripper_with_a_publisher_of_its_own_is_a_further_joint(
+    hz: int, limits: dict[str, float], tmp_path: Path
+) -> None:
+    config = proposed(gripper_with_publisher_of_its_own(hz), tmp_path)
+    assert config.conventions.joint_order == [*UR_JOINTS, "finger_joint"]
+    assert config.data.max_age_ms_by_stream == pytest.approx(limits, rel=0.05)
+
+
+def test_a_gripper_on_a_topic_of_its_own_is_a_field_of_state_and_action(tmp_path: Path) -> None:
+    recording = gripper_with_publisher_of_its_own()
+    recording.others = [recorded._replace(topic="/gripper/joint_states") for recorded in recording.others]
+    config = proposed(recording, tmp_path)
+    assert config.data.state_fields == {"finger_joint": "/gripper/joint_states:position[finger_joint]"}
+    assert config.action_names == (*UR_JOINTS, "finger_joint")
+
+
+def test_both_arms_of_one_topic_are_proposed(tmp_path: Path) -> None:
+    recording = cell()
+    for i, recorded in enumerate(recording.joints):
+        names = [f"{side}_{name}" for side in ("left", "right") for name in DRIVER_JOINTS]
+        message = joint_state(stamp_of(recorded), names, [*recorded.message.position, *recorded.message.position])
+        recording.joints[i] = recorded._replace(message=message)
+    config = proposed(recording, tmp_path)
+    assert config.conventions.joint_order == [f"{side}_{name}" for side in ("left", "right") for name in UR_JOINTS]
+
+
+def test_both_arms_on_topics_of_their_own_are_proposed(tmp_path: Path) -> None:
+    recording = renamed(cell(), "/left/joint_states", JPEG_TOPIC)
+    recording.others = [recorded._replace(topic="/right/joint_states") for recorded in recording.joints]
+    config = proposed(recording, tmp_path)
+    assert config.data.joint_topic == "/left/joint_states"
+    assert set(config.data.state_fields) == {f"right_{name}" for name in UR_JOINTS}
+    assert config.data.state_fields["right_elbow_joint"] == "/right/joint_states:position[elbow_joint]"
+
+
+def test_a_leader_arm_is_no_state_but_named_as_left_out_and_as_commands(tmp_path: Path) -> None:
+    config = proposed(commands_of_many_kinds(), tmp_path)
+    assert (config.data.joint_topic, config.data.state_fields) == (JOINT_TOPIC, {})
+    text = (tmp_path / "out" / CONFIG).read_text()
+    assert "# joints that are left out: /leader/joint_states: leader_shoulder_lift_joint" in text
+    assert "conventions.action: command): /commands, /leader/joint_states\n" in text
+    assert "(data.action_paths: {vx: 'TOPIC:PATH'}): /servo/twist\n" in text
+
+
+def test_cameras_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
+    recording = cell(size=(16, 64))
+    for side in ("left", "right"):
+        topic = f"/{side}/camera/color/image_raw/compressed"
+        recording.others += [recorded._replace(topic=topic) for recorded in recording.images]
+    recording.images = []
+    config = proposed(recording, tmp_path)
+    assert config.data.cameras == {
+        "left_color": "/left/camera/color/image_raw",
+        "right_color": "/right/camera/color/image_raw",
+    }
 
 
 def test_cameras_with_similar_topics_get_different_names(tmp_path: Path) -> None:

@@ -1,0 +1,122 @@
+"""Choose the joints that a configuration proposes, and name those that it leaves out. Pure."""
+
+import math
+import re
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
+
+from stage1_convert.align.joint_fields import JOINT_STATE
+from stage1_convert.config import JOINTS, UR_JOINTS
+from stage1_convert.inspect.survey import Survey, TopicStats
+
+GRIPPER = re.compile(r"finger|gripper|jaw|hand", re.IGNORECASE)
+PASSIVE = re.compile(r"knuckle|mimic|inner|_tip|_pad", re.IGNORECASE)  # parts of a gripper that follow its one joint
+COMMANDED = re.compile(r"leader|command|target|desired|reference|master", re.IGNORECASE)
+SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
+DEFAULT_AGE_MS, LONGEST_AGE_MS = 100.0, 60_000.0  # of data.max_age_ms
+
+
+class JointChoice(NamedTuple):
+    """The joints to propose in joint_order, state fields of other topics, limits of slow ones, and remarks."""
+
+    order: list[str]
+    fields: dict[str, str]
+    max_age_ms: dict[str, float]
+    is_ur: bool
+    remarks: list[str]
+
+
+def is_commanded(topic: TopicStats) -> bool:
+    """Tell whether a topic of joint states holds commands, by its name: a leader arm's, for instance."""
+    return topic.type == JOINT_STATE and bool(COMMANDED.search(topic.name))
+
+
+def choose_joint_topic(survey: Survey) -> TopicStats | None:
+    """Return the JointState topic with a UR arm's joints, or else with the most joints, or else with the most messages."""
+    found = [topic for topic in _joint_topics(survey) if not is_commanded(topic)] or _joint_topics(survey)
+    return max(found, key=lambda topic: (bool(_ur_arms(topic)), len(_names(topic)), topic.read), default=None)
+
+
+def choose_joints(survey: Survey, topic: TopicStats, taken: Collection[str] = ()) -> JointChoice:
+    """Return which joints of a bag to propose: arms and grippers, those of other topics as state fields.
+
+    Names that are `taken`, such as a camera's, become no names of fields.
+    """
+    arms, names = _ur_arms(topic), _names(topic)
+    grippers = [name for name in names if _is_gripper(name) and name not in arms]
+    order = [*arms, *grippers] if arms else names
+    fields: dict[str, str] = {}
+    limits = dict(_slow_joints(survey, topic, order))
+    left_out = {topic.name: [name for name in names if name not in order]}
+    for other in _joint_topics(survey):
+        if other.name == topic.name:
+            continue
+        further = _further(other, topic, order)
+        for wanted, joint in further.items():
+            name = wanted
+            while name in (*order, *fields, *taken, "joints", "command"):
+                name += "_2"
+            fields[name] = f"{other.name}:position[{joint}]"
+            if (limit_ms := _limit_ms(other.read, survey.seconds)) is not None:
+                limits[name] = limit_ms
+        left_out[other.name] = [name for name in _names(other) if name not in further.values()]
+    told = [f"{name}: {', '.join(joints)}" for name, joints in left_out.items() if joints]
+    remarks = [f"joints that are left out: {text}" for text in told]
+    if told:
+        remarks.append(
+            "add them to conventions.joint_order, or to data.state_fields as {name: 'TOPIC:position[JOINT]'}"
+        )
+    return JointChoice(order, fields, limits, bool(arms), remarks)
+
+
+def _joint_topics(survey: Survey) -> list[TopicStats]:
+    return [topic for topic in survey.topics if topic.type == JOINT_STATE and _names(topic)]
+
+
+def _names(topic: TopicStats) -> list[str]:
+    """Return every joint that a topic names: those of its fullest messages first."""
+    orders = sorted(topic.orders, key=lambda order: (-len(order.names), -order.messages))
+    return list(dict.fromkeys(name for order in orders for name in order.names))
+
+
+def _ur_arms(topic: TopicStats) -> list[str]:
+    """Return the joints of every UR arm, in kinematic order, with whatever prefix those of one arm share."""
+    names = _names(topic)
+    prefixes = sorted(name.removesuffix(UR_JOINTS[0]) for name in names if name.endswith(UR_JOINTS[0]))
+    arms = [[prefix + joint for joint in UR_JOINTS] for prefix in prefixes]
+    return [joint for arm in arms if set(arm) <= set(names) for joint in arm]
+
+
+def _is_gripper(name: str) -> bool:
+    return bool(GRIPPER.search(name)) and not PASSIVE.search(name)
+
+
+def _further(other: TopicStats, topic: TopicStats, order: Sequence[str]) -> dict[str, str]:
+    """Return the joints of another topic to propose, by the names of their state fields.
+
+    They are its grippers, and the second arm of a cell, whose topics are told apart by left and right.
+    """
+    if is_commanded(other):
+        return {}
+    side, main = SIDE.search(other.name), SIDE.search(topic.name)
+    is_other_side = bool(side and main and side[1].lower() != main[1].lower())
+    names = [name for name in _names(other) if is_other_side or (name not in order and _is_gripper(name))]
+    prefix = f"{side[1].lower()}_" if side and is_other_side else ""
+    return {re.sub(r"\W+", "_", prefix + name, flags=re.ASCII): name for name in names}
+
+
+def _slow_joints(survey: Survey, topic: TopicStats, order: Sequence[str]) -> Iterator[tuple[str, float]]:
+    """Yield the stream and the limit of every joint in messages of its own that come too rarely for the usual limit."""
+    main = max(topic.orders, key=lambda item: (len(set(item.names) & set(order)), item.messages)).names
+    for joint in order:
+        limit_ms = _limit_ms(sum(item.messages for item in topic.orders if joint in item.names), survey.seconds)
+        if joint not in main and limit_ms is not None:
+            yield f"{JOINTS}.{joint}", limit_ms
+
+
+def _limit_ms(messages: int, seconds: float) -> float | None:
+    """Return a limit that bridges a lost message, or the longest for a joint that publishes on change; None: the usual."""
+    interval_ms = 1000 * seconds / max(messages, 1)
+    if 2.5 * interval_ms <= DEFAULT_AGE_MS:
+        return None
+    return LONGEST_AGE_MS if interval_ms > 1000 else float(math.ceil(2.5 * interval_ms))
