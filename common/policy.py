@@ -74,7 +74,7 @@ class Policy:
 
     @property
     def action_meaning(self) -> str | None:
-        """How to apply an action: `delta` is added to the present joint positions, `next_position` and `command` are targets.
+        """How to apply an action: `delta` is added to the current joint positions, `next_position` and `command` are targets.
 
         None if unknown.
         """
@@ -181,7 +181,7 @@ class _Ensemble:
         self.count_C1 = torch.zeros(0, 1, dtype=torch.long)  # predictions averaged so far for each of them
 
     def next(self, chunk_BCA: Tensor) -> Tensor:
-        """Add a prediction (B, chunk, A) and return the mean of the present step (B, A)."""
+        """Add a prediction (B, chunk, A) and return the mean for the current step (B, A)."""
         first = torch.ones(chunk_BCA.shape[1], 1, dtype=torch.long)
         if self.mean_BCA is None:
             self.mean_BCA, self.count_C1 = chunk_BCA.clone(), first

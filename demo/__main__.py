@@ -80,7 +80,7 @@ def _workflow_settings(train: TrainingConfig, overrides: Sequence[str]) -> list[
 
 def _prepare(out: Path, episodes: int) -> None:
     """Create the output folder, or clear an earlier run; bags of the same number of episodes are kept."""
-    require_ours(out, "output of the demo", sign=MARK)
+    require_ours(out, "demo run", sign=MARK)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / MARK, {"made_by": "python -m demo"})
     truth = out / "bags" / "truth.json"

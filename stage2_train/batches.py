@@ -99,7 +99,7 @@ def step_seed(*parts: int) -> int:
 
 
 class FrameStore:
-    """Everything a dataset holds of every frame: columns in memory, images where `open_frames` has them."""
+    """All frames of a dataset: columns as arrays, images as `open_frames` returns them."""
 
     def __init__(self, dataset: Dataset, frames: dict[str, Frames], cache_dir: Path) -> None:
         """Read the columns; raises UserError naming episode and frame where a value is not finite."""

@@ -9,7 +9,7 @@ from common.cli.config import Section
 
 
 class DataConfig(Section):
-    """What is trained on."""
+    """The dataset, and how its images are read."""
 
     dataset: str = Field(default="/data/lerobot", description="folder of the LeRobot v3.0 dataset")
     fps: int = Field(default=30, ge=1, description="frames per second the dataset must have")
@@ -39,7 +39,7 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        """Refuse a size that is not one."""
+        """Refuse an image size that is not two numbers."""
         if self.image_size is not None and len(self.image_size) != 2:
             raise ValueError(f"data.image_size={self.image_size}: expected [height, width] or null")
         return self
@@ -67,12 +67,12 @@ class ModelConfig(ActConfig):
 
     @property
     def act(self) -> ActConfig:
-        """What decides the network, without where its weights come from."""
+        """The settings of the network, without the source of its weights."""
         return ActConfig(**{name: getattr(self, name) for name in ActConfig.model_fields})
 
 
 class AugmentConfig(Section):
-    """Random changes of the images, on the device, another one for every sample; 0 everywhere is off."""
+    """Random changes of the images, drawn for every sample and made on the device; all zero: off."""
 
     brightness: float = Field(default=0.0, ge=0, le=1, description="multiplied by a factor of up to 1 +- this")
     contrast: float = Field(
@@ -91,7 +91,7 @@ class AugmentConfig(Section):
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is to be changed at all."""
+        """Whether any setting changes the images."""
         return any(dict(self).values())
 
 
@@ -166,7 +166,7 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        """Refuse what cannot be run."""
+        """Refuse settings that contradict each other."""
         if not self.resume:
             raise ValueError("training.resume is empty: expected auto, never or the folder of a checkpoint")
         if self.scheduler == "cosine" and self.warmup_steps > self.steps:

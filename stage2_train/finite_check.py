@@ -20,7 +20,7 @@ class FiniteCheck:
         self._first_bad_2 = torch.full((2,), math.inf, device=world.device)
 
     def record(self, step: int, loss: Tensor, grad_norm: Tensor) -> None:
-        """Take in one step. In float16 an overflow is normal: GradScaler skips the update and halves the scale."""
+        """Record one step. In float16 an overflow is normal: GradScaler skips the update and halves the scale."""
         values_2 = torch.stack([loss, torch.zeros_like(grad_norm) if self._scaler.is_enabled() else grad_norm])
         self._first_bad_2 = torch.where(values_2.isfinite(), self._first_bad_2, self._first_bad_2.clamp(max=step))
 

@@ -44,7 +44,7 @@ class StepResult(NamedTuple):
 
 
 class Due(NamedTuple):
-    """What is to be done after a step."""
+    """Which actions are due after a step."""
 
     log: bool
     validate: bool

@@ -1,4 +1,4 @@
-"""The network's output and the true chunk in; the loss and its two parts out.
+"""The loss of ACT: L1 error of the predicted chunk plus the weighted KL divergence of the VAE's posterior.
 
 Tensor names end in their axes: B batch, C chunk step, A action, L latent.
 """
@@ -22,7 +22,7 @@ def act_loss(
     action_is_pad_BC: Tensor,
     kl_weight: float,
     valid_count: int | None = None,
-    world_size: int = 1,
+    parts: int = 1,
     l1_rule: Literal["valid", "all"] = "valid",
 ) -> Loss:
     """L1 between the chunks plus `kl_weight` times the KL divergence of the posterior from N(0, 1).
@@ -32,8 +32,8 @@ def act_loss(
     every step, padded ones too (LeRobot up to 0.5.1 and Zhao et al. 2023). The KL is a sum over the latent and a mean
     over the batch, whatever is padded.
 
-    When the global batch is split evenly over `world_size` ranks, give `valid_count`, the valid steps of the global
-    batch: the mean of the ranks' losses, and so of their gradients, is then that of the global batch.
+    When the global batch is split evenly into `parts`, over ranks or accumulation steps, give `valid_count`, the valid
+    steps of the global batch: the mean of the parts' losses, and so of their gradients, is then that of the global batch.
     """
     actions_BCA, mu_BL, log_variance_BL = output
     error_BCA = (actions_BCA - action_BCA).abs().masked_fill(action_is_pad_BC[..., None], 0.0)
@@ -43,7 +43,7 @@ def act_loss(
         valid = (~action_is_pad_BC).sum().clamp(min=1)
         l1 = error_BCA.sum() / (valid * action_BCA.shape[-1])
     else:
-        l1 = error_BCA.sum() * (world_size / (max(valid_count, 1) * action_BCA.shape[-1]))
+        l1 = error_BCA.sum() * (parts / (max(valid_count, 1) * action_BCA.shape[-1]))
     if mu_BL is None or log_variance_BL is None:
         return Loss(l1, l1, l1.new_zeros(()))
     mu_BL, log_variance_BL = mu_BL.to(l1.dtype), log_variance_BL.to(l1.dtype)  # a sum in half precision would be coarse

@@ -1,4 +1,4 @@
-"""The loss of a batch in robot units: augmented and normalized on the device, predicted, compared."""
+"""From a batch in robot units to its loss: augmentation, normalization, prediction and comparison, on the device."""
 
 import contextlib
 from collections.abc import Iterable

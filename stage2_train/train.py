@@ -1,4 +1,4 @@
-"""Everything that happens before the first step of a training, in order."""
+"""One training from its configuration: everything that happens before the first step, in order, then the loop."""
 
 import contextlib
 import ctypes
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 def train(config: TrainConfig) -> Path:
     """Train to the last step and return the folder of the last checkpoint.
 
-    Raises UserError for what the operator can fix, before the first step wherever possible, and TransientError where
+    Raises UserError for what the user can fix, before the first step wherever possible, and TransientError where
     the same command resumes from what is saved: after SIGTERM, or when another process is lost.
     """
     dataset, episodes, held_out = open_dataset(config)

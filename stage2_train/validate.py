@@ -1,4 +1,4 @@
-"""The held-out loss: the mean distance of predicted chunks from the recorded ones, in the network's units.
+"""The held-out loss: the mean L1 error of predicted chunks, in normalized units.
 
 The latent is zero, as on the robot. The batches are the same for any number of processes, which share them.
 """
@@ -25,7 +25,7 @@ class Validation:
 
     @torch.no_grad()
     def loss(self, module: LossModule, world: World) -> float:
-        """Return the mean over the batches of all ranks, the same on every rank; draws no random numbers."""
+        """Return the mean over all held-out chunks, the same on every rank; draws no random numbers."""
         sum_and_count_2 = torch.zeros(2, dtype=torch.float64, device=world.device)
         module.network.eval()
         for first in range(world.rank * self._batch_size, len(self._rows), world.size * self._batch_size):

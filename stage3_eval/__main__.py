@@ -25,11 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _compare(flags)
     missing = [f"--{name}" for name in ("checkpoint", "dataset", "out") if getattr(flags, name) is None]
     if missing:
-        raise UserError(f"command line: these are required: {', '.join(missing)}; see stage3_eval --help")
+        raise UserError(f"command line: these are required: {', '.join(missing)}; see python -m stage3_eval --help")
     out = flags.out.resolve()
     require_evaluation(out)
 
-    from stage3_eval.evaluate import evaluate  # importing torch takes seconds, a mistake in the flags should not
+    from stage3_eval.evaluate import evaluate  # imports torch, which takes seconds: wrong flags are reported before
     from stage3_eval.inputs import open_inputs
 
     if flags.export:
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser("stage3_eval", description=__doc__)
+    parser = Parser("python -m stage3_eval", description=__doc__)
     add = parser.add_argument
     add("--checkpoint", type=Path, help="a run, one of its checkpoints or a pretrained_model folder, ours or LeRobot's")
     add("--dataset", type=Path, help="a LeRobot v3.0 dataset")
@@ -74,7 +74,7 @@ def _parser() -> Parser:
 
 def _compare(flags: argparse.Namespace) -> int:
     if flags.out is None:
-        raise UserError("command line: --compare needs --out; see stage3_eval --help")
+        raise UserError("command line: --compare needs --out; see python -m stage3_eval --help")
 
     from stage3_eval.compare.compare import compare
 

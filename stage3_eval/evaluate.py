@@ -13,7 +13,7 @@ from common.cli.command import UserError
 from common.lerobot.metadata import ACTION, STATE, Episode
 from common.storage.files import write_json
 from stage3_eval.inputs import Inputs
-from stage3_eval.metrics.scores import EpisodeScores, Rules, score_episode
+from stage3_eval.metrics.scores import EpisodeScores, ScoreSettings, score_episode
 from stage3_eval.metrics.summary import OPEN_LOOP, QUEUE, Header, Identity, Protocol, Summary
 from stage3_eval.metrics.table import episode_table
 from stage3_eval.metrics.totals import summarize_evaluation
@@ -26,6 +26,8 @@ from stage3_eval.report.page import write_page
 log = logging.getLogger(__name__)
 TIMED_ON_CPU = 50  # frames per episode: enough for percentiles, little against the evaluation itself
 MOMENTS = 6  # worst moments on the page, unless more are asked for
+PREDICTION = "the policy's prediction"
+OTHER_WEIGHTS = "its weights have diverged or are damaged: evaluate another checkpoint"
 
 
 class Settings(NamedTuple):
@@ -48,10 +50,12 @@ def evaluate(inputs: Inputs, out: Path, settings: Settings) -> Summary:
     finished = read_finished(out, header.evaluation)
     if finished is not None:
         return finished
-    rules = _rules(inputs, settings)
+    score_settings = _score_settings(inputs, settings)
     with new_results(out) as folder:
         first_call_s = _first_call(inputs)
-        scores = [_evaluate_episode(inputs, settings, rules, header, episode, folder) for episode in inputs.episodes]
+        scores = [
+            _evaluate_episode(inputs, settings, score_settings, header, episode, folder) for episode in inputs.episodes
+        ]
         summary = summarize_evaluation(header, inputs.episodes, scores, first_call_s)
         if len(scores) > 1:
             _join_tables(folder / ALL_EPISODES, [folder / episode_file(episode.number) for episode in inputs.episodes])
@@ -116,16 +120,16 @@ def _speed_limits(inputs: Inputs, speed: Sequence[float] | None) -> list[float] 
     return list(speed) * (n_joints if len(speed) == 1 else 1)
 
 
-def _rules(inputs: Inputs, settings: Settings) -> Rules:
+def _score_settings(inputs: Inputs, settings: Settings) -> ScoreSettings:
     dataset, speed = inputs.dataset, _speed_limits(inputs, settings.max_joint_speed)
     limit_A = None if speed is None else np.asarray(speed) / dataset.fps
     mean_A = dataset.stats[ACTION]["mean"]
     n_moments = max(MOMENTS, settings.attention)
-    return Rules(settings.protocol, inputs.action_meaning, dataset.fps, mean_A, limit_A, n_moments)
+    return ScoreSettings(settings.protocol, inputs.action_meaning, dataset.fps, mean_A, limit_A, n_moments)
 
 
 def _evaluate_episode(
-    inputs: Inputs, settings: Settings, rules: Rules, header: Header, episode: Episode, folder: Path
+    inputs: Inputs, settings: Settings, score_settings: ScoreSettings, header: Header, episode: Episode, folder: Path
 ) -> EpisodeScores:
     """Predict, write the parquet file of the episode into `folder`, and return the scores."""
     policy, dataset = inputs.policy, inputs.dataset
@@ -136,13 +140,13 @@ def _evaluate_episode(
     predict = predict_queue if settings.protocol == QUEUE else predict_open_loop
     prediction = predict(policy, dataset, episode, rows, settings.batch_size, n_timed)
     frames = np.arange(episode.length)
-    require_finite(prediction.executed_TA, "the policy's prediction", episode, frames)
+    require_finite(prediction.executed_TA, PREDICTION, episode, frames, OTHER_WEIGHTS)
     if settings.protocol != QUEUE:
-        require_finite(prediction.chunk_SCA, "the policy's prediction", episode, prediction.start_S)
+        require_finite(prediction.chunk_SCA, PREDICTION, episode, prediction.start_S, OTHER_WEIGHTS)
     states = dataset.features[STATE].names or [f"joint_{i}" for i in range(rows[STATE].shape[1])]
     table = episode_table(rows, prediction.executed_TA, prediction.latency_T_s, states, header)
     pq.write_table(table, folder / episode_file(episode.number))
-    return score_episode(rows[ACTION], positions(dataset, rows[STATE]), prediction, rules)
+    return score_episode(rows[ACTION], positions(dataset, rows[STATE]), prediction, score_settings)
 
 
 def _read(inputs: Inputs, episode: Episode) -> Columns:

@@ -113,7 +113,7 @@ def require_exportable(folder: Path) -> None:
             importlib.import_module(name)
         except ImportError:
             raise UserError(f"--export needs {', '.join(PACKAGES)}: pip install 'bag2act[onnx]'") from None
-    require_ours(folder, "export of ours", "--export", sign=ABOUT, names=(ONNX, ABOUT, README))
+    require_ours(folder, "export", "--export", sign=ABOUT, names=(ONNX, ABOUT, README))
 
 
 def export(inputs: Inputs, folder: Path, batch_size: int) -> str:

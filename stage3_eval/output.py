@@ -1,6 +1,6 @@
 """The folder of --out: files are written into a temporary folder inside it and moved out when all of them are complete.
 
-The temporary folder lies inside because the output folder of a container is a mount point, which cannot be renamed.
+The temporary folder is inside because the output folder of a container is a mount point, which cannot be renamed.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _RESULTS = ("episode_[0-9][0-9][0-9]*.parquet", ALL_EPISODES, SUMMARY, PAGE, CUR
 def require_evaluation(out: Path) -> None:
     """Raise UserError unless `out` is missing, empty, or an evaluation, finished or not, and nothing else."""
     finished = not (out / WORK).is_dir()
-    require_ours(out, "evaluation of ours", sign=SUMMARY if finished else None, names=(*_RESULTS, WORK))
+    require_ours(out, "evaluation", sign=SUMMARY if finished else None, names=(*_RESULTS, WORK))
 
 
 def read_summary(folder: Path) -> Summary:

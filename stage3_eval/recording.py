@@ -49,9 +49,15 @@ def positions(dataset: Dataset, state_TS: npt.NDArray[Any]) -> npt.NDArray[Any] 
     return state_TS if state_TS.shape[1] == dataset.features[ACTION].shape[0] else None
 
 
-def require_finite(values: npt.NDArray[Any], what: str, episode: Episode, frames: npt.NDArray[np.int64]) -> None:
+def require_finite(
+    values: npt.NDArray[Any],
+    what: str,
+    episode: Episode,
+    frames: npt.NDArray[np.int64],
+    remedy: str = "leave the episode out or repair its source",
+) -> None:
     """Raise UserError naming the first of `frames` whose values are not all finite."""
     bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
     if bad.any():
         where = f"episode {episode.number}, frame {int(frames[bad.argmax()])}"
-        raise UserError(f"{what} is not finite: {where}; leave the episode out or repair its source")
+        raise UserError(f"{what} is not finite: {where}; {remedy}")

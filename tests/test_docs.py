@@ -21,8 +21,8 @@ def test_the_pictures_of_the_architecture_are_those_of_the_imports() -> None:
     assert PAGE.read_text() == redrawn(PAGE.read_text()), "run python -m tests.architecture"
 
 
-def test_the_way_of_one_bag_names_modules_that_exist() -> None:
-    way = PAGE.read_text().split("## The way of one bag")[1].split("## ")[0]
+def test_the_steps_of_converting_one_bag_are_modules_that_exist() -> None:
+    way = PAGE.read_text().split("## How one bag is converted")[1].split("## ")[0]
     names = re.findall(r"\b(?:sources|bags|align|images|dataset|pipeline|report)\.\w+", way)
     assert len(names) > 15
     missing = [name for name in names if not (ROOT / "stage1_convert" / f"{name.replace('.', '/')}.py").is_file()]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from common.act.resnet import ResNet
 from common.cli.config import Section
+from common.cli.validation import show
 
 SINUSOID_BASE = 10_000.0  # Vaswani et al. 2017
 
@@ -52,7 +53,7 @@ class ActConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        """Refuse combinations that are not possible."""
+        """Refuse settings that contradict each other."""
         if self.dim_model % self.n_heads or self.dim_model % 4:
             raise ValueError(
                 f"model.dim_model={self.dim_model}: expected a multiple of 4 and of model.n_heads={self.n_heads}"
@@ -62,7 +63,7 @@ class ActConfig(Section):
                 f"model.n_action_steps={self.n_action_steps}: expected at most model.chunk_size={self.chunk_size}"
             )
         if self.temporal_ensemble_coeff is not None and self.n_action_steps != 1:
-            raise ValueError("model.temporal_ensemble_coeff needs model.n_action_steps=1")
+            raise ValueError(f"model.n_action_steps={show(self.n_action_steps)}: model.temporal_ensemble_coeff needs 1")
         return self
 
 

@@ -9,7 +9,7 @@ PositiveInt = Annotated[StrictInt, Field(ge=1)]
 
 
 class Record(BaseModel):
-    """A part of a file that LeRobot or an earlier version may have written."""
+    """A JSON object that LeRobot or an earlier version of this project may have written."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -58,7 +58,7 @@ class ProcessorFile(Record):
 
 @dataclass(frozen=True)
 class Robot:
-    """What a driver must know to apply the actions; None where a checkpoint of another tool does not say."""
+    """What a driver must know to apply the actions; None where the checkpoint does not say."""
 
     joint_names: tuple[str, ...] | None = None
     fps: int | None = None

@@ -1,4 +1,4 @@
-"""The frame of every command: logging, progress, and the translation of exceptions into one line and an exit code.
+"""What every command runs in: logging, progress, and the translation of exceptions into one line and an exit code.
 
 Exit codes: 0 success; 2 user error; 75 temporary failure (EX_TEMPFAIL); 130 stopped by Ctrl-C; 1 internal error, with its
 traceback.
@@ -29,12 +29,12 @@ STOPPED = "stopped; run the same command again to continue"
 _REMEDIES = {
     errno.ENOSPC: "free some space and run again",
     errno.EDQUOT: "free some space and run again",
-    errno.EACCES: "allow it or choose another place",
-    errno.EPERM: "allow it or choose another place",
-    errno.EROFS: "choose a place that may be written to",
-    errno.ENOTDIR: "choose another place",
+    errno.EACCES: "change its permissions or choose another path",
+    errno.EPERM: "change its permissions or choose another path",
+    errno.EROFS: "choose a path on a writable file system",
+    errno.ENOTDIR: "choose another path",
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ENOLCK: "choose a place on a file system that has locks",
+    errno.ENOLCK: "choose a path on a file system that supports locks",
 }
 
 T = TypeVar("T")

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from common.cli.command import UserError
 from common.cli.validation import show, validate
@@ -40,10 +41,8 @@ class Section(BaseModel):
             return value
         if type(None) in get_args(annotation) and value.lower() in NULLS:
             return None
-        if annotation is bool:
-            return {"true": True, "false": False}.get(
-                value.lower(), value + "?"
-            )  # which is no boolean to pydantic either
+        if annotation is bool and value.lower() not in ("true", "false"):
+            raise PydanticCustomError("bool_parsing", "expected true or false")
         return value
 
 
@@ -116,7 +115,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _value(text: str, where: str) -> Any:
-    """Read a value as YAML has it, but for its comments: in `data.path=/data/run #3` the number is part of the name."""
+    """Parse a value as YAML, but without comments: in `data.path=/data/run #3` the number is part of the name."""
     value = _parse(text, where)
     is_cut = value is None or (isinstance(value, str) and value and text.startswith(value))
     return text if is_cut else value

@@ -28,7 +28,7 @@ VARIABLES = (
 )
 HIDDEN = "***"
 MIN_SECRET_CHARS = 8  # replacing shorter ones would garble the text
-# The value of such a name is a secret, whoever it belongs to.
+# The value after one of these names is a secret, also one that is not in the environment.
 NAMED = re.compile(r"(?i)\b(sig|AccountKey|SharedAccessSignature)(=|%3D)([^\s&;'\"<>]+)")
 
 

@@ -43,17 +43,17 @@ def validate(kind: type[M], value: Any, where: str = "", strict: bool = False) -
 
 def explain(error: ValidationError, kind: Any) -> str:
     """Return the first error as one line; an unknown key comes first, because it may be the cause of the others."""
-    faults = error.errors(include_url=False)
-    fault = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
-    location, value, context = fault["loc"], fault["input"], fault.get("ctx", {})
+    details = error.errors(include_url=False)
+    first = next((detail for detail in details if detail["type"] == "extra_forbidden"), details[0])
+    location, value, context = first["loc"], first["input"], first.get("ctx", {})
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
-    if fault["type"] == "extra_forbidden":
+    if first["type"] == "extra_forbidden":
         return f"unknown key {key}{_nearest(kind, location)}"
-    if fault["type"] == "value_error":  # raised by a check of ours, whose text names the keys itself
+    if first["type"] == "value_error":  # raised by our own validators, whose text names the keys
         return str(context["error"])
-    if fault["type"] == "missing":
+    if first["type"] == "missing":
         return f"{key} is missing"
-    expected = _expectation(fault["type"], context) or fault["msg"]
+    expected = _expectation(first["type"], context) or first["msg"]
     shown = repr(value) if expected == EXPECTED["model"] else show(value)
     if len(shown) > MAX_VALUE_CHARS:
         shown = f"{shown[: MAX_VALUE_CHARS - 3]}..."
@@ -69,7 +69,7 @@ def _expectation(type_: str, context: Mapping[str, Any]) -> str | None:
 
 
 def show(value: Any) -> str:
-    """Return a value as YAML has it."""
+    """Return a value as YAML spells it."""
     if isinstance(value, bool):
         return str(value).lower()
     return "null" if value is None else str(value)

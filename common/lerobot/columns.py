@@ -56,7 +56,7 @@ def copy_again_if_damaged(folder: Path, read: Callable[[], T]) -> T:
 
 
 def as_array(column: pa.ChunkedArray, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Return a column of numbers as (rows, *shape), or (rows,) of single ones, without a copy where that can be."""
+    """Return a column of numbers as (rows, *shape), or (rows,) where `shape` is (1,), without a copy where possible."""
     flat = column
     while pa.types.is_list(flat.type) or pa.types.is_fixed_size_list(flat.type) or pa.types.is_large_list(flat.type):
         flat = pa.chunked_array([chunk.flatten() for chunk in flat.chunks], type=flat.type.value_type)

@@ -48,7 +48,7 @@ class Dataset:
     features: dict[str, Feature]
     episodes: tuple[Episode, ...]
     info: Info
-    size: tuple[int, int] | None = None  # height and width that every image is given in; None: as it is stored
+    size: tuple[int, int] | None = None  # height and width to which every image is resized; None: as stored
 
     @classmethod
     def open(cls, root: Path) -> "Dataset":
@@ -73,7 +73,7 @@ class Dataset:
 
     @property
     def cameras(self) -> dict[str, tuple[int, int, int]]:
-        """Camera name -> shape (height, width, channels) of the images as they are given, in the dataset's order."""
+        """Camera name -> shape (height, width, channels) of the images, resized to `size`, in the dataset's order."""
         stored = {key: _image_shape(feature) for key, feature in self.features.items() if feature.dtype in IMAGE_DTYPES}
         return {key.removeprefix(IMAGES): (*(self.size or shape[:2]), shape[2]) for key, shape in stored.items()}
 
@@ -171,6 +171,14 @@ class Dataset:
         key = image_key(camera)
         chunk, file, start_s, _ = episode.videos[key]
         return self.root / VIDEO_PATH.format(video_key=key, chunk_index=chunk, file_index=file), start_s
+
+    def video_frame(self, episode: Episode, camera: str, frame: int) -> Image:
+        """Decode one frame of an episode's video, in its stored size; raises UserError where the video ends before it."""
+        path, start_s = self.video(episode, camera)
+        time_s = start_s + frame / self.fps
+        for image in decode_video(path, time_s, 1, self.fps):
+            return image
+        raise UserError(f"{path} ends before {time_s:.3f} s; the video is incomplete")
 
     def resized(self, image: Image, camera: str) -> Image:
         """Return a stored image in `size`; raises UserError when its shape is not the declared one."""

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from common.cli.command import UserError, one_line, progress
 from common.lerobot.dataset import Dataset
-from common.lerobot.images import Image, decode_image, decode_video
+from common.lerobot.images import Image, decode_image
 from common.lerobot.metadata import Episode, image_key
 from common.storage.files import exclusive_lock, new_folder, read_json, remove_stale, require_free, write_json
 
@@ -73,10 +73,9 @@ class DecodedFrames:
             if self._encoded is not None:
                 image = decode_image(self._encoded[row].as_py()["bytes"])
             else:
-                path, start_s = dataset.video(episode, camera)
-                image = next(decode_video(path, start_s + frame / dataset.fps, 1, dataset.fps))
+                image = dataset.video_frame(episode, camera, frame)
             return dataset.resized(image, camera)
-        except (UserError, StopIteration) as error:
+        except UserError as error:
             where = f"camera {camera}, episode {episode.number}, frame {frame}"
             raise UserError(f"{dataset.root}: {where}: {one_line(error)}") from error
 

@@ -78,7 +78,8 @@ def resize(image: Image, size: tuple[int, int] | None) -> Image:
 def decode_video(path: Path, start_s: float, count: int, fps: int) -> Iterator[Image]:
     """Yield `count` frames of a video in order, starting at `start_s`, as RGB (height, width, 3) uint8.
 
-    Frame i is the one at start_s + i / fps; raises UserError when it is off by more than 1e-4 s, LeRobot's tolerance.
+    Frame i is the one at start_s + i / fps. Raises UserError when it is off by more than 1e-4 s, LeRobot's tolerance. A video
+    that ends early yields fewer frames.
     """
     import av
 

@@ -15,9 +15,8 @@ VERSION = "v3.0"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-FILES_PER_CHUNK = (
-    1000  # file-1000 would sort before file-101, and readers concatenate files in the order of their names
-)
+# Readers concatenate files in the order of their names, in which file-1000 would come before file-101.
+FILES_PER_CHUNK = 1000
 STATE, ACTION, IMAGES = "observation.state", "action", "observation.images."
 INDEX_COLUMNS = {
     "timestamp": "float32",

@@ -1,4 +1,4 @@
-"""The pages that the stages write: one template to extend, one style sheet, charts, images, and numbers in words.
+"""The pages that the stages write: one template to extend, one style sheet, charts, images and number formats.
 
 A page is a single HTML file that needs no network and no script; `render` fills its template.
 """
@@ -13,7 +13,7 @@ from common.report import formatting
 def render(package: str, template: str, **context: Any) -> str:
     """Return the page that `template`, a file of `package`, makes of `context`.
 
-    The template extends base.html.j2 and imports components.html.j2, both of which lie in common/report. Values are
+    The template extends base.html.j2 and imports components.html.j2, both in common/report. Values are
     escaped, and a name that is not in the context is an error.
     """
     loader = ChoiceLoader([PackageLoader(package, ""), PackageLoader("common.report", "")])

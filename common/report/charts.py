@@ -1,4 +1,4 @@
-"""Charts as geometry: where curves, bars and labels lie. components.html.j2 draws them as inline SVG. Pure.
+"""Charts as geometry: the positions of curves, bars and labels. components.html.j2 draws them as inline SVG. Pure.
 
 A plot is stretched to the width of the screen; its labels are HTML, so that text keeps its size. Horizontal positions
 of curves and bars run from 0 to 1000, vertical ones from 0 (top) to 100; those of labels are percentages of the plot.
@@ -16,8 +16,8 @@ from common.report.formatting import MINUS
 
 Values = Sequence[float] | npt.NDArray[Any]
 
-POINTS = 240  # of a curve: more cannot be told apart
-AIR = 0.03  # of the extent, kept free above and below a curve
+MAX_POINTS = 240  # of a curve: more cannot be told apart
+MARGIN = 0.03  # share of the extent that is kept free above and below a curve
 
 
 class Line(NamedTuple):
@@ -85,11 +85,11 @@ class Plot(NamedTuple):
 def line_chart(
     label: str, lines: Sequence[Line], x_unit: str = "", y_unit: str = "", height: int = 130, from_zero: bool = False
 ) -> Plot:
-    """Return curves over common axes with round numbers at them; units stand behind the numbers."""
+    """Return curves over common axes, which are labeled with round numbers and their units."""
     xs = [float(value) for line in lines for value in line.x]
     ys = [float(value) for line in lines for value in line.y if math.isfinite(value)]
     x_range = _padded(min(xs, default=0.0), max(xs, default=1.0))
-    y_range = _padded(min(ys, default=0.0), max(ys, default=1.0), AIR)
+    y_range = _padded(min(ys, default=0.0), max(ys, default=1.0), MARGIN)
     if from_zero:
         y_range = (min(0.0, *ys), y_range[1])
     return Plot(
@@ -108,7 +108,7 @@ def sparkline(label: str, line: Line, unit: str = "", height: int = 56, limit: f
     if limit is not None:
         bottom, top = min(0.0, low), max(high, limit)
         extremes += f" {unit}, limit {short(limit)}"
-    y_range = _padded(bottom, top, AIR)
+    y_range = _padded(bottom, top, MARGIN)
     return Plot(
         f"{label}: {extremes} {unit}".strip(),
         height,
@@ -126,8 +126,8 @@ def histogram(label: str, values: Sequence[float], x_unit: str, marks: Sequence[
     width = 1000 / bins
     heights = np.round(100 * counts / counts.max(initial=1), 1).tolist()
     bars = [
-        Bar("count", round(width * place, 1), 100 - height, width - 1.5, height)
-        for place, height in enumerate(heights)
+        Bar("count", round(width * index, 1), 100 - height, width - 1.5, height)
+        for index, height in enumerate(heights)
         if height
     ]
     return Plot(
@@ -190,27 +190,27 @@ def _path(line: Line, x_range: tuple[float, float], y_range: tuple[float, float]
     """Return a polyline through the values that are finite; of too many, through the extremes of every stretch."""
     x, y = np.asarray(line.x, np.float64), np.asarray(line.y, np.float64)
     x, y = x[np.isfinite(y)], y[np.isfinite(y)]
-    if len(y) > POINTS:
-        edges = np.linspace(0, len(y), POINTS // 2 + 1).astype(int)
+    if len(y) > MAX_POINTS:
+        edges = np.linspace(0, len(y), MAX_POINTS // 2 + 1).astype(int)
         pairs = [(a + int(y[a:b].argmin()), a + int(y[a:b].argmax())) for a, b in itertools.pairwise(edges)]
         kept = np.unique(pairs)
         x, y = x[kept], y[kept]
-    places = zip(10 * _percent(x, x_range), _percent(y, y_range[::-1]), strict=True)
-    return "M" + "L".join(f"{right:.0f} {down:.1f}" for right, down in places) if len(y) else ""
+    points = zip(10 * _percent(x, x_range), _percent(y, y_range[::-1]), strict=True)
+    return "M" + "L".join(f"{px:.0f} {py:.1f}" for px, py in points) if len(y) else ""
 
 
 def _percent(value: Any, extent: tuple[float, float]) -> Any:
-    """Return where values lie between two ends, in percent."""
+    """Return the positions of values between two ends, in percent."""
     return np.round(100 * (value - extent[0]) / (extent[1] - extent[0]), 2)
 
 
-def _padded(low: float, high: float, air: float = 0.0) -> tuple[float, float]:
-    """Return a range with some air in it; a range without extent gets one, around its value."""
+def _padded(low: float, high: float, margin: float = 0.0) -> tuple[float, float]:
+    """Return the range widened by a share of its extent on either side; a range without extent gets one."""
     extent = high - low
     if extent < 1e-12:
         pad = abs(high) * 0.1 or 1.0
         return low - pad, high + pad
-    return low - air * extent, high + air * extent
+    return low - margin * extent, high + margin * extent
 
 
 def _in_rows(labels: Iterable[Label]) -> list[Label]:

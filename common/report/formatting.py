@@ -9,7 +9,7 @@ UNKNOWN, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Write a number with so many significant digits and no exponent; a dash for None and for what is not finite."""
+    """Write a number with `digits` significant digits and no exponent; None and what is not finite are a dash."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
     text = np.format_float_positional(value, precision=digits, fractional=False, trim="-")
@@ -24,12 +24,12 @@ def angle(value: float | None, units: str) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """Write how many times something else a value is."""
+    """Write a factor with a multiplication sign."""
     return UNKNOWN if value is None else f"{number(value, 2)} \N{MULTIPLICATION SIGN}"
 
 
 def share(value: float) -> str:
-    """Write a share of 1 as a percentage; a small one is never rounded to nothing."""
+    """Write a share of 1 as a percentage; a small one is never rounded to zero."""
     return "0 %" if value == 0 else "under 0.1 %" if value < 0.001 else f"{100 * value:.1f} %"
 
 

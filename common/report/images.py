@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from common.cli.command import UserError, one_line
 from common.lerobot.dataset import Dataset
-from common.lerobot.images import Image, decode_image, decode_video
+from common.lerobot.images import Image, decode_image
 from common.lerobot.metadata import Episode, image_key
 
 FILM_FRAMES, FILM_PX = 8, 160
@@ -54,7 +54,7 @@ def read_frames(dataset: Dataset, episode: Episode, camera: str, frames: Sequenc
     for frame in frames:
         try:
             image = dataset.resized(next(images), camera)
-        except (UserError, StopIteration) as error:  # the latter: a video ends too early
+        except UserError as error:
             raise UserError(f"camera {camera}, episode {episode.number}, frame {frame}: {one_line(error)}") from error
         yield image
 
@@ -98,6 +98,5 @@ def _from_rows(dataset: Dataset, episode: Episode, camera: str, frames: Sequence
 
 
 def _from_video(dataset: Dataset, episode: Episode, camera: str, frames: Sequence[int]) -> Iterator[Image]:
-    path, start_s = dataset.video(episode, camera)
     for frame in frames:
-        yield from decode_video(path, start_s + frame / dataset.fps, 1, dataset.fps)
+        yield dataset.video_frame(episode, camera, frame)

@@ -110,7 +110,7 @@ def new_folder(path: Path, manifest: bool = True) -> Iterator[Path]:
                 for name in names:
                     sync(Path(folder, name))
                 sync(Path(folder))
-            _take_name(temporary, path)
+            _replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -213,7 +213,7 @@ def remove_stale(folder: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder at once: a kill never leaves a part of its content under its name."""
+    """Rename a folder, then remove it, so that a kill never leaves part of its content under its name."""
     doomed = temporary_path(path)
     path.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
@@ -224,15 +224,18 @@ def require_ours(
 ) -> None:
     """Raise UserError unless results may be written into `folder`, so that nobody else's files are ever replaced.
 
-    The folder must be missing, empty, or an earlier result of ours. Such a result is recognized by the file `sign`, a
-    relative name, and holds nothing that matches none of the patterns `names`.
+    The folder must be missing, empty, or an earlier result of this command: it has the file `sign`, a relative name, and
+    every name in it matches one of the patterns `names`. `what` is what the message calls such a result.
     """
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name] * folder.exists()
     foreign = [name for name in found if not any(fnmatch(name, pattern) for pattern in names)]
     if not foreign and sign is not None and not (folder / sign).is_file():
         foreign = found
     if foreign or folder.is_file():
-        raise UserError(f"{flag} {folder} holds {(foreign or found)[0]}, which is no {what}; choose another folder")
+        raise UserError(
+            f"{flag} {folder} holds {(foreign or found)[0]}, which does not belong to an earlier {what}; "
+            "choose another folder"
+        )
     parent = nearest_existing(folder)
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         raise UserError(f"{flag} {folder} cannot be created: {parent} is not a folder that may be written to")
@@ -287,8 +290,8 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _take_name(temporary: Path, path: Path) -> None:
-    """Give a complete folder its name; the one that has it vanishes. `remove_stale` mends a kill between the renames."""
+def _replace_folder(temporary: Path, path: Path) -> None:
+    """Rename a complete folder to `path`, replacing a folder there; `remove_stale` undoes a kill between the renames."""
     replaced = temporary.with_name(temporary.name + _REPLACED)
     if path.exists():
         path.rename(replaced)

@@ -117,7 +117,7 @@ class _Pool(Generic[A, R]):
 
 
 class _Worker(Generic[A, R]):
-    """A process that computes one item at a time; `number` is that of the present or last item."""
+    """A process that computes one item at a time; `number` is that of its current or last item."""
 
     def __init__(self, function: Callable[[A], R]) -> None:
         # Arrow's allocator takes 1 GiB at its first use, of which it may need little, unless it is told to wait.
@@ -134,7 +134,7 @@ class _Worker(Generic[A, R]):
     def start(self, number: int, item: A, limits: Limits) -> None:
         """Send an item to the process."""
         self.number, self._limits, self.deadline_s = number, limits, time.monotonic() + limits.time_s
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died, as receive() will find
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died; receive() reports that
             self.connection.send((item, limits.memory_bytes))
 
     def receive(self) -> R | UserError:

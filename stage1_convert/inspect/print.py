@@ -18,7 +18,7 @@ from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.bags.message_types import IMAGE_TYPES
 from stage1_convert.bags.storage import limits_for
 from stage1_convert.images.encode import encode
-from stage1_convert.inspect.proposal import propose
+from stage1_convert.inspect.proposal import describe_missing, propose
 from stage1_convert.inspect.survey import Camera, Survey, TopicStats, changes, survey
 from stage1_convert.sources.folder import find_bags, size_bytes
 from stage1_convert.sources.source import BagPath
@@ -49,7 +49,7 @@ def inspect(path: Path, out: Path | None = None, distro: str = "humble", msg_pat
             print("\n".join(describe(found, _thumbnails(found, folder))), end="\n\n")
     text = propose(surveys)
     if text is None:
-        print("no configuration is proposed: no bag holds joint states and images that decode")
+        print(f"no configuration is proposed: {describe_missing(surveys)}")
     else:
         write_file(folder / CONFIG_NAME, text.encode())
         print(f"proposed configuration, saved as {folder / CONFIG_NAME}:\n\n{text}")

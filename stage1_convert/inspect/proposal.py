@@ -39,6 +39,18 @@ def propose(surveys: Sequence[Survey]) -> str | None:
     return None
 
 
+def describe_missing(surveys: Sequence[Survey]) -> str:
+    """Return what the bags lack for a configuration."""
+    found = {
+        "joint states (sensor_msgs/msg/JointState)": any(choose_joint_topic(survey) for survey in surveys),
+        "images that decode": any(_cameras(survey) for survey in surveys),
+    }
+    missing = [name for name, is_there in found.items() if not is_there]
+    return (
+        f"no bag holds {' or '.join(missing)}" if missing else "no bag holds both joint states and images that decode"
+    )
+
+
 def _yaml(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) -> str:
     chosen = choose_joints(survey, joints, cameras)
     slowest_hz = min((_rate_hz(stats) or FPS for stats in cameras.values()), default=FPS)

@@ -24,8 +24,8 @@ from stage2_train.config import TrainConfig
 from stage2_train.optimizer import Optimizer
 from stage2_train.tracking.averages import AveragesState
 
-# Settings that change no step: where files are, how often they are written, what computes. The global batch is compared as
-# a whole, and the dataset by its content.
+# Settings that change no step: paths, how often files are written, the device. The global batch is compared as a whole,
+# and the dataset by its `identity`.
 FREE_KEYS = {
     *("data.dataset", "data.frame_cache", "data.cache_dir", "model.n_action_steps", "model.temporal_ensemble_coeff"),
     *("training.batch_size", "training.grad_accumulation", "training.ddp_bucket_mb", "training.num_workers"),

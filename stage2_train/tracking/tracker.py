@@ -96,7 +96,7 @@ class ConsoleProgress:
 
 
 def truncate_metrics(path: Path, step: int) -> None:
-    """Cut metrics.jsonl after the lines up to `step`, where a training resumes; an incomplete last line goes, too."""
+    """Cut metrics.jsonl after the lines up to `step`, where a training resumes; an incomplete last line is removed, too."""
     kept = []
     for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
         try:

@@ -24,7 +24,7 @@ def compare(paths: Sequence[Path], out: Path, metric: str, evaluate: Callable[[P
     Raises UserError when a path is neither, when there is no dataset to evaluate checkpoints on, or when `out` holds
     something else.
     """
-    require_ours(out, "comparison of ours", names=(CSV, JSON, PAGE, EVALUATIONS, ".tmp-*"))
+    require_ours(out, "comparison", names=(CSV, JSON, PAGE, EVALUATIONS, ".tmp-*"))
     folders = dict(zip(label(paths), paths, strict=True))
     results = []
     for name, path in folders.items():

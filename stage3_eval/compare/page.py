@@ -8,7 +8,7 @@ from common.report import render
 from common.report.charts import Line, Plot, line_chart
 from stage3_eval.compare.ranking import COLUMNS, Comparison, Result, verdict
 
-KINDS = 6  # of lines that can be told apart; further results start over
+N_LINE_STYLES = 6  # c0 to c5 in style.css; further results reuse them
 HEIGHT_PX = 220
 
 
@@ -26,34 +26,34 @@ def page(results: Sequence[Result], comparison: Comparison) -> str:
         protocols=list(dict.fromkeys(result.summary.protocol for result in ordered)),
         units=_metric_units(ordered, comparison.metric),
         is_column=comparison.metric in COLUMNS.values(),
-        legend=[(_kind(place), result.label) for place, result in enumerate(ordered)],
+        legend=[(_line_style(index), result.label) for index, result in enumerate(ordered)],
         horizon=_draw_horizon(ordered),
         losses=_draw_losses(ordered),
         without_losses=[result.label for result in ordered if not result.losses],
     )
 
 
-def _kind(place: int) -> str:
-    return f"c{place % KINDS}"
+def _line_style(index: int) -> str:
+    return f"c{index % N_LINE_STYLES}"
 
 
 def _draw_horizon(ordered: Sequence[Result]) -> Plot:
     in_degrees = {result.summary.units for result in ordered} == {"rad"}
     lines = []
-    for place, result in enumerate(ordered):
+    for index, result in enumerate(ordered):
         errors = np.array(result.summary.policy.mae_by_step)
         seconds = np.arange(len(errors)) / result.summary.fps
-        lines.append(Line(result.label, seconds, np.degrees(errors) if in_degrees else errors, _kind(place)))
+        lines.append(Line(result.label, seconds, np.degrees(errors) if in_degrees else errors, _line_style(index)))
     unit = "°" if in_degrees else ""
     return line_chart("Mean error by how far ahead the action lies", lines, " s", unit, HEIGHT_PX, from_zero=True)
 
 
 def _draw_losses(ordered: Sequence[Result]) -> Plot | None:
     lines = []
-    for place, result in enumerate(ordered):
+    for index, result in enumerate(ordered):
         if result.losses:
             steps, losses = zip(*result.losses, strict=True)
-            lines.append(Line(result.label, steps, losses, _kind(place)))
+            lines.append(Line(result.label, steps, losses, _line_style(index)))
     return line_chart("Training loss by step", lines, height=HEIGHT_PX, from_zero=True) if lines else None
 
 

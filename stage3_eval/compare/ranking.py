@@ -10,7 +10,7 @@ from common.cli.command import UserError
 from stage3_eval.metrics.summary import EpisodeSummary, Record, Summary
 
 RESAMPLES, SEED = 10_000, 0
-MIN_EPISODES = 3  # of which a spread can be estimated
+MIN_EPISODES = 3  # with fewer, the spread cannot be estimated
 EXAMPLES = "policy.first_step.mae, drift.from_commanded.1.0s.mean or latency.p50_s"
 # Columns of a comparison: heading -> dotted path in summary.json.
 COLUMNS = {

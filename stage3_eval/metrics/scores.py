@@ -28,8 +28,8 @@ class Prediction(NamedTuple):
     latency_T_s: npt.NDArray[np.float64]
 
 
-class Rules(NamedTuple):
-    """The settings that are the same for all episodes of an evaluation."""
+class ScoreSettings(NamedTuple):
+    """What scoring needs besides the episode; the same for all episodes of an evaluation."""
 
     protocol: Protocol
     action_meaning: str
@@ -60,22 +60,22 @@ class EpisodeScores(NamedTuple):
 
 
 def score_episode(
-    recorded_TA: Floats, position_TA: Floats | None, prediction: Prediction, rules: Rules
+    recorded_TA: Floats, position_TA: Floats | None, prediction: Prediction, settings: ScoreSettings
 ) -> EpisodeScores:
     """Compare the prediction of an episode, and every baseline, with the recording."""
     start_S, chunk_SCA, executed_TA = prediction.start_S, prediction.chunk_SCA, prediction.executed_TA
-    n_steps, meaning, limit_A = chunk_SCA.shape[1], rules.action_meaning, rules.step_limit_A
+    n_steps, meaning, limit_A = chunk_SCA.shape[1], settings.action_meaning, settings.step_limit_A
     errors = {POLICY: chunk_errors(chunk_SCA, recorded_TA, start_S)}
-    for name, chunk_TCA in baseline_chunks(recorded_TA, position_TA, rules.mean_action_A, meaning, n_steps):
+    for name, chunk_TCA in baseline_chunks(recorded_TA, position_TA, settings.mean_action_A, meaning, n_steps):
         errors[name] = chunk_errors(chunk_TCA[start_S], recorded_TA, start_S)
     error_SA = frame_errors(chunk_SCA, recorded_TA, start_S)
-    heat_TA = error_SA if rules.protocol == OPEN_LOOP else np.abs(executed_TA - recorded_TA)
+    heat_TA = error_SA if settings.protocol == OPEN_LOOP else np.abs(executed_TA - recorded_TA)
     error_S = error_SA.mean(axis=1)
-    worst = _worst(error_S, start_S, rules.n_moments, round(APART_S * rules.fps))
+    worst = _worst(error_S, start_S, settings.n_moments, round(APART_S * settings.fps))
     fans = np.flatnonzero(np.diff(start_S // max(1, n_steps // FANS), prepend=-1))
     return EpisodeScores(
         errors=errors,
-        drift=drifts(chunk_SCA, start_S, executed_TA, recorded_TA, meaning, rules.fps),
+        drift=drifts(chunk_SCA, start_S, executed_TA, recorded_TA, meaning, settings.fps),
         executed_steps=steps(executed_TA, position_TA, meaning, limit_A),
         recorded_steps=steps(recorded_TA, position_TA, meaning, limit_A),
         latency_s=prediction.latency_T_s[np.isfinite(prediction.latency_T_s)],

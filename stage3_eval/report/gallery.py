@@ -1,4 +1,4 @@
-"""The episodes that the page draws, and the worst moments with what the cameras saw.
+"""The episodes that the page draws, and the worst moments with their camera images.
 
 Letters in array names: T frames of the episode, C chunk steps, A action dimensions.
 """
@@ -36,14 +36,14 @@ class Evaluated(NamedTuple):
 
     @property
     def cameras(self) -> list[str]:
-        """The dataset's cameras that the policy looks at."""
+        """The dataset's cameras that the policy takes."""
         policy = self.inputs.policy
         renamed, wanted = policy.checkpoint.rename_map, {image_key(camera) for camera in policy.cameras}
         keys = {camera: image_key(camera) for camera in self.inputs.dataset.cameras}
         return [camera for camera, key in keys.items() if renamed.get(key, key) in wanted]
 
     def rows(self, episode: Episode) -> Columns:
-        """Read the states, the actions and, where the policy looks at it, the environment of an episode."""
+        """Read the states, the actions and, where the policy takes it, the environment state of an episode."""
         has_environment = self.inputs.policy.checkpoint.shape.environment_dim
         return read_rows(self.inputs.dataset, episode, [STATE, ACTION, *([ENVIRONMENT] if has_environment else [])])
 
@@ -53,7 +53,7 @@ class Evaluated(NamedTuple):
 
     @property
     def unit(self) -> str:
-        """What stands behind a shown value."""
+        """The unit sign after a shown value; empty for unknown units."""
         return "°" if self.summary.units == "rad" else ""
 
 
@@ -107,7 +107,7 @@ def choose_drawn(by_episode: Sequence[EpisodeSummary]) -> list[int]:
 
 
 def heat_limit(evaluated: Evaluated, drawn: Sequence[int]) -> float:
-    """Return the error that is brightest in the heat maps: few are larger."""
+    """Return the error at the brightest color of the heat maps: at least 98 % are smaller."""
     return max(float(np.quantile(evaluated.scores[number].heat_TA, 0.98)) for number in drawn)
 
 
@@ -134,7 +134,7 @@ def view_episode(evaluated: Evaluated, number: int, top: float) -> EpisodeView:
 def view_moments(evaluated: Evaluated, attention: int) -> list[MomentView]:
     """Return the worst moments of all episodes; for the first `attention` of them, with input attribution."""
     moments = _worst(evaluated, max(MOMENTS, attention))
-    return [_view_moment(evaluated, moment, place < attention) for place, moment in enumerate(moments)]
+    return [_view_moment(evaluated, moment, index < attention) for index, moment in enumerate(moments)]
 
 
 def _worst(evaluated: Evaluated, count: int) -> list[Moment]:

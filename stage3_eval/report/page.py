@@ -1,4 +1,4 @@
-"""The page of an evaluation, report.html: the verdict first, then what it rests on. It needs nothing but itself."""
+"""The page of an evaluation, report.html: one self-contained file, the verdict first, then the evidence."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,7 +42,7 @@ def write_page(
         title=run_name(Path(summary.checkpoint)),
         verdict=verdict(summary, VALID_HORIZON),
         protocol=PROTOCOLS[summary.protocol],
-        rules={name: describe_baseline(name) for name in summary.baselines},
+        baseline_names={name: describe_baseline(name) for name in summary.baselines},
         horizon=draw_horizon(evaluated),
         best_by_joint=_best_by_joint(summary),
         moments=view_moments(evaluated, attention),
@@ -57,13 +57,13 @@ def write_page(
 
 
 def run_name(checkpoint: Path) -> str:
-    """Return what a person calls a checkpoint: the last parts of its path that say something."""
+    """Return a short name of a checkpoint: the last two parts of its path, without pretrained_model."""
     parts = checkpoint.parts[-3:-1] if checkpoint.name == "pretrained_model" else checkpoint.parts[-2:]
     return "/".join(parts)
 
 
 def draw_horizon(evaluated: Evaluated) -> tuple[list[tuple[str, str]], Plot] | None:
-    """Draw the error of the policy and of each rule by how far ahead an action lies; return the legend and the plot.
+    """Draw the error of the policy and of each baseline by how far ahead an action is; return the legend and the plot.
 
     None when no chunk has two compared steps, as with temporal ensembling and with queues of one action.
     """
@@ -72,7 +72,9 @@ def draw_horizon(evaluated: Evaluated) -> tuple[list[tuple[str, str]], Plot] | N
         return None
     curves: list[tuple[str, str, ChunkErrors]] = []
     for name, errors in summary.baselines.items():
-        if all(errors.mae_by_step != other.mae_by_step for _, _, other in curves):  # for deltas, two rules are one
+        if all(
+            errors.mae_by_step != other.mae_by_step for _, _, other in curves
+        ):  # for deltas, two baselines are the same
             curves.append((f"c{len(curves)}", describe_baseline(name), errors))
     curves.append((POLICY, "the policy", summary.policy))
     lines = [
@@ -97,5 +99,5 @@ def _draw_latency(evaluated: Evaluated) -> Plot | None:
     latency = evaluated.summary.latency
     percentiles = {"p50": latency.p50_s, "p95": latency.p95_s, "p99": latency.p99_s}
     marks = [Mark(name, 1000 * value) for name, value in percentiles.items() if value is not None]
-    label = "How often a prediction took how many milliseconds"
+    label = "Number of predictions by duration in milliseconds"
     return histogram(label, [1000 * value for value in seconds], " ms", marks) if seconds else None

@@ -1,4 +1,4 @@
-"""Is the policy better than the best baseline? The answer in one line. Pure."""
+"""The verdict: whether the policy is better than the best baseline, in one line. Pure."""
 
 from typing import Literal, NamedTuple
 
@@ -22,7 +22,7 @@ class Verdict(NamedTuple):
 
 
 def describe_baseline(name: str) -> str:
-    """Return what a baseline does."""
+    """Return what people call a baseline; its name with spaces where BASELINE_WORDS has none."""
     return BASELINE_WORDS.get(name, words(name))
 
 

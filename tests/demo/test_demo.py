@@ -66,5 +66,5 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "train" / "thesis.txt").write_text("mine")
     done = run_module("demo", "--out", tmp_path)
     assert done.returncode == 2
-    assert "holds train, which is no output of the demo" in done.stderr
+    assert "holds train, which does not belong to an earlier demo run" in done.stderr
     assert (tmp_path / "train" / "thesis.txt").read_text() == "mine"

@@ -283,7 +283,7 @@ def test_an_unfinished_recording_of_something_else_is_refused(bags: Path, tmp_pa
 def test_a_folder_of_other_files_or_a_file_is_refused_and_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     for out in (tmp_path, tmp_path / "thesis.txt"):
-        with pytest.raises(UserError, match=r"holds thesis\.txt, which is no recording"):
+        with pytest.raises(UserError, match=r"holds thesis\.txt, which does not belong to an earlier recording"):
             record(out, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -250,7 +250,9 @@ def test_weights_that_are_not_finite_are_refused(write_checkpoint: WriteCheckpoi
     weights = load_file(folder / "model.safetensors")
     weights["model.action_head.bias"][0] = float("nan")
     save_file(weights, folder / "model.safetensors")
-    with pytest.raises(UserError, match=r"prediction is not finite: episode 0, frame 0"):
+    with pytest.raises(
+        UserError, match=r"prediction is not finite: episode 0, frame 0; .* evaluate another checkpoint"
+    ):
         evaluate(folder, GOLDEN / "dataset_image", tmp_path / "out")
 
 
@@ -334,7 +336,7 @@ def test_drift_and_speeds_agree_with_the_parquet_files(checkpoint: Path, tmp_pat
             ["--checkpoint", "nowhere", "--dataset", GOLDEN / "dataset_image", "--out", "{tmp}/out"],
             "no checkpoint in nowhere",
         ),
-        (["--checkpoint", "x", "--dataset", "x", "--out", ROOT], "which is no evaluation of ours"),
+        (["--checkpoint", "x", "--dataset", "x", "--out", ROOT], "which does not belong to an earlier evaluation"),
         (["--checkpoint", "x", "--dataset", "x", "--out", "x", "--batch-size", "0"], "a whole number from 1 on"),
     ],
 )

@@ -121,7 +121,7 @@ def test_a_graph_that_disagrees_with_the_policy_is_not_kept(
 def test_a_folder_with_something_else_is_refused(exported: Path, tmp_path: Path) -> None:
     require_exportable(exported)  # an earlier export may be replaced
     (tmp_path / "notes.txt").write_text("keep me")
-    with pytest.raises(UserError, match=r"holds notes\.txt, which is no export of ours"):
+    with pytest.raises(UserError, match=r"holds notes\.txt, which does not belong to an earlier export"):
         require_exportable(tmp_path)
 
 

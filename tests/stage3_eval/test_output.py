@@ -54,7 +54,7 @@ def test_a_folder_with_anything_else_is_refused_by_name(name: str, text: str, tm
     if name == "notes.txt":
         fill(tmp_path, 2)
     (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=f"holds {name}, which is no evaluation of ours"):
+    with pytest.raises(UserError, match=f"holds {name}, which does not belong to an earlier evaluation"):
         require_evaluation(tmp_path)
 
 

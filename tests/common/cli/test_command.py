@@ -30,7 +30,7 @@ from tests.conftest import ROOT
         (
             OSError(errno.EROFS, "Read-only", "/data/x"),
             2,
-            "error: /data/x: Read-only file system; choose a place that may be written to\n",
+            "error: /data/x: Read-only file system; choose a path on a writable file system\n",
         ),
     ],
 )

@@ -71,7 +71,7 @@ def test_lists_maps_and_null_are_read() -> None:
         ("inner.rate=2", ["inner.rate=2", "at most 1"]),
         ("inner.rate=nan", ["inner.rate=nan", "finite"]),
         ("inner.rate=fast", ["inner.rate=fast", "a number"]),
-        ("inner.flag=yes", ["inner.flag=yes", "true or false"]),
+        ("inner.flag=yes", ["inner.flag=yes: expected true or false"]),
         ("inner.size=[64, 0]", ["inner.size", "at least 1"]),
         ("inner.size=64", ["inner.size=64", "a list"]),
         ("inner=5", ["inner='5'", "section"]),

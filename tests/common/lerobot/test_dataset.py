@@ -138,3 +138,9 @@ def test_a_folder_without_a_dataset_is_refused(tmp_path: Path) -> None:
 
 def test_files_never_exceed_a_thousand_in_a_chunk() -> None:
     assert [data_file(i) for i in (0, 999, 1000, 2500)] == [(0, 0), (0, 999), (1, 0), (2, 500)]
+
+
+def test_a_frame_beyond_the_end_of_a_video_is_refused() -> None:
+    dataset = Dataset.open(GOLDEN / "dataset_video")
+    with pytest.raises(UserError, match=r"file-000\.mp4 ends before 100\.000 s; the video is incomplete"):
+        dataset.video_frame(dataset.episodes[0], "color", 3000)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.report.charts import (
-    POINTS,
+    MAX_POINTS,
     Line,
     Mark,
     Path,
@@ -63,7 +63,7 @@ def test_a_long_curve_is_short_and_keeps_its_extremes() -> None:
     values = np.zeros(100_000)
     values[54_321], values[77_777] = 1.0, -1.0
     drawn = points(sparkline("joint", Line("state", np.arange(100_000), values, "state")).paths[0])
-    assert len(drawn) <= POINTS
+    assert len(drawn) <= MAX_POINTS
     heights = [y for _, y in drawn]
     assert (min(heights), max(heights)) == (2.8, 97.2)
     assert drawn[heights.index(min(heights))][0] == round(1000 * 54_321 / 99_999)

@@ -100,15 +100,17 @@ def test_a_folder_is_ours_by_its_sign_and_its_names(name: str, is_ours: bool, tm
     require_ours(out, "result", sign="sign", names=("sign", "data"))
     (out / name).touch()
     expected = (
-        contextlib.nullcontext() if is_ours else pytest.raises(UserError, match=f"{out} holds {name}, which is no")
+        contextlib.nullcontext()
+        if is_ours
+        else pytest.raises(UserError, match=f"{out} holds {name}, which does not belong")
     )
     with expected:
         require_ours(out, "result", sign="sign", names=("sign", "data"))
 
 
-def test_a_file_is_no_folder_for_results(tmp_path: Path) -> None:
+def test_a_file_is_refused_as_a_folder_for_results(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="holds file, which is no result"):
+    with pytest.raises(UserError, match="holds file, which does not belong to an earlier result"):
         require_ours(tmp_path / "file", "result")
     with pytest.raises(UserError, match="file is not a folder that may be written to"):
         require_ours(tmp_path / "file" / "out", "result")

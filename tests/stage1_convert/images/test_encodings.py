@@ -362,3 +362,13 @@ def test_what_cannot_be_read_names_where_to_choose_another_topic(form: str, data
         UserError, match=r": name another topic of this camera in data.cameras, or leave the camera out$"
     ):
         read(compressed_image(START_NS, data, form))
+
+
+@pytest.mark.parametrize(("near_m", "clipped"), [(0.0, 2), (0.001, 2), (1.001, 3), (3.5, 5)])
+def test_pixels_nearer_or_farther_than_the_range_are_counted_and_those_not_measured_are_not(
+    near_m: float, clipped: int
+) -> None:
+    rows = np.array([[0, 0, 1000, 2000], [3000, 4000, 4001, 65535]], "<u2").view(np.uint8)
+    message = raw_image(START_NS, rows[..., None], "16UC1")
+    message.width = 4
+    assert read_image(message, ImageRules("color", None, (near_m, 4.0))).measured == (1000, 65535, clipped / 6)

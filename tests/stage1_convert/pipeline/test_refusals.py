@@ -227,7 +227,7 @@ def test_an_output_folder_that_holds_something_else_is_left_alone(tmp_path: Path
     cell().write(tmp_path / "src" / "a")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match=r"holds thesis\.tex, which is no converted dataset"):
+    with pytest.raises(UserError, match=r"holds thesis\.tex, which does not belong to an earlier converted dataset"):
         run(tmp_path / "src", tmp_path / "out")
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
 

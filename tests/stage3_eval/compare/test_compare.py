@@ -129,7 +129,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(out: Path, sweep: Sweep,
         compare(results[0], sweep.runs["fast"], "--out", tmp_path / "out")
     with pytest.raises(UserError, match=r"--metric policy\.nonsense: slow has no such number"):
         compare(*results, "--out", tmp_path / "out", "--metric", "policy.nonsense")
-    with pytest.raises(UserError, match="which is no comparison of ours"):
+    with pytest.raises(UserError, match="which does not belong to an earlier comparison"):
         compare(*results, "--out", results[0])
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "summary.json").write_text('{"format": "stage3_eval", "format_version": 1}')
