@@ -10,6 +10,7 @@ from pathlib import Path
 
 from common.cli.command import Parser, UserError, add_config_flags, run
 from common.cli.config import load
+from common.report.formatting import counted
 from stage1_convert.check import check, print_report
 from stage1_convert.config import Config
 from stage1_convert.inspect.dry_run import dry_run
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dry_run(args: argparse.Namespace, config: Config) -> int:
     _require(args, "src")
-    source = open_source(args.src, args.keep_downloads == "true")
+    source = open_source(args.src, args.keep_downloads == "true", args.join)
     return dry_run(source, select(source.bags, config.data, _shard(args.shard)), config, args.out)
 
 
@@ -54,7 +55,7 @@ def _convert(args: argparse.Namespace, config: Config) -> Summary:
     if args.workers < 1:
         raise UserError(f"--workers {args.workers}: expected at least 1")
     try:
-        return convert(open_source(args.src, args.keep_downloads == "true"), args.out, config, options)
+        return convert(open_source(args.src, args.keep_downloads == "true", args.join), args.out, config, options)
     except RefusedError as error:
         _print_notes("refused", error.refused)
         raise
@@ -77,6 +78,11 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--keep-downloads", choices=["true", "false"], default="true", help="false: delete each download once converted"
+    )
+    parser.add_argument(
+        "--join",
+        action="store_true",
+        help="make one bag of those that were recorded at the same time, such as the arm in one and a camera in another",
     )
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--inspect", type=Path, metavar="BAG", help="print what a bag, or each bag in a folder, holds")
@@ -113,11 +119,13 @@ def _print_summary(summary: Summary, out: Path, seconds: float) -> None:
         "images": f"{images.repeated} repeated, {images.passed_over} passed over; the cameras lost {images.lost}, and "
         f"their rates make {images.unavoidable} unavoidable",
         "speed": f"{summary.frames / seconds:.0f} frames/s, {seconds:.1f} s",
+        "bad": f"{counted(summary.bad_messages, 'message')} left out" if summary.bad_messages else "",
         "warnings": f"{len(summary.warnings)}",
         "dataset": f"{out}" if summary.episodes else f"none; {out} holds this shard's record for --merge",
     }
     for name, value in rows.items():
-        print(f"{name:<10}{value}")
+        if value:
+            print(f"{name:<10}{value}")
     _print_notes("warning", summary.warnings)
     _print_notes("refused", summary.refused)
 

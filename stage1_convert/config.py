@@ -146,6 +146,13 @@ class DataConfig(Section):
         description="limit of single streams in place of max_age_ms or max_offset_ms: stream -> milliseconds; "
         "joints.NAME and command.NAME are those of one joint",
     )
+    bad_messages: Literal["skip", "refuse"] = Field(
+        default="skip",
+        description=(
+            "skip: an image that does not decode, or a message whose numbers are missing or not finite, is left out and "
+            "counted; more than 5 % of a stream's messages refuse the bag; refuse: one that a frame needs refuses the bag"
+        ),
+    )
     time_source: TimeSource = Field(
         default="auto",
         description="clock of every stream; auto: the header stamp where it is plausible, else the receive time",

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.cli.command import UserError, one_line
-from common.lerobot.columns import as_array
+from common.cli.command import UserError
+from common.lerobot.columns import as_array, explain
 from common.lerobot.dataset import Dataset
 from common.lerobot.metadata import ACTION, STATE, Episode
 
@@ -25,17 +25,19 @@ def read_rows(dataset: Dataset, episode: Episode, names: Sequence[str]) -> Colum
     missing = [name for name in names if name not in dataset.features]
     if missing:
         raise UserError(f"{dataset.root}/meta/info.json declares no {missing[0]}; convert the dataset again")
+    shapes = {name: dataset.features[name].shape for name in (*names, "index", "episode_index")}
     try:
         table = pq.read_table(path, columns=[*names, "index"], filters=[("episode_index", "=", episode.number)])
         arrays = {name: as_array(table.column(name), *dataset.features[name][:2]) for name in (*names, "index")}
         columns = {name: array.copy() for name, array in arrays.items()}  # writable
     except (pa.ArrowException, OSError, TypeError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {one_line(error)}") from error
+        raise explain(path, shapes, error) from error
     if not np.array_equal(columns.pop("index"), np.arange(episode.start, episode.stop)):
-        raise UserError(
+        counts = UserError(
             f"{path}: episode {episode.number} has {len(table)} rows and meta/ declares {episode.length}, or its `index` "
             "column does not count them in order; convert the dataset again"
         )
+        raise explain(path, shapes, counts)
     for name in (STATE, ACTION):
         require_finite(columns[name], f"{dataset.root}: {name}", episode, np.arange(episode.length))
     return columns

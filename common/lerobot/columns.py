@@ -3,7 +3,7 @@
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from common.cli.command import UserError, one_line
+from common.lerobot.values import find_fault, first_fault, is_list
 from common.storage.files import exclusive_lock
 
 T = TypeVar("T")
@@ -56,9 +57,27 @@ def copy_again_if_damaged(folder: Path, read: Callable[[], T]) -> T:
 
 
 def as_array(column: pa.ChunkedArray, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Return a column of numbers as (rows, *shape), or (rows,) where `shape` is (1,), without a copy where possible."""
+    """Return a column of numbers as (rows, *shape), or (rows,) where `shape` is (1,), without a copy where possible.
+
+    Raises ValueError naming the row of a null or of a list of another length: its values would move into other rows.
+    """
+    fault = find_fault(column, shape)
+    if fault is not None:
+        raise ValueError(f"row {fault.row} {fault.text}")
     flat = column
-    while pa.types.is_list(flat.type) or pa.types.is_fixed_size_list(flat.type) or pa.types.is_large_list(flat.type):
+    while is_list(flat.type):
         flat = pa.chunked_array([chunk.flatten() for chunk in flat.chunks], type=flat.type.value_type)
     values: npt.NDArray[Any] = flat.to_numpy().astype(dtype, copy=False)
     return values if shape == (1,) else values.reshape(len(column), *shape)
+
+
+def explain(data: Path, shapes: Mapping[str, tuple[int, ...]], error: Exception) -> UserError:
+    """Return the refusal of a data file, or of all below `data`: the first faulty value, `error` where there is none."""
+    for path in [data] if data.is_file() else sorted(data.glob("*/*.parquet")):
+        try:
+            fault = first_fault(path, shapes)
+        except (pa.ArrowException, OSError):
+            continue
+        if fault:
+            return UserError(f"{fault}; repair it or leave its episode out of the dataset")
+    return error if isinstance(error, UserError) else UserError(f"{data} cannot be read: {one_line(error)}")

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from common.cli.command import UserError, one_line
 from common.cli.validation import validate
-from common.lerobot.columns import as_array, copy_again_if_damaged, mapped
-from common.lerobot.images import Image, decode_image, decode_video, resize
+from common.lerobot.columns import as_array, copy_again_if_damaged, explain, mapped
+from common.lerobot.images import Image, decode_image, decode_video, image_file, resize
 from common.lerobot.metadata import (
     ACTION,
     DATA_PATH,
@@ -142,8 +142,11 @@ class Dataset:
         wanted = list(dict.fromkeys([*names, "index"]))
 
         def read() -> dict[str, npt.NDArray[Any]]:
-            table = self._mapped(wanted, cache_dir)
-            arrays = {name: as_array(table.column(name), *self.features[name][:2]) for name in wanted}
+            try:
+                table = self._mapped(wanted, cache_dir)
+                arrays = {name: as_array(table.column(name), *self.features[name][:2]) for name in wanted}
+            except (UserError, ValueError) as error:
+                raise explain(self.root / "data", {key: self.features[key].shape for key in wanted}, error) from error
             if len(table) != self.n_frames or not np.array_equal(arrays["index"], np.arange(self.n_frames)):
                 raise UserError(
                     f"{self.root}/data holds {len(table)} rows and meta/ declares {self.n_frames}, or its `index` column "
@@ -203,22 +206,31 @@ class Dataset:
                 yield self.resized(image, camera)
                 count += 1
         except UserError as error:
-            raise UserError(
-                f"{self.root}: camera {camera}, episode {episode.number}, frame {count}: {error}"
-            ) from error
+            raise self.image_fault(episode, camera, count, error) from error
         if count != episode.length:
             raise UserError(
                 f"{self.root}: camera {camera}, episode {episode.number}: {count} images, {episode.length} rows"
             )
 
     def encoded_images(self, episode: Episode, camera: str) -> Iterator[bytes]:
-        """Yield the stored JPEG or PNG files of one camera of an episode, in order."""
+        """Yield the stored JPEG or PNG files of one camera of an episode, in order; raises UserError where there is none."""
         key = image_key(camera)
         try:
-            for batch in self.rows(episode, [f"{key}.bytes"], 64):
-                yield from batch.column(key).field("bytes").to_pylist()
+            for batch in self.rows(episode, [key], 64):
+                for cell in batch.column(key):
+                    yield image_file(self.root, cell.as_py())
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{self.rows_path(episode)} cannot be read: {one_line(error)}") from error
+
+    def image_fault(self, episode: Episode, camera: str, frame: int, error: Exception) -> UserError:
+        """Return the refusal of an image: camera, episode and frame, and file, row and column where it is in a data file."""
+        words = f"{self.root}: camera {camera}, episode {episode.number}, frame {frame}: {one_line(error)}"
+        key = image_key(camera)
+        if self.features[key].dtype == "video":
+            return UserError(words)
+        first = min(other.start for other in self.episodes if other.data_file == episode.data_file)
+        file = self.rows_path(episode).relative_to(self.root)
+        return UserError(f"{words} ({file}, row {episode.start - first + frame}, {key})")
 
     def rows_path(self, episode: Episode) -> Path:
         """Return the file that holds an episode's rows."""

@@ -17,9 +17,9 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from common.cli.command import UserError, one_line, progress
+from common.cli.command import UserError, progress
 from common.lerobot.dataset import Dataset
-from common.lerobot.images import Image, decode_image
+from common.lerobot.images import Image, decode_image, image_file
 from common.lerobot.metadata import Episode, image_key
 from common.storage.files import exclusive_lock, new_folder, read_json, remove_stale, require_free, write_json
 
@@ -71,13 +71,12 @@ class DecodedFrames:
         frame = row - episode.start
         try:
             if self._encoded is not None:
-                image = decode_image(self._encoded[row].as_py()["bytes"])
+                image = decode_image(image_file(dataset.root, self._encoded[row].as_py()))
             else:
                 image = dataset.video_frame(episode, camera, frame)
             return dataset.resized(image, camera)
         except UserError as error:
-            where = f"camera {camera}, episode {episode.number}, frame {frame}"
-            raise UserError(f"{dataset.root}: {where}: {one_line(error)}") from error
+            raise dataset.image_fault(episode, camera, frame, error) from error
 
 
 def default_cache_dir() -> Path:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +20,10 @@ MAX_PIXELS = 1 << 24  # a small file can declare any size: it is compared with t
 RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # other readers do not rotate images either
 # libjpeg and libpng conceal damage and only print a line about it; a padded color profile is no damage.
 DAMAGE = re.compile(rb"Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|Invalid SOS|libpng error")
+# Some cameras put a few bytes between the last block of an image and its end marker: nothing is lost by them. More of them
+# are what a damaged block leaves over. libjpeg prints the first of its warnings, and no other can follow this one.
+EXTRA_BYTES = re.compile(rb"(\d+) extraneous bytes before marker 0xd9")
+MAX_EXTRA_BYTES = 16
 
 
 def decode_image(data: bytes, flags: int = RGB) -> Image:
@@ -32,17 +37,44 @@ def decode_image(data: bytes, flags: int = RGB) -> Image:
     return image  # type: ignore[return-value]
 
 
+def image_file(root: Path, cell: dict[str, Any] | None) -> bytes:
+    """Return the JPEG or PNG file of a cell {bytes, path} of the dataset at `root`.
+
+    Without bytes it is read from the path, which is relative to the dataset. Raises UserError where there is none.
+    """
+    if cell is None:
+        raise UserError("the image is null")
+    if cell.get("bytes") is not None:
+        return bytes(cell["bytes"])
+    name = str(cell.get("path") or "")
+    if not name:
+        raise UserError("the image has neither bytes nor a path")
+    path: Path = (root / name).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise UserError(f"the image has the path {name!r}, which is outside of the dataset, and no bytes")
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise UserError(f"the image has no bytes, and its file {name!r} cannot be read: {one_line(error)}") from error
+
+
 def decode_intact(data: bytes, flags: int = RGB) -> Image:
     """Decode as decode_image does; raises UserError also for damage that the decoder conceals."""
+    return decode_noting_extra(data, flags)[0]
+
+
+def decode_noting_extra(data: bytes, flags: int = RGB) -> tuple[Image, int]:
+    """Decode as decode_intact does, and tell how many bytes too many, at most MAX_EXTRA_BYTES, precede the end marker."""
     with captured_stderr() as printed:
         try:
             image = decode_image(data, flags)
         except cv2.error as error:
             raise UserError(f"the image does not decode: {one_line(error)}") from error
     damage = next((line for line in printed().splitlines() if DAMAGE.search(line)), None)
-    if damage:
+    extra = EXTRA_BYTES.search(damage or b"")
+    if damage and not (extra and int(extra[1]) <= MAX_EXTRA_BYTES):
         raise UserError(f"the image is damaged: {damage.decode(errors='replace').strip()}")
-    return image
+    return image, int(extra[1]) if extra else 0
 
 
 @contextlib.contextmanager

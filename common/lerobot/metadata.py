@@ -25,6 +25,7 @@ INDEX_COLUMNS = {
     "index": "int64",
     "task_index": "int64",
 }
+BOUNDS, FILE_INDEX = ("dataset_from_index", "dataset_to_index"), ("data/chunk_index", "data/file_index")
 IMAGE_DTYPES = ("image", "video")
 NUMBERS = ("float16", "float32", "float64", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
 
@@ -129,7 +130,7 @@ def read_episodes(root: Path, wanted: Callable[[str], bool]) -> Iterator[dict[st
 def iterate_episodes(root: Path) -> Iterator[Episode]:
     """Yield the episodes of the dataset at `root` in order; raises UserError when meta/episodes is damaged."""
     try:
-        for row in read_episodes(root, lambda name: not name.startswith("stats/")):
+        for number, row in enumerate(read_episodes(root, lambda name: not name.startswith("stats/"))):
             videos = {
                 key.split("/")[1]: (
                     row[key],
@@ -141,6 +142,10 @@ def iterate_episodes(root: Path) -> Iterator[Episode]:
                 if key.startswith("videos/") and key.endswith("/chunk_index")
             }
             file = (row["data/chunk_index"], row["data/file_index"])
+            numbers = {key: row[key] for key in ("episode_index", *BOUNDS, *FILE_INDEX)}
+            bad = next((key for key, value in numbers.items() if not isinstance(value, int)), None)
+            if bad:
+                raise ValueError(f"row {number}: {bad} is {row[bad]!r}, expected a whole number")
             yield Episode(row["episode_index"], row["dataset_from_index"], row["dataset_to_index"], file, videos)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{root}/meta/episodes is damaged: {one_line(error)}") from error

@@ -16,5 +16,7 @@ def with_initial_values(bag_streams: BagStreams, data: DataConfig) -> BagStreams
             clock=stream.clock._replace(stamps_ns=np.concatenate([start_ns, stream.clock.stamps_ns])),
             numbers=np.concatenate([[-1], stream.numbers]),
             values=np.concatenate([[[value]], stream.values]),
+            header_ns=np.concatenate([start_ns, stream.header_ns]),
+            receive_ns=np.concatenate([start_ns, stream.receive_ns]),
         )
     return bag_streams._replace(streams=streams)

@@ -48,6 +48,9 @@ def joint_state_reader(
         names = layout.names("name")
         columns = joint_columns(_rename(names, renamed), joints)
         if columns is None:
+            given = layout.offsets["position"].length if "position" in layout.offsets else 0
+            if not names and given:
+                raise UserError(f"0 joints are named and {given} positions given")
             return None
         selected: list[Offset | None] = []
         for field in wanted:

@@ -25,7 +25,9 @@ def describe_slow_streams(clocks: Mapping[str, Clock], limits_ns: Mapping[str, i
         f"samples count for {limits_ns[stream] / 1e6:g} ms"
         for stream in slow
     ]
-    wanted = {stream: min(MAX_LIMIT_MS, math.ceil(SPARE * periods_ns[stream] / 1e6)) for stream in slow}
+    wanted = {
+        stream.partition(".")[0]: min(MAX_LIMIT_MS, math.ceil(SPARE * periods_ns[stream] / 1e6)) for stream in slow
+    }
     longest = ", ".join(f"{stream}: {limit_ms}" for stream, limit_ms in wanted.items())
     remedy = f"set data.max_age_ms_by_stream={{{longest}}}"
     fps = round(1e9 / max(periods_ns[stream] for stream in slow))

@@ -1,22 +1,20 @@
 """The state and action vectors of every frame of an episode, and the columns that trace a frame to its messages."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from common.cli.command import UserError
 from stage1_convert.align import conventions
+from stage1_convert.align.bad_messages import angular, number_faults
 from stage1_convert.align.camera_rate import ImageCounts, count_images
 from stage1_convert.align.clock import Clock, Int64
 from stage1_convert.align.episodes import EpisodePlan, rule_of
-from stage1_convert.align.resample import Bool, Float64, interpolate
+from stage1_convert.align.resample import Float64, interpolate
 from stage1_convert.align.split import Span
 from stage1_convert.align.streams import BagStreams, Stream
 from stage1_convert.config import COMMAND, JOINTS, Config, DataConfig
-
-MAX_NUMBER = 1e9  # no force, angle or distance of a robot is larger: such a number is damaged
-MAX_ANGLE_RAD = 1e4  # more than a thousand turns
 
 
 class StatesActions(NamedTuple):
@@ -31,27 +29,18 @@ def check_numbers(bag_streams: BagStreams, plan: EpisodePlan, config: Config) ->
     for name, stream in bag_streams.streams.items():
         if name in config.data.cameras:
             continue
-        limits = np.where(angular(stream, config), MAX_ANGLE_RAD, MAX_NUMBER)
         used = np.unique(plan.shown(name))
         if rule_of(name, config.data)[0] == "linear":  # between it and the next one
             used = np.unique(np.minimum([used, used + 1], len(stream.values) - 1))
-        valid = (np.abs(stream.values[used]) <= limits).all(axis=1)  # false for NaN, too
-        if not valid.all():
-            first = int(used[~valid][0])
-            number = int(stream.numbers[first])
-            fault = stream.faults.get(number) or _out_of_range(stream.values[first], limits, stream.names)
+        faults = number_faults(stream.names, stream.numbers[used], stream.values[used], stream.faults, config)
+        for number, fault in faults.items():
             raise UserError(f"topic {stream.topic}, message {number}: {fault}")
-
-
-def angular(stream: Stream, config: Config) -> Bool:
-    """Return (dimensions,), which of a stream's numbers are joint angles."""
-    return np.array([name in config.conventions.joint_order for name in stream.names], np.bool_)
 
 
 def joint_angles(bag_streams: BagStreams, config: Config) -> dict[str, Float64]:
     """Return the angles (samples, joints) of each stream of joints, in radians as recorded."""
     joints = {name: stream for name, stream in bag_streams.streams.items() if is_part_of(JOINTS, name)}
-    return {name: stream.values[:, angular(stream, config)] for name, stream in joints.items()}
+    return {name: stream.values[:, angular(stream.names, config)] for name, stream in joints.items()}
 
 
 def is_part_of(whole: str, stream: str) -> bool:
@@ -157,14 +146,5 @@ def _resampled(name: str, stream: Stream, plan: EpisodePlan, span: Span, config:
     samples = plan.picks[name][span.start : span.stop]
     if rule_of(name, config.data)[0] == "linear":
         ticks_ns = plan.ticks_ns[span.start : span.stop]
-        return interpolate(stream.clock.stamps_ns, stream.values, ticks_ns, samples, angular(stream, config))
+        return interpolate(stream.clock.stamps_ns, stream.values, ticks_ns, samples, angular(stream.names, config))
     return stream.values[samples]
-
-
-def _out_of_range(values: Float64, limits: Float64, names: Sequence[str]) -> str:
-    wrong = [
-        f"{name} is {value}{' rad' if limit == MAX_ANGLE_RAD else ''}"
-        for name, value, limit in zip(names, values, limits, strict=True)
-        if not abs(value) <= limit
-    ]
-    return ", ".join(wrong)

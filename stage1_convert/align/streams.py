@@ -1,19 +1,21 @@
 """Reads the stamps and the numbers of every stream of a bag: everything but the images.
 
 A stream is `joints`, a camera, a field or `command`, by the names of the config. Its samples are the usable messages of its
-topic: another publisher may share the topic of the joints, and a video stream may begin with packets that carry no image.
+topic: another publisher may share the topic of the joints, a video stream may begin with packets that carry no image, and
+data.bad_messages=skip leaves out those with something wrong in them.
 `numbers` gives the place of each sample among all messages of the topic, for whoever reads the topic again; it is -1
 for a sample of data.initial_values. Joints that come
 in messages of their own, such as a gripper's, are a stream of their own: `joints.NAME`, by the first of them.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from common.cli.command import UserError
+from stage1_convert.align.bad_messages import BadMessage, number_faults, require_few
 from stage1_convert.align.clock import Clock, Int64, choose_clock
 from stage1_convert.align.episodes import rule_of
 from stage1_convert.align.joint_fields import (
@@ -44,7 +46,8 @@ class Stream(NamedTuple):
 
     `values` (samples, dimensions) are as recorded (joint angles in radians, each of data.joint_fields for all joints).
     They are NaN where `faults`, by message number, says why; those of a camera have no dimension. `names` are those of the
-    dimensions, as in Config.state_names and Config.action_names.
+    dimensions, as in Config.state_names and Config.action_names. `header_ns` and `receive_ns` (samples,) are what the clock
+    was chosen from; `bad` are the messages that were left out.
     """
 
     topic: str
@@ -54,6 +57,9 @@ class Stream(NamedTuple):
     numbers: Int64
     values: Float64
     faults: dict[int, str]
+    header_ns: Int64
+    receive_ns: Int64
+    bad: tuple[BadMessage, ...] = ()
 
 
 class BagStreams(NamedTuple):
@@ -71,7 +77,7 @@ class BagStreams(NamedTuple):
 def read_streams(bag: Bag, config: Config, starts_video: StartsVideo) -> BagStreams:
     """Read every message of the wanted topics once; raises UserError when a topic is missing, empty or has no clock."""
     readers = {
-        name: StreamReader(bag, topic, _fields(name, bag, topic, config), starts_video)
+        name: StreamReader(bag, topic, _fields(name, bag, topic, config), starts_video, config.data.bad_messages)
         for name, topic in find_topics(bag, config).items()
     }
     markers = _marker_reader(bag, config.data.split_topic, starts_video)
@@ -81,6 +87,17 @@ def read_streams(bag: Bag, config: Config, starts_video: StartsVideo) -> BagStre
         streams |= reader.finish(name, config)
     markers_ns = markers.finish("", config)[""].clock.stamps_ns if markers and markers.read else np.zeros(0, np.int64)
     return BagStreams(streams, markers_ns)
+
+
+def without(bag_streams: BagStreams, bad: Mapping[str, Sequence[BadMessage]], config: Config) -> BagStreams:
+    """Return the streams without the bad images of some cameras, whose clocks are chosen anew by the images that are left."""
+    streams = dict(bag_streams.streams)
+    for name, messages in bad.items():
+        stream = streams[name]
+        usable = ~np.isin(stream.numbers, [message.number for message in messages])
+        left = _placed(name, _chosen(stream, usable), config.data)
+        streams[name] = left._replace(bad=tuple(sorted([*stream.bad, *messages])))
+    return bag_streams._replace(streams=streams)
 
 
 def find_topics(bag: Bag, config: Config) -> dict[str, str]:
@@ -108,8 +125,11 @@ def find_topics(bag: Bag, config: Config) -> dict[str, str]:
 class StreamReader:
     """Collects the samples of one stream, a few messages at a time; `read` counts the messages of its topic."""
 
-    def __init__(self, bag: Bag, topic: str, fields: FieldReader | None, starts_video: StartsVideo) -> None:
+    def __init__(
+        self, bag: Bag, topic: str, fields: FieldReader | None, starts_video: StartsVideo, bad_messages: str = "refuse"
+    ) -> None:
         self.topic, self.read = topic, 0
+        self._skip = bad_messages == "skip"
         self._bag, self._type, self._fields = bag, bag.topics[topic].type, fields
         self._starts_video = starts_video
         self._awaits_key_frame = self._type in VIDEO_TYPES
@@ -133,8 +153,9 @@ class StreamReader:
         Raises UserError when it has no sample or no clock, a joint is missing, or two publishers contradict each other.
         """
         if not self.read and name in config.data.initial_values:
-            silent = Clock(np.zeros(0, np.int64), "receive", "no message: data.initial_values alone", None)
-            return {name: Stream(self.topic, (name,), 0, silent, np.zeros(0, np.int64), np.zeros((0, 1)), {})}
+            none = np.zeros(0, np.int64)
+            silent = Clock(none, "receive", "no message: data.initial_values alone", None)
+            return {name: Stream(self.topic, (name,), 0, silent, none, np.zeros((0, 1)), {}, none, none)}
         if not any(len(part[0]) for part in self._parts):
             raise UserError(self._without_sample(name, config))
         if self._leading:
@@ -147,10 +168,30 @@ class StreamReader:
         self._parts = []
         if name not in (JOINTS, COMMAND):
             self._check_index(name, config)
-            clock = self._clock(name, header_ns, receive_ns, config.data)
             names = () if name in ("", *config.data.cameras) else (name,)
-            return {name: Stream(self.topic, names, self.read, clock, numbers, values, self._faults)}
+            return {name: self._stream(name, names, (numbers, header_ns, receive_ns), values, config)}
         return self._joint_streams(name, config, (numbers, header_ns, receive_ns, labels), values)
+
+    def _stream(
+        self, name: str, names: tuple[str, ...], columns: tuple[Int64, Int64, Int64], values: Float64, config: Config
+    ) -> Stream:
+        """Return a stream of the usable ones of some messages; `columns` are their numbers, stamps and receive times."""
+        numbers, header_ns, receive_ns = columns
+        clock = Clock(receive_ns, "receive", f"{self._type} has no stamp", None)
+        stream = Stream(self.topic, names, self.read, clock, numbers, values, self._faults, header_ns, receive_ns)
+        faults = number_faults(names, numbers, values, self._faults, config) if self._skip else {}
+        usable = _chosen(stream, ~np.isin(numbers, list(faults)))
+        if self._fields and self._fields.has_stamp:
+            usable = _placed(name, usable, config.data)
+        elif _wanted_clock(name, config.data) == "header":
+            raise UserError(f"topic {self.topic}: {self._type} has no stamp; set data.time_source_by_stream.{name}")
+        bad = []
+        for number, fault in faults.items():
+            row = int(np.searchsorted(numbers, number))
+            stamp_ns = int(header_ns[row]) if usable.clock.source == "header" else 0
+            bad.append(BadMessage(number, stamp_ns or int(receive_ns[row]), fault))
+        require_few(subject(name, stream, config), bad, len(numbers))
+        return usable._replace(bad=tuple(bad))
 
     def _joint_streams(
         self, name: str, config: Config, columns: tuple[Int64, Int64, Int64, Int64], values: Float64
@@ -164,16 +205,15 @@ class StreamReader:
         streams: dict[str, Stream] = {}
         for group in groups:
             numbers, header_ns, receive_ns, labels = (column[group.rows] for column in columns)
-            clock = self._clock(name, header_ns, receive_ns, config.data)
-            if self._type == TRAJECTORY:
-                require_commands_at_a_rate(self.topic, clock.stamps_ns, config.data.fps)
             fields = range(values.shape[1] // len(joints))
             kept = [field * len(joints) + joint for field in fields for joint in group.joints]
             number_names = tuple(dimensions(name, config)[column] for column in kept)
             chosen = values if len(groups) == 1 else values[np.flatnonzero(group.rows)[:, None], kept]
-            stream = Stream(self.topic, number_names, self.read, clock, numbers, chosen, self._faults)
+            stream = self._stream(name, number_names, (numbers, header_ns, receive_ns), chosen, config)
+            if self._type == TRAJECTORY:
+                require_commands_at_a_rate(self.topic, stream.clock.stamps_ns, config.data.fps)
             if name == JOINTS:
-                self._check_publishers(stream, labels, config)
+                self._check_publishers(stream, labels[np.isin(numbers, stream.numbers)], config)
             streams[f"{name}.{joints[group.joints[0]]}" if streams else name] = stream
         return streams
 
@@ -230,25 +270,49 @@ class StreamReader:
         return f"topic {self.topic} holds no message{about}; {declared} are declared{names}{hint}"
 
     def _usable(self, found: FieldBatch, messages: Sequence[tuple[int, Bytes]]) -> Bool:
-        """Return (messages,), which of the messages are samples of the stream."""
-        leading = 0
-        while self._awaits_key_frame and leading < len(messages):
-            content = self._bag.deserialize(self.topic, messages[leading][1])
-            self._awaits_key_frame = not self._starts_video(content)
-            leading += self._awaits_key_frame
-        self._leading += leading
-        return found.relevant & (np.arange(len(messages)) >= leading)
+        """Return (messages,), which of the messages are samples of the stream, or bad ones."""
+        usable = found.relevant.copy()
+        for row, (_, data) in enumerate(messages):
+            if not self._awaits_key_frame:
+                break
+            try:
+                self._awaits_key_frame = not self._starts_video(self._bag.deserialize(self.topic, data))
+            except UserError as error:
+                if not self._skip:
+                    raise
+                found.faults.setdefault(row, str(error))
+                continue
+            usable[row] = not self._awaits_key_frame
+            self._leading += self._awaits_key_frame
+        return usable
 
-    def _clock(self, name: str, header_ns: Int64, receive_ns: Int64, data: DataConfig) -> Clock:
-        wanted = data.time_source_by_stream.get(name, data.time_source)
-        if not (self._fields and self._fields.has_stamp):
-            if wanted == "header":
-                raise UserError(f"topic {self.topic}: {self._type} has no stamp; set data.time_source_by_stream.{name}")
-            return Clock(receive_ns, "receive", f"{self._type} has no stamp", None)
-        try:
-            return choose_clock(header_ns, receive_ns, wanted)
-        except UserError as error:
-            raise UserError(f"topic {self.topic}: {error}") from error
+
+def subject(name: str, stream: Stream, config: Config) -> str:
+    """Return what a message about one of a stream's messages begins with."""
+    return f"camera {name}" if name in config.data.cameras else f"topic {stream.topic}"
+
+
+def _chosen(stream: Stream, usable: Bool) -> Stream:
+    """Return the stream with those of its samples that are `usable` (samples,), placed by their receive times."""
+    if usable.all():
+        return stream
+    return stream._replace(
+        clock=stream.clock._replace(stamps_ns=stream.receive_ns[usable]),
+        numbers=stream.numbers[usable],
+        values=stream.values[usable],
+        header_ns=stream.header_ns[usable],
+        receive_ns=stream.receive_ns[usable],
+    )
+
+
+def _placed(name: str, stream: Stream, data: DataConfig) -> Stream:
+    """Return a stream whose messages carry a stamp with the clock that suits its samples."""
+    if not len(stream.numbers):
+        return stream
+    try:
+        return stream._replace(clock=choose_clock(stream.header_ns, stream.receive_ns, _wanted_clock(name, data)))
+    except UserError as error:
+        raise UserError(f"topic {stream.topic}: {error}") from error
 
 
 def _read_messages(bag: Bag, readers: Sequence[StreamReader]) -> None:
@@ -276,6 +340,10 @@ def _fields(name: str, bag: Bag, topic: str, config: Config) -> FieldReader:
         return field_reader(types, msgtype, _split_path(paths[name])[1])
     except UserError as error:
         raise UserError(f"topic {topic}: {error}") from error
+
+
+def _wanted_clock(name: str, data: DataConfig) -> str:
+    return data.time_source_by_stream.get(name, data.time_source)
 
 
 def dimensions(name: str, config: Config) -> list[str]:
@@ -309,7 +377,10 @@ def _find_topic(bag: Bag, candidates: Sequence[str], types: Sequence[str]) -> st
     present = [topic for topic in candidates if topic in bag.topics]
     if not present:
         held = ", ".join(f"{name} ({topic.type})" for name, topic in sorted(bag.topics.items())) or "none"
-        raise UserError(f"has no topic {' or '.join(candidates[:2])}; its topics: {held}")
+        raise UserError(
+            f"has no topic {' or '.join(candidates[:2])}; its topics: {held}; "
+            "--inspect proposes settings, and --join makes one of bags that were recorded at the same time"
+        )
     topic = next((topic for topic in present if bag.topics[topic].declared), present[0])
     if types and bag.topics[topic].type not in types:
         raise UserError(f"topic {topic} holds {bag.topics[topic].type}, expected {' or '.join(types)}")

@@ -22,7 +22,7 @@ from stage1_convert.bags.compression import ZSTD_MAGIC, unpack, unpack_file
 from stage1_convert.bags.mcap import Mcap
 from stage1_convert.bags.message_files import MessageFile
 from stage1_convert.bags.message_types import typestore
-from stage1_convert.bags.ros1 import Rosbag1
+from stage1_convert.bags.ros1 import open_rosbag1
 from stage1_convert.bags.sqlite import Database
 from stage1_convert.bags.storage import NO_DEFINITION, STORAGE_SUFFIXES, Bytes, Channel, Storage, storage_files
 
@@ -92,6 +92,11 @@ class Bag:
             known = self.topics.get(name, topic)
             self.topics[name] = known._replace(declared=topic.declared)
 
+    @property
+    def span_ns(self) -> tuple[int, int]:
+        """Return the receive times between which all messages lie."""
+        return min(one.start_ns for one in self._storages), max(one.end_ns for one in self._storages)
+
     def records(self, topics: Collection[str]) -> Iterator[Record]:
         """Yield the messages of `topics` as CDR bytes in the order of their receive times.
 
@@ -112,7 +117,7 @@ class Bag:
                 if len(wrong):
                     index = int(wrong[0])
                     topic, before_ns, receive_ns = batch[index][0], *times_ns[index : index + 2]
-                    raise UserError(f"{topic}: receive time {receive_ns} ns follows {before_ns} ns")
+                    raise UserError(f"{topic}: receive time {receive_ns} ns follows {before_ns} ns; the bag is damaged")
                 last_ns = int(times_ns[-1])
                 yield batch
 
@@ -134,7 +139,7 @@ class Bag:
         channels = self._channels.get(topic, [])
         types = sorted({channel.type for channel in channels})
         if len(types) > 1:
-            raise UserError(f"topic {topic} has two types: {types[0]} and {types[1]}")
+            raise UserError(f"topic {topic} has two types: {types[0]} and {types[1]}; record it again, or use another")
         foreign = next((c.serialization for c in channels if c.serialization not in ("cdr", "")), None)
         if foreign:
             raise UserError(
@@ -227,7 +232,7 @@ def _open(file: Path, scratch: Path, warnings: list[str]) -> Storage:
             warnings.append(f"{packed.name} is cut off ({one_line(error)}): its beginning is salvaged")
     if name.endswith(".mcap"):
         return Mcap(file, warnings)
-    return Database(file, scratch, warnings) if name.endswith(".db3") else Rosbag1(file)
+    return Database(file, scratch, warnings) if name.endswith(".db3") else open_rosbag1(file, warnings)
 
 
 def _check_content(file: Path) -> None:

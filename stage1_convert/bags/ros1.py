@@ -1,19 +1,29 @@
 """Reads ROS 1 .bag files with rosbags: their channels, and their messages converted to the CDR form of ROS 2."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from rosbags.rosbag1 import Reader
+from rosbags.rosbag1 import Reader, ReaderError
 from rosbags.rosbag1.reader import decompressors
 
 from stage1_convert.bags.compression import unpack
 from stage1_convert.bags.message_types import ros1_to_cdr
-from stage1_convert.bags.storage import Channel
+from stage1_convert.bags.ros1_unindexed import DAMAGE, UnindexedRosbag1, has_index
+from stage1_convert.bags.storage import Channel, Storage
+
+
+def open_rosbag1(path: Path, warnings: list[str]) -> Storage:
+    """Open a .bag file by its index, or without one where it has none that can be read."""
+    if has_index(path):
+        with contextlib.suppress(ReaderError, *DAMAGE):
+            return Rosbag1(path)
+    return UnindexedRosbag1(path, warnings)
 
 
 class Rosbag1:
-    """An open .bag file."""
+    """An open .bag file that has an index."""
 
     def __init__(self, path: Path) -> None:
         self._reader = Reader(path)

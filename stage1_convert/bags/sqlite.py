@@ -12,6 +12,8 @@ from pathlib import Path
 from common.cli.command import UserError
 from stage1_convert.bags.storage import NO_DEFINITION, SIDECARS, Channel, definition
 
+RECOVER = "`sqlite3 OLD.db3 .recover | sqlite3 NEW.db3` may save the rest"
+
 
 class Database:
     """An open .db3 file; the file and its folder are never written to."""
@@ -38,7 +40,9 @@ class Database:
         )
         for channel, receive_ns, data in self._connection.execute(query, tuple(wanted)):
             if not (type(receive_ns) is int and type(data) is bytes):
-                raise UserError(f"a row of topic {self.channels[channel].topic} holds no message: it is damaged")
+                raise UserError(
+                    f"a row of topic {self.channels[channel].topic} holds no message: it is damaged; {RECOVER}"
+                )
             yield channel, receive_ns, data
 
     def close(self) -> None:
@@ -74,7 +78,7 @@ class Database:
             total += count
         (indexed,) = self._connection.execute("SELECT COUNT(*) FROM messages WHERE timestamp > -1").fetchone()
         if indexed != total:
-            raise UserError(f"the table holds {total} messages and its index {indexed}: the file is damaged")
+            raise UserError(f"the table holds {total} messages and its index {indexed}: the file is damaged; {RECOVER}")
         return min(first, default=0), max(last, default=0)
 
 

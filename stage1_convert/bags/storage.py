@@ -8,7 +8,7 @@ from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 
 from common.storage.worker import Limits
 
-STORAGE_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".bag")
+STORAGE_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".bag", ".bag.active")
 SIDECARS = ("-wal", "-journal")  # endings of what sqlite leaves beside a .db3 when its recorder is killed
 SLOWEST_BYTES_PER_S = 50_000  # reading on a busy machine is faster than this; a slower reader hangs
 

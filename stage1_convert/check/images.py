@@ -4,6 +4,7 @@ import concurrent.futures
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.cli.command import UserError, one_line, progress
-from common.lerobot.images import Image, captured_stderr, decode_image, decode_intact
+from common.lerobot.images import Image, captured_stderr, decode_image, decode_intact, image_file
 from common.lerobot.metadata import Feature
 from stage1_convert.check.findings import Findings
 from stage1_convert.check.info import Declared
@@ -59,22 +60,22 @@ def check_images(root: Path, declared: Declared, rows: Rows, episodes: Episodes,
     if stored:
         for part in progress(rows.parts, len(rows.parts), "check images", "file"):
             for key, feature in stored.items():
-                _check_images(part, key, feature, sample, findings)
+                _check_images(root, part, key, feature, sample, findings)
     for key, feature in declared.of_dtype("video").items():
         check_videos(root, key, feature, declared.fps, episodes, sample.add, findings)
     return sample
 
 
-def _check_images(part: Part, key: str, feature: Feature, sample: ImageSample, findings: Findings) -> None:
+def _check_images(root: Path, part: Part, key: str, feature: Feature, sample: ImageSample, findings: Findings) -> None:
     row = 0
     try:
         with pq.ParquetFile(part.path) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=[f"{key}.bytes"]):
-                cells = batch.column(0).field("bytes").to_pylist()
+            for batch in file.iter_batches(BATCH_ROWS, columns=[key]):
+                cells = [_file(root, cell) for cell in batch.column(0).to_pylist()]
                 measured = sample.is_sampled[part.start + row : part.start + row + len(cells)].tolist()
                 for cell, (fault, counts) in zip(cells, _look(cells, measured, feature.shape), strict=True):
                     if fault:
-                        findings.add(part.path, f"{key}: {fault}" if cell is not None else f"{key} has no bytes", row)
+                        findings.add(part.path, f"{key}: {cell if isinstance(cell, str) else fault}", row)
                     else:
                         sample.add_histogram(key, part.start + row, counts)
                     row += 1
@@ -82,10 +83,18 @@ def _check_images(part: Part, key: str, feature: Feature, sample: ImageSample, f
         findings.add(part.path, f"{key} cannot be read: {one_line(error)}", row)
 
 
+def _file(root: Path, cell: dict[str, Any] | None) -> bytes | str:
+    """Return the stored file of an image, or why there is none."""
+    try:
+        return image_file(root, cell)
+    except UserError as error:
+        return str(error)
+
+
 Look = tuple[str | None, Histogram | None]
 
 
-def _look(cells: Sequence[bytes | None], measured: Sequence[bool], shape: tuple[int, ...]) -> list[Look]:
+def _look(cells: Sequence[bytes | str], measured: Sequence[bool], shape: tuple[int, ...]) -> list[Look]:
     """Return each image's fault, or its histogram if it is measured.
 
     libjpeg and libpng report damage on the error stream only, without a name: which image it was is looked up when there
@@ -98,9 +107,9 @@ def _look(cells: Sequence[bytes | None], measured: Sequence[bool], shape: tuple[
     return [look if look[0] else (_complaint(cell), look[1]) for cell, look in zip(cells, looks, strict=True)]
 
 
-def _decode(cell: bytes | None, is_measured: bool, shape: tuple[int, ...]) -> Look:
+def _decode(cell: bytes | str, is_measured: bool, shape: tuple[int, ...]) -> Look:
     try:
-        image = decode_image(cell or b"")
+        image = decode_image(cell if isinstance(cell, bytes) else b"")
     except (UserError, cv2.error) as error:
         return one_line(error), None
     if image.shape[:2] != shape[:2]:
@@ -108,9 +117,9 @@ def _decode(cell: bytes | None, is_measured: bool, shape: tuple[int, ...]) -> Lo
     return None, histogram(image) if is_measured else None
 
 
-def _complaint(cell: bytes | None) -> str | None:
+def _complaint(cell: bytes | str) -> str | None:
     try:
-        decode_intact(cell or b"")
+        decode_intact(cell if isinstance(cell, bytes) else b"")
     except UserError as error:
         return one_line(error)
     return None

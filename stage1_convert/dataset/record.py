@@ -53,6 +53,16 @@ class LeftOut(_Model):
     reason: str
 
 
+class BadMessageCount(_Model):
+    """Messages of a stream that were left out, of those that were looked at, and what is wrong with the first."""
+
+    count: int
+    looked_at: int
+    first_message: int
+    first_stamp_ns: int
+    reason: str
+
+
 class AgeStats(_Model):
     """Distance in milliseconds between the frames of an episode and a stream's samples."""
 
@@ -92,6 +102,7 @@ class BagEntry(_Model):
     sha256: dict[str, str] = {}
     custom_data: dict[str, str] = {}
     messages: dict[str, MessageCount] = {}
+    bad_messages: dict[str, BadMessageCount] = {}
     clock: dict[str, ClockEntry] = {}
     resample: dict[str, str] = {}
     rate_hz: dict[str, float] = {}
@@ -110,6 +121,11 @@ class BagEntry(_Model):
     def is_converted(self) -> bool:
         """Whether the bag has episodes in the dataset."""
         return self.status == "converted"
+
+    @property
+    def n_bad_messages(self) -> int:
+        """Number of messages that were left out, over all streams."""
+        return sum(bad.count for bad in self.bad_messages.values())
 
 
 class StreamRule(_Model):

@@ -11,9 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from common.cli.command import UserError
-from common.lerobot.images import Image, decode_intact
+from common.lerobot.images import Image, decode_intact, decode_noting_extra
 from stage1_convert.config import Encoding
-from stage1_convert.images.file_header import PNG_MAGIC, FileHeader, cut_in_header, read_header
+from stage1_convert.images.file_header import (
+    JPEG_END,
+    PNG_MAGIC,
+    FileHeader,
+    cut_in_header,
+    ends_with_marker,
+    jpeg_end,
+    read_header,
+)
 from stage1_convert.images.image import OTHER_TOPIC, CameraImage, ImageRules, check_size
 from stage1_convert.images.raw import LAYOUTS, of_numbers
 from stage1_convert.images.rvl import decode_rvl
@@ -59,8 +67,16 @@ def _color(data: bytes, header: FileHeader, swapped: bool, trust: bool) -> Camer
     kind = "gray" if header.channels == 1 else f"color{', red and blue swapped' if swapped else ''}"
     if trust and file and file_format == "jpeg":
         return CameraImage(*size, None, kind, file, file_format)
-    pixels = _decode(data, header)
-    return CameraImage(*size, np.ascontiguousarray(pixels[..., ::-1]) if swapped else pixels, kind, file, file_format)
+    pixels, extra = decode_noting_extra(data)
+    _check_shape(pixels, header)
+    oddity = ""
+    if extra:
+        oddity, start = f"{extra} bytes too many before the end marker", jpeg_end(data) - len(JPEG_END)
+        file = file and data[: start - extra] + data[start:]  # other decoders would print a line about each such image
+    elif file_format == "jpeg" and not ends_with_marker(data):
+        oddity = f"{len(data) - jpeg_end(data)} bytes behind the end marker"
+    pixels = np.ascontiguousarray(pixels[..., ::-1]) if swapped else pixels
+    return CameraImage(*size, pixels, kind, file, file_format, oddity=oddity)
 
 
 def _is_swapped(encoding: Encoding | None, word: str) -> bool:
@@ -75,11 +91,15 @@ def _bayer(word: str, bits: int) -> Encoding | None:
 
 def _decode(data: bytes, header: FileHeader, *flags: int) -> Image:
     pixels = decode_intact(data, *flags)
+    _check_shape(pixels, header)
+    return pixels
+
+
+def _check_shape(pixels: Image, header: FileHeader) -> None:
     if pixels.shape[:2] != (header.height, header.width):
         raise UserError(
             f"the image is damaged: it claims {header.height}x{header.width} pixels and decodes to {pixels.shape}"
         )
-    return pixels
 
 
 def _of_16_bits(data: bytes, header: FileHeader, word: str, rules: ImageRules) -> CameraImage:

@@ -33,7 +33,8 @@ class CameraImage(NamedTuple):
     """An image: its size, its RGB pixels (height, width, 3) uint8, and its file when every reader decodes it to them.
 
     `file_format` is jpeg or png. `pixels` is None where a file was trusted unseen. `kind` says what the message was read
-    as. `measured` describes numbers of more than 8 bits, None where there are none.
+    as. `measured` describes numbers of more than 8 bits, None where there are none. `oddity` says what is odd about the
+    recorded file though the image is whole.
     """
 
     height: int
@@ -43,6 +44,7 @@ class CameraImage(NamedTuple):
     file: bytes | None = None
     file_format: str = ""
     measured: Measured | None = None
+    oddity: str = ""
 
     @classmethod
     def of_pixels(cls, pixels: Image, kind: str, measured: Measured | None = None) -> "CameraImage":

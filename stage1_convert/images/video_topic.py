@@ -42,12 +42,12 @@ def starts_video(packet: Any) -> bool:
 
 
 class VideoDecoder:
-    """Decodes the packets of one topic, from its first key frame on."""
+    """Decodes the packets of one topic, from a key frame on; `next` is the packet whose image comes next."""
 
     def __init__(self) -> None:
         self._context: Any = None
         self._decoded: dict[int, Image] = {}
-        self._next = 0
+        self.next = 0
         self._last = -1
 
     def add(self, number: int, packet: Any) -> Iterator[tuple[int, Image]]:
@@ -59,8 +59,11 @@ class VideoDecoder:
             self._context = av.CodecContext.create(_codec(packet).name, "r")
             self._context.thread_count = 1
             self._context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
-            self._next = number
-        unit = av.Packet(packet.data.tobytes())
+            self.next = number
+        data = packet.data.tobytes()
+        if not data:
+            raise UserError("the packet is empty")
+        unit = av.Packet(data)
         unit.pts = unit.dts = self._last = number
         yield from self._decode(unit)
 
@@ -68,8 +71,8 @@ class VideoDecoder:
         """Yield the images that were still held back."""
         if self._context is not None:
             yield from self._decode(None)
-            if self._next <= self._last:
-                raise UserError(f"packet {self._next} gave no image")
+            if self.next <= self._last:
+                raise UserError(f"packet {self.next} gave no image")
 
     def _decode(self, unit: Any) -> Iterator[tuple[int, Image]]:
         try:
@@ -79,11 +82,11 @@ class VideoDecoder:
                 self._decoded[frame.pts] = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
         except av.FFmpegError as error:
             raise UserError(f"the packet does not decode: {one_line(error)}") from error
-        while self._next in self._decoded:
-            yield self._next, self._decoded.pop(self._next)
-            self._next += 1
+        while self.next in self._decoded:
+            yield self.next, self._decoded.pop(self.next)
+            self.next += 1
         if len(self._decoded) > MAX_REORDERED:
-            raise UserError(f"packet {self._next} gave no image")
+            raise UserError(f"packet {self.next} gave no image")
 
 
 def _codec(packet: Any) -> Codec:

@@ -16,12 +16,13 @@ from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config
 from stage1_convert.images.encode import encode
-from stage1_convert.pipeline.frames import FrameReader
+from stage1_convert.pipeline.frames import BadImagesError, FrameReader
 from stage1_convert.pipeline.plan_bag import BagPlan, plan_bag
 from stage1_convert.sources.folder import size_bytes
 from stage1_convert.sources.source import BagInfo, BagPath, BagSource, FetchedBag
 
 SHOWN_GAPS = 5
+TRIED_FRAMES = 30  # until one shows no damaged image
 
 
 class BagEstimate(NamedTuple):
@@ -108,15 +109,25 @@ def estimate_bag(source: BagPath, config: Config) -> BagEstimate:
 
 
 def _image_bytes(source: BagPath, bag: BagPlan, config: Config, scratch: Path) -> int:
-    """Return the bytes of the images of the first frame, of all cameras; for a video those of a JPEG, which takes more."""
-    first = bag.plan.episodes[0]
-    plan = bag.plan._replace(episodes=[first._replace(stop=first.start + 1)])
+    """Return the bytes of the images of the first frame, of all cameras; for a video those of a JPEG, which takes more.
+
+    Where the frame shows a damaged image, it is the next one.
+    """
+    first, quality = bag.plan.episodes[0], config.conventions.jpeg_quality
     definitions = read_message_files(tuple(config.data.msg_paths))
     with open_bag(source.path, scratch, config.data.ros_distro, definitions) as opened:
-        frame = next(FrameReader(opened, bag.bag_streams, plan, config, trust_images=False).frames())
-    quality = config.conventions.jpeg_quality
-    return sum(
-        len(image.data if image.image is None else encode(image.image, "jpeg", quality)) for image in frame.values()
+        for start in range(first.start, min(first.stop, first.start + TRIED_FRAMES)):
+            plan = bag.plan._replace(episodes=[first._replace(start=start, stop=start + 1)])
+            reader = FrameReader(opened, bag.bag_streams, plan, config, trust_images=False)
+            with contextlib.suppress(BadImagesError):
+                return sum(
+                    len(image.data if image.image is None else encode(image.image, "jpeg", quality))
+                    for image in next(reader.frames()).values()
+                )
+    camera, (message, *_) = next(iter(reader.bad.items()))
+    raise UserError(
+        f"camera {camera}: the images of the first {TRIED_FRAMES} frames are damaged, such as message {message.number} "
+        f"stamped {message.stamp_ns} ns: {message.reason}"
     )
 
 

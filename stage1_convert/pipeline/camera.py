@@ -3,7 +3,6 @@
 Sample i of a camera is the one with clock.stamps_ns[i] in its Stream.
 """
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,19 +17,23 @@ from stage1_convert.bags.storage import Bytes
 from stage1_convert.config import DataConfig
 from stage1_convert.images.decode import read_image
 from stage1_convert.images.image import CameraImage, ImageRules
-from stage1_convert.images.video_topic import VideoDecoder
+from stage1_convert.images.video_topic import VideoDecoder, starts_video
 
 Needed = npt.NDArray[np.bool_ | np.int64]  # (samples,), 0 for those that no frame shows
-Numbered = Iterator[tuple[int, CameraImage]]  # by sample
+Numbered = Iterator[tuple[int, CameraImage | UserError]]  # by sample
+
+
+class FollowsDamageError(UserError):
+    """A packet of a video that is whole, but does not decode without a damaged one before it."""
 
 
 def read_images(
     bag: Bag, bag_streams: BagStreams, needed: Mapping[str, Needed], data: DataConfig, trust: bool = False
-) -> Iterator[tuple[str, int, CameraImage]]:
+) -> Iterator[tuple[str, int, CameraImage | UserError]]:
     """Yield (camera, sample, image) for the samples that are needed, each camera's in order.
 
-    Only the cameras in `needed` are read. With `trust` JPEGs are not decoded (their pixels are None). Raises
-    UserError, naming camera, message and stamp, when an image is damaged.
+    In place of an image that is damaged comes what is wrong with it; of a video also for packets that are not needed. Only
+    the cameras in `needed` are read. With `trust` JPEGs are not decoded (their pixels are None).
     """
     readers = [
         _CameraReader(ImageRules.of(name, data), bag, bag_streams.streams[name], samples)
@@ -46,28 +49,20 @@ def read_images(
             yield reader.name, sample, image
 
 
-@contextlib.contextmanager
-def message_named(camera: str, stream: Stream, sample: int) -> Iterator[None]:
-    """Put the camera, the message and its stamp in front of a UserError."""
-    try:
-        yield
-    except UserError as error:
-        stamp_ns = stream.clock.stamps_ns[sample]
-        raise UserError(f"camera {camera}, message {stream.numbers[sample]} stamped {stamp_ns} ns: {error}") from error
-
-
 class _CameraReader:
     """Reads one camera; it deserializes only messages that frames show, or that a video needs."""
 
     def __init__(self, rules: ImageRules, bag: Bag, stream: Stream, needed: Needed) -> None:
         self.name, self.topic, self._rules = rules.camera, stream.topic, rules
         self._bag, self._stream, self._needed = bag, stream, needed
-        self._video = VideoDecoder() if bag.topics[self.topic].type in VIDEO_TYPES else None
-        if self._video and rules.encoding:
+        self._is_video = bag.topics[self.topic].type in VIDEO_TYPES
+        if self._is_video and rules.encoding:
             raise UserError(
                 f"data.encodings={{{self.name}: {rules.encoding}}} cannot describe the video of topic {self.topic}, whose "
                 "packets say it themselves; remove it"
             )
+        self._video: VideoDecoder | None = None
+        self._awaits_key_frame = False  # after a packet that is damaged or left out
         self._message = -1
         self._sample = 0
 
@@ -76,22 +71,47 @@ class _CameraReader:
         self._message += 1
         sample, numbers = self._sample, self._stream.numbers
         if sample == len(numbers) or numbers[sample] != self._message:
+            if self._video is not None:
+                yield from self.end()
+                self._awaits_key_frame = True
             return
         self._sample += 1
-        if self._video is None and not self._needed[sample]:
-            return
-        with message_named(self.name, self._stream, sample):
-            content: Any = self._bag.deserialize(self.topic, data)
-            if self._video is None:
-                yield sample, read_image(content, self._rules, trust)
-            else:
-                yield from self._shown(self._video.add(sample, content))
+        if self._is_video:
+            yield from self._packet(sample, data)
+        elif self._needed[sample]:
+            try:
+                yield sample, read_image(self._bag.deserialize(self.topic, data), self._rules, trust)
+            except UserError as error:
+                yield sample, error
 
     def end(self) -> Numbered:
         """Give what a video still holds back."""
-        if self._video:
-            with message_named(self.name, self._stream, self._sample - 1):
+        if self._video is not None:
+            try:
                 yield from self._shown(self._video.end())
+            except UserError as error:
+                yield from self._damaged(self._sample - 1, error)
+            self._video = None
+
+    def _packet(self, sample: int, data: Bytes) -> Numbered:
+        try:
+            packet: Any = self._bag.deserialize(self.topic, data)
+            if self._awaits_key_frame and not starts_video(packet):
+                yield sample, FollowsDamageError("it does not decode without the packets before it, which are left out")
+                return
+            self._awaits_key_frame = False
+            self._video = self._video or VideoDecoder()
+            yield from self._shown(self._video.add(sample, packet))
+        except UserError as error:
+            yield from self._damaged(sample, error)
+
+    def _damaged(self, sample: int, error: UserError) -> Numbered:
+        """Give up on the packets whose images have not come, and go on with the next key frame."""
+        first = sample if self._video is None else min(self._video.next, sample)
+        for held_back in range(first, sample):
+            yield held_back, FollowsDamageError(f"its image has not come before packet {sample}, which is damaged")
+        yield sample, error
+        self._video, self._awaits_key_frame = None, True
 
     def _shown(self, images: Iterator[tuple[int, Any]]) -> Numbered:
         for sample, pixels in images:

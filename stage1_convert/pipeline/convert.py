@@ -49,7 +49,10 @@ class ImageTotals(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a conversion gave; `refused` and `warnings` are pairs of a bag's name and what is wrong with it."""
+    """What a conversion gave; `refused` and `warnings` are pairs of a bag's name and what is wrong with it.
+
+    `bad_messages` were left out of the bags that are converted.
+    """
 
     bags: int
     episodes: int
@@ -58,6 +61,7 @@ class Summary(NamedTuple):
     warnings: list[tuple[str, str]]
     reused: int
     images: ImageTotals
+    bad_messages: int
 
 
 class RefusedError(UserError):
@@ -140,7 +144,8 @@ def summarize(assembly: Assembly, reused: int) -> Summary:
     refused = [(bag.bag, bag.reason or "") for bag in bags if not bag.is_converted]
     warnings = [(bag.bag, warning) for bag in bags for warning in bag.warnings]
     images = ImageTotals(*(_sum_images(bags, name) for name in ImageTotals._fields))
-    return Summary(len(bags), assembly.n_episodes, assembly.n_frames, refused, warnings, reused, images)
+    bad = sum(bag.n_bad_messages for bag in bags if bag.is_converted)
+    return Summary(len(bags), assembly.n_episodes, assembly.n_frames, refused, warnings, reused, images, bad)
 
 
 def _sum_images(bags: Sequence[BagEntry], name: str) -> int:

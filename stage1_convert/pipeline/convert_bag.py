@@ -1,6 +1,7 @@
 """The conversion of one bag into the cache: its episodes on disk, before they have an offset in a dataset.
 
-The bag is read twice: first all but its images, which decides what each frame shows, then the images, one at a time.
+The bag is read twice: first all but its images, which decides what each frame shows, then the images, one at a time. When
+some of these are damaged, the frames are planned again without them and the images read again, until all are whole.
 """
 
 import itertools
@@ -16,8 +17,11 @@ import pyarrow.parquet as pq
 
 from common.cli.command import UserError, one_line
 from common.lerobot.metadata import ACTION, IMAGES, STATE
+from common.report.formatting import counted
 from common.storage.files import DiskFullError, free_bytes, sha256
 from stage1_convert.align import state_action
+from stage1_convert.align.bad_messages import require_few
+from stage1_convert.align.streams import without
 from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.bags.storage import SIDECARS, storage_files, storage_format
@@ -35,8 +39,8 @@ from stage1_convert.pipeline.cache import (
     read_converted,
     write_converted,
 )
-from stage1_convert.pipeline.frames import FrameReader
-from stage1_convert.pipeline.plan_bag import read_and_plan
+from stage1_convert.pipeline.frames import BadImagesError, FrameReader
+from stage1_convert.pipeline.plan_bag import describe_final, plan_streams, read_and_plan
 from stage1_convert.pipeline.progress import Progress
 from stage1_convert.sources.folder import size_bytes
 from stage1_convert.sources.source import BagPath
@@ -129,20 +133,58 @@ class _BagConversion:
     """The conversion of one open bag into a folder, and into its entry."""
 
     def __init__(self, bag: Bag, folder: Path, number: int, job: Job, entry: BagEntry) -> None:
-        self._folder, self._number, self._config, self._entry = folder, number, job.config, entry
+        self._bag, self._folder, self._number, self._job, self._entry = bag, folder, number, job, entry
+        self._config = job.config
         self._progress = Progress(job.progress)
+        self._written = 0
+        self._looked_at: dict[str, set[int]] = {name: set() for name in job.config.data.cameras}
         self._streams, self._plan = read_and_plan(bag, job.config, entry)
-        self._progress.plan(number, sum(span.frames for span in self._plan.episodes))
-        self._reader = FrameReader(bag, self._streams, self._plan, job.config, job.trust_images)
-        self._frames = self._reader.frames()
+        self._start()
 
     def run(self) -> list[dict[str, Stats]]:
         """Write every episode and return their image statistics."""
-        found = [self._write(number) for number in range(len(self._plan.episodes))]
+        while True:
+            try:
+                found = [self._write(number) for number in range(len(self._plan.episodes))]
+                break
+            except BadImagesError:
+                self._plan_again()
+        self._count_looked_at()
+        describe_final(self._streams, self._plan, self._looked_at, self._config, self._entry)
+        for name, odd in self._reader.odd.items():
+            self._entry.warnings.append(
+                f"camera {name}: {counted(len(odd), 'image')} with something odd that is no damage, the first one message "
+                f"{odd[0].number} stamped {odd[0].stamp_ns} ns: {odd[0].reason}"
+            )
         self._entry.compressed, self._entry.sizes = sorted(self._reader.compressed), self._reader.sizes
         self._entry.warnings += self._reader.range_use.warnings(self._config.data)
         self._entry.episodes = [episode for episode, _ in found]
         return [stats for _, stats in found]
+
+    def _start(self) -> None:
+        """Begin to read the images of the frames as they are planned now."""
+        self._progress.plan(self._number, sum(span.frames for span in self._plan.episodes))
+        self._reader = FrameReader(self._bag, self._streams, self._plan, self._config, self._job.trust_images)
+        self._frames = self._reader.frames()
+
+    def _plan_again(self) -> None:
+        """Plan the frames without the images that are damaged; raises UserError when they are too many."""
+        self._count_looked_at()
+        for name, found in self._reader.bad.items():
+            bad = sorted([*self._streams.streams[name].bad, *found])
+            looked_at = self._looked_at[name].union(message.number for message in bad)
+            require_few(f"camera {name}", bad, len(looked_at))
+        self._streams = without(self._streams, self._reader.bad, self._config)
+        for path in self._folder.glob("[0-9]*"):
+            path.unlink()  # before the next attempt: an unfinished file may still be open
+        self._progress.add(self._number, -self._written)
+        self._written = 0
+        self._plan = plan_streams(self._streams, self._config, self._entry)
+        self._start()
+
+    def _count_looked_at(self) -> None:
+        for name, numbers in self._reader.looked_at.items():
+            self._looked_at[name].update(numbers)
 
     def _write(self, number: int) -> tuple[EpisodeEntry, dict[str, Stats]]:
         """Write the `number`-th episode: its rows, the messages its frames show, and its videos."""
@@ -182,6 +224,7 @@ class _BagConversion:
                 rows = EpisodeWriter(path, data_schema(describe_features(self._config, self._reader.sizes)))
             rows.add(pa.record_batch(batch))
             self._progress.add(self._number, stop - first)
+            self._written += stop - first
         assert rows is not None
         rows.close()
 

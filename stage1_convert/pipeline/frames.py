@@ -7,63 +7,115 @@ import numpy as np
 
 from common.cli.command import UserError
 from common.lerobot.images import resize
+from stage1_convert.align.bad_messages import BadMessage
 from stage1_convert.align.episodes import EpisodePlan
 from stage1_convert.align.streams import BagStreams
 from stage1_convert.bags.bag import Bag
+from stage1_convert.bags.message_types import VIDEO_TYPES
 from stage1_convert.config import Config
 from stage1_convert.dataset.image_column import StoredImage
 from stage1_convert.dataset.stats import histogram, sample_frames
 from stage1_convert.images.encode import encode
 from stage1_convert.images.image import CameraImage
 from stage1_convert.images.range_use import RangeUse
-from stage1_convert.pipeline.camera import message_named, read_images
+from stage1_convert.pipeline.camera import FollowsDamageError, read_images
+
+
+class BadImagesError(Exception):
+    """Frames show images that are damaged, so that they have to be planned again without these."""
 
 
 class FrameReader:
     """Reads the images of one bag.
 
     `sizes` holds each camera's (height, width) as soon as it has been seen, `compressed` the cameras of which an image
-    lost detail here, `range_use` how the ranges of the settings cover what was measured.
+    lost detail here, `range_use` how the ranges of the settings cover what was measured. `looked_at` are the numbers of the
+    messages that were looked at, `bad` those that are damaged, and `odd` those with something odd that is no damage.
     """
 
     def __init__(
         self, bag: Bag, bag_streams: BagStreams, plan: EpisodePlan, config: Config, trust_images: bool
     ) -> None:
-        self._bag, self._bag_streams, self._plan, self._config = bag, bag_streams, plan, config
+        self._bag, self._streams, self._plan, self._config = bag, bag_streams, plan, config
         self._trust = trust_images
         self.sizes: dict[str, tuple[int, int]] = {}
         self.compressed: set[str] = set()
         self.range_use = RangeUse()
+        self.looked_at: dict[str, set[int]] = {name: set() for name in config.data.cameras}
+        self.bad: dict[str, list[BadMessage]] = {}
+        self.odd: dict[str, list[BadMessage]] = {}
         self._last: dict[str, CameraImage] = {}
 
     def frames(self) -> Iterator[dict[str, StoredImage]]:
-        """Yield every frame's images by camera, over all episodes in order."""
-        plan, streams, data = self._plan, self._bag_streams.streams, self._config.data
+        """Yield every frame's images by camera, over all episodes in order.
+
+        From the first damaged image on, images are only looked at, and BadImagesError is raised at the end. Raises
+        UserError, naming the camera, the message and its stamp, when an image is damaged and data.bad_messages is refuse,
+        or when images are of several sizes.
+        """
+        plan, streams, data = self._plan, self._streams.streams, self._config.data
         uses = {name: np.bincount(plan.shown(name), minlength=len(streams[name].numbers)) for name in data.cameras}
         ticks = np.concatenate([span.start + sample_frames(span.frames) for span in plan.episodes])
         measured = {name: set(plan.picks[name][ticks].tolist()) for name in data.cameras}
         waiting: dict[str, deque[StoredImage]] = {name: deque() for name in data.cameras}
-        for name, sample, image in read_images(self._bag, self._bag_streams, uses, data, self._trust):
-            with message_named(name, streams[name], sample):
-                stored = self._store(name, image, sample in measured[name])
-            waiting[name].extend([stored] * int(uses[name][sample]))
-            while all(waiting.values()):
-                yield {camera: queue.popleft() for camera, queue in waiting.items()}
+        for name in data.cameras:
+            if self._bag.topics[streams[name].topic].type in VIDEO_TYPES:  # every packet is decoded
+                self.looked_at[name].update(streams[name].numbers.tolist())
+        for name, sample, image in read_images(self._bag, self._streams, uses, data, self._trust):
+            self.looked_at[name].add(int(streams[name].numbers[sample]))
+            stored = self._stored(name, sample, image, sample in measured[name])
+            if stored is not None:
+                waiting[name].extend([stored] * int(uses[name][sample]))
+                while all(waiting.values()):
+                    yield {camera: queue.popleft() for camera, queue in waiting.items()}
+        if self.bad:
+            raise BadImagesError
 
-    def _store(self, camera: str, image: CameraImage, is_measured: bool) -> StoredImage:
-        """Return an image as the dataset stores it, with its histogram if it is measured."""
-        last, self._last[camera] = self._last.get(camera), image
-        self.range_use.add(camera, image)
-        identical = last is not None and _is_same(last, image)
-        conventions, storage = self._config.conventions, self._config.data.storage
+    def _stored(
+        self, camera: str, sample: int, image: CameraImage | UserError, is_measured: bool
+    ) -> StoredImage | None:
+        """Return an image as the dataset stores it, with its histogram if it is measured; None when it is of no use."""
+        if isinstance(image, UserError):
+            self._leave_out(camera, sample, image)
+            return None
+        if self.bad:
+            return None
+        conventions = self._config.conventions
         recorded = image.height, image.width
         size = (conventions.image_resize[0], conventions.image_resize[1]) if conventions.image_resize else recorded
         if self.sizes.setdefault(camera, size) != size:
             before = "{}x{}".format(*self.sizes[camera])
             raise UserError(
-                f"the image is {size[0]}x{size[1]}, the ones before it {before}; conventions.image_resize, such as "
-                f"[{self.sizes[camera][0]}, {self.sizes[camera][1]}], makes them alike"
+                f"{self._name(camera, sample)}: the image is {size[0]}x{size[1]}, the ones before it {before}; "
+                f"conventions.image_resize, such as [{self.sizes[camera][0]}, {self.sizes[camera][1]}], makes them alike"
             )
+        if image.oddity:
+            self.odd.setdefault(camera, []).append(self._noted(camera, sample, image.oddity))
+        try:
+            return self._store(camera, image, size, is_measured)
+        except UserError as error:  # a file that was trusted unseen
+            self._leave_out(camera, sample, error)
+            return None
+
+    def _leave_out(self, camera: str, sample: int, error: UserError) -> None:
+        if self._config.data.bad_messages == "refuse":
+            raise UserError(f"{self._name(camera, sample)}: {error}") from error
+        message = self._noted(camera, sample, str(error))
+        self.bad.setdefault(camera, []).append(message._replace(follows=isinstance(error, FollowsDamageError)))
+
+    def _noted(self, camera: str, sample: int, reason: str) -> BadMessage:
+        stream = self._streams.streams[camera]
+        return BadMessage(int(stream.numbers[sample]), int(stream.clock.stamps_ns[sample]), reason)
+
+    def _name(self, camera: str, sample: int) -> str:
+        message = self._noted(camera, sample, "")
+        return f"camera {camera}, message {message.number} stamped {message.stamp_ns} ns"
+
+    def _store(self, camera: str, image: CameraImage, size: tuple[int, int], is_measured: bool) -> StoredImage:
+        last, self._last[camera] = self._last.get(camera), image
+        self.range_use.add(camera, image)
+        identical = last is not None and _is_same(last, image)
+        storage, recorded = self._config.data.storage, (image.height, image.width)
         if image.file is not None and image.file_format == storage and size == recorded:
             return StoredImage(image.file, None, histogram(image.rgb()) if is_measured else None, identical)
         pixels = resize(image.rgb(), size)
@@ -72,7 +124,7 @@ class FrameReader:
             return StoredImage(b"", pixels, counts, identical)
         if storage == "jpeg":
             self.compressed.add(camera)
-        return StoredImage(encode(pixels, storage, conventions.jpeg_quality), None, counts, identical)
+        return StoredImage(encode(pixels, storage, self._config.conventions.jpeg_quality), None, counts, identical)
 
 
 def _is_same(one: CameraImage, two: CameraImage) -> bool:

@@ -1,22 +1,23 @@
 """The first reading of a bag: all but its images, which decides what each frame shows."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from common.report.formatting import counted
 from stage1_convert.align import state_action
 from stage1_convert.align.camera_rate import describe_counts, rate_of
 from stage1_convert.align.clock import Clock, Int64
 from stage1_convert.align.ends import describe_cuts
 from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
 from stage1_convert.align.initial_values import with_initial_values
-from stage1_convert.align.streams import BagStreams, Stream, read_streams
+from stage1_convert.align.streams import BagStreams, Stream, read_streams, subject
 from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.config import Config, DataConfig
-from stage1_convert.dataset.record import BagEntry, ClockEntry, Gap, LeftOut, MessageCount
+from stage1_convert.dataset.record import BadMessageCount, BagEntry, ClockEntry, Gap, LeftOut, MessageCount
 from stage1_convert.images.video_topic import starts_video
 from stage1_convert.sources.source import BagPath
 
@@ -42,33 +43,79 @@ def plan_bag(source: BagPath, config: Config, scratch: Path) -> BagPlan:
     with open_bag(source.path, scratch, config.data.ros_distro, definitions) as bag:
         bag_streams, plan = read_and_plan(bag, config, entry)
         entry.warnings += bag.warnings
+    describe_final(bag_streams, plan, {}, config, entry)
     return BagPlan(entry, bag_streams, plan)
 
 
 def read_and_plan(bag: Bag, config: Config, entry: BagEntry) -> tuple[BagStreams, EpisodePlan]:
     """Read the streams, plan the episodes, and fill in what the entry says of them."""
-    entry.custom_data = bag.custom
+    entry.custom_data, entry.messages = bag.custom, {}
     bag_streams = with_initial_values(read_streams(bag, config, starts_video), config.data)
+    for stream in bag_streams.streams.values():
+        declared = bag.topics[stream.topic].declared
+        if stream.read != declared and stream.topic not in entry.messages:
+            entry.warnings.append(f"topic {stream.topic}: {declared} messages declared, {stream.read} read")
+        entry.messages[stream.topic] = MessageCount(declared=declared, read=stream.read, used=0)
+    return bag_streams, plan_streams(bag_streams, config, entry)
+
+
+def plan_streams(bag_streams: BagStreams, config: Config, entry: BagEntry) -> EpisodePlan:
+    """Plan the episodes of a bag's usable messages, and fill in what the entry says of them."""
     streams, clocks = bag_streams.streams, bag_streams.clocks
-    _describe_streams(bag, streams, entry)
+    _describe_clocks(streams, entry)
     plan = make_plan(clocks, state_action.joint_angles(bag_streams, config), bag_streams.markers_ns, config)
     if entry.bag in config.data.episodes:
         plan = choose(plan, config.data.episodes[entry.bag])
     _describe_plan(plan, streams, entry)
     entry.rate_hz = {camera: round(rate_of(clocks[camera].stamps_ns), 3) for camera in config.data.cameras}
-    entry.warnings += _warn_of_cuts(clocks, plan, config.data)
-    entry.warnings += _warn_of_images(clocks, plan, entry, config.data)
     state_action.check_numbers(bag_streams, plan, config)
-    return bag_streams, plan
+    return plan
 
 
-def _describe_streams(bag: Bag, streams: Mapping[str, Stream], entry: BagEntry) -> None:
-    entry.messages, entry.clock = {}, {}
+def describe_final(
+    bag_streams: BagStreams,
+    plan: EpisodePlan,
+    looked_at: Mapping[str, Collection[int]],
+    config: Config,
+    entry: BagEntry,
+) -> None:
+    """Count in the entry which messages were left out of a plan that is final, and warn of them and of the plan's images."""
+    entry.warnings += _warn_of_cuts(bag_streams.clocks, plan, config.data)
+    entry.warnings += _warn_of_images(bag_streams.clocks, plan, entry, config.data)
+    _describe_bad_messages(bag_streams, looked_at, config, entry)
+
+
+def _describe_bad_messages(
+    bag_streams: BagStreams, looked_at: Mapping[str, Collection[int]], config: Config, entry: BagEntry
+) -> None:
+    """Count the messages that were left out, in the entry and in a warning for each stream.
+
+    `looked_at` holds the images that were looked at, by camera and message; of the other streams all messages were.
+    """
+    entry.bad_messages = {}
+    for name, stream in bag_streams.streams.items():
+        if not stream.bad:
+            continue
+        first, count = stream.bad[0], len(stream.bad)
+        numbers = looked_at.get(name, stream.numbers)
+        of = len({*map(int, numbers), *(message.number for message in stream.bad)})
+        entry.bad_messages[name] = BadMessageCount(
+            count=count,
+            looked_at=of,
+            first_message=first.number,
+            first_stamp_ns=first.stamp_ns,
+            reason=first.reason,
+        )
+        entry.warnings.append(
+            f"{subject(name, stream, config)}: {counted(count, 'bad message')} of {of} left out, the first one message "
+            f"{first.number} stamped {first.stamp_ns} ns: {first.reason}"
+        )
+
+
+def _describe_clocks(streams: Mapping[str, Stream], entry: BagEntry) -> None:
+    entry.clock = {}
     for name, stream in streams.items():
-        declared, clock = bag.topics[stream.topic].declared, stream.clock
-        if stream.read != declared and stream.topic not in entry.messages:
-            entry.warnings.append(f"topic {stream.topic}: {declared} messages declared, {stream.read} read")
-        entry.messages[stream.topic] = MessageCount(declared=declared, read=stream.read, used=0)
+        clock = stream.clock
         entry.clock[name] = ClockEntry(
             source=clock.source,
             reason=clock.reason,

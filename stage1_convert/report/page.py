@@ -41,6 +41,7 @@ class Totals(NamedTuple):
     gaps: int
     gap_frames: int
     left_out: int
+    bad_messages: int
     warnings: int
     with_excess: int  # episodes that repeat or pass over more images than they must
 
@@ -87,6 +88,7 @@ def _totals(record: ConversionRecord, reports: Sequence[EpisodeReport]) -> Total
         gaps=sum(len(bag.gaps) for bag in record.bags),
         gap_frames=sum(gap.frames for bag in record.bags for gap in bag.gaps),
         left_out=sum(span.frames for bag in record.bags for span in bag.left_out),
+        bad_messages=sum(bag.n_bad_messages for bag in record.bags),
         warnings=sum(len(bag.warnings) for bag in record.bags),
         with_excess=sum(has_excess(record, report.entry) for report in reports),
     )

@@ -1,20 +1,29 @@
 """The bags below a local folder, in an order that does not depend on the file system."""
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from common.cli.command import UserError
 from stage1_convert.bags.storage import is_storage, storage_files
+from stage1_convert.sources.join import join_parallel
 from stage1_convert.sources.source import BagInfo, BagPath, FetchedBag, IsDone
 from stage1_convert.sources.split_files import is_one_recording
 
 
 class LocalBags:
-    """A BagSource of bags that stay where they are."""
+    """A BagSource of bags that stay where they are; `join` makes one of those that were recorded side by side."""
 
-    def __init__(self, src: Path) -> None:
+    def __init__(self, src: Path, join: bool = False) -> None:
         self.root = src.resolve()
-        self._found = {source.name: source for source in find_bags(src)}
+        bags = find_bags(src)
+        if join:
+            folder = Path(tempfile.mkdtemp(prefix="join-"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            bags = join_parallel(bags, folder)
+        self._found = {source.name: source for source in bags}
         self.bags = [BagInfo(source.name, size_bytes(source.path)) for source in self._found.values()]
 
     def missing_bytes(self, _bags: Sequence[BagInfo]) -> int:

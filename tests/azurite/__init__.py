@@ -41,11 +41,11 @@ class Azurite(NamedTuple):
         return client
 
 
-def sas(valid: bool = True) -> str:
-    """Return a token that may read and list, for an hour; one that is not valid ended an hour ago."""
-    end = datetime.now(UTC) + timedelta(hours=1 if valid else -1)
+def sas(hours: int = 1, key: str = KEY) -> str:
+    """Return a token that may read and list for some hours, or could until some hours ago, signed with `key`."""
+    end = datetime.now(UTC) + timedelta(hours=hours)
     may = AccountSasPermissions(read=True, list=True)
-    return generate_account_sas(ACCOUNT, KEY, ResourceTypes(container=True, object=True), may, end)
+    return generate_account_sas(ACCOUNT, key, ResourceTypes(container=True, object=True), may, end)
 
 
 def environment(port: int, folder: Path, token: str | None = None) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Images, compressed data and messages that claim or unpack to far more than they are, are refused before they take memory.
 
-No refusal lets the process grow by more than 100 MB, and the bags beside such a one are converted.
+No refusal lets the process grow by more than 100 MB. Such an image is left out and counted, such a bag is refused, and the
+bags beside it are converted.
 """
 
 import functools
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import pandas as pd
 import pyarrow as pa
 import pytest
 import zstandard
@@ -262,5 +264,14 @@ def test_the_bags_beside_them_are_converted(tmp_path: Path) -> None:
     cell(seconds=1.0).write(src / "good")
     with at_most(MOST_BYTES):
         summary = run(src, tmp_path / "out")
-    assert [bag for bag, _ in summary.refused] == ["png", "raw", "zstd"]
-    assert [bag["bag"] for bag in report(tmp_path / "out")["bags"] if bag["status"] == "converted"] == ["good"]
+    assert [bag for bag, _ in summary.refused] == ["zstd"]
+    left_out = {bag["bag"]: bag.get("bad_messages") for bag in report(tmp_path / "out")["bags"]}
+    assert [name for name, bad in left_out.items() if bad] == ["png", "raw"]
+    for name in ("png", "raw"):
+        bad = left_out[name]["color"]
+        assert (bad["count"], bad["first_message"]) == (1, 9)
+    sources = pd.concat([pd.read_parquet(path) for path in sorted((tmp_path / "out").glob("meta/sync/*/*.parquet"))])
+    assert len(sources) == summary.frames
+    shown = sources.groupby((sources["frame_index"] == 0).cumsum())["color.message"].agg(set)
+    assert len(shown) == 3
+    assert not any(9 in numbers for numbers in shown[1:])  # behind the good bag

@@ -32,12 +32,12 @@ def bag(service: azurite.Azurite, tmp_path_factory: pytest.TempPathFactory) -> s
 
 def secrets(port: int, folder: Path, credential: str, valid: bool) -> dict[str, str]:
     """Return a user's variables."""
-    variables = azurite.environment(port, folder, azurite.sas(valid))
+    key = azurite.KEY if valid else f"X{azurite.KEY[1:]}"
+    variables = azurite.environment(port, folder, azurite.sas(key=key))
     if credential == "token":
         return variables
     token, endpoint = variables.pop("AZURE_STORAGE_SAS_TOKEN"), variables.pop("AZURE_STORAGE_BLOB_ENDPOINT")
     del variables["AZURE_STORAGE_ACCOUNT"]
-    key = azurite.KEY if valid else f"X{azurite.KEY[1:]}"
     with_key = f"DefaultEndpointsProtocol=http;AccountName={azurite.ACCOUNT};AccountKey={key};BlobEndpoint={endpoint}"
     with_token = f"BlobEndpoint={endpoint};SharedAccessSignature={token}"
     return {**variables, "AZURE_STORAGE_CONNECTION_STRING": with_key if credential == "key" else with_token}

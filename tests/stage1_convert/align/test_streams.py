@@ -84,7 +84,10 @@ def test_velocity_and_effort_follow_the_positions(tmp_path: Path) -> None:
 
 
 def test_velocities_that_are_not_published_are_a_fault(tmp_path: Path) -> None:
-    stream = streams_of(tmp_path, cell(), "data.joint_fields=[position, velocity]").streams["joints"]
+    velocities = "data.joint_fields=[position, velocity]"
+    with pytest.raises(UserError, match=r"150 of the 150 messages .*: 6 joints are named and 0 velocities given"):
+        streams_of(tmp_path, cell(), velocities)
+    stream = streams_of(tmp_path / "refused", cell(), velocities, "data.bad_messages=refuse").streams["joints"]
     assert stream.faults[0] == "6 joints are named and 0 velocities given"
 
 

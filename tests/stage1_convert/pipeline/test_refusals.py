@@ -1,6 +1,6 @@
 """What is wrong with a bag, a folder or a setting ends as one clear line, and never as invented data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,12 @@ def with_joints(recording: Recording, first: int, stop: int, make: Callable[[Rec
     return recording
 
 
-def with_image(at: int, data: bytes) -> Recording:
+def with_images(numbers: Iterable[int], data: bytes) -> Recording:
+    """Return a recording in which these images are `data`."""
     recording = cell()
-    said = recording.images[at]
-    recording.images[at] = said._replace(message=compressed_image(stamp_of(said), data))
+    for number in numbers:
+        said = recording.images[number]
+        recording.images[number] = said._replace(message=compressed_image(stamp_of(said), data))
     return recording
 
 
@@ -115,11 +117,11 @@ def test_fewer_positions_than_names_are_refused(tmp_path: Path) -> None:
         (lambda data: b"\x89PNG\r\n\x1a\n" + data, "PNG"),
     ],
 )
-def test_a_corrupt_image_is_refused_with_its_number_and_stamp(
+def test_a_corrupt_image_is_refused_with_its_number_and_stamp_when_configured(
     tmp_path: Path, damage: Callable[[bytes], bytes], words: str
 ) -> None:
-    recording = with_image(30, damage(jpeg(draw(30))))
-    text = reason(tmp_path, recording)
+    recording = with_images([30], damage(jpeg(draw(30))))
+    text = reason(tmp_path, recording, "data.bad_messages=refuse")
     assert f"camera color, message 30 stamped {stamp_of(recording.images[30])} ns" in text
     assert words in text
 
@@ -132,7 +134,7 @@ def test_an_encoding_that_is_not_known_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_camera_that_changes_its_size_is_refused_with_both_sizes(tmp_path: Path) -> None:
-    text = reason(tmp_path, with_image(30, jpeg(draw(30, 24, 32))))
+    text = reason(tmp_path, with_images([30], jpeg(draw(30, 24, 32))))
     assert "24x32" in text
     assert "48x64" in text
     assert "conventions.image_resize, such as [48, 64], makes them alike" in text
@@ -193,10 +195,10 @@ def test_a_truncated_database_is_refused(tmp_path: Path) -> None:
 def test_one_bad_bag_does_not_stop_the_good_ones(tmp_path: Path) -> None:
     for name in ("a", "c"):
         cell().write(tmp_path / "src" / name)
-    with_image(10, b"junk").write(tmp_path / "src" / "b")
+    with_images(range(10, 20), b"junk").write(tmp_path / "src" / "b")
     done = run_module("stage1_convert", "--src", tmp_path / "src", "--out", tmp_path / "out", "--workers", 1)
     assert done.returncode == 0
-    assert "refused: bag b: camera color, message 10" in done.stderr
+    assert "refused: bag b: camera color: 10 of the 44 messages that were looked at are bad" in done.stderr
     assert "2 converted, 1 refused" in done.stdout
     bags = report(tmp_path / "out")["bags"]
     assert [(bag["bag"], bag["status"], len(bag["episodes"])) for bag in bags] == [
@@ -209,12 +211,12 @@ def test_one_bad_bag_does_not_stop_the_good_ones(tmp_path: Path) -> None:
 
 def test_with_strict_one_bad_bag_no_dataset_is_written_and_the_good_ones_wait_for_the_next_run(tmp_path: Path) -> None:
     cell().write(tmp_path / "src" / "a")
-    with_image(10, b"junk").write(tmp_path / "src" / "b")
+    with_images(range(10, 20), b"junk").write(tmp_path / "src" / "b")
     done = run_module(
         "stage1_convert", "--src", tmp_path / "src", "--out", tmp_path / "out", "--strict", "--workers", 2
     )
     assert done.returncode == 2
-    assert "refused: bag b: camera color, message 10" in done.stderr
+    assert "refused: bag b: camera color: 10 of the 44 messages that were looked at are bad" in done.stderr
     assert "1 of 2 bags are refused" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
