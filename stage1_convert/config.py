@@ -56,6 +56,13 @@ class DataConfig(Section):
             "contradict each other: the bag is refused"
         ),
     )
+    initial_values: dict[str, float] = Field(
+        default={},
+        description=(
+            "values of data.state_fields before their first message: name -> number, for a gripper that publishes on change "
+            "only, such as {gripper: 0.0}"
+        ),
+    )
     command_topic: str | None = Field(
         default=None,
         description=(
@@ -297,6 +304,15 @@ class DataConfig(Section):
             if name not in self.cameras and rule == "in_order":
                 raise ValueError(
                     f"data.resample_by_stream.{name}=in_order: expected auto, hold, nearest or linear for numbers"
+                )
+
+        for name in self.initial_values:
+            if name not in self.state_fields:
+                known = ", ".join(self.state_fields) or "none"
+                raise ValueError(f"data.initial_values.{name}: no name of data.state_fields; they are {known}")
+            if self.resample_by_stream.get(name, self.resample) == "linear":
+                raise ValueError(
+                    f"data.initial_values.{name}: expected data.resample_by_stream.{name}=hold, not linear"
                 )
 
     def _check_episodes(self) -> None:

@@ -1,8 +1,8 @@
 """The training configuration: every key, its default and what it means."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from common.act.network import ActConfig
 from common.cli.config import Section
@@ -141,7 +141,10 @@ class TrainingConfig(Section):
     log_freq: int = Field(default=50, ge=1, description="steps between log lines")
     resume: str = Field(
         default="auto",
-        description="auto: resume from the newest complete checkpoint in output_dir; never; or the folder of a checkpoint",
+        description=(
+            "auto (or true): resume from the newest complete checkpoint in output_dir; never (or false); or the folder of a "
+            "run, of a checkpoint or of its pretrained_model"
+        ),
     )
     seed: int = Field(default=1000, ge=0, description="seed of weights, data order, noise and dropout")
     num_workers: int = Field(default=2, ge=0, description="threads that prepare batches ahead; 0: none")
@@ -163,6 +166,12 @@ class TrainingConfig(Section):
         default=False, description="log to TensorBoard in output_dir/tensorboard; needs the package tensorboard"
     )
     output_dir: str = Field(default="/output/train-rosbag-act", description="folder of checkpoints and metrics")
+
+    @field_validator("resume", mode="before")
+    @classmethod
+    def _read_resume(cls, resume: Any) -> Any:
+        """Take true and false for auto and never."""
+        return {"true": "auto", "false": "never"}.get(str(resume).lower(), resume)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -6,6 +6,7 @@ are stored beside it: how bags became rows, in `meta/conversion.json`, and what 
 
 import functools
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from common.lerobot.columns import as_array, copy_again_if_damaged, explain, map
 from common.lerobot.images import Image, decode_image, decode_video, image_file, resize
 from common.lerobot.metadata import (
     ACTION,
+    CONVERT_V21,
     DATA_PATH,
     IMAGE_DTYPES,
     IMAGES,
@@ -37,6 +39,8 @@ from common.lerobot.metadata import (
     iterate_episodes,
 )
 from common.storage.files import read_json
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,15 @@ class Dataset:
         raw = read_json(path)
         version = raw.get("codebase_version") if isinstance(raw, dict) else None
         if version != VERSION:
-            raise UserError(f"{root} is not a LeRobot {VERSION} dataset: its codebase_version is {version!r}")
+            way_out = f"; {CONVERT_V21}" if version == "v2.1" else ""
+            raise UserError(f"{root} is not a LeRobot {VERSION} dataset: its codebase_version is {version!r}{way_out}")
         info = validate(Info, raw, f"{path} is damaged: ")
         features = {key: declared.feature() for key, declared in info.features.items()}
         dataset = cls(root, info.fps, features, tuple(iterate_episodes(root)), info)
         dataset._check()
+        odd = [f"{key}: {declared.odd_names}" for key, declared in info.features.items() if declared.odd_names]
+        if odd:
+            log.warning("%s declares unusual names; %s", path, "; ".join(odd))
         return dataset
 
     @property

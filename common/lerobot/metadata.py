@@ -10,8 +10,13 @@ from pydantic import BaseModel, Field, StrictInt, field_validator, model_validat
 from pydantic_core import PydanticCustomError
 
 from common.cli.command import UserError, one_line
+from common.lerobot.names import value_names
 
 VERSION = "v3.0"
+CONVERT_V21 = (
+    "convert it with LeRobot, `python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=...` (before 0.6: "
+    "`python -m lerobot.datasets.v30.convert_dataset_v21_to_v30`)"
+)
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
@@ -44,30 +49,28 @@ class DeclaredFeature(BaseModel):
 
     dtype: str
     shape: list[Annotated[StrictInt, Field(ge=1)]] = Field(min_length=1)
-    names: list[str] | None = None
+    names: Any = None
     info: dict[str, Any] | None = None
-
-    @field_validator("names", mode="before")
-    @classmethod
-    def _flatten(cls, names: Any) -> Any:
-        """Take the names out of {"motors": [...]}, as LeRobot also writes them."""
-        return next(iter(names.values()), None) if isinstance(names, dict) else names
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        """Refuse shapes and names that do not fit the type."""
+        """Refuse shapes that do not fit the type."""
         if self.dtype in IMAGE_DTYPES and len(self.shape) != 3:
             raise PydanticCustomError("image_shape", "a shape of height, width and channels")
-        if len(self.shape) == 1 and self.names and len(self.names) != self.shape[0]:
-            raise PydanticCustomError("names", "as many names as the shape has values")
         return self
 
     def feature(self) -> Feature:
         """Return it with the height of images first: some datasets declare (channels, height, width)."""
-        shape, names = tuple(self.shape), tuple(self.names) if self.names else None
+        shape = tuple(self.shape)
+        names, _ = value_names(self.names, len(shape) if len(shape) > 1 else shape[0])
         if self.dtype in IMAGE_DTYPES and names and names[0] in ("channel", "channels"):
             shape = (*shape[1:], shape[0])
         return Feature(self.dtype, shape, names, self.info or {})
+
+    @property
+    def odd_names(self) -> str | None:
+        """What is odd about the names of a vector, None when nothing is."""
+        return value_names(self.names, self.shape[0])[1] if len(self.shape) == 1 else None
 
 
 class Info(BaseModel):
@@ -77,6 +80,14 @@ class Info(BaseModel):
     total_frames: int
     features: dict[str, DeclaredFeature]
     robot_type: str | None = None
+
+    @field_validator("fps", mode="before")
+    @classmethod
+    def _check_fps(cls, fps: Any) -> Any:
+        """Refuse a rate that a whole number would change."""
+        if isinstance(fps, float) and not fps.is_integer():
+            raise PydanticCustomError("fps", "a whole number of frames per second")
+        return fps
 
 
 class Episode(NamedTuple):

@@ -11,6 +11,7 @@ import numpy as np
 from common.cli.command import UserError
 from stage1_convert.align.camera_rate import is_near_fps, mid_window_delay_ns
 from stage1_convert.align.clock import Clock, Int64
+from stage1_convert.align.ends import overlap
 from stage1_convert.align.resample import RULES, Bool, Float64, grid, long_pauses
 from stage1_convert.align.shortage import describe_slow_streams
 from stage1_convert.align.split import Span, at_rest, divide, runs, shortest_frames
@@ -77,7 +78,7 @@ def make_plan(
     data.on_gap=fail.
     """
     data = config.data
-    first_ns, last_ns = _overlap(clocks)
+    first_ns, last_ns = overlap(clocks, data)
     rules = {stream: _resolve(stream, clock, data) for stream, clock in clocks.items()}
     delay_ns = _grid_delay_ns(clocks, rules, first_ns, data)
     pauses_ns = long_pauses(clock.stamps_ns for clock in clocks.values())
@@ -86,6 +87,8 @@ def make_plan(
     for stream, clock in clocks.items():
         limit_ns = rule_of(stream, data)[1]
         picks[stream], within[stream] = RULES[rules[stream]](clock.stamps_ns, ticks_ns, limit_ns)
+        if stream in data.initial_values:  # the first sample, which stands in until a message comes
+            within[stream] |= picks[stream] == 0
     complete = np.logical_and.reduce(list(within.values()))
     gaps = _gaps(ticks_ns, complete, within)
     if gaps and data.on_gap == "fail":
@@ -130,19 +133,6 @@ def _grid_delay_ns(clocks: Mapping[str, Clock], rules: Mapping[str, str], first_
         if rules[camera] in ("in_order", "hold") and is_near_fps(stamps_ns, data.fps):
             return mid_window_delay_ns(stamps_ns, first_ns, data.fps)
     return 0
-
-
-def _overlap(clocks: Mapping[str, Clock]) -> tuple[int, int]:
-    """Return the time, in nanoseconds, in which every stream publishes: from the latest first to the earliest last stamp."""
-    first = {stream: int(clock.stamps_ns[0]) for stream, clock in clocks.items()}
-    last = {stream: int(clock.stamps_ns[-1]) for stream, clock in clocks.items()}
-    late, early = max(first, key=first.__getitem__), min(last, key=last.__getitem__)
-    if first[late] > last[early]:
-        raise UserError(
-            f"{late} ({clocks[late].source} time) begins {(first[late] - last[early]) / 1e9:.3f} s after {early} "
-            f"({clocks[early].source} time) has ended: the streams never overlap; look at data.time_source"
-        )
-    return first[late], last[early]
 
 
 def _gaps(ticks_ns: Int64, complete: Bool, within: Mapping[str, Bool]) -> list[Gap]:

@@ -1,15 +1,17 @@
-"""Says why nothing of a bag is long enough for an episode: which stream is too slow for the settings, and which solve it."""
+"""Says why a bag gives no episode or no command: which stream is too slow for the settings, and which of them solve it."""
 
 import math
 from collections.abc import Mapping
 
 import numpy as np
 
-from stage1_convert.align.clock import Clock, Int64
+from common.cli.command import UserError
+from stage1_convert.align.clock import SECOND_NS, Clock, Int64
 from stage1_convert.config import DataConfig
 
 SPARE = 2.5  # periods of a stream that its limit should allow: one lost message must not end an episode
 MAX_LIMIT_MS = 60_000
+SPARSE_PERIODS = 10  # of the grid: trajectories that are further apart are no commands
 
 
 def describe_slow_streams(clocks: Mapping[str, Clock], limits_ns: Mapping[str, int], data: DataConfig) -> str:
@@ -32,6 +34,15 @@ def describe_slow_streams(clocks: Mapping[str, Clock], limits_ns: Mapping[str, i
     if 1 <= fps < data.fps:
         remedy += f" and data.fps={fps}"
     return f": {'; '.join(texts)}; {remedy}"
+
+
+def require_commands_at_a_rate(topic: str, stamps_ns: Int64, fps: int) -> None:
+    """Raise UserError for trajectories that are sent once for each goal: the first point of such a one is no action."""
+    if len(stamps_ns) < 2 or _median_period_ns(stamps_ns) > SPARSE_PERIODS * SECOND_NS / fps:
+        raise UserError(
+            f"topic {topic}: {len(stamps_ns)} trajectories, one for each goal: their first points are no commands at "
+            f"{fps} fps; conventions.action=next_position or delta takes the actions from the joints"
+        )
 
 
 def _median_period_ns(stamps_ns: Int64) -> float:

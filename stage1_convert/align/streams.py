@@ -3,7 +3,8 @@
 A stream is `joints`, a camera, a field or `command`, by the names of the config. Its samples are the usable messages of its
 topic: another publisher may share the topic of the joints, a video stream may begin with packets that carry no image, and
 data.bad_messages=skip leaves out those with something wrong in them.
-`numbers` gives the place of each sample among all messages of the topic, for whoever reads the topic again. Joints that come
+`numbers` gives the place of each sample among all messages of the topic, for whoever reads the topic again; it is -1
+for a sample of data.initial_values. Joints that come
 in messages of their own, such as a gripper's, are a stream of their own: `joints.NAME`, by the first of them.
 """
 
@@ -20,6 +21,7 @@ from stage1_convert.align.episodes import rule_of
 from stage1_convert.align.joint_fields import (
     COMMANDS,
     JOINT_STATE,
+    TRAJECTORY,
     check_index,
     command_reader,
     field_reader,
@@ -27,6 +29,7 @@ from stage1_convert.align.joint_fields import (
 )
 from stage1_convert.align.joint_groups import JointGroup, find_contradiction, group_joints, partly_missing
 from stage1_convert.align.resample import Bool, Float64
+from stage1_convert.align.shortage import require_commands_at_a_rate
 from stage1_convert.bags.bag import Bag
 from stage1_convert.bags.cdr import FieldBatch, FieldReader, empty_batch, stamp_reader
 from stage1_convert.bags.message_types import IMAGE_TYPES, VIDEO_TYPES
@@ -149,6 +152,10 @@ class StreamReader:
 
         Raises UserError when it has no sample or no clock, a joint is missing, or two publishers contradict each other.
         """
+        if not self.read and name in config.data.initial_values:
+            none = np.zeros(0, np.int64)
+            silent = Clock(none, "receive", "no message: data.initial_values alone", None)
+            return {name: Stream(self.topic, (name,), 0, silent, none, np.zeros((0, 1)), {}, none, none)}
         if not any(len(part[0]) for part in self._parts):
             raise UserError(self._without_sample(name, config))
         if self._leading:
@@ -203,6 +210,8 @@ class StreamReader:
             number_names = tuple(dimensions(name, config)[column] for column in kept)
             chosen = values if len(groups) == 1 else values[np.flatnonzero(group.rows)[:, None], kept]
             stream = self._stream(name, number_names, (numbers, header_ns, receive_ns), chosen, config)
+            if self._type == TRAJECTORY:
+                require_commands_at_a_rate(self.topic, stream.clock.stamps_ns, config.data.fps)
             if name == JOINTS:
                 self._check_publishers(stream, labels[np.isin(numbers, stream.numbers)], config)
             streams[f"{name}.{joints[group.joints[0]]}" if streams else name] = stream

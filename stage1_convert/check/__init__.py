@@ -70,6 +70,10 @@ def print_report(report: Report) -> int:
     """Print one line for each finding and a summary; returns the exit code, 0 or 2."""
     for finding in report.findings:
         print(finding)
-    found = counted(len(report.findings), "finding") if report.findings else "no findings"
-    print(f"{report.files} files, {report.frames} frames, {report.images} images: {found}")
-    return 2 if report.findings else 0
+    hints = sum(finding.is_hint for finding in report.findings)
+    faults = len(report.findings) - hints
+    found = counted(faults, "finding") if faults else "no findings"
+    noted = f", {counted(hints, 'hint')}" if hints else ""
+    usable = "to be repaired before training" if faults else "usable for training"
+    print(f"{report.files} files, {report.frames} frames, {report.images} images: {found}{noted}; {usable}")
+    return 2 if faults else 0

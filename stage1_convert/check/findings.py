@@ -19,11 +19,12 @@ class Finding(NamedTuple):
     file: str
     row: int | None
     text: str
+    is_hint: bool = False  # training takes it, and so does LeRobot
 
     def __str__(self) -> str:
         """Return the finding as one line."""
         where = self.file if self.row is None else f"{self.file}: row {self.row}"
-        return f"{where}: {self.text}"
+        return f"{'hint: ' if self.is_hint else ''}{where}: {self.text}"
 
 
 class Findings:
@@ -34,10 +35,14 @@ class Findings:
         self.found: list[Finding] = []
         self.files: set[Path] = set()
 
-    def add(self, path: Path, text: str, row: int | None = None) -> None:
+    def add(self, path: Path, text: str, row: int | None = None, is_hint: bool = False) -> None:
         """Add a finding about the file or folder `path`."""
         name = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
-        self.found.append(Finding(name, row, text))
+        self.found.append(Finding(name, row, text, is_hint))
+
+    def hint(self, path: Path, text: str) -> None:
+        """Add something unusual that training and LeRobot take as it is."""
+        self.add(path, text, is_hint=True)
 
     def expect(self, path: Path, what: str, found: Any, expected: Any) -> None:
         """Add a finding unless `found` equals `expected`."""

@@ -5,10 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, Field, StrictStr
+from pydantic import BaseModel, Field, StrictStr
 
 from common.cli.command import UserError
-from common.lerobot.metadata import DATA_PATH, FILES_PER_CHUNK, IMAGE_DTYPES, INDEX_COLUMNS, VIDEO_PATH, Feature
+from common.lerobot.metadata import (
+    CONVERT_V21,
+    DATA_PATH,
+    FILES_PER_CHUNK,
+    IMAGE_DTYPES,
+    INDEX_COLUMNS,
+    VIDEO_PATH,
+    Feature,
+)
+from common.lerobot.names import value_names
 from common.storage.files import read_json
 from stage1_convert.check.findings import Findings
 
@@ -33,11 +42,6 @@ class DatasetInfo(BaseModel):
     robot_type: StrictStr | None = None
 
 
-def _unwrap_names(names: Any) -> Any:
-    """LeRobot also writes {"motors": [...]}."""
-    return next(iter(names.values())) if isinstance(names, dict) and len(names) == 1 else names
-
-
 class FeatureInfo(BaseModel):
     """A feature of info.json."""
 
@@ -46,7 +50,7 @@ class FeatureInfo(BaseModel):
         "string", "image", "video",
     ]  # fmt: skip
     shape: Annotated[list[Count], Field(min_length=1)]
-    names: Annotated[list[StrictStr] | None, BeforeValidator(_unwrap_names)] = None
+    names: Any = None  # LeRobot takes whatever is there
     info: dict[str, Any] | None = None
 
 
@@ -79,6 +83,8 @@ def check_info(path: Path, findings: Findings) -> Declared | None:
         findings.add(path, str(error).removeprefix(f"{path} "))
         return None
     invalid = findings.validate(DatasetInfo, path, info)
+    if isinstance(info, dict) and info.get("codebase_version") == "v2.1":
+        findings.add(path, f"codebase_version v2.1: {CONVERT_V21}")
     if not isinstance(info, dict) or invalid & {"fps", "features"}:
         return None
     features: dict[str, Feature] = {}
@@ -139,14 +145,11 @@ def _check_feature(path: Path, key: str, raw: Any, fps: float, findings: Finding
     if findings.validate(FeatureInfo, path, raw, where):
         return None
     found = FeatureInfo.model_validate(raw)
-    names, shape = found.names, found.shape
-    if names is not None:
-        expected = len(shape) if len(shape) > 1 else shape[0]
-        if len(names) != expected:
-            findings.add(path, f"{where}.names: found {len(names)} names, expected {expected} for shape {shape}")
-        elif len(set(names)) != len(names):
-            findings.add(path, f"{where}.names: found {names}, expected different names")
-    feature = Feature(found.dtype, tuple(shape), None if names is None else tuple(names), found.info or {})
+    shape = found.shape
+    names, odd = value_names(found.names, len(shape) if len(shape) > 1 else shape[0])
+    if odd and found.dtype not in IMAGE_DTYPES:
+        findings.hint(path, f"{where}.names: {odd}")
+    feature = Feature(found.dtype, tuple(shape), names, found.info or {})
     is_image = feature.dtype in IMAGE_DTYPES
     return feature if not is_image or _check_image(path, where, feature, fps, findings) else None
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.cli.command import UserError
-from common.lerobot.metadata import IMAGE_DTYPES, IMAGES, Feature
+from common.lerobot.metadata import IMAGE_DTYPES, IMAGES, INDEX_COLUMNS, Feature
 from common.storage.files import read_json
 from stage1_convert.check.findings import Findings
 from stage1_convert.check.images import ImageSample
@@ -27,6 +27,7 @@ from stage1_convert.dataset.record import read_record
 from stage1_convert.dataset.stats import QUANTILES, Stats, image_stats, pooled, sample_frames
 
 Float64 = npt.NDArray[np.float64]
+FLOAT32_ROUNDING = 2.0**-20  # eight units in the last place of the mean square
 EXACT = ("min", "max", "mean", "std")
 # How far mean and deviation, and extremes and quantiles, of images may be off; values go from 0 to 1.
 SAME_PIXELS, OTHER_PIXELS = (1e-3, 1e-3), (0.05, 0.2)
@@ -54,6 +55,7 @@ def check_statistics(
         checker.check_dataset(root / "meta" / "stats.json", stored)
     if episodes.stats:
         checker.check_episodes()
+    checker.hint_stale()
 
 
 def _read_stats(path: Path, findings: Findings) -> dict[str, Any] | None:
@@ -92,6 +94,7 @@ class _Checker:
     ) -> None:
         self._features, self._rows, self._episodes = features, rows, episodes
         self._otherwise, self._findings = otherwise, findings
+        self._stale: dict[Path, list[str]] = {}  # features whose statistics neither LeRobot nor the training uses
         lengths = [len(sample_frames(max(stop - start, 1))) for start, stop in episodes.bounds]
         # Of each feature, its episodes' statistics; None where no image of an episode could be decoded.
         self._images: dict[str, list[Stats | None]] = {
@@ -165,6 +168,8 @@ class _Checker:
         size = np.abs(values).max(axis=0)
         for name, right in exact.items():
             limit = 0 if name == "count" else (2e-7 if name in ("min", "max") else 1e-5) * size + 1e-9
+            if name == "std":  # LeRobot takes E[x^2] - E[x]^2 in float32, which loses digits where x is far from 0
+                limit = np.maximum(limit, np.sqrt(right**2 + FLOAT32_ROUNDING * size**2) - right)
             self._near(place, name, stored[name], right, limit)
 
     def _check_images(self, place: Place, key: str, stored: Mapping[str, Float64], episodes: Sequence[int]) -> None:
@@ -208,7 +213,19 @@ class _Checker:
             self._note(place, f"{name}: found {_text(found)}, expected between {_text(low)} and {_text(high)}")
 
     def _note(self, place: Place, text: str) -> None:
-        self._findings.add(place.path, f"{place.what}: {text}", place.row)
+        key = place.what.removeprefix("stats/")
+        if key in INDEX_COLUMNS:
+            self._stale.setdefault(place.path, []).append(key)
+        else:
+            self._findings.add(place.path, f"{place.what}: {text}", place.row)
+
+    def hint_stale(self) -> None:
+        """Note in one line for each file the statistics of numbers that an editing tool has left as they were."""
+        for path, keys in self._stale.items():
+            names = ", ".join(dict.fromkeys(keys))
+            self._findings.hint(
+                path, f"{len(keys)} statistics of {names} are stale, as LeRobot's edit tool leaves them"
+            )
 
 
 def _rank_limits(ordered: Float64, q: float) -> tuple[Float64, Float64]:

@@ -10,7 +10,9 @@ from common.report.formatting import counted
 from stage1_convert.align import state_action
 from stage1_convert.align.camera_rate import describe_counts, rate_of
 from stage1_convert.align.clock import Clock, Int64
+from stage1_convert.align.ends import describe_cuts
 from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
+from stage1_convert.align.initial_values import with_initial_values
 from stage1_convert.align.streams import BagStreams, Stream, read_streams, subject
 from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.bags.message_files import read_message_files
@@ -48,7 +50,7 @@ def plan_bag(source: BagPath, config: Config, scratch: Path) -> BagPlan:
 def read_and_plan(bag: Bag, config: Config, entry: BagEntry) -> tuple[BagStreams, EpisodePlan]:
     """Read the streams, plan the episodes, and fill in what the entry says of them."""
     entry.custom_data, entry.messages = bag.custom, {}
-    bag_streams = read_streams(bag, config, starts_video)
+    bag_streams = with_initial_values(read_streams(bag, config, starts_video), config.data)
     for stream in bag_streams.streams.values():
         declared = bag.topics[stream.topic].declared
         if stream.read != declared and stream.topic not in entry.messages:
@@ -78,6 +80,7 @@ def describe_final(
     entry: BagEntry,
 ) -> None:
     """Count in the entry which messages were left out of a plan that is final, and warn of them and of the plan's images."""
+    entry.warnings += _warn_of_cuts(bag_streams.clocks, plan, config.data)
     entry.warnings += _warn_of_images(bag_streams.clocks, plan, entry, config.data)
     _describe_bad_messages(bag_streams, looked_at, config, entry)
 
@@ -137,7 +140,18 @@ def _describe_plan(plan: EpisodePlan, streams: Mapping[str, Stream], entry: BagE
     for name, stream in streams.items():
         used.setdefault(stream.topic, []).append(stream.numbers[plan.shown(name)])
     for topic, numbers in used.items():
-        entry.messages[topic].used = len(np.unique(np.concatenate(numbers)))
+        entry.messages[topic].used = int(np.count_nonzero(np.unique(np.concatenate(numbers)) >= 0))
+
+
+def _warn_of_cuts(clocks: Mapping[str, Clock], plan: EpisodePlan, data: DataConfig) -> list[str]:
+    """Return warnings about what the ends of the grid, or gaps at its ends, leave out."""
+    ticks_ns, gaps = plan.ticks_ns, plan.gaps
+    first, last, silent_first, silent_last = 0, len(ticks_ns) - 1, list[str](), list[str]()
+    if gaps and gaps[0].start_ns == ticks_ns[0]:
+        first, silent_first = gaps[0].frames, gaps[0].streams
+    if gaps and int(np.searchsorted(ticks_ns, gaps[-1].start_ns)) + gaps[-1].frames == len(ticks_ns):
+        last, silent_last = len(ticks_ns) - gaps[-1].frames - 1, gaps[-1].streams
+    return describe_cuts(clocks, (int(ticks_ns[first]), int(ticks_ns[last])), (silent_first, silent_last), data)
 
 
 def _warn_of_images(clocks: Mapping[str, Clock], plan: EpisodePlan, entry: BagEntry, data: DataConfig) -> Iterator[str]:

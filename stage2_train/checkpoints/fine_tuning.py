@@ -1,5 +1,6 @@
 """Fine-tuning: the weights and settings of `model.init_from`, an ACT checkpoint of this project or of LeRobot."""
 
+import functools
 import logging
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def with_base_settings(config: TrainConfig) -> TrainConfig:
     """Return the configuration with every model key that the user has not set taken from model.init_from, if there is one."""
     if config.model.init_from is None:
         return config
-    _, act, _ = read_settings(pretrained_folder(Path(config.model.init_from)))
+    _, act, _ = read_settings(_base_folder(config.model.init_from))
     kept = {*config.model.model_fields_set, "pretrained_backbone_weights"}
     taken = {key: value for key, value in act if key not in kept}
     try:
@@ -29,9 +30,14 @@ def with_base_settings(config: TrainConfig) -> TrainConfig:
         raise UserError(f"model.init_from={config.model.init_from}: {error}") from error
 
 
+@functools.cache  # what was taken is said once, and a run that is still going keeps standing for the same checkpoint
+def _base_folder(init_from: str) -> Path:
+    return pretrained_folder(Path(init_from))
+
+
 def read_base(config: TrainConfig, shape: PolicyShape) -> Checkpoint:
     """Return the checkpoint of model.init_from; raises UserError naming the first difference that its weights cannot have."""
-    base = Checkpoint.read(pretrained_folder(Path(str(config.model.init_from))))
+    base = Checkpoint.read(_base_folder(str(config.model.init_from)))
     keys = [key for key in ActConfig.model_fields if key not in FREE_KEYS]
     settings = {f"model.{key}": (getattr(base.act, key), getattr(config.model, key)) for key in keys}
     sizes = {

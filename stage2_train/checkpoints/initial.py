@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 # Lower bounds of the standard deviations, for joints that never move. The bound of a state is higher than that of an action:
 # dividing by almost nothing would blow up the joint's first small motion, while the action's bound scales the prediction, too.
 MIN_STDS = {STATE: 1e-3, ENVIRONMENT: 1e-3, ACTION: 1e-5}
+MIN_STD_OF_RANGE = (
+    1e-2  # of a joint that moves: a rare motion becomes at most 100 standard deviations, in whatever unit
+)
+ROUNDING = 1e-6  # of a joint's value: a range within it is float32's rounding, and the joint never moves
 MEAN_STD = {"VISUAL": "MEAN_STD", "STATE": "MEAN_STD", "ACTION": "MEAN_STD"}
 
 log = logging.getLogger(__name__)
@@ -82,27 +87,37 @@ def _training_settings(training: TrainingConfig) -> dict[str, Any]:
 def statistics(dataset: Dataset, image_stats: str) -> dict[str, Tensor]:
     """Return "<feature>.<statistic>" tensors of the dataset, as LeRobot's processor files hold them.
 
-    The standard deviations of vectors are at least MIN_STDS; `image_stats` says what images are normalized by.
+    The standard deviations of vectors near zero are raised; `image_stats` says what images are normalized by.
     """
     tensors = {
         f"{key}.{name}": torch.tensor(value, dtype=torch.float32)
         for key, stats in dataset.stats.items()
         for name, value in stats.items()
     }
-    for key, min_std in MIN_STDS.items():
-        std = tensors.get(f"{key}.std")
-        if std is not None and (std < min_std).any():
-            names = dataset.features[key].names or tuple(map(str, range(len(std))))
-            constant = [name for name, value in zip(names, std.tolist(), strict=True) if value < min_std]
-            log.warning(
-                "%s of %s hardly varies; its standard deviation is set to %g", key, ", ".join(constant), min_std
-            )
-            tensors[f"{key}.std"] = std.clamp(min=min_std)
+    for key in MIN_STDS:
+        if f"{key}.std" in tensors:
+            tensors[f"{key}.std"] = _raised(dataset, key, tensors)
     if image_stats == "imagenet":
         for camera in dataset.cameras:
             for name, value in IMAGENET.items():
                 tensors[f"{image_key(camera)}.{name}"] = torch.tensor(value).reshape(3, 1, 1)
     return tensors
+
+
+def _raised(dataset: Dataset, key: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return the standard deviations of a vector, those near zero raised to their lower bound, with a line about each."""
+    std = tensors[f"{key}.std"]
+    floor = torch.full_like(std, MIN_STDS[key])
+    ends = [tensors.get(f"{key}.{name}") for name in ("min", "max")]
+    if ends[0] is not None and ends[1] is not None and ends[0].shape == ends[1].shape == std.shape:
+        range_ = ends[1] - ends[0]
+        moves = range_ > ROUNDING * torch.maximum(ends[0].abs(), ends[1].abs())
+        floor = torch.where(moves, range_ * MIN_STD_OF_RANGE, floor)
+    names = dataset.features[key].names or tuple(map(str, range(len(std))))
+    for name, value, least in zip(names, std.tolist(), floor.tolist(), strict=True):
+        if value < least:
+            log.warning("%s of %s hardly varies: its standard deviation %.3g is set to %.3g", key, name, value, least)
+    return torch.maximum(std, floor)
 
 
 def parameter_count(network: Act) -> int:

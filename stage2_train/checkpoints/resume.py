@@ -77,7 +77,7 @@ def find_resume_point(config: TrainConfig, dataset_identity: str, world_size: in
                 "choose another folder or remove this one"
             )
         return None
-    candidates = newest_first if mode == "auto" else [Path(mode)]
+    candidates = newest_first if mode == "auto" else _candidates(Path(mode))
     point = next((point for point in map(_open, candidates) if point is not None), None)
     if point is not None:
         refuse_changes(point, config, dataset_identity, world_size)
@@ -89,6 +89,13 @@ def find_resume_point(config: TrainConfig, dataset_identity: str, world_size: in
             "choose another folder or remove this one"
         )
     return point
+
+
+def _candidates(path: Path) -> list[Path]:
+    """Return the checkpoints that a folder stands for, newest first: those of a run, or the one it is or belongs to."""
+    if path.name == PRETRAINED:
+        return [path.resolve().parent]
+    return [folder for _, folder in reversed(list_checkpoints(path))] or [path]
 
 
 def refuse_changes(point: ResumePoint, config: TrainConfig, dataset_identity: str, world_size: int) -> None:

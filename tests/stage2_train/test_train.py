@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 
 from common.cli.command import UserError
 from common.cli.config import load, to_dict
+from common.lerobot.dataset import Dataset
 from common.policy import Policy
 from stage2_train.__main__ import main
+from stage2_train.checkpoints.initial import statistics
 from stage2_train.config import TrainConfig
 from stage2_train.train import train
 from tests.conftest import GOLDEN, TINY_TRAINING, run_module
@@ -202,10 +204,30 @@ def test_the_std_of_a_joint_that_never_moves_has_a_lower_bound(
     dataset = dataset_with_std(tmp_path / "dataset", "observation.state", [1.0, 0.0, 1.0])
     with caplog.at_level(logging.WARNING):
         train(tiny_config(dataset, tmp_path / "out", "training.steps=1"))
-    assert "observation.state of 1 hardly varies" in caplog.text
+    assert "observation.state of 1 hardly varies: its standard deviation 0 is set to 0.001" in caplog.text
     folder = tmp_path / "out/checkpoint_000001/pretrained_model"
     tensors = load_file(folder / "policy_preprocessor_step_3_normalizer_processor.safetensors")
     assert tensors["observation.state.std"][1].item() == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("ends", "std", "expected"),
+    [
+        ((0.0, 1e-4), 3e-5, 3e-5),  # a small unit
+        ((0.0, 50.0), 0.01, 0.5),  # a rare motion
+        ((1000.0, 1000.0), 1e-7, 1e-3),  # never moves
+    ],
+)
+def test_the_bound_of_a_std_follows_the_range_of_the_joint(
+    ends: tuple[float, float], std: float, expected: float, tmp_path: Path
+) -> None:
+    path = write_dataset(tmp_path / "dataset") / "meta" / "stats.json"
+    stats = json.loads(path.read_text())
+    values = {"min": ends[0], "max": ends[1], "std": std}
+    stats["observation.state"] |= {name: [0.0 if name == "min" else 1.0, value, 1.0] for name, value in values.items()}
+    path.write_text(json.dumps(stats))
+    found = statistics(Dataset.open(tmp_path / "dataset"), "dataset")["observation.state.std"]
+    assert found.tolist() == pytest.approx([1.0, expected, 1.0])
 
 
 def test_warm_up_is_ignored_without_a_schedule(dataset: Path, tmp_path: Path) -> None:

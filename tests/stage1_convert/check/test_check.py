@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -124,6 +126,49 @@ def test_what_lerobot_accepts_is_no_finding(image_dataset: Path) -> None:
     assert not check(image_dataset).findings
 
 
+def test_names_and_rounding_that_lerobot_takes_are_no_findings(
+    image_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corrupt(image_dataset, {"json": "info", "set": ["features", "action", "names"], "to": ["pos"]})
+    path = image_dataset / FILES["data"]
+    table = pq.read_table(path)
+    rows = table.column("observation.state").to_pylist()
+    place = table.schema.get_field_index("observation.state")
+    far = [[1000.0 + 1e-3 * (row % 2), *values[1:]] for row, values in enumerate(rows)]
+    pq.write_table(table.set_column(place, "observation.state", pa.array(far, table.schema.field(place).type)), path)
+    stats_path = image_dataset / "meta" / "stats.json"
+    stats = json.loads(stats_path.read_text())
+    column = np.array(far, np.float32)[:, 0]
+    rounded = float(column.astype(float).var() + 2**-22 * column.max() ** 2) ** 0.5  # two float32 roundings
+    values = {"min": column.min(), "max": column.max(), "mean": column.astype(float).mean()}
+    for name, value in {**values, "std": rounded}.items():
+        stats["observation.state"][name][0] = float(value)
+    for name in ("q01", "q10", "q50", "q90", "q99"):
+        del stats["observation.state"][name]
+    stats_path.write_text(json.dumps(stats))
+    episodes = image_dataset / FILES["episodes"]
+    kept = pq.read_table(episodes)
+    pq.write_table(kept.select([name for name in kept.column_names if not name.startswith("stats/")]), episodes)
+    assert print_report(check(image_dataset)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("hint: meta/info.json: features.action.names: 'pos' stands for 6 values")
+    assert lines[-1].endswith("no findings, 1 hint; usable for training")
+
+
+def test_stale_statistics_of_indices_are_one_hint_for_each_file(
+    image_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = image_dataset / "meta" / "stats.json"
+    stats = json.loads(path.read_text())
+    for key in ("index", "episode_index"):
+        stats[key] |= {name: [stats[key][name][0] + 50] for name in ("min", "max", "mean", "q50")}
+    path.write_text(json.dumps(stats))
+    assert print_report(check(image_dataset)) == 0
+    hint, summary = capsys.readouterr().out.splitlines()
+    assert hint.startswith("hint: meta/stats.json: 8 statistics of ")
+    assert summary.endswith("no findings, 1 hint; usable for training")
+
+
 def test_a_folder_without_a_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no dataset in .*: meta/info\.json is missing"):
         check(tmp_path)
@@ -139,12 +184,12 @@ def test_many_findings_of_one_kind_are_one_line(image_dataset: Path) -> None:
 
 def test_the_report_ends_with_a_summary(image_dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert print_report(check(image_dataset)) == 0
-    assert capsys.readouterr().out == "5 files, 42 frames, 42 images: no findings\n"
+    assert capsys.readouterr().out == "5 files, 42 frames, 42 images: no findings; usable for training\n"
     corrupt(image_dataset, {"json": "info", "set": ["robot_type"], "to": 1})
     assert print_report(check(image_dataset)) == 2
     expected = [
         "meta/info.json: robot_type: found 1, expected a valid string",
-        "5 files, 42 frames, 42 images: 1 finding",
+        "5 files, 42 frames, 42 images: 1 finding; to be repaired before training",
     ]
     assert capsys.readouterr().out.splitlines() == expected
     done = run_module("stage1_convert", "--check", image_dataset)

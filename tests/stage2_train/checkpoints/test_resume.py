@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 
 from common.cli.command import UserError
+from common.cli.config import load
+from common.lerobot.dataset import Dataset
+from stage2_train.checkpoints.resume import find_resume_point
+from stage2_train.config import TrainConfig
 from stage2_train.train import train
 from tests.stage2_train.tiny import VALIDATED, content, metrics, stopped_at, tiny_config, without_times, write_dataset
 
@@ -96,6 +100,23 @@ def test_resume_from_a_path_branches_off_into_another_folder(dataset: Path, whol
     branch = tmp_path / "branch"
     train(tiny_config(dataset, branch, *VALIDATED, f"training.resume={whole / 'checkpoint_000008'}"))
     assert without_times(branch) == [row for row in without_times(whole) if row["step"] > 8]
+
+
+@pytest.mark.parametrize(("word", "meaning"), [("true", "auto"), ("false", "never"), ("auto", "auto")])
+def test_true_and_false_stand_for_auto_and_never(word: str, meaning: str) -> None:
+    assert load(TrainConfig, None, [f"training.resume={word}"]).training.resume == meaning
+
+
+@pytest.mark.parametrize(
+    ("below", "step"), [("", 12), ("checkpoint_000008", 8), ("checkpoint_000008/pretrained_model", 8)]
+)
+def test_resume_takes_a_run_a_checkpoint_or_its_policy(
+    below: str, step: int, dataset: Path, whole: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(dataset, tmp_path / "branch", *VALIDATED, f"training.resume={whole / below}")
+    point = find_resume_point(config, Dataset.open(dataset).identity, 1)
+    assert point is not None
+    assert point.folder == whole / f"checkpoint_{step:06d}"
 
 
 def test_only_the_newest_checkpoints_are_kept(dataset: Path, tmp_path: Path) -> None:
