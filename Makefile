@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO_OUT ?= demo-output
-# Tests at the same time.
-JOBS ?= 2
+# Tests at the same time: one more than most machines here have cores, because many tests wait for processes that they kill.
+JOBS ?= 3
 # Without a GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu saves several GB; the default build serves both.
 TORCH_INDEX ?=
 

@@ -78,12 +78,6 @@ class TopicStats(NamedTuple):
         total_ms = float(self.intervals_ms.sum())
         return 1000 * (self.read - 1) / total_ms if total_ms > 0 else None
 
-    @property
-    def median_rate_hz(self) -> float | None:
-        """Messages per second by the median interval, which a gap does not change."""
-        median_ms = float(np.median(self.intervals_ms)) if self.read > 1 else 0.0
-        return 1000 / median_ms if median_ms > 0 else None
-
 
 class Survey(NamedTuple):
     """A bag by its topics; `error` says why reading ended early, `custom` is the custom data of the recording."""
