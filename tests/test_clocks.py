@@ -1,4 +1,4 @@
-"""No progress, order or limit hangs on the wall clock, which jumps: only a line of a log shows what it says."""
+"""No progress, order or limit depends on the wall clock, which jumps; only a credential that expires is compared with it."""
 
 import ast
 from pathlib import Path
@@ -9,6 +9,10 @@ from tests.conftest import ROOT
 
 PACKAGES = ("common", "stage1_convert", "stage2_train", "stage3_eval", "osmo")
 WALL = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
+
+COMPARED = (
+    "stage1_convert/sources/azure_client.py"  # the times in a shared access signature are those of the wall clock
+)
 
 
 def calls(path: Path) -> list[str]:
@@ -21,7 +25,7 @@ def calls(path: Path) -> list[str]:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_clock_that_can_jump_is_asked(package: str) -> None:
     asked = {str(path.relative_to(ROOT)): calls(path) for path in (ROOT / package).rglob("*.py")}
-    assert not {path: names for path, names in asked.items() if names}
+    assert not {path: names for path, names in asked.items() if names and path != COMPARED}
 
 
 def test_such_a_call_would_be_found(tmp_path: Path) -> None:

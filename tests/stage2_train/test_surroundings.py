@@ -10,7 +10,6 @@ import pytest
 
 from common.cli.command import UserError
 from stage2_train.train import train
-from tests.conftest import ROOT
 from tests.reliability.conftest import SmallDisk
 from tests.stage2_train.tiny import VALIDATED, content, tiny_config, without_times, write_dataset
 
@@ -62,9 +61,3 @@ def test_a_clock_that_jumps_disturbs_nothing(
     train(tiny_config(dataset, tmp_path / "out", *VALIDATED, "training.save_every_min=60"))
     assert content(tmp_path / "out") == content(whole)
     assert without_times(tmp_path / "out") == without_times(whole)
-
-
-@pytest.mark.parametrize("folder", ["common", "stage1_convert", "stage2_train", "stage3_eval", "osmo"])
-def test_no_duration_or_order_comes_from_a_clock_that_may_jump(folder: str) -> None:
-    wall = re.compile(r"\btime\.(time|time_ns|ctime)\(|\b(datetime|date)\.(now|utcnow|today)\(|from time import")
-    assert not [path for path in (ROOT / folder).rglob("*.py") if wall.search(path.read_text())]
