@@ -1,4 +1,4 @@
-"""Joint angles as the robot published them in; states and actions as the dataset defines them, out."""
+"""The meaning of the dataset's numbers: joint angles as the robot published them become states and actions."""
 
 from collections.abc import Sequence
 

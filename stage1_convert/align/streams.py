@@ -3,9 +3,9 @@
 A stream is `joints`, a camera, a field or `command`, by the names of the config. Its samples are the usable messages of its
 topic: another publisher may share the topic of the joints, a video stream may begin with packets that carry no image, and
 data.bad_messages=skip leaves out those with something wrong in them.
-`numbers` gives the place of each sample among all messages of the topic, for whoever reads the topic again; it is -1
-for a sample of data.initial_values. Joints that come
-in messages of their own, such as a gripper's, are a stream of their own: `joints.NAME`, by the first of them.
+`numbers` gives the place of each sample among all messages of the topic, for whoever reads the topic again; it is -1 for
+a sample of data.initial_values. Joints that come in messages of their own, such as a gripper's, are a stream of their own:
+`joints.NAME`, named after the first of them.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""A sensor_msgs CompressedImage in; its RGB pixels, and the file to store when it can stay as it is, out.
+"""Decodes a sensor_msgs CompressedImage to RGB, and keeps its file where the dataset can store that unchanged.
 
 The first word of a format ("bayer_rggb8; jpeg compressed ") is the encoding of the image that was compressed.
 """

@@ -1,4 +1,4 @@
-"""A sensor_msgs Image in; its RGB pixels out."""
+"""Converts the pixels of a sensor_msgs Image, in any of its encodings, to RGB."""
 
 from typing import Any, NamedTuple
 

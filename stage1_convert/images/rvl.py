@@ -1,4 +1,4 @@
-"""Depth that RVL compressed in; its numbers out.
+"""Decompresses depth images that were compressed with RVL.
 
 RVL is described in A. D. Wilson, "Fast Lossless Depth Image Compression", ISS 2017. Its data are 32-bit words, little
 endian, each of eight nibbles from the highest to the lowest. A number takes as many nibbles as it needs, its lowest

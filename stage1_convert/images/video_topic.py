@@ -1,4 +1,4 @@
-"""Packets of a compressed video topic in, in order; the image of every packet, out.
+"""Decodes the packets of a compressed video topic, in order, to one image each.
 
 Packets are ffmpeg_image_transport's FFMPEGPacket and foxglove's CompressedVideo. Most carry only what changed, so they
 are decoded one after the other; those before the first key frame carry no image.
