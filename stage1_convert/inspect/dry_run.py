@@ -11,13 +11,11 @@ from common.cli.command import UserError, one_line, progress
 from common.report.formatting import counted
 from common.storage.files import free_bytes
 from common.storage.worker import Limits, map_isolated
-from stage1_convert.bags.bag import open_bag
-from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config
 from stage1_convert.images.encode import encode
 from stage1_convert.pipeline.frames import BadImagesError, FrameReader
-from stage1_convert.pipeline.plan_bag import BagPlan, plan_bag
+from stage1_convert.pipeline.plan_bag import BagPlan, open_by_settings, plan_bag
 from stage1_convert.sources.folder import size_bytes
 from stage1_convert.sources.source import BagInfo, BagPath, BagSource, FetchedBag
 
@@ -114,8 +112,7 @@ def _image_bytes(source: BagPath, bag: BagPlan, config: Config, scratch: Path) -
     Where the frame shows a damaged image, it is the next one.
     """
     first, quality = bag.plan.episodes[0], config.conventions.jpeg_quality
-    definitions = read_message_files(tuple(config.data.msg_paths))
-    with open_bag(source.path, scratch, config.data.ros_distro, definitions) as opened:
+    with open_by_settings(source, scratch, config.data) as opened:
         for start in range(first.start, min(first.stop, first.start + TRIED_FRAMES)):
             plan = bag.plan._replace(episodes=[first._replace(start=start, stop=start + 1)])
             reader = FrameReader(opened, bag.bag_streams, plan, config, trust_images=False)

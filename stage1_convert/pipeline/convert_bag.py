@@ -22,8 +22,7 @@ from common.storage.files import DiskFullError, free_bytes, sha256
 from stage1_convert.align import state_action
 from stage1_convert.align.bad_messages import require_few
 from stage1_convert.align.streams import without
-from stage1_convert.bags.bag import Bag, open_bag
-from stage1_convert.bags.message_files import read_message_files
+from stage1_convert.bags.bag import Bag
 from stage1_convert.bags.storage import SIDECARS, storage_files, storage_format
 from stage1_convert.config import Config
 from stage1_convert.dataset.episode_file import GROUP_BYTES, EpisodeWriter, data_schema
@@ -40,7 +39,7 @@ from stage1_convert.pipeline.cache import (
     write_converted,
 )
 from stage1_convert.pipeline.frames import BadImagesError, FrameReader
-from stage1_convert.pipeline.plan_bag import describe_final, plan_streams, read_and_plan
+from stage1_convert.pipeline.plan_bag import describe_final, open_by_settings, plan_streams, read_and_plan
 from stage1_convert.pipeline.progress import Progress
 from stage1_convert.sources.folder import size_bytes
 from stage1_convert.sources.source import BagPath
@@ -92,8 +91,7 @@ def _convert_new(source: BagPath, number: int, job: Job, entry: BagEntry) -> Non
     with new_converted_bag(job.cache, entry.key) as folder:
         scratch = folder / "scratch"
         scratch.mkdir()
-        definitions = read_message_files(tuple(job.config.data.msg_paths))
-        with open_bag(source.path, scratch, job.config.data.ros_distro, definitions) as bag:
+        with open_by_settings(source, scratch, job.config.data) as bag:
             try:
                 image_stats = _BagConversion(bag, folder, number, job, entry).run()
             finally:

@@ -1,6 +1,7 @@
 """The first reading of a bag: all but its images, which decides what each frame shows."""
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,12 +40,16 @@ def plan_bag(source: BagPath, config: Config, scratch: Path) -> BagPlan:
     Raises UserError as the conversion would, but for damaged images; `scratch` is an existing folder.
     """
     entry = BagEntry(bag=source.name, status="converted", reason=None, warnings=[])
-    definitions = read_message_files(tuple(config.data.msg_paths))
-    with open_bag(source.path, scratch, config.data.ros_distro, definitions) as bag:
+    with open_by_settings(source, scratch, config.data) as bag:
         bag_streams, plan = read_and_plan(bag, config, entry)
         entry.warnings += bag.warnings
     describe_final(bag_streams, plan, {}, config, entry)
     return BagPlan(entry, bag_streams, plan)
+
+
+def open_by_settings(source: BagPath, scratch: Path, data: DataConfig) -> AbstractContextManager[Bag]:
+    """Open a bag with the message types of data.ros_distro and data.msg_paths; raises UserError as open_bag does."""
+    return open_bag(source.path, scratch, data.ros_distro, read_message_files(tuple(data.msg_paths)))
 
 
 def read_and_plan(bag: Bag, config: Config, entry: BagEntry) -> tuple[BagStreams, EpisodePlan]:
