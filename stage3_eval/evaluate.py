@@ -8,9 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from common.act.checkpoint import ENVIRONMENT
 from common.cli.command import UserError
-from common.lerobot.metadata import ACTION, STATE, Episode
+from common.lerobot.metadata import ACTION, ENVIRONMENT, STATE, Episode
 from common.storage.files import write_json
 from stage3_eval.inputs import Inputs
 from stage3_eval.metrics.scores import EpisodeScores, ScoreSettings, score_episode
