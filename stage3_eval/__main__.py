@@ -56,7 +56,7 @@ def _parser() -> Parser:
     add("--device", choices=("cpu", "cuda"), help="default: $EVAL_DEVICE, else cuda where there is one")
     protocols = "open_loop (default): a fresh chunk at every frame; queue: one action at a time, as on the robot"
     add("--protocol", choices=("open_loop", "queue"), default="open_loop", help=protocols)
-    meaning = "meaning of an action, for a dataset that does not say; never guessed"
+    meaning = "meaning of an action, for a dataset that does not say; never guessed: without it, drift is left out"
     add("--action-meaning", choices=("delta", "next_position", "command"), help=meaning)
     add("--batch-size", type=_count(1), default=32, metavar="N", help="frames predicted at once (32)")
     timed = "predictions timed per episode (all on cuda, 50 on cpu)"
