@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = flags.out.resolve()
     require_evaluation(out)
 
+    from common.report.rrd import require_rerun
     from stage3_eval.evaluate import evaluate  # imports torch, which takes seconds: wrong flags are reported before
     from stage3_eval.inputs import open_inputs
 
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from stage3_eval.export import require_exportable
 
         require_exportable(flags.export)
+    if flags.rerun:
+        require_rerun()
     inputs = open_inputs(flags.checkpoint, flags.dataset, flags.episodes, flags.device, flags.action_meaning)
     print(report(evaluate(inputs, out, _settings(flags))))
     if flags.export:
@@ -66,6 +69,7 @@ def _parser() -> Parser:
     attention = "show the input attribution of the N worst moments (0)"
     add("--attention", type=_count(0), default=0, metavar="N", help=attention)
     add("--export", type=Path, metavar="DIR", help="write the policy as ONNX, verified on the evaluated episodes")
+    add("--rerun", type=Path, metavar="FILE.rrd", help="write the evaluated episodes for the viewer of Rerun")
     compared = "results, or (with --dataset) runs and checkpoints, to compare"
     add("--compare", type=Path, nargs="+", metavar="A", help=compared)
     add("--metric", default=DEFAULT_METRIC, help=f"dotted path of a number in summary.json ({DEFAULT_METRIC})")
@@ -92,7 +96,8 @@ def _compare(flags: argparse.Namespace) -> int:
 def _settings(flags: argparse.Namespace) -> "Settings":
     from stage3_eval.evaluate import Settings
 
-    return Settings(flags.protocol, flags.batch_size, flags.latency_steps, flags.max_joint_speed, flags.attention)
+    speed = flags.max_joint_speed
+    return Settings(flags.protocol, flags.batch_size, flags.latency_steps, speed, flags.attention, flags.rerun)
 
 
 def _count(low: int) -> Callable[[str], int]:
