@@ -68,8 +68,8 @@ def _parser() -> Parser:
     add("--max-joint-speed", type=_positive, nargs="+", metavar="RAD_S", help=speed)
     attention = "show the input attribution of the N worst moments (0)"
     add("--attention", type=_count(0), default=0, metavar="N", help=attention)
-    add("--export", type=Path, metavar="DIR", help="write the policy as ONNX, verified on the evaluated episodes")
     add("--rerun", type=Path, metavar="FILE.rrd", help="write the evaluated episodes for the viewer of Rerun")
+    add("--export", type=Path, metavar="DIR", help="write the policy as ONNX, verified on the evaluated episodes")
     compared = "results, or (with --dataset) runs and checkpoints, to compare"
     add("--compare", type=Path, nargs="+", metavar="A", help=compared)
     add("--metric", default=DEFAULT_METRIC, help=f"dotted path of a number in summary.json ({DEFAULT_METRIC})")
