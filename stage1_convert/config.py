@@ -206,6 +206,9 @@ class DataConfig(Section):
         ),
     )
     robot_type: str = Field(default="ur10e", description="robot_type in the dataset's info.json")
+    license: str | None = Field(
+        default=None, description="license on the dataset's card, as the Hugging Face hub names it, such as apache-2.0"
+    )
     task: str = Field(
         default="Move the arm as demonstrated.", description="description of what the demonstrations show"
     )

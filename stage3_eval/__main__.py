@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = flags.out.resolve()
     require_evaluation(out)
 
+    from common.report.rrd import require_rerun
     from stage3_eval.evaluate import evaluate  # imports torch, which takes seconds: wrong flags are reported before
     from stage3_eval.inputs import open_inputs
 
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from stage3_eval.export import require_exportable
 
         require_exportable(flags.export)
+    if flags.rerun:
+        require_rerun()
     inputs = open_inputs(flags.checkpoint, flags.dataset, flags.episodes, flags.device, flags.action_meaning)
     print(report(evaluate(inputs, out, _settings(flags))))
     if flags.export:
@@ -56,7 +59,7 @@ def _parser() -> Parser:
     add("--device", choices=("cpu", "cuda"), help="default: $EVAL_DEVICE, else cuda where there is one")
     protocols = "open_loop (default): a fresh chunk at every frame; queue: one action at a time, as on the robot"
     add("--protocol", choices=("open_loop", "queue"), default="open_loop", help=protocols)
-    meaning = "meaning of an action, for a dataset that does not say; never guessed"
+    meaning = "meaning of an action, for a dataset that does not say; never guessed: without it, drift is left out"
     add("--action-meaning", choices=("delta", "next_position", "command"), help=meaning)
     add("--batch-size", type=_count(1), default=32, metavar="N", help="frames predicted at once (32)")
     timed = "predictions timed per episode (all on cuda, 50 on cpu)"
@@ -65,6 +68,7 @@ def _parser() -> Parser:
     add("--max-joint-speed", type=_positive, nargs="+", metavar="RAD_S", help=speed)
     attention = "show the input attribution of the N worst moments (0)"
     add("--attention", type=_count(0), default=0, metavar="N", help=attention)
+    add("--rerun", type=Path, metavar="FILE.rrd", help="write the evaluated episodes for the viewer of Rerun")
     add("--export", type=Path, metavar="DIR", help="write the policy as ONNX, verified on the evaluated episodes")
     compared = "results, or (with --dataset) runs and checkpoints, to compare"
     add("--compare", type=Path, nargs="+", metavar="A", help=compared)
@@ -92,7 +96,8 @@ def _compare(flags: argparse.Namespace) -> int:
 def _settings(flags: argparse.Namespace) -> "Settings":
     from stage3_eval.evaluate import Settings
 
-    return Settings(flags.protocol, flags.batch_size, flags.latency_steps, flags.max_joint_speed, flags.attention)
+    speed = flags.max_joint_speed
+    return Settings(flags.protocol, flags.batch_size, flags.latency_steps, speed, flags.attention, flags.rerun)
 
 
 def _count(low: int) -> Callable[[str], int]:

@@ -8,13 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from common.act.checkpoint import ENVIRONMENT
 from common.cli.command import UserError
-from common.lerobot.metadata import ACTION, STATE, Episode
+from common.lerobot.metadata import ACTION, ENVIRONMENT, STATE, Episode
 from common.storage.files import write_json
 from stage3_eval.inputs import Inputs
 from stage3_eval.metrics.scores import EpisodeScores, ScoreSettings, score_episode
-from stage3_eval.metrics.summary import OPEN_LOOP, QUEUE, Header, Identity, Protocol, Summary
+from stage3_eval.metrics.summary import MEANING_UNKNOWN, OPEN_LOOP, QUEUE, Header, Identity, Protocol, Summary
 from stage3_eval.metrics.table import episode_table
 from stage3_eval.metrics.totals import summarize_evaluation
 from stage3_eval.output import ALL_EPISODES, CURVES, PAGE, SUMMARY, episode_file, new_results, read_finished
@@ -22,6 +21,7 @@ from stage3_eval.predict import predict_open_loop, predict_queue, time_first_cal
 from stage3_eval.recording import Columns, positions, read_rows, require_finite
 from stage3_eval.report.curves import EpisodeCurves, draw_curves
 from stage3_eval.report.page import write_page
+from stage3_eval.report.rrd import write_recording
 
 log = logging.getLogger(__name__)
 TIMED_ON_CPU = 50  # frames per episode: enough for percentiles, little against the evaluation itself
@@ -38,6 +38,7 @@ class Settings(NamedTuple):
     latency_steps: int | None = None
     max_joint_speed: Sequence[float] | None = None  # radians per second: one for all joints, or one each
     attention: int = 0  # worst moments for which input attribution is shown
+    rerun: Path | None = None  # a recording for Rerun
 
 
 def evaluate(inputs: Inputs, out: Path, settings: Settings) -> Summary:
@@ -49,6 +50,8 @@ def evaluate(inputs: Inputs, out: Path, settings: Settings) -> Summary:
     header = _header(inputs, settings)
     finished = read_finished(out, header.evaluation)
     if finished is not None:
+        if settings.rerun:
+            raise UserError(f"--rerun: the evaluation in {out} is finished, its chunks are gone; choose another --out")
         return finished
     score_settings = _score_settings(inputs, settings)
     with new_results(out) as folder:
@@ -62,6 +65,8 @@ def evaluate(inputs: Inputs, out: Path, settings: Settings) -> Summary:
         _draw_first(folder / CURVES, inputs, scores[0], header)
         by_number = {episode.number: found for episode, found in zip(inputs.episodes, scores, strict=True)}
         write_page(folder / PAGE, summary, inputs, by_number, settings.attention)
+        if settings.rerun:
+            write_recording(settings.rerun, summary, inputs, by_number, settings.attention)
         write_json(folder / SUMMARY, summary.to_json())
     log.info("open %s to see the results", out / PAGE)
     return summary
@@ -90,6 +95,7 @@ def _header(inputs: Inputs, settings: Settings) -> Header:
         dataset=str(dataset.root.resolve()),
         dataset_fingerprint=dataset.fingerprint,
         action_meaning=inputs.action_meaning,
+        left_out=None if inputs.action_meaning else MEANING_UNKNOWN,
         units=_units(inputs),
         fps=dataset.fps,
         chunk_size=policy.chunk_size,
@@ -115,6 +121,8 @@ def _speed_limits(inputs: Inputs, speed: Sequence[float] | None) -> list[float] 
     n_joints = len(inputs.dataset.joint_names)
     if speed is None:
         return None
+    if inputs.action_meaning is None:
+        raise UserError(f"--max-joint-speed {speed[0]:g}: {MEANING_UNKNOWN}")
     if len(speed) not in (1, n_joints):
         raise UserError(f"--max-joint-speed: {len(speed)} values for {n_joints} joints; give one, or one per joint")
     return list(speed) * (n_joints if len(speed) == 1 else 1)

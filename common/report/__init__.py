@@ -1,4 +1,4 @@
-"""The pages that the stages write: one template to extend, one style sheet, charts, images and number formats.
+"""The pages and cards that the stages write: one template to extend, one style sheet, charts, images and number formats.
 
 A page is a single HTML file that needs no network and no script; `render` fills its template.
 """
@@ -11,14 +11,18 @@ from common.report import formatting
 
 
 def render(package: str, template: str, **context: Any) -> str:
-    """Return the page that `template`, a file of `package`, makes of `context`.
+    """Return the page or card that `template`, a file of `package`, makes of `context`.
 
-    The template extends base.html.j2 and imports components.html.j2, both in common/report. Values are
-    escaped, and a name that is not in the context is an error.
+    A page extends base.html.j2 and imports components.html.j2, both in common/report; its values are escaped. A card is
+    Markdown (.md.j2). A name that is not in the context is an error.
     """
     loader = ChoiceLoader([PackageLoader(package, ""), PackageLoader("common.report", "")])
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=template.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update({name: getattr(formatting, name) for name in formatting.FILTERS})
     return environment.get_template(template).render(**context)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-FILTERS = ("angle", "counted", "duration", "grouped", "milliseconds", "number", "ratio", "share", "words")
+FILTERS = ("angle", "cell", "counted", "duration", "grouped", "milliseconds", "number", "ratio", "share", "words")
 UNKNOWN, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
@@ -58,3 +58,8 @@ def counted(count: int, noun: str) -> str:
 def words(name: str) -> str:
     """Write an identifier as words."""
     return name.replace("_", " ")
+
+
+def cell(value: object) -> str:
+    """Write a value for a cell of a Markdown table."""
+    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -116,12 +116,15 @@ def new_folder(path: Path, manifest: bool = True) -> Iterator[Path]:
 
 
 def describe_folder(folder: Path) -> dict[str, FileDigest]:
-    """Return size and sha256 of every file below `folder`, by relative name, in sorted order."""
+    """Return size and sha256 of every file below `folder`, by relative name, in sorted order.
+
+    Left out is a README.md, the card: it has blanks that a person fills in.
+    """
     paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     return {
         name: FileDigest(bytes=path.stat().st_size, sha256=sha256(path))
         for name, path in sorted(paths.items())
-        if name != MANIFEST
+        if path.name not in (MANIFEST, "README.md")
     }
 
 

@@ -19,6 +19,7 @@ from stage1_convert.dataset.record import (
 from stage1_convert.dataset.schema import action_info, describe_features
 from stage1_convert.dataset.writer import DatasetWriter
 from stage1_convert.pipeline.cache import read_converted, versions
+from stage1_convert.report.card import write_card
 from stage1_convert.report.page import write_page
 
 SIZE_REMEDY = "set conventions.image_resize"
@@ -79,13 +80,14 @@ class Assembly:
         self.bags.append(known.model_copy(update=placed))
 
     def finish(self, settings: ConversionSettings) -> None:
-        """Write meta/ with the record and the page; of a shard without an episode only the record, for a merge."""
+        """Write meta/ with the record, the page and the card; of a shard without an episode only the record, for a merge."""
         record = ConversionRecord(**dict(settings), bags=self.bags)
         (self._root / RECORD_PATH).parent.mkdir(exist_ok=True)
         write_record(self._root / RECORD_PATH, record)
         if self._writer is not None:
             self._writer.finish()
             write_page(self._root)
+            write_card(self._root)
 
     def _refused_for_its_sizes(self, bag: str, known: BagEntry, sizes: Mapping[str, tuple[int, int]]) -> BagEntry:
         camera = next(camera for camera in sizes if sizes[camera] != self._sizes[camera])

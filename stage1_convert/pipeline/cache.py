@@ -51,6 +51,7 @@ ASSEMBLY_SETTINGS = (
     "task_pattern",
     "success_key",
     "robot_type",
+    "license",
     "include",
     "exclude",
     "episodes",

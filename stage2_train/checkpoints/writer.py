@@ -18,9 +18,11 @@ from torch import Tensor
 from common.act.checkpoint import Checkpoint
 from common.act.runs import PRETRAINED
 from common.storage.files import new_folder, read_json, remove_folder, require_free, write_json
+from stage2_train.checkpoints.card import write_card
 from stage2_train.config import TrainingConfig
 from stage2_train.optimizer import Optimizer
 from stage2_train.tracking.averages import AveragesState
+from stage2_train.tracking.tracker import METRICS
 
 BEST, BEST_RECORD = "best", "best.json"
 STATE = "training_state"
@@ -136,7 +138,7 @@ class CheckpointWriter:
         tensors = [*self._copy.network.state_dict().values(), *self._optimizer_copy.values()]
         require_free(self._folder, sum(tensor.nbytes for tensor in tensors), f"checkpoint {folder.name}")
         with new_folder(folder) as temporary:
-            self._write_policy(temporary)
+            self._write_policy(temporary, state.step.step)
             training_state = temporary / STATE
             training_state.mkdir()
             save_file(self._optimizer_copy, training_state / OPTIMIZER_STATE)
@@ -147,13 +149,14 @@ class CheckpointWriter:
 
     def _write_best(self, step: int, val_loss: float) -> None:
         with new_folder(self._folder / BEST) as temporary:
-            self._write_policy(temporary)
+            self._write_policy(temporary, step)
             write_json(temporary / BEST_RECORD, {"step": step, "val_loss": val_loss})
         log.info("saved %s: held-out loss %.4f at step %d", self._folder / BEST, val_loss, step)
 
-    def _write_policy(self, folder: Path) -> None:
+    def _write_policy(self, folder: Path, step: int) -> None:
         (folder / PRETRAINED).mkdir()
         self._copy.write(folder / PRETRAINED)
+        write_card(folder / PRETRAINED, self._copy, step, self._folder / METRICS)
 
     def _remove_old(self) -> None:
         for _, folder in list_checkpoints(self._folder)[: -self._keep_last] if self._keep_last else []:
