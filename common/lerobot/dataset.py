@@ -21,6 +21,7 @@ from common.cli.command import UserError, one_line
 from common.cli.validation import validate
 from common.lerobot.columns import as_array, copy_again_if_damaged, explain, mapped
 from common.lerobot.images import Image, decode_image, decode_video, image_file, resize
+from common.lerobot.info import Info
 from common.lerobot.metadata import (
     ACTION,
     CONVERT_V21,
@@ -34,7 +35,6 @@ from common.lerobot.metadata import (
     VIDEO_PATH,
     Episode,
     Feature,
-    Info,
     image_key,
     iterate_episodes,
 )
@@ -152,7 +152,7 @@ class Dataset:
         def read() -> dict[str, npt.NDArray[Any]]:
             try:
                 table = self._mapped(wanted, cache_dir)
-                arrays = {name: as_array(table.column(name), *self.features[name][:2]) for name in wanted}
+                arrays = {name: as_array(name, table.column(name), self.features[name]) for name in wanted}
             except (UserError, ValueError) as error:
                 raise explain(self.root / "data", {key: self.features[key].shape for key in wanted}, error) from error
             if len(table) != self.n_frames or not np.array_equal(arrays["index"], np.arange(self.n_frames)):
