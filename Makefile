@@ -52,12 +52,15 @@ lint: setup
 
 setup: .venv/installed
 
-# The stamp is written last, so a set-up that was interrupted is done again.
+# The stamp is written last, so a set-up that was interrupted is done again. Only torch brings its own dependencies, for those of
+# its CUDA build are on no other machine; constraints.txt lists all the others, so that nothing has to be resolved.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --requirement constraints.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -m pip check
 	touch $@
 
 clean:

@@ -28,7 +28,7 @@ def read_rows(dataset: Dataset, episode: Episode, names: Sequence[str]) -> Colum
     shapes = {name: dataset.features[name].shape for name in (*names, "index", "episode_index")}
     try:
         table = pq.read_table(path, columns=[*names, "index"], filters=[("episode_index", "=", episode.number)])
-        arrays = {name: as_array(table.column(name), *dataset.features[name][:2]) for name in (*names, "index")}
+        arrays = {name: as_array(name, table.column(name), dataset.features[name]) for name in (*names, "index")}
         columns = {name: array.copy() for name, array in arrays.items()}  # writable
     except (pa.ArrowException, OSError, TypeError, ValueError) as error:
         raise explain(path, shapes, error) from error

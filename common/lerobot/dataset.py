@@ -152,7 +152,7 @@ class Dataset:
         def read() -> dict[str, npt.NDArray[Any]]:
             try:
                 table = self._mapped(wanted, cache_dir)
-                arrays = {name: as_array(table.column(name), *self.features[name][:2]) for name in wanted}
+                arrays = {name: as_array(name, table.column(name), self.features[name]) for name in wanted}
             except (UserError, ValueError) as error:
                 raise explain(self.root / "data", {key: self.features[key].shape for key in wanted}, error) from error
             if len(table) != self.n_frames or not np.array_equal(arrays["index"], np.arange(self.n_frames)):
