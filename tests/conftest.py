@@ -130,10 +130,15 @@ def group_ends(group: int, within_s: float = 20.0) -> bool:
 
 
 def run_readme_block(readme: Path, folder: Path) -> None:
-    """Run the commands of a README's bash block in `folder`, word for word, as a user in the project's folder would."""
+    """Run a README's commands in `folder`, which gets the project's folders that they name."""
     for name in ("osmo", "demo"):
         (folder / name).symlink_to(ROOT / name)
-    (block,) = re.findall(r"```bash\n(.*?)```", readme.read_text(), re.DOTALL)
+    run_bash_blocks(readme, folder)
+
+
+def run_bash_blocks(page: Path, folder: Path) -> None:
+    """Run the bash blocks of a page in `folder`, word for word, as a user in the project's folder would."""
+    script = "".join(re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL))
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -142,6 +147,12 @@ def run_readme_block(readme: Path, folder: Path) -> None:
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
-        ["bash", "-ec", block], cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
+        ["bash", "-ec", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def readme_results(shared: SharedFolders) -> Path:
+    """A folder in which the commands of README.md were run."""
+    return shared.get("readme", lambda folder: run_readme_block(ROOT / "README.md", folder))

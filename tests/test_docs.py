@@ -1,12 +1,15 @@
 """The documentation is true: its pictures are those of the imports, the files and modules that it names exist."""
 
+import os
 import re
+import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tests.architecture import PAGE, redrawn
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_bash_blocks, run_module
 
 PAGES = [
     ROOT / "CONTRIBUTING.md",
@@ -47,3 +50,47 @@ def test_the_answers_to_where_things_go_name_files_that_exist() -> None:
     paths = [path for path in re.findall(r"`([\w/.]+/[\w.]+)`", table) if "NAME" not in path]
     assert len(paths) >= 10
     assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+@pytest.mark.slow
+def test_the_documentation_builds_and_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+    """Strict: every internal link and anchor leads somewhere."""
+    done = run_module("mkdocs", "build", "--quiet", "--strict", "--site-dir", tmp_path / "site")
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = sorted((tmp_path / "site").rglob("*.html"))
+    assert len(pages) > len(list(ROOT.glob("docs/*.md")))
+    loaded = r"<(?:script|img|link|iframe|source)\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\"' >]+)"
+    assert not [
+        found for page in pages for found in re.findall(loaded, page.read_text()) if "rel=canonical" not in found
+    ]
+
+
+WITH_COMMANDS = [
+    page for page in PAGES if "```bash" in page.read_text() and page.parent.name not in ("osmo", ROOT.name)
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_commands_of_a_page_run_as_written(page: Path, readme_results: Path, tmp_path: Path) -> None:
+    """In a folder in which those of README.md were run before."""
+    shutil.copytree(readme_results, tmp_path / "here", symlinks=True, copy_function=os.link)
+    run_bash_blocks(page, tmp_path / "here")
+
+
+@cache
+def help_of(module: str) -> str:
+    return run_module(module, "--help").stdout
+
+
+def test_the_flags_of_commands_that_are_not_run_exist() -> None:
+    checked = set()
+    for page in PAGES:
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                command, _, _ = line.partition(" #")
+                match = re.search(r"-m ((?:stage\d_\w+|demo|bench)(?:\.\w+)?)\s(.*)", command)
+                for flag in re.findall(r"(?<!\S)--[\w-]+", match[2]) if match else []:
+                    checked.add(flag)
+                    assert re.search(rf"{flag}\b", help_of(match[1])), f"{page.name}: {command}: no flag {flag}"
+    assert len(checked) > 5

@@ -10,7 +10,7 @@ import pytest
 from common.cli.config import reference
 from stage1_convert.config import Config as ConvertConfig
 from stage2_train.config import TrainConfig
-from tests.conftest import ROOT, SharedFolders, run_readme_block
+from tests.conftest import ROOT
 
 README = ROOT / "README.md"
 REFERENCE = re.compile(r"(<!-- reference: [^\n]*-->\n).*?(<!-- end of reference -->)", re.DOTALL)
@@ -47,12 +47,6 @@ def test_the_yaml_for_another_arm_is_a_valid_configuration(tmp_path: Path) -> No
     (tmp_path / "arm.yaml").write_text(block("yaml"))
     config = load(ConvertConfig, tmp_path / "arm.yaml")
     assert len(config.conventions.joint_order) == 7
-
-
-@pytest.fixture
-def readme_results(shared: SharedFolders) -> Path:
-    """A folder in which the README's commands were run."""
-    return shared.get("readme", lambda folder: run_readme_block(README, folder))
 
 
 def test_the_three_commands_run_as_written(readme_results: Path) -> None:
