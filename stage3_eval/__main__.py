@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.cli.command import Parser, UserError, run
+from common.lerobot.keys import parse_renames
 from stage3_eval.output import require_evaluation
 from stage3_eval.report.console import report
 
@@ -36,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from stage3_eval.export import require_exportable
 
         require_exportable(flags.export)
-    inputs = open_inputs(flags.checkpoint, flags.dataset, flags.episodes, flags.device, flags.action_meaning)
+    inputs = open_inputs(
+        flags.checkpoint, flags.dataset, flags.episodes, flags.device, flags.action_meaning, _rename(flags)
+    )
     print(report(evaluate(inputs, out, _settings(flags))))
     if flags.export:
         from stage3_eval.export import export
@@ -58,6 +61,8 @@ def _parser() -> Parser:
     add("--protocol", choices=("open_loop", "queue"), default="open_loop", help=protocols)
     meaning = "meaning of an action, for a dataset that does not say; never guessed"
     add("--action-meaning", choices=("delta", "next_position", "command"), help=meaning)
+    renames = "LeRobot's names of the dataset's features, such as state=observation.state; default: as in the training"
+    add("--rename", nargs="*", metavar="OLD=NEW", help=renames)
     add("--batch-size", type=_count(1), default=32, metavar="N", help="frames predicted at once (32)")
     timed = "predictions timed per episode (all on cuda, 50 on cpu)"
     add("--latency-steps", type=_count(0), metavar="N", help=timed)
@@ -82,7 +87,7 @@ def _compare(flags: argparse.Namespace) -> int:
         from stage3_eval.evaluate import evaluate
         from stage3_eval.inputs import open_inputs
 
-        inputs = open_inputs(path, flags.dataset, flags.episodes, flags.device, flags.action_meaning)
+        inputs = open_inputs(path, flags.dataset, flags.episodes, flags.device, flags.action_meaning, _rename(flags))
         evaluate(inputs, folder, _settings(flags))
 
     print(compare(flags.compare, flags.out.resolve(), flags.metric, evaluate_checkpoint if flags.dataset else None))
@@ -93,6 +98,10 @@ def _settings(flags: argparse.Namespace) -> "Settings":
     from stage3_eval.evaluate import Settings
 
     return Settings(flags.protocol, flags.batch_size, flags.latency_steps, flags.max_joint_speed, flags.attention)
+
+
+def _rename(flags: argparse.Namespace) -> dict[str, str] | None:
+    return None if flags.rename is None else parse_renames(flags.rename)
 
 
 def _count(low: int) -> Callable[[str], int]:

@@ -57,7 +57,7 @@ def copy_again_if_damaged(folder: Path, read: Callable[[], T]) -> T:
 
 
 def as_array(column: pa.ChunkedArray, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Return a column of numbers as (rows, *shape), or (rows,) where `shape` is (1,), without a copy where possible.
+    """Return a column of numbers as (rows, *shape), without a copy where possible.
 
     Raises ValueError naming the row of a null or of a list of another length: its values would move into other rows.
     """
@@ -68,7 +68,7 @@ def as_array(column: pa.ChunkedArray, dtype: str, shape: tuple[int, ...]) -> npt
     while is_list(flat.type):
         flat = pa.chunked_array([chunk.flatten() for chunk in flat.chunks], type=flat.type.value_type)
     values: npt.NDArray[Any] = flat.to_numpy().astype(dtype, copy=False)
-    return values if shape == (1,) else values.reshape(len(column), *shape)
+    return values.reshape(len(column), *shape)
 
 
 def explain(data: Path, shapes: Mapping[str, tuple[int, ...]], error: Exception) -> UserError:

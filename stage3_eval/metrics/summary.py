@@ -117,6 +117,7 @@ class Identity(Record):
     episodes: list[int]
     protocol: Protocol
     action_meaning: str
+    rename: dict[str, str] = {}  # key in the dataset's files -> LeRobot's name
     device: str
     batch_size: int
     latency_steps: int | None
