@@ -20,7 +20,8 @@ from torch import Tensor
 
 from bench.bars import print_bar
 from bench.step import random_inputs
-from common.act.network import Act, ActConfig
+from common.act.config import ActConfig
+from common.act.network import Act
 from common.cli.command import Parser, run
 from stage2_train.distributed import World, init_distributed
 from stage2_train.loss import act_loss

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from bench.bars import print_bar, seconds
 from common.act.checkpoint import Checkpoint, PolicyShape, new_network
-from common.act.network import Act, ActConfig
+from common.act.config import ActConfig
+from common.act.network import Act
 from common.act.normalization import Normalizer
 from common.act.records import Robot
 from common.act.resnet import NORM_EPS

@@ -19,7 +19,7 @@ import numpy as np
 
 from bench.bars import cpu_seconds, print_bar
 from common.cli.command import Parser, run
-from common.lerobot.frame_cache import MappedFrames, Rows
+from common.lerobot.frames import MappedFrames, Rows
 from common.lerobot.metadata import Episode
 from stage2_train.batches import Batch, BatchOrder, ChunkDataset, FrameStore, load_batches
 

@@ -3,20 +3,23 @@ images, separate batch norms. It computes the same function as `common.act.netwo
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.act.network import Act, ActConfig, Layer, grid_sinusoid
+from common.act.network import Act, Layer, grid_sinusoid
 from common.act.resnet import NORM_EPS, FrozenBatchNorm2d, ResNet
+
+if TYPE_CHECKING:
+    from common.act.config import ActConfig
 
 
 class PlainLayer(nn.Module):
     """A transformer layer around nn.MultiheadAttention; tokens come first, (T, B, D)."""
 
-    def __init__(self, config: ActConfig, cross: bool = False) -> None:
+    def __init__(self, config: "ActConfig", cross: bool = False) -> None:
         super().__init__()
         width, dropout = config.dim_model, config.dropout
         self.self_attn = nn.MultiheadAttention(width, config.n_heads, dropout=dropout)
@@ -117,7 +120,7 @@ def _conv_norm(x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> Tensor:
     return x * scale + (norm.bias.reshape(1, -1, 1, 1) - norm.running_mean.reshape(1, -1, 1, 1) * scale)
 
 
-def _plain_layer(config: ActConfig, layer: nn.Module, cross: bool = False) -> PlainLayer:
+def _plain_layer(config: "ActConfig", layer: nn.Module, cross: bool = False) -> PlainLayer:
     assert isinstance(layer, Layer)
     plain = PlainLayer(config, cross)
     norms = [layer.norm1, layer.norm2, *([layer.norm3] if cross else [])]

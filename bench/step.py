@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.bars import cpu_seconds, print_bar, seconds
 from bench.plain import PlainAct
-from common.act.network import Act, ActConfig
+from common.act.config import ActConfig
+from common.act.network import Act
 from common.cli.command import Parser, run
 from stage2_train.config import TrainingConfig
 from stage2_train.loss import act_loss

@@ -17,10 +17,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from common.act.checkpoint import ENVIRONMENT, Checkpoint, new_network
+from common.act.checkpoint import Checkpoint, new_network
 from common.act.runs import pretrained_folder
 from common.cli.command import UserError
-from common.lerobot.metadata import ACTION, STATE, image_key
+from common.lerobot.metadata import ACTION, ENVIRONMENT, STATE, image_key
 from common.storage.files import new_folder
 
 Observation = Mapping[str, Tensor | npt.NDArray[Any]]

@@ -149,7 +149,8 @@ The demo finished in {seconds["all"] / 60:.1f} minutes ({times}).
   goals         at least 16 of 20 targets: {_met(reached >= 16)}; at most 0.50 times the error: {_met(ratio <= 0.5)}
 
 Results
-  {out}/rollout/rollout.png              the trained policy drives the arm
+  {out}/rollout/rollout.mp4              the trained policy drives the arm, beside the untrained one
+  {out}/rollout/rollout.png              the same at a glance
   {out}/rollout-untrained/rollout.png    the same network before training
   {out}/{EVALUATION}/report.html         the evaluation: verdict, curves, largest errors
   {out}/{DATASET}/meta/conversion.html   the conversion of every bag

@@ -1,4 +1,4 @@
-"""Lets a trained policy drive the simulated cell in closed loop: prints a table, writes rollouts.json and rollout.png.
+"""Lets a trained policy drive the simulated cell in closed loop: prints a table, writes rollouts.json, rollout.png and a film.
 
 The policy sees images and joint angles only; its images are as old as those of the recordings. Its targets come from a
 stream of random numbers that recordings never draw from (see demo.expert), so none of them is in the training data.
@@ -20,6 +20,7 @@ from common.policy import Policy
 from common.storage.files import write_file, write_json
 from demo.arm import JOINT_NAMES, Array, tool_position
 from demo.expert import ROLLOUT_STREAM, Task, hover_point, sample_task, task_rng
+from demo.film import write_film
 from demo.record import CAMERA_LATENCY_S
 from demo.scene import HEIGHT_PX, WIDTH_PX, Image, render
 
@@ -29,6 +30,7 @@ SUCCESS_M = 0.03
 SETTLED_STEPS = 5  # the final distance is the mean over these last steps, so that passing the target does not count
 
 STRIP_ROLLOUTS, STRIP_TIMES = 4, 6
+FILMED_ROLLOUTS = 4
 STRIP_TILE_PX = 192  # least height of a tile of the strip
 CAPTION_PX = 20
 
@@ -169,9 +171,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.targets < 1 or args.seed < 0:
         raise UserError(f"--targets {args.targets} --seed {args.seed}: expected at least 1 and 0")
     policy = Policy.load(args.checkpoint, device="cpu")
-    if args.untrained:
-        policy = policy.with_random_weights(args.seed)
-    rollouts = rollout(policy, held_out_tasks(args.seed, args.targets))
+    untrained, tasks = policy.with_random_weights(args.seed), held_out_tasks(args.seed, args.targets)
+    policy = untrained if args.untrained else policy
+    rollouts = rollout(policy, tasks)
     print(describe(rollouts))
     args.out.mkdir(parents=True, exist_ok=True)
     summary = {"seed": args.seed, "untrained": args.untrained, "fps": rollouts.fps, "success_m": SUCCESS_M}
@@ -179,7 +181,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(args.out / "rollouts.json", {**summary, **counts, "rollouts": to_json(rollouts)})
     height_px, width_px, _ = next(iter(policy.cameras.values()), (HEIGHT_PX, WIDTH_PX, 3))
     write_file(args.out / "rollout.png", _png(draw_strip(rollouts, height_px, width_px)))
-    print(f"rollouts.json and rollout.png are in {args.out}")
+    if not args.untrained:
+        write_film(args.out, rollouts, rollout(untrained, tasks[:FILMED_ROLLOUTS]), SUCCESS_M)
+    print(f"the results are in {args.out}")
     return 0
 
 

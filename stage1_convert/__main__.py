@@ -11,12 +11,14 @@ from pathlib import Path
 from common.cli.command import Parser, UserError, add_config_flags, run
 from common.cli.config import load
 from common.report.formatting import counted
+from common.report.rrd import require_rerun
 from stage1_convert.check import check, print_report
 from stage1_convert.config import Config
 from stage1_convert.inspect.dry_run import dry_run
 from stage1_convert.inspect.print import inspect
 from stage1_convert.pipeline.convert import Options, RefusedError, Summary, convert, select
 from stage1_convert.pipeline.merge import merge
+from stage1_convert.report.rrd import write_recording
 from stage1_convert.sources import open_source
 
 
@@ -30,9 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return inspect(args.inspect, args.out, config.data.ros_distro, config.data.msg_paths)
     if args.dry_run:
         return _dry_run(args, config)
+    if args.rerun:
+        require_rerun()
     start = time.monotonic()
     summary = _merge(args) if args.merge else _convert(args, config)
     _print_summary(summary, args.out, time.monotonic() - start)
+    if args.rerun and summary.episodes:
+        write_recording(args.rerun, args.out, args.rerun_episode)
     return 0
 
 
@@ -84,6 +90,8 @@ def _parser() -> Parser:
         action="store_true",
         help="make one bag of those that were recorded at the same time, such as the arm in one and a camera in another",
     )
+    parser.add_argument("--rerun", type=Path, metavar="FILE.rrd", help="write an episode for the viewer of Rerun")
+    parser.add_argument("--rerun-episode", type=int, default=0, metavar="N", help="which one (0)")
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--inspect", type=Path, metavar="BAG", help="print what a bag, or each bag in a folder, holds")
     modes.add_argument("--check", type=Path, metavar="DATASET", help="look for faults in any LeRobot v3.0 dataset")

@@ -4,11 +4,13 @@ Axes: B samples, H W pixels, C colors, U random numbers in -1..1.
 """
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from stage2_train.config import AugmentConfig
+if TYPE_CHECKING:
+    from stage2_train.config import AugmentConfig
 
 UNIFORMS = 6  # random numbers per sample: brightness, contrast, saturation, hue, shift down, shift right
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601
@@ -16,7 +18,7 @@ LUMA = (0.299, 0.587, 0.114)  # Rec. 601
 YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
-def augment(image_BHWC: Tensor, uniform_BU: Tensor, config: AugmentConfig) -> Tensor:
+def augment(image_BHWC: Tensor, uniform_BU: Tensor, config: "AugmentConfig") -> Tensor:
     """Return the images (B, H, W, 3) uint8 shifted, then changed in brightness, contrast, saturation and hue at once.
 
     `uniform_BU` holds UNIFORMS numbers per sample; all cameras of a sample are changed alike. Nothing waits for the device.
@@ -34,7 +36,7 @@ def augment(image_BHWC: Tensor, uniform_BU: Tensor, config: AugmentConfig) -> Te
     return (flat_BNC + offset_B11).round_().clamp_(0, 255).to(torch.uint8).view(image_BHWC.shape)
 
 
-def _color_matrix(uniform_BU: Tensor, config: AugmentConfig) -> tuple[Tensor, Tensor]:
+def _color_matrix(uniform_BU: Tensor, config: "AugmentConfig") -> tuple[Tensor, Tensor]:
     amounts = (config.brightness, config.contrast, config.saturation)
     brightness, contrast, saturation = (1 + amount * uniform_BU[:, i] for i, amount in enumerate(amounts))
     angle = 2 * math.pi * config.hue * uniform_BU[:, 3]

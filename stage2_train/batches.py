@@ -12,18 +12,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.act.checkpoint import ENVIRONMENT
 from common.cli.command import UserError
-from common.lerobot.dataset import Dataset
-from common.lerobot.frame_cache import Frames, Rows
-from common.lerobot.metadata import ACTION, STATE, Episode
+from common.lerobot.frames import Frames, Rows
+from common.lerobot.metadata import ACTION, ENVIRONMENT, STATE, Episode
 from stage2_train.augment import UNIFORMS
+
+if TYPE_CHECKING:
+    from common.lerobot.dataset import Dataset
 
 
 class Batch(NamedTuple):
@@ -101,7 +102,7 @@ def step_seed(*parts: int) -> int:
 class FrameStore:
     """All frames of a dataset: columns as arrays, images as `open_frames` returns them."""
 
-    def __init__(self, dataset: Dataset, frames: dict[str, Frames], cache_dir: Path) -> None:
+    def __init__(self, dataset: "Dataset", frames: dict[str, Frames], cache_dir: Path) -> None:
         """Read the columns; raises UserError naming episode and frame where a value is not finite."""
         keys = [STATE, ACTION, *([ENVIRONMENT] if ENVIRONMENT in dataset.features else [])]
         columns = dataset.columns(keys, cache_dir)
@@ -220,7 +221,7 @@ def use_batch_scheduling() -> None:
 
 
 def split_episodes(
-    dataset: Dataset, chosen: Sequence[int] | None, val_fraction: float
+    dataset: "Dataset", chosen: Sequence[int] | None, val_fraction: float
 ) -> tuple[list[Episode], list[Episode]]:
     """Return (training, held-out) episodes; held-out ones are evenly spaced, whatever the seed.
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from common.act.network import ActConfig
+from common.act.config import ActConfig
 from common.cli.config import Section
 
 

@@ -11,7 +11,8 @@ import yaml
 
 from common.cli.config import to_dict
 from common.lerobot.dataset import Dataset
-from common.lerobot.frame_cache import Rows, cache_bytes, clear_cache, list_cache
+from common.lerobot.frame_cache import cache_bytes, clear_cache, list_cache
+from common.lerobot.frames import Rows
 from common.storage.files import free_bytes
 from stage2_train.batches import FrameStore, load_batches
 from stage2_train.checkpoints.initial import initial_checkpoint, parameter_count

@@ -2,18 +2,20 @@
 
 import contextlib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from common.act.checkpoint import ENVIRONMENT
 from common.act.network import Act
 from common.act.normalization import Normalizer
-from common.lerobot.metadata import ACTION, STATE, image_key
+from common.lerobot.metadata import ACTION, ENVIRONMENT, STATE, image_key
 from stage2_train.augment import augment
 from stage2_train.batches import Batch
-from stage2_train.config import TrainConfig
 from stage2_train.loss import Loss, act_loss
+
+if TYPE_CHECKING:
+    from stage2_train.config import TrainConfig
 
 PRECISIONS = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -22,7 +24,7 @@ class LossModule:
     """The network with normalization and loss around it; `model` is the network itself or DDP around it."""
 
     def __init__(
-        self, network: Act, model: nn.Module, normalizer: Normalizer, cameras: Iterable[str], config: TrainConfig
+        self, network: Act, model: nn.Module, normalizer: Normalizer, cameras: Iterable[str], config: "TrainConfig"
     ) -> None:
         self.network, self.model = network, model
         self._normalizer, self._config = normalizer, config

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +11,9 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
 from common.act.network import Act, parameter_groups
-from stage2_train.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from stage2_train.config import TrainingConfig
 
 SCALER_STATE = "scaler/scale_and_good_steps"
 MIN_LOSS_SCALE = 1.0  # below it float16 gradients underflow, and what overflows is not the scale's fault
@@ -20,7 +22,7 @@ MIN_LOSS_SCALE = 1.0  # below it float16 gradients underflow, and what overflows
 class Optimizer:
     """AdamW over two parameter groups, everything but the backbone and the backbone, as in LeRobot's ACT preset."""
 
-    def __init__(self, network: Act, training: TrainingConfig, world_size: int = 1) -> None:
+    def __init__(self, network: Act, training: "TrainingConfig", world_size: int = 1) -> None:
         lr_scale = world_size if training.scale_lr else 1
         self._training, self._parameters = training, list(network.parameters())
         groups = parameter_groups(network, training.lr * lr_scale, training.lr_backbone * lr_scale)

@@ -15,6 +15,7 @@ from stage3_eval.report.console import report
 
 if TYPE_CHECKING:
     from stage3_eval.evaluate import Settings
+    from stage3_eval.inputs import Inputs
 
 DEFAULT_METRIC = "policy.valid_horizon.mae"
 
@@ -30,16 +31,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = flags.out.resolve()
     require_evaluation(out)
 
+    from common.report.rrd import require_rerun
     from stage3_eval.evaluate import evaluate  # imports torch, which takes seconds: wrong flags are reported before
-    from stage3_eval.inputs import open_inputs
 
     if flags.export:
         from stage3_eval.export import require_exportable
 
         require_exportable(flags.export)
-    inputs = open_inputs(
-        flags.checkpoint, flags.dataset, flags.episodes, flags.device, flags.action_meaning, _rename(flags)
-    )
+    if flags.rerun:
+        require_rerun()
+    inputs = _open(flags, flags.checkpoint)
     print(report(evaluate(inputs, out, _settings(flags))))
     if flags.export:
         from stage3_eval.export import export
@@ -71,6 +72,7 @@ def _parser() -> Parser:
     attention = "show the input attribution of the N worst moments (0)"
     add("--attention", type=_count(0), default=0, metavar="N", help=attention)
     add("--export", type=Path, metavar="DIR", help="write the policy as ONNX, verified on the evaluated episodes")
+    add("--rerun", type=Path, metavar="FILE.rrd", help="write the evaluated episodes for the viewer of Rerun")
     compared = "results, or (with --dataset) runs and checkpoints, to compare"
     add("--compare", type=Path, nargs="+", metavar="A", help=compared)
     add("--metric", default=DEFAULT_METRIC, help=f"dotted path of a number in summary.json ({DEFAULT_METRIC})")
@@ -85,10 +87,8 @@ def _compare(flags: argparse.Namespace) -> int:
 
     def evaluate_checkpoint(path: Path, folder: Path) -> None:
         from stage3_eval.evaluate import evaluate
-        from stage3_eval.inputs import open_inputs
 
-        inputs = open_inputs(path, flags.dataset, flags.episodes, flags.device, flags.action_meaning, _rename(flags))
-        evaluate(inputs, folder, _settings(flags))
+        evaluate(_open(flags, path), folder, _settings(flags))
 
     print(compare(flags.compare, flags.out.resolve(), flags.metric, evaluate_checkpoint if flags.dataset else None))
     return 0
@@ -97,11 +97,15 @@ def _compare(flags: argparse.Namespace) -> int:
 def _settings(flags: argparse.Namespace) -> "Settings":
     from stage3_eval.evaluate import Settings
 
-    return Settings(flags.protocol, flags.batch_size, flags.latency_steps, flags.max_joint_speed, flags.attention)
+    speed = flags.max_joint_speed
+    return Settings(flags.protocol, flags.batch_size, flags.latency_steps, speed, flags.attention, flags.rerun)
 
 
-def _rename(flags: argparse.Namespace) -> dict[str, str] | None:
-    return None if flags.rename is None else parse_renames(flags.rename)
+def _open(flags: argparse.Namespace, checkpoint: Path) -> "Inputs":
+    from stage3_eval.inputs import open_inputs
+
+    rename = None if flags.rename is None else parse_renames(flags.rename)
+    return open_inputs(checkpoint, flags.dataset, flags.episodes, flags.device, flags.action_meaning, rename)
 
 
 def _count(low: int) -> Callable[[str], int]:

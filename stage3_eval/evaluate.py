@@ -8,9 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from common.act.checkpoint import ENVIRONMENT
 from common.cli.command import UserError
-from common.lerobot.metadata import ACTION, STATE, Episode
+from common.lerobot.metadata import ACTION, ENVIRONMENT, STATE, Episode
 from common.storage.files import write_json
 from stage3_eval.inputs import Inputs
 from stage3_eval.metrics.scores import EpisodeScores, ScoreSettings, score_episode
@@ -22,6 +21,7 @@ from stage3_eval.predict import predict_open_loop, predict_queue, time_first_cal
 from stage3_eval.recording import Columns, positions, read_rows, require_finite
 from stage3_eval.report.curves import EpisodeCurves, draw_curves
 from stage3_eval.report.page import write_page
+from stage3_eval.report.rrd import write_recording
 
 log = logging.getLogger(__name__)
 TIMED_ON_CPU = 50  # frames per episode: enough for percentiles, little against the evaluation itself
@@ -38,6 +38,7 @@ class Settings(NamedTuple):
     latency_steps: int | None = None
     max_joint_speed: Sequence[float] | None = None  # radians per second: one for all joints, or one each
     attention: int = 0  # worst moments for which input attribution is shown
+    rerun: Path | None = None  # a recording for Rerun
 
 
 def evaluate(inputs: Inputs, out: Path, settings: Settings) -> Summary:
@@ -49,6 +50,8 @@ def evaluate(inputs: Inputs, out: Path, settings: Settings) -> Summary:
     header = _header(inputs, settings)
     finished = read_finished(out, header.evaluation)
     if finished is not None:
+        if settings.rerun:
+            raise UserError(f"--rerun: the evaluation in {out} is finished, its chunks are gone; choose another --out")
         return finished
     score_settings = _score_settings(inputs, settings)
     with new_results(out) as folder:
@@ -62,6 +65,8 @@ def evaluate(inputs: Inputs, out: Path, settings: Settings) -> Summary:
         _draw_first(folder / CURVES, inputs, scores[0], header)
         by_number = {episode.number: found for episode, found in zip(inputs.episodes, scores, strict=True)}
         write_page(folder / PAGE, summary, inputs, by_number, settings.attention)
+        if settings.rerun:
+            write_recording(settings.rerun, summary, inputs, by_number, settings.attention)
         write_json(folder / SUMMARY, summary.to_json())
     log.info("open %s to see the results", out / PAGE)
     return summary

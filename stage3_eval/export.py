@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.act.checkpoint import ENVIRONMENT
 from common.cli.command import UserError
-from common.lerobot.metadata import ACTION, STATE, image_key
+from common.lerobot.metadata import ACTION, ENVIRONMENT, STATE, image_key
 from common.policy import Policy
 from common.storage.files import new_folder, require_ours, write_json
 from stage3_eval.inputs import Inputs

@@ -10,11 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from common.act.checkpoint import ENVIRONMENT
 from common.act.runs import WEIGHTS, pretrained_folder
 from common.cli.command import UserError
 from common.lerobot.dataset import Dataset
-from common.lerobot.metadata import ACTION, STATE, Episode, image_key
+from common.lerobot.metadata import ACTION, ENVIRONMENT, STATE, Episode, image_key
 from common.policy import Policy
 from common.storage.files import describe_folder
 

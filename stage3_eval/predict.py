@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from common.act.checkpoint import ENVIRONMENT
 from common.cli.command import progress
 from common.lerobot.dataset import Dataset
-from common.lerobot.metadata import STATE, Episode, image_key
+from common.lerobot.metadata import ENVIRONMENT, STATE, Episode, image_key
 from common.policy import Policy
 from stage3_eval.metrics.errors import Floats, Frames
 from stage3_eval.metrics.scores import Prediction

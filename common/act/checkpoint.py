@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from common.act.network import Act, ActConfig
+from common.act.config import ActConfig
+from common.act.network import Act
 from common.act.normalization import Normalizer, split_buffers
 from common.act.processors import PREPROCESSOR, read_processors, read_tensors, write_processors
 from common.act.records import PolicySettings, Robot, TrainingRecord
@@ -22,10 +23,9 @@ from common.act.runs import CONFIG, WEIGHTS
 from common.cli.command import UserError, one_line
 from common.cli.config import to_dict
 from common.cli.validation import validate
-from common.lerobot.metadata import ACTION, IMAGES, STATE, image_key
+from common.lerobot.metadata import ACTION, ENVIRONMENT, IMAGES, STATE, image_key
 from common.storage.files import MANIFEST, find_damage, read_json, write_json
 
-ENVIRONMENT = "observation.environment_state"
 TRAIN_CONFIG = "train_config.json"
 # Older LeRobot releases refuse a config.json with one of these; newer ones have defaults for all three.
 LATE_KEYS = ("use_peft", "pretrained_path", "pretrained_revision")

@@ -8,63 +8,18 @@ L latent, N heads, d width of a head, H W pixels or cells, F backbone channels, 
 import math
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from common.act.resnet import ResNet
-from common.cli.config import Section
-from common.cli.validation import show
+
+if TYPE_CHECKING:  # the network itself needs PyTorch alone
+    from common.act.config import ActConfig
 
 SINUSOID_BASE = 10_000.0  # Vaswani et al. 2017
-
-
-class ActConfig(Section):
-    """The settings of the network and of the execution of its chunks; names and defaults are LeRobot's."""
-
-    chunk_size: int = Field(default=100, ge=1, description="actions predicted at once, in frames")
-    n_action_steps: int | None = Field(
-        default=None, ge=1, description="actions executed from each chunk before the next one; null: all"
-    )
-    temporal_ensemble_coeff: float | None = Field(
-        default=None,
-        description="average overlapping chunks with weights exp(-coeff*i), i=0 the oldest; needs n_action_steps 1",
-    )
-    vision_backbone: Literal["resnet18", "resnet34", "resnet50"] = Field(
-        default="resnet18", description="resnet18, resnet34 or resnet50"
-    )
-    pretrained_backbone_weights: str | None = Field(
-        default=None, description="torchvision weights name or a local file to start the backbone from; null: random"
-    )
-    pre_norm: bool = Field(default=False, description="normalize before each block instead of after it")
-    dim_model: int = Field(default=512, ge=4, description="transformer width")
-    n_heads: int = Field(default=8, ge=1, description="attention heads; must divide dim_model")
-    dim_feedforward: int = Field(default=3200, ge=1, description="width of the feed-forward blocks")
-    feedforward_activation: Literal["relu", "gelu"] = Field(default="relu", description="relu or gelu")
-    n_encoder_layers: int = Field(default=4, ge=1, description="transformer encoder layers")
-    n_decoder_layers: int = Field(default=1, ge=1, description="transformer decoder layers")
-    use_vae: bool = Field(default=True, description="train with the variational encoder of the action chunk")
-    latent_dim: int = Field(default=32, ge=1, description="size of the VAE's latent")
-    n_vae_encoder_layers: int = Field(default=4, ge=1, description="layers of the VAE encoder")
-    dropout: float = Field(default=0.1, ge=0, le=1, description="dropout, attention weights included")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        """Refuse settings that contradict each other."""
-        if self.dim_model % self.n_heads or self.dim_model % 4:
-            raise ValueError(
-                f"model.dim_model={self.dim_model}: expected a multiple of 4 and of model.n_heads={self.n_heads}"
-            )
-        if self.n_action_steps is not None and self.n_action_steps > self.chunk_size:
-            raise ValueError(
-                f"model.n_action_steps={self.n_action_steps}: expected at most model.chunk_size={self.chunk_size}"
-            )
-        if self.temporal_ensemble_coeff is not None and self.n_action_steps != 1:
-            raise ValueError(f"model.n_action_steps={show(self.n_action_steps)}: model.temporal_ensemble_coeff needs 1")
-        return self
 
 
 class ActOutput(NamedTuple):
@@ -84,7 +39,7 @@ class Act(nn.Module):
     vae_encoder_pos_enc: Tensor
 
     def __init__(
-        self, config: ActConfig, state_dim: int, action_dim: int, n_cameras: int, environment_dim: int = 0
+        self, config: "ActConfig", state_dim: int, action_dim: int, n_cameras: int, environment_dim: int = 0
     ) -> None:
         super().__init__()
         width = config.dim_model
@@ -229,7 +184,7 @@ def grid_sinusoid(height: int, width: int, dim: int) -> Tensor:
 class Encoder(nn.Module):
     """A stack of self-attention layers; a final norm only with pre_norm."""
 
-    def __init__(self, config: ActConfig, n_layers: int) -> None:
+    def __init__(self, config: "ActConfig", n_layers: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Layer(config) for _ in range(n_layers))
         self.norm = nn.LayerNorm(config.dim_model) if config.pre_norm else nn.Identity()
@@ -246,7 +201,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """A stack of layers that also attend to the encoder's output; it starts from zeros and ends with a norm."""
 
-    def __init__(self, config: ActConfig) -> None:
+    def __init__(self, config: "ActConfig") -> None:
         super().__init__()
         self.layers = nn.ModuleList(Layer(config, cross=True) for _ in range(config.n_decoder_layers))
         self.norm = nn.LayerNorm(config.dim_model)
@@ -264,7 +219,7 @@ class Decoder(nn.Module):
 class Layer(nn.Module):
     """Self-attention, with `cross` attention to a memory, and a feed-forward block; each with a residual and a norm."""
 
-    def __init__(self, config: ActConfig, cross: bool = False) -> None:
+    def __init__(self, config: "ActConfig", cross: bool = False) -> None:
         super().__init__()
         width = config.dim_model
         self.pre_norm, self.dropout = config.pre_norm, config.dropout
@@ -316,7 +271,7 @@ class Layer(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention with the parameters and the initialization of nn.MultiheadAttention."""
 
-    def __init__(self, config: ActConfig) -> None:
+    def __init__(self, config: "ActConfig") -> None:
         super().__init__()
         width = config.dim_model
         self.n_heads, self.dropout = config.n_heads, config.dropout

@@ -17,8 +17,6 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
-from tqdm import tqdm
-
 from common.cli.redact import RedactingFormatter, install_hooks, redact
 
 EXIT_USER = 2
@@ -67,6 +65,8 @@ def add_config_flags(parser: argparse.ArgumentParser, sections: str) -> None:
 def progress(items: Iterable[T], total: int, label: str, unit: str = "it") -> Iterator[T]:
     """Yield `items` and show rate and remaining time: a bar on a terminal, a line about every ten seconds in a log."""
     if sys.stderr.isatty():
+        from tqdm import tqdm
+
         yield from tqdm(items, total=total, desc=label, unit=unit, dynamic_ncols=True)
         return
     start = last = time.monotonic()

@@ -21,6 +21,7 @@ from common.cli.command import UserError, one_line
 from common.cli.validation import validate
 from common.lerobot.columns import as_array, copy_again_if_damaged, explain, mapped
 from common.lerobot.images import Image, decode_image, decode_video, image_file, resize
+from common.lerobot.info import Info
 from common.lerobot.keys import require_names, stored_keys, used_features
 from common.lerobot.metadata import (
     ACTION,
@@ -35,7 +36,6 @@ from common.lerobot.metadata import (
     VIDEO_PATH,
     Episode,
     Feature,
-    Info,
     image_key,
     iterate_episodes,
 )

@@ -13,42 +13,21 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from common.cli.command import UserError, progress
 from common.lerobot.dataset import Dataset
+from common.lerobot.frames import Frames, MappedFrames, Rows, map_images
 from common.lerobot.images import Image, decode_image, image_file
 from common.lerobot.metadata import Episode, image_key
 from common.storage.files import exclusive_lock, new_folder, read_json, remove_stale, require_free, write_json
 
 CACHE_VERSION = 5  # part of the key: a cache that other code wrote is never misread
 ABOUT = "about.json"
-Rows = npt.NDArray[np.int64]
 log = logging.getLogger(__name__)
-
-
-class Frames(Protocol):
-    """The images of one camera, RGB (height, width, 3) uint8, by row of the dataset."""
-
-    shape: tuple[int, int, int]
-
-    def take(self, rows: Rows, out: npt.NDArray[np.uint8]) -> None:
-        """Put the images of `rows` into `out`, (len(rows), height, width, 3)."""
-
-
-class MappedFrames:
-    """Decoded images in a memory map."""
-
-    def __init__(self, path: Path, n_frames: int, shape: tuple[int, int, int]) -> None:
-        self.shape = shape
-        self.map = _map(path, (n_frames, *shape), "r")
-
-    def take(self, rows: Rows, out: npt.NDArray[np.uint8]) -> None:
-        """Copy the images of `rows` into `out`."""
-        np.take(self.map, rows, axis=0, out=out, mode="clip")  # the default mode would copy twice to be able to raise
 
 
 class DecodedFrames:
@@ -182,7 +161,7 @@ def _decode(dataset: Dataset, camera: str, path: Path) -> None:
     with path.open("wb") as file:
         # Reserve the blocks now: a sparse map on a full disk dies by SIGBUS instead of an error.
         os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)))
-    frames = _map(path, shape, "r+")
+    frames = map_images(path, shape, "r+")
 
     def fill(episode: Episode) -> None:
         for row, image in enumerate(dataset.images(episode, camera), episode.start):
@@ -197,7 +176,3 @@ def _decode(dataset: Dataset, camera: str, path: Path) -> None:
 
 def _folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _map(path: Path, shape: tuple[int, ...], mode: str) -> npt.NDArray[np.uint8]:
-    return np.memmap(path, np.uint8, mode, shape=shape)  # type: ignore[call-overload, no-any-return]

@@ -1,16 +1,13 @@
-"""The metadata of a LeRobot v3.0 dataset: paths, features, meta/info.json and meta/episodes."""
+"""The metadata of a LeRobot v3.0 dataset: paths, features and meta/episodes."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, Field, StrictInt, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 from common.cli.command import UserError, one_line
-from common.lerobot.names import value_names
 
 VERSION = "v3.0"
 CONVERT_V21 = (
@@ -23,6 +20,7 @@ VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.m
 # Readers concatenate files in the order of their names, in which file-1000 would come before file-101.
 FILES_PER_CHUNK = 1000
 STATE, ACTION, IMAGES = "observation.state", "action", "observation.images."
+ENVIRONMENT = "observation.environment_state"
 INDEX_COLUMNS = {
     "timestamp": "float32",
     "frame_index": "int64",
@@ -42,52 +40,6 @@ class Feature(NamedTuple):
     shape: tuple[int, ...]
     names: tuple[str, ...] | None
     info: dict[str, Any]
-
-
-class DeclaredFeature(BaseModel):
-    """A feature in meta/info.json."""
-
-    dtype: str
-    shape: list[Annotated[StrictInt, Field(ge=1)]] = Field(min_length=1)
-    names: Any = None
-    info: dict[str, Any] | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        """Refuse shapes that do not fit the type."""
-        if self.dtype in IMAGE_DTYPES and len(self.shape) != 3:
-            raise PydanticCustomError("image_shape", "a shape of height, width and channels")
-        return self
-
-    def feature(self) -> Feature:
-        """Return it with the height of images first: some datasets declare (channels, height, width)."""
-        shape = tuple(self.shape)
-        names, _ = value_names(self.names, len(shape) if len(shape) > 1 else shape[0])
-        if self.dtype in IMAGE_DTYPES and names and names[0] in ("channel", "channels"):
-            shape = (*shape[1:], shape[0])
-        return Feature(self.dtype, shape, names, self.info or {})
-
-    @property
-    def odd_names(self) -> str | None:
-        """What is odd about the names of a vector, None when nothing is."""
-        return value_names(self.names, self.shape[0])[1] if len(self.shape) == 1 else None
-
-
-class Info(BaseModel):
-    """meta/info.json, as far as it is read."""
-
-    fps: int = Field(ge=1)
-    total_frames: int
-    features: dict[str, DeclaredFeature]
-    robot_type: str | None = None
-
-    @field_validator("fps", mode="before")
-    @classmethod
-    def _check_fps(cls, fps: Any) -> Any:
-        """Refuse a rate that a whole number would change."""
-        if isinstance(fps, float) and not fps.is_integer():
-            raise PydanticCustomError("fps", "a whole number of frames per second")
-        return fps
 
 
 class Episode(NamedTuple):

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from common.act.checkpoint import Checkpoint, PolicyShape, read_settings
-from common.act.network import ActConfig
+from common.act.config import ActConfig
 from common.act.runs import pretrained_folder
 from common.cli.command import UserError
 from common.cli.config import changed

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.act.checkpoint import ENVIRONMENT, Checkpoint, PolicyShape, new_network
+from common.act.checkpoint import Checkpoint, PolicyShape, new_network
 from common.act.network import Act
 from common.act.normalization import Normalizer
 from common.act.records import Robot
 from common.act.resnet import load_backbone_weights
 from common.cli.config import to_dict
 from common.lerobot.dataset import Dataset
-from common.lerobot.metadata import ACTION, STATE, Episode, image_key
+from common.lerobot.metadata import ACTION, ENVIRONMENT, STATE, Episode, image_key
 from stage2_train.checkpoints.fine_tuning import read_base
 from stage2_train.config import TrainConfig, TrainingConfig
 

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from common.act.checkpoint import ENVIRONMENT
-from common.lerobot.metadata import ACTION, STATE, Episode, image_key
+from common.lerobot.metadata import ACTION, ENVIRONMENT, STATE, Episode, image_key
 from common.report.charts import Line, Plot, line_chart
 from common.report.formatting import angle
 from common.report.images import PageImage, film, heat_map, jpeg, read_frames

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.act.checkpoint import Checkpoint, PolicyShape, new_network
-from common.act.network import ActConfig
+from common.act.config import ActConfig
 from common.act.normalization import Normalizer
 from common.act.records import Robot
 from common.cli.command import UserError

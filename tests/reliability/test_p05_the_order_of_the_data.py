@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.lerobot.frame_cache import Rows
+from common.lerobot.frames import Rows
 from stage2_train.batches import BatchOrder, ChunkDataset, epoch_permutation, global_batch_positions, load_batches
 from tests.reliability.conftest import Resumed
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from common.act.network import Act, ActConfig, parameter_groups
+from common.act.config import ActConfig
+from common.act.network import Act, parameter_groups
 from stage2_train.config import TrainingConfig
 from stage2_train.loss import act_loss
 from stage2_train.optimizer import SCALER_STATE, Optimizer, learning_rate_factor

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from common.act.checkpoint import Checkpoint, PolicyShape, new_network
-from common.act.network import ActConfig
+from common.act.config import ActConfig
 from common.act.normalization import Normalizer
 from common.act.records import Robot
 from common.lerobot.dataset import Dataset

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from common.act.config import ActConfig
 from common.act.network import (
     Act,
-    ActConfig,
     ActOutput,
     Attention,
     Decoder,

@@ -17,13 +17,12 @@ from common.lerobot import frame_cache as frames_module
 from common.lerobot.dataset import Dataset
 from common.lerobot.frame_cache import (
     DecodedFrames,
-    Frames,
-    MappedFrames,
     cache_bytes,
     clear_cache,
     list_cache,
     open_frames,
 )
+from common.lerobot.frames import Frames, MappedFrames
 from common.lerobot.images import resize
 from stage2_train.__main__ import main
 from tests.conftest import GOLDEN
