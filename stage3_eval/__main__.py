@@ -60,7 +60,7 @@ def _parser() -> Parser:
     add("--device", choices=("cpu", "cuda"), help="default: $EVAL_DEVICE, else cuda where there is one")
     protocols = "open_loop (default): a fresh chunk at every frame; queue: one action at a time, as on the robot"
     add("--protocol", choices=("open_loop", "queue"), default="open_loop", help=protocols)
-    meaning = "meaning of an action, for a dataset that does not say; never guessed"
+    meaning = "meaning of an action, for a dataset that does not say; never guessed: without it, drift is left out"
     add("--action-meaning", choices=("delta", "next_position", "command"), help=meaning)
     renames = "LeRobot's names of the dataset's features, such as state=observation.state; default: as in the training"
     add("--rename", nargs="*", metavar="OLD=NEW", help=renames)
@@ -71,8 +71,8 @@ def _parser() -> Parser:
     add("--max-joint-speed", type=_positive, nargs="+", metavar="RAD_S", help=speed)
     attention = "show the input attribution of the N worst moments (0)"
     add("--attention", type=_count(0), default=0, metavar="N", help=attention)
-    add("--export", type=Path, metavar="DIR", help="write the policy as ONNX, verified on the evaluated episodes")
     add("--rerun", type=Path, metavar="FILE.rrd", help="write the evaluated episodes for the viewer of Rerun")
+    add("--export", type=Path, metavar="DIR", help="write the policy as ONNX, verified on the evaluated episodes")
     compared = "results, or (with --dataset) runs and checkpoints, to compare"
     add("--compare", type=Path, nargs="+", metavar="A", help=compared)
     add("--metric", default=DEFAULT_METRIC, help=f"dotted path of a number in summary.json ({DEFAULT_METRIC})")

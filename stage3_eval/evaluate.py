@@ -13,7 +13,7 @@ from common.lerobot.metadata import ACTION, ENVIRONMENT, STATE, Episode
 from common.storage.files import write_json
 from stage3_eval.inputs import Inputs
 from stage3_eval.metrics.scores import EpisodeScores, ScoreSettings, score_episode
-from stage3_eval.metrics.summary import OPEN_LOOP, QUEUE, Header, Identity, Protocol, Summary
+from stage3_eval.metrics.summary import MEANING_UNKNOWN, OPEN_LOOP, QUEUE, Header, Identity, Protocol, Summary
 from stage3_eval.metrics.table import episode_table
 from stage3_eval.metrics.totals import summarize_evaluation
 from stage3_eval.output import ALL_EPISODES, CURVES, PAGE, SUMMARY, episode_file, new_results, read_finished
@@ -96,6 +96,7 @@ def _header(inputs: Inputs, settings: Settings) -> Header:
         dataset=str(dataset.root.resolve()),
         dataset_fingerprint=dataset.fingerprint,
         action_meaning=inputs.action_meaning,
+        left_out=None if inputs.action_meaning else MEANING_UNKNOWN,
         units=_units(inputs),
         fps=dataset.fps,
         chunk_size=policy.chunk_size,
@@ -121,6 +122,8 @@ def _speed_limits(inputs: Inputs, speed: Sequence[float] | None) -> list[float] 
     n_joints = len(inputs.dataset.joint_names)
     if speed is None:
         return None
+    if inputs.action_meaning is None:
+        raise UserError(f"--max-joint-speed {speed[0]:g}: {MEANING_UNKNOWN}")
     if len(speed) not in (1, n_joints):
         raise UserError(f"--max-joint-speed: {len(speed)} values for {n_joints} joints; give one, or one per joint")
     return list(speed) * (n_joints if len(speed) == 1 else 1)

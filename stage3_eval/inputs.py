@@ -30,7 +30,7 @@ class Inputs(NamedTuple):
     files: dict[str, str]  # name -> sha256 of the files in it
     dataset: Dataset
     episodes: list[Episode]
-    action_meaning: str
+    action_meaning: str | None  # None: neither of them says, nor does the flag
 
     @property
     def checkpoint_sha256(self) -> str:
@@ -67,20 +67,15 @@ def open_inputs(
     return Inputs(policy, folder, files, opened, choose_episodes(episodes, policy, opened), meaning)
 
 
-def choose_meaning(flag: str | None, policy: Policy, dataset: Dataset) -> str:
-    """Return what an action means, as the dataset, the checkpoint or the flag says; raises UserError when none does."""
+def choose_meaning(flag: str | None, policy: Policy, dataset: Dataset) -> str | None:
+    """Return what an action means, as the dataset, the checkpoint or the flag says; None when none does."""
     recorded = dataset.action_meaning or policy.action_meaning
     if flag and recorded and flag != recorded:
         source = "dataset" if dataset.action_meaning else "checkpoint"
         raise UserError(f"--action-meaning {flag}: the {source} says {recorded}; leave the flag out")
-    if not recorded and not flag:
-        raise UserError(
-            f"neither {dataset.root} nor the checkpoint says what an action means; say --action-meaning delta (added to "
-            "the joint positions) or --action-meaning next_position (where to go)"
-        )
     if not dataset.action_meaning and recorded:
         log.info("the dataset does not say what an action means; the checkpoint does: %s", recorded)
-    return recorded or flag or ""
+    return recorded or flag
 
 
 def choose_device(flag: str | None) -> str:
