@@ -191,8 +191,7 @@ class Dataset:
 
         Raises ValueError naming the row of a value that cannot be taken.
         """
-        values = as_array(table.column(self.stored[name]), *self.features[name][:2])
-        return values[:, 0] if name in INDEX_COLUMNS else values
+        return as_array(name, table.column(self.stored[name]), self.features[name])
 
     def stored_shapes(self, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
         """Return the shapes of features by their keys in the files."""

@@ -27,7 +27,7 @@ from tests.common.lerobot.foreign import rename_columns
 from tests.conftest import GOLDEN, ROOT, run_module
 from tests.stage3_eval.conftest import CONFIG, WriteCheckpoint
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 JOINTS = ["shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3"]
 FILES = [
