@@ -24,7 +24,7 @@ from tests.browser import require
 from tests.conftest import GOLDEN
 from tests.stage3_eval.conftest import CONFIG, MAPPING, tiny_checkpoint
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module", autouse=True)
