@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.cli.command import one_line
-from common.lerobot.metadata import DATA_PATH, Feature
+from common.lerobot.metadata import DATA_PATH, INDEX_COLUMNS, Feature
 from stage1_convert.check.findings import Findings
 from stage1_convert.check.info import Declared
 from stage1_convert.check.meta import Episodes, episode_of_rows
@@ -178,7 +178,7 @@ def _values(
         findings.rows(path, empty, lambda _: f"{key} is null")
         return None
     values: npt.NDArray[Any] = flat.to_numpy(zero_copy_only=False)
-    values = values.reshape(rows, -1) if feature.shape != (1,) else values
+    values = values if key in INDEX_COLUMNS else values.reshape(rows, -1)
     if feature.dtype.startswith("float"):
         infinite = ~np.isfinite(values.reshape(rows, -1))
         findings.rows(

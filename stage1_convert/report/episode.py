@@ -80,7 +80,7 @@ def _curves(report: EpisodeReport, record: ConversionRecord, dataset: Dataset) -
     columns: dict[str, dict[str, npt.NDArray[np.floating]]] = {}
     for key, kind in ((STATE, "state"), (ACTION, "action")):
         feature = dataset.features[key]
-        values = as_array(table.column(key), feature.dtype, feature.shape)
+        values = as_array(key, table.column(key), feature)
         names = feature.names or [f"dimension {place}" for place in range(values.shape[1])]
         for name, column in zip(names, values.T, strict=True):
             columns.setdefault(name, {})[kind] = column

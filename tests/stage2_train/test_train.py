@@ -19,7 +19,7 @@ from stage2_train.checkpoints.initial import statistics
 from stage2_train.config import TrainConfig
 from stage2_train.train import train
 from tests.conftest import GOLDEN, TINY_TRAINING, run_module
-from tests.reliability.harness import SOAK, Warm
+from tests.reliability.harness import Warm
 from tests.stage2_train.tiny import (
     TINY,
     metrics,
@@ -31,7 +31,7 @@ from tests.stage2_train.tiny import (
     write_dataset,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 WEIGHTS = Path("pretrained_model/model.safetensors")
 MISTAKES = yaml.safe_load(Path(__file__).with_name("mistakes.yaml").read_text())
@@ -278,7 +278,7 @@ def test_deterministic_refuses_other_operations_and_gives_the_same_bits(cache: P
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
-@pytest.mark.skipif(not SOAK, reason="compiling takes minutes; SOAK=1 asks for it")
+@pytest.mark.slow
 def test_a_compiled_network_gives_the_losses_of_an_eager_one(alone: Path, cache: Path, tmp_path: Path) -> None:
     golden_run(tmp_path, cache, "training.compile=true")
     for compiled, eager in zip(metrics(tmp_path), metrics(alone), strict=True):

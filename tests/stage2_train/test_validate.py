@@ -14,7 +14,7 @@ from stage2_train.train import train
 from tests.reliability.harness import Warm
 from tests.stage2_train.tiny import metrics, tiny_config, train_as
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 # The 12 frames held out fill two batches and a part of the third.
 HELD_OUT = ("data.val_fraction=0.34", "training.val_freq=4", "training.lr=1e-2", "training.batch_size=5")
