@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--override", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change demo/train.yaml"
     )
     flags = parser.parse_args(argv)
+    if flags.episodes < 2:
+        raise UserError(f"--episodes {flags.episodes}: expected at least 2, one of which is held out of the training")
     out: Path = flags.out
     _prepare(out, flags.episodes)
     started = time.monotonic()

@@ -45,10 +45,10 @@ def test_what_is_printed_is_what_was_measured(finished: Path) -> None:
 def test_every_result_that_is_printed_exists(finished: Path) -> None:
     printed = (finished / "printed.txt").read_text().partition("Results\n")[2]
     named = [Path(line.split()[0]) for line in printed.splitlines() if line.strip()]
-    assert len(named) == 5
+    assert len(named) == 6
+    beginnings = {".png": b"\x89PNG", ".mp4": b"\0\0\0 ftyp", ".html": b"<!doctype html>"}
     for path in named:
-        expected = b"\x89png" if path.suffix == ".png" else b"<!doctype html>"
-        assert path.read_bytes()[: len(expected)].lower() == expected
+        assert path.read_bytes().startswith(beginnings[path.suffix])
 
 
 def test_another_run_keeps_the_bags_and_clears_the_results(finished: Path, tmp_path: Path) -> None:
@@ -68,3 +68,10 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "holds train, which does not belong to an earlier demo run" in done.stderr
     assert (tmp_path / "train" / "thesis.txt").read_text() == "mine"
+
+
+def test_too_few_episodes_are_refused_before_anything_is_cleared(tmp_path: Path) -> None:
+    done = run_module("demo", "--out", tmp_path / "out", "--episodes", 1)
+    assert done.returncode == 2
+    assert "--episodes 1: expected at least 2" in done.stderr
+    assert not (tmp_path / "out").exists()
