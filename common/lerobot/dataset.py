@@ -249,9 +249,8 @@ class Dataset:
         except UserError as error:
             raise self.image_fault(episode, camera, count, error) from error
         if count != episode.length:
-            raise UserError(
-                f"{self.root}: camera {camera}, episode {episode.number}: {count} images, {episode.length} rows"
-            )
+            found = f"{self.root}: camera {camera}, episode {episode.number}: {count} images, {episode.length} rows"
+            raise explain(self.rows_path(episode), self.stored_shapes(["episode_index"]), UserError(found))
 
     def encoded_images(self, episode: Episode, camera: str) -> Iterator[bytes]:
         """Yield the stored JPEG or PNG files of one camera of an episode, in order; raises UserError where there is none."""
