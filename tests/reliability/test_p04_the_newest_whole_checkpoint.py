@@ -52,11 +52,11 @@ def test_damage_to_any_of_its_files_is_noticed(
     dataset: Path, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out, chance = stopped_at(whole, 12, tmp_path / "out"), random.Random(0)
-    config, identity = tiny_config(dataset, out, *VALIDATED), Dataset.open(dataset).identity
+    config, fingerprint = tiny_config(dataset, out, *VALIDATED), Dataset.open(dataset).fingerprint
     paths = [path for path in (out / NEWEST).rglob("*") if path.is_file()]
-    assert len(paths) == 12
+    assert len(paths) == 13
     for path, harmed in harmed_in_turn(paths, chance, caplog):
-        start = find_resume_point(config, identity, 1)
+        start = find_resume_point(config, fingerprint, 1)
         assert start is not None
         assert start.folder == out / BEFORE, (path, harmed)
         (line,) = warned(caplog)
@@ -64,11 +64,11 @@ def test_damage_to_any_of_its_files_is_noticed(
     for path in paths:
         data = path.read_bytes()
         path.unlink()
-        start = find_resume_point(config, identity, 1)
+        start = find_resume_point(config, fingerprint, 1)
         assert start is not None
         assert start.folder == out / BEFORE, path
         path.write_bytes(data)
-    start = find_resume_point(config, identity, 1)
+    start = find_resume_point(config, fingerprint, 1)
     assert start is not None
     assert start.folder == out / NEWEST
 
