@@ -63,12 +63,11 @@ def open_dataset(config: TrainConfig) -> tuple[Dataset, list[Episode], list[Epis
 
     Raises UserError for what cannot be trained on, and warns of what is probably a mistake.
     """
-    dataset = Dataset.open(Path(config.data.dataset)).in_size(config.data.size)
-    episodes, held_out = split_episodes(dataset, config.data.episodes, config.data.val_fraction)
-    if dataset.fps != config.data.fps:
-        raise UserError(
-            f"data.fps={config.data.fps}, but {dataset.root} has {dataset.fps} frames per second; set data.fps"
-        )
+    data = config.data
+    dataset = Dataset.open(Path(data.dataset), data.rename, data.use_cameras).in_size(data.size)
+    episodes, held_out = split_episodes(dataset, data.episodes, data.val_fraction)
+    if dataset.fps != data.fps:
+        raise UserError(f"data.fps={data.fps}, but {dataset.root} has {dataset.fps} frames per second; set data.fps")
     chunk_size, lengths = config.model.chunk_size, [episode.length for episode in episodes]
     if chunk_size > max(lengths):
         raise UserError(
@@ -77,9 +76,13 @@ def open_dataset(config: TrainConfig) -> tuple[Dataset, list[Episode], list[Epis
     shorter = sum(length < chunk_size for length in lengths)
     if shorter > len(lengths) / 2:
         log.warning("model.chunk_size=%d is longer than %d of %d episodes", chunk_size, shorter, len(lengths))
-    for camera, (_, _, channels) in dataset.cameras.items():
-        if channels != 3:
-            raise UserError(f"camera {camera} of {dataset.root} has {channels} channels; images must have 3")
+    odd = {camera: shape[2] for camera, shape in dataset.cameras.items() if shape[2] != 3}
+    for camera, channels in odd.items():
+        others = ", ".join(name for name in dataset.cameras if name not in odd)
+        raise UserError(
+            f"camera {camera} of {dataset.root} has {channels} channels; images must have 3: leave it out by "
+            f"--override 'data.use_cameras=[{others}]'"
+        )
     return dataset, episodes, held_out
 
 
