@@ -101,7 +101,7 @@ def _ages(report: EpisodeReport, record: ConversionRecord, dataset: Dataset) -> 
     table = pq.read_table(dataset.root / SYNC_PATH.format(chunk_index=chunk, file_index=file), partitioning=None)
     tick_ns, figures = table.column("tick_ns").to_numpy(), []
     for stream in [name.removesuffix(".stamp_ns") for name in table.column_names if name.endswith(".stamp_ns")]:
-        rule, age_ms = record.rule(stream), np.abs(tick_ns - table.column(f"{stream}.stamp_ns").to_numpy()) / 1e6
+        rule, age_ms = record.streams[stream], np.abs(tick_ns - table.column(f"{stream}.stamp_ns").to_numpy()) / 1e6
         title = f"{stream} ({rule.resample})"
         line = Line("age", np.arange(len(age_ms)), age_ms, "state")
         words = f"oldest {short(float(age_ms.max()))} of at most {short(rule.limit_ms)} ms"
