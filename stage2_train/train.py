@@ -43,7 +43,7 @@ def train(config: TrainConfig) -> Path:
         if world.is_main:
             stack.enter_context(locked(output_dir))
             remove_stale(output_dir)
-            resume_point = find_resume_point(config, dataset.identity, world.size)
+            resume_point = find_resume_point(config, dataset.fingerprint, world.size)
         first_step = world.broadcast_int(resume_point.progress.step if resume_point else 0)
         if first_step >= config.training.steps:
             log.info("already finished: %s has step %d of %d", output_dir, first_step, config.training.steps)
