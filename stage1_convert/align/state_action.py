@@ -34,7 +34,7 @@ def check_numbers(bag_streams: BagStreams, plan: EpisodePlan, config: Config) ->
             used = np.unique(np.minimum([used, used + 1], len(stream.values) - 1))
         faults = number_faults(stream.names, stream.numbers[used], stream.values[used], stream.faults, config)
         for number, fault in faults.items():
-            raise UserError(f"topic {stream.topic}, message {number}: {fault}")
+            raise UserError(f"topic {stream.topic}, message {number}: {fault}; data.bad_messages=skip leaves it out")
 
 
 def joint_angles(bag_streams: BagStreams, config: Config) -> dict[str, Float64]:

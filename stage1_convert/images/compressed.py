@@ -47,6 +47,8 @@ def read_compressed(message: Any, rules: ImageRules, trust: bool) -> CameraImage
     data, declared = message.data.tobytes(), message.format
     if "compressedDepth" in declared:
         return _compressed_depth(data, declared, rules)
+    if not data:
+        raise UserError("the message holds no image: 0 bytes")
     header = read_header(data, declared)
     word = declared.split(";")[0].strip()
     if header.bits == 16:

@@ -96,7 +96,9 @@ def parse_address(src: str, environment: Mapping[str, str] = os.environ) -> Addr
     else:
         account, path = _split_account(url, known)
     if known.name and account.name != known.name:
-        raise UserError(f"--src names the account {account.name}, but the credentials are those of {known.name}")
+        raise UserError(
+            f"--src names the account {account.name}, but the credentials are those of {known.name}; change one"
+        )
     container, _, prefix = unquote(path).lstrip("/").partition("/")
     if not container:
         container = environment.get("AZURE_BLOB_CONTAINER") or DEFAULT_CONTAINER
