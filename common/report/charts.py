@@ -36,7 +36,7 @@ class Mark(NamedTuple):
     x: float
 
 
-class Stretch(NamedTuple):
+class Span(NamedTuple):
     """A part of a timeline, from `start` to `stop` in 0 to 1; `kind` is the CSS class that colors it."""
 
     start: float
@@ -140,11 +140,11 @@ def histogram(label: str, values: Sequence[float], x_unit: str, marks: Sequence[
     )
 
 
-def timeline(label: str, stretches: Sequence[Stretch], start: str, stop: str) -> Plot:
-    """Return a strip of colored stretches with a label at either end; a short stretch stays visible."""
+def timeline(label: str, spans: Sequence[Span], start: str, stop: str) -> Plot:
+    """Return a strip of colored spans with a label at either end; a short span stays visible."""
     bars = [
         Bar(part.kind, round(1000 * part.start, 1), 0, round(max(1000 * (part.stop - part.start), 2), 1), 100)
-        for part in stretches
+        for part in spans
     ]
     return Plot(label, 14, bars=bars, x_labels=[Label(0, start), Label(100, stop)])
 

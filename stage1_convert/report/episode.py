@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from common.lerobot.columns import as_array
 from common.lerobot.dataset import Dataset
 from common.lerobot.metadata import ACTION, STATE, data_file
-from common.report.charts import Line, Plot, Stretch, short, sparkline, timeline
+from common.report.charts import Line, Plot, Span, short, sparkline, timeline
 from common.report.formatting import counted
 from common.report.images import PageImage, film
 from stage1_convert.dataset.record import SYNC_PATH, ConversionRecord
@@ -60,18 +60,18 @@ def _in_bag(report: EpisodeReport, fps: float) -> Plot:
     def share(time_ns: int) -> float:
         return min(max((time_ns - first_ns) / length_ns, 0.0), 1.0)
 
-    stretches = [Stretch(0.0, 1.0, "idle")]
+    spans = [Span(0.0, 1.0, "idle")]
     for other in bag.episodes:
         kind = "this" if other.episode_index == report.number else "episode"
-        stretches.append(Stretch(share(other.start_ns), share(stop_ns(other, fps)), kind))
-    stretches += [Stretch(share(gap.start_ns), share(stop_ns(gap, fps)), "gap") for gap in bag.gaps]
+        spans.append(Span(share(other.start_ns), share(stop_ns(other, fps)), kind))
+    spans += [Span(share(gap.start_ns), share(stop_ns(gap, fps)), "gap") for gap in bag.gaps]
     start_s, stop_s = (entry.start_ns - first_ns) / NS, (stop_ns(entry, fps) - first_ns) / NS
     length = f"{length_ns / NS:.1f} s"
     label = (
         f"The bag, {length}: this episode from {start_s:.1f} to {stop_s:.1f} s, "
         f"{counted(len(bag.episodes), 'episode')} and {counted(len(bag.gaps), 'gap')} in all"
     )
-    return timeline(label, stretches, "0 s", length)
+    return timeline(label, spans, "0 s", length)
 
 
 def _curves(report: EpisodeReport, record: ConversionRecord, dataset: Dataset) -> list[Figure]:
