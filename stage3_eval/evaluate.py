@@ -82,6 +82,7 @@ def _header(inputs: Inputs, settings: Settings) -> Header:
         episodes=episodes,
         protocol=settings.protocol,
         action_meaning=inputs.action_meaning,
+        rename=inputs.dataset.rename,
         device=policy.device.type,
         batch_size=settings.batch_size,
         latency_steps=settings.latency_steps,
@@ -154,7 +155,9 @@ def _evaluate_episode(
     states = dataset.features[STATE].names or [f"joint_{i}" for i in range(rows[STATE].shape[1])]
     table = episode_table(rows, prediction.executed_TA, prediction.latency_T_s, states, header)
     pq.write_table(table, folder / episode_file(episode.number))
-    return score_episode(rows[ACTION], positions(dataset, rows[STATE]), prediction, score_settings)
+    return score_episode(
+        rows[ACTION], positions(dataset, rows[STATE], inputs.action_meaning), prediction, score_settings
+    )
 
 
 def _read(inputs: Inputs, episode: Episode) -> Columns:
@@ -171,7 +174,7 @@ def _draw_first(path: Path, inputs: Inputs, scores: EpisodeScores, header: Heade
     episode = inputs.episodes[0]
     rows = _read(inputs, episode)
     fans = list(zip(scores.fan_F.tolist(), scores.fan_FCA, strict=True))
-    position_TA = positions(inputs.dataset, rows[STATE])
+    position_TA = positions(inputs.dataset, rows[STATE], inputs.action_meaning)
     curves = EpisodeCurves(episode.number, rows[ACTION], scores.executed_TA, position_TA, fans)
     draw_curves(path, curves, header)
 

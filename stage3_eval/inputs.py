@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,11 +50,17 @@ def open_inputs(
     episodes: Sequence[str] | None,
     device: str | None,
     action_meaning: str | None = None,
+    rename: Mapping[str, str] | None = None,
 ) -> Inputs:
-    """Open both and check that they fit each other; raises UserError naming both sides where they differ."""
+    """Open both and check that they fit each other; raises UserError naming both sides where they differ.
+
+    Names, cameras and image size are those of the training; `rename` replaces its names.
+    """
     folder = pretrained_folder(checkpoint)
     policy = Policy.load(folder, choose_device(device))
-    opened = Dataset.open(dataset).in_size(policy.checkpoint.training.config.data.image_size)  # as in training
+    data = policy.checkpoint.training.config.data
+    rename = data.rename if rename is None else rename
+    opened = Dataset.open(dataset, rename, data.use_cameras).in_size(data.image_size)
     require_match(policy, opened)
     meaning = choose_meaning(action_meaning, policy, opened)
     files = {name: entry.sha256 for name, entry in describe_folder(folder).items()}

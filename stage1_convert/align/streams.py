@@ -390,10 +390,7 @@ def _find_topic(bag: Bag, candidates: Sequence[str], types: Sequence[str]) -> st
     present = [topic for topic in candidates if topic in bag.topics]
     if not present:
         held = ", ".join(f"{name} ({topic.type})" for name, topic in sorted(bag.topics.items())) or "none"
-        raise UserError(
-            f"has no topic {' or '.join(candidates[:2])}; its topics: {held}; "
-            "--inspect proposes settings, and --join makes one of bags that were recorded at the same time"
-        )
+        raise UserError(f"has no topic {' or '.join(candidates[:2])}; its topics: {held}; --inspect proposes settings")
     topic = next((topic for topic in present if bag.topics[topic].declared), present[0])
     if types and bag.topics[topic].type not in types:
         raise UserError(f"topic {topic} holds {bag.topics[topic].type}, expected {' or '.join(types)}")

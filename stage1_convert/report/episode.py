@@ -131,7 +131,7 @@ def _ages(record: ConversionRecord, sync: Sync) -> list[Figure]:
     """Draw how far the samples of every stream lie from each frame, against the limit."""
     figures = []
     for stream in [name.removesuffix(".stamp_ns") for name in sync if name.endswith(".stamp_ns")]:
-        rule, age_ms = record.rule(stream), sample_ages_ms(sync, stream)
+        rule, age_ms = record.streams[stream], sample_ages_ms(sync, stream)
         title = f"{stream} ({rule.resample})"
         line = Line("age", np.arange(len(age_ms)), age_ms, "state")
         words = f"oldest {short(float(age_ms.max()))} of at most {short(rule.limit_ms)} ms"

@@ -122,6 +122,7 @@ class Identity(Record):
     episodes: list[int]
     protocol: Protocol
     action_meaning: str | None
+    rename: dict[str, str] = {}  # key in the dataset's files -> LeRobot's name
     device: str
     batch_size: int
     latency_steps: int | None

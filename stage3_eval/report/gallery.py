@@ -210,7 +210,7 @@ def _moment_images(evaluated: Evaluated, moment: Moment, rows: Columns, with_att
 def _draw_joints(evaluated: Evaluated, episode: Episode) -> tuple[list[Figure], list[Figure]]:
     """Draw the actions of each joint and, where positions and meaning are known, where its predicted chunks lead."""
     rows, scores, summary = evaluated.rows(episode), evaluated.scores[episode.number], evaluated.summary
-    position_TA = positions(evaluated.inputs.dataset, rows[STATE])
+    position_TA = positions(evaluated.inputs.dataset, rows[STATE], evaluated.inputs.action_meaning)
     seconds = np.arange(episode.length) / summary.fps
     actions, paths = [], []
     for joint, name in enumerate(summary.joint_names):

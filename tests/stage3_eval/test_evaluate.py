@@ -23,7 +23,7 @@ from stage3_eval.metrics.table import METADATA_KEY
 from stage3_eval.metrics.totals import APPLY
 from stage3_eval.report.verdict import BASELINE_WORDS
 from tests.browser import check_page, visit
-from tests.common.lerobot.foreign import change_info
+from tests.common.lerobot.foreign import change_info, rename_columns
 from tests.conftest import GOLDEN, ROOT, run_module
 from tests.stage3_eval.conftest import CONFIG, WriteCheckpoint
 
@@ -92,6 +92,18 @@ def out(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_files_are_those_documented(out: Path) -> None:
     assert names(out) == FILES
+
+
+def test_a_dataset_with_other_names_is_evaluated_alike(
+    out: Path, checkpoint: Path, image_dataset: Path, tmp_path: Path
+) -> None:
+    rename = {"state": "observation.state", "actions": "action", "image": "observation.images.color"}
+    rename_columns(image_dataset, {name: key for key, name in rename.items()})
+    words = [f"{old}={new}" for old, new in rename.items()]
+    other = evaluate(checkpoint, image_dataset, tmp_path / "other", "--device", "cpu", "--rename", *words)
+    found, expected = (pd.read_parquet(each / "all_episodes.parquet") for each in (other, out))
+    pd.testing.assert_frame_equal(found.drop(columns="inference_time_s"), expected.drop(columns="inference_time_s"))
+    assert read_summary(other)["evaluation"]["rename"] == rename
 
 
 def test_columns_and_types_are_those_documented(out: Path) -> None:

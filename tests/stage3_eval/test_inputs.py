@@ -212,7 +212,7 @@ def test_a_dataset_without_actions_is_refused(image_dataset: Path, checkpoint: P
     info = json.loads((image_dataset / "meta" / "info.json").read_text())
     del info["features"]["action"]
     (image_dataset / "meta" / "info.json").write_text(json.dumps(info))
-    with pytest.raises(UserError, match="has no action; it has"):
+    with pytest.raises(UserError, match="has no action; its features are"):
         open_inputs(checkpoint, image_dataset, None, "cpu")
 
 
