@@ -43,12 +43,14 @@ def test_every_flaw_is_found(sound: Path) -> None:
             assert any(name in flaw for flaw in found), (name, found)
 
 
+@pytest.mark.slow
 def test_axe_core_looks_at_the_page(sound: Path) -> None:
     assert find_serious(sound) == []
     sound.write_text(SOUND.replace("</main>", '<input type="range"></main>'))
     assert [line.split()[0] for line in find_serious(sound)] == ["label", "label"]
 
 
+@pytest.mark.slow
 def test_a_sound_page_passes_and_an_element_left_open_does_not(sound: Path) -> None:
     check_page(sound)
     sound.write_text(SOUND.replace("</div>", ""))

@@ -76,6 +76,7 @@ def test_it_stands_alone_and_everybody_can_read_it(dataset: Path) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_axe_core_finds_nothing_serious(dataset: Path) -> None:
     assert find_serious(dataset / PAGE) == []
 
@@ -172,6 +173,7 @@ def test_the_episode_next_to_the_gap_comes_first(page: str, record: ConversionRe
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_a_link_opens_the_details_of_its_episode(dataset: Path) -> None:
     with visit(dataset / PAGE) as seen:
         seen.page.evaluate("document.querySelectorAll('details.episode').forEach(node => node.open = false)")

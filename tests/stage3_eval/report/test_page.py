@@ -22,10 +22,10 @@ from tests.stage3_eval.summaries import make_summary
 
 @pytest.fixture(scope="module")
 def out(sweep: Sweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four episodes of the simulated cell with everything the page can show."""
+    """Two episodes of the simulated cell with everything the page can show."""
     out = tmp_path_factory.mktemp("page") / "out"
     argv: list[object] = ["--checkpoint", sweep.runs["fast"], "--dataset", sweep.dataset, "--out", out]
-    argv += ["--episodes", "0-3", "--attention", 2, "--max-joint-speed", 0.3, "--latency-steps", 5, "--device", "cpu"]
+    argv += ["--episodes", "0-1", "--attention", 2, "--max-joint-speed", 0.3, "--latency-steps", 5, "--device", "cpu"]
     assert main([str(word) for word in argv]) == 0
     return out
 
@@ -42,6 +42,7 @@ def test_it_stands_alone_and_everybody_can_read_it(out: Path) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_the_verdict_comes_first_and_is_the_summarys(out: Path, summary: Summary) -> None:
     with visit(out / "report.html") as opened:
         answer, text = opened.page.inner_text("#verdict h2"), opened.page.inner_text("#verdict")
@@ -51,6 +52,7 @@ def test_the_verdict_comes_first_and_is_the_summarys(out: Path, summary: Summary
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_the_tables_hold_the_summarys_numbers(out: Path, summary: Summary) -> None:
     with visit(out / "report.html") as opened:
         page = opened.page
@@ -68,20 +70,22 @@ def test_the_tables_hold_the_summarys_numbers(out: Path, summary: Summary) -> No
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_every_episode_leads_to_its_details_and_its_file(out: Path) -> None:
     with visit(out / "report.html") as opened:
         page, details = opened.page, opened.page.locator("details.episode")
-        assert [details.nth(place).get_attribute("open") for place in range(4)] == ["", None, None, None]
-        page.click("#episodes tbody a[href='#episode-2']")
-        assert details.nth(2).get_attribute("open") == ""  # a link opens what it leads to
-        assert details.nth(2).locator(".heat img").count() == 1
-        assert details.nth(2).locator("figure svg").count() == 2 * 6  # actions, and positions
+        assert [details.nth(place).get_attribute("open") for place in range(2)] == ["", None]
+        page.click("#episodes tbody a[href='#episode-1']")
+        assert details.nth(1).get_attribute("open") == ""  # a link opens what it leads to
+        assert details.nth(1).locator(".heat img").count() == 1
+        assert details.nth(1).locator("figure svg").count() == 2 * 6  # actions, and positions
     files = set(re.findall(r'href="([^"#:]+)"', (out / "report.html").read_text()))
-    assert files == {f"episode_{number:03d}.parquet" for number in range(4)}
+    assert files == {f"episode_{number:03d}.parquet" for number in range(2)}
     assert all((out / file).is_file() for file in files)
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_worst_moments_show_attribution_for_as_many_as_asked_for(out: Path) -> None:
     with visit(out / "report.html") as opened:
         page = opened.page
@@ -91,6 +95,7 @@ def test_worst_moments_show_attribution_for_as_many_as_asked_for(out: Path) -> N
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_hovering_over_a_curve_shows_the_values_of_all_joints_and_the_image_at_that_time(
     out: Path, summary: Summary
 ) -> None:
@@ -118,6 +123,7 @@ def test_hovering_over_a_curve_shows_the_values_of_all_joints_and_the_image_at_t
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_every_worst_moment_leads_to_its_frame(out: Path, summary: Summary) -> None:
     with visit(out / "report.html") as opened:
         page = opened.page
@@ -131,6 +137,7 @@ def test_every_worst_moment_leads_to_its_frame(out: Path, summary: Summary) -> N
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_the_page_is_whole_without_its_script_and_on_paper(out: Path) -> None:
     with visit(out / "report.html", scripts=False) as opened:
         page = opened.page
@@ -144,6 +151,7 @@ def test_the_page_is_whole_without_its_script_and_on_paper(out: Path) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_axe_core_finds_nothing_serious(out: Path) -> None:
     assert find_serious(out / "report.html") == []
 
