@@ -12,6 +12,7 @@ from common.cli.command import UserError
 from common.lerobot.dataset import Dataset
 from common.lerobot.frame_cache import default_cache_dir, open_frames
 from common.lerobot.metadata import Episode
+from common.lerobot.training import require_trainable
 from common.storage.files import locked, remove_stale
 from stage2_train.batches import FrameStore, split_episodes
 from stage2_train.checkpoints.initial import initial_checkpoint
@@ -77,9 +78,7 @@ def open_dataset(config: TrainConfig) -> tuple[Dataset, list[Episode], list[Epis
     shorter = sum(length < chunk_size for length in lengths)
     if shorter > len(lengths) / 2:
         log.warning("model.chunk_size=%d is longer than %d of %d episodes", chunk_size, shorter, len(lengths))
-    for camera, (_, _, channels) in dataset.cameras.items():
-        if channels != 3:
-            raise UserError(f"camera {camera} of {dataset.root} has {channels} channels; images must have 3")
+    require_trainable(dataset)
     return dataset, episodes, held_out
 
 

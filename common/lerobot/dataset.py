@@ -155,14 +155,19 @@ class Dataset:
                 arrays = {name: as_array(table.column(name), *self.features[name][:2]) for name in wanted}
             except (UserError, ValueError) as error:
                 raise explain(self.root / "data", {key: self.features[key].shape for key in wanted}, error) from error
-            if len(table) != self.n_frames or not np.array_equal(arrays["index"], np.arange(self.n_frames)):
-                raise UserError(
-                    f"{self.root}/data holds {len(table)} rows and meta/ declares {self.n_frames}, or its `index` column "
-                    "does not count them up in order; convert the dataset again"
-                )
+            self._require_every_row(arrays["index"])
             return {name: arrays[name] for name in names}
 
         return copy_again_if_damaged(self._columns_folder(cache_dir), read)
+
+    def _require_every_row(self, index: npt.NDArray[Any]) -> None:
+        """Refuse rows that are missing, are too many or are in another order than their `index` says."""
+        moved = np.flatnonzero(index != np.arange(len(index)))
+        if len(moved):
+            place = f"{self.root}/data: row {moved[0]} has index {index[moved[0]]}, expected {moved[0]}"
+            raise UserError(f"{place}: rows are missing or in another order; convert the dataset again")
+        if len(index) != self.n_frames:
+            raise UserError(f"{self.root}/data holds {len(index)} rows, and meta/ declares {self.n_frames}")
 
     def encoded_column(self, camera: str, cache_dir: Path) -> Any:
         """Return the column of a camera's encoded images, copied once, as they are, and memory-mapped."""
@@ -222,11 +227,16 @@ class Dataset:
 
     def encoded_images(self, episode: Episode, camera: str) -> Iterator[bytes]:
         """Yield the stored JPEG or PNG files of one camera of an episode, in order; raises UserError where there is none."""
+        for cell in self.image_cells(episode, camera):
+            yield image_file(self.root, cell)
+
+    def image_cells(self, episode: Episode, camera: str) -> Iterator[dict[str, Any] | None]:
+        """Yield the cells {bytes, path} of one camera of an episode as they are stored, in order."""
         key = image_key(camera)
         try:
             for batch in self.rows(episode, [key], 64):
                 for cell in batch.column(key):
-                    yield image_file(self.root, cell.as_py())
+                    yield cell.as_py()
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{self.rows_path(episode)} cannot be read: {one_line(error)}") from error
 

@@ -1,0 +1,49 @@
+"""What a training needs of an opened dataset; `stage2_train` and `stage1_convert --check` ask here, so they agree."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from common.cli.command import UserError
+from common.lerobot.metadata import ACTION, ENVIRONMENT, STATE
+
+if TYPE_CHECKING:
+    from common.lerobot.dataset import Dataset
+
+VECTORS = (STATE, ACTION, ENVIRONMENT)
+
+
+def require_trainable(dataset: "Dataset") -> None:
+    """Raise UserError for cameras that are not RGB, and where a vector lacks the statistics that normalize it."""
+    for camera, (_, _, channels) in dataset.cameras.items():
+        if channels != 3:
+            raise UserError(f"camera {camera} of {dataset.root} has {channels} channels; images must have 3")
+    for key in (key for key in VECTORS if key in dataset.features):
+        size = dataset.features[key].shape[:1]
+        for name in ("mean", "std"):
+            found = dataset.stats.get(key, {}).get(name)
+            if found is None or found.shape != size or not np.isfinite(found).all():
+                shown = "no value" if found is None else found.tolist()
+                raise UserError(
+                    f"{dataset.root}/meta/stats.json: {key}: {name}: found {shown}, expected {size[0]} finite numbers; "
+                    "actions would be wrong without it"
+                )
+
+
+def training_columns(dataset: "Dataset", cache_dir: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return the vectors that a training reads, (rows, dimensions) by feature.
+
+    Raises UserError naming episode and frame where a value is not finite.
+    """
+    columns = dataset.columns([key for key in VECTORS if key in dataset.features], cache_dir)
+    for key, values in columns.items():
+        bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+        if bad.size:
+            episode = next(e for e in dataset.episodes if e.start <= bad[0] < e.stop)
+            raise UserError(
+                f"{dataset.root}: {key} is not finite in episode {episode.number}, frame {bad[0] - episode.start}; "
+                "leave the episode out of data.episodes or convert without it"
+            )
+    return columns
