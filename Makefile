@@ -12,21 +12,24 @@ TORCH_INDEX ?=
 demo: setup
 	$(BIN)/python -m demo --out $(DEMO_OUT)
 
+# Each process takes a run of neighboring tests, whose set-ups it makes once, and then some from whoever has most left.
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
+
 test: setup lint
-	$(BIN)/python -m pytest -q -n $(JOBS)
+	$(PYTEST) -m "not slow"
 
 # The loop while writing code: what needs neither a service, a browser, a kill nor a training of its own.
 test-fast: setup
-	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow and not reliability and not azure and not browser"
+	$(PYTEST) -m "not slow and not integration and not reliability and not azure and not browser"
 
-# The long form: thousands of damaged bags, hundreds of kills, every combination of the workflows' switches.
+# What `make test` leaves out, and the long form of the reliability tests: thousands of damaged bags, hundreds of kills.
 soak: setup
-	SOAK=1 $(BIN)/python -m pytest -q -n $(JOBS) tests/reliability tests/osmo/check/test_spec.py tests/stage2_train/test_train.py
+	SOAK=1 $(PYTEST) -m "slow or reliability"
 
 # The tests again, slower, and which lines of the product none of them reached.
 coverage: setup
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q -n $(JOBS)
+	$(BIN)/coverage run -m pytest -q -n $(JOBS) --dist worksteal
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -49,12 +52,15 @@ lint: setup
 
 setup: .venv/installed
 
-# The stamp is written last, so a set-up that was interrupted is done again.
+# The stamp is written last, so a set-up that was interrupted is done again. Only torch brings its own dependencies, for those of
+# its CUDA build are on no other machine; constraints.txt lists all the others, so that nothing has to be resolved.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --requirement constraints.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -m pip check
 	touch $@
 
 clean:

@@ -35,7 +35,7 @@ def gradients(world: World) -> tuple[dict[str, Tensor], int]:
     network = Act(ActConfig(dim_model=128, dim_feedforward=256, dropout=0.0), 6, 6, 1).double().train()
     state, (image,), action, is_pad, noise = random_inputs(BATCH, SIZE, 100, world.device)
     image, reduced = image.double(), 0
-    model = world.wrap(network)
+    model = world.wrap(network, static_graph=True)
 
     def count(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
         nonlocal reduced

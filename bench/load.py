@@ -64,7 +64,7 @@ def measure(store: SyntheticStore, flags: argparse.Namespace) -> tuple[float, fl
     # As many buffers as the loader has: a batch must outlive the gathering of the next one.
     buffers = [np.empty((flags.batch, *flags.size, 3), np.uint8) for _ in range(flags.workers + 1)]
     # One loader for all rounds, as in a training.
-    loader = load_batches(samples, order, 0, 10**9, flags.workers, pin=False)
+    loader = load_batches(samples, order, 0, 10**9, flags.workers)
     next(loader)
     before = anonymous_bytes()
     with ThreadPoolExecutor(flags.workers) as pool:  # threads that copy at once slow each other, on either side

@@ -129,6 +129,7 @@ def _print_summary(summary: Summary, out: Path, seconds: float) -> None:
         "speed": f"{summary.frames / seconds:.0f} frames/s, {seconds:.1f} s",
         "bad": f"{counted(summary.bad_messages, 'message')} left out" if summary.bad_messages else "",
         "warnings": f"{len(summary.warnings)}",
+        "hint": summary.hint,
         "dataset": f"{out}" if summary.episodes else f"none; {out} holds this shard's record for --merge",
     }
     for name, value in rows.items():

@@ -4,6 +4,7 @@ Axes: B samples, H W pixels, C colors, U random numbers in -1..1.
 """
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,7 +30,7 @@ def augment(image_BHWC: Tensor, uniform_BU: Tensor, config: "AugmentConfig") -> 
         return image_BHWC
     image = image_BHWC.float()
     matrix_B33, contrast_B1 = _color_matrix(uniform_BU, config)
-    gray_B11 = (image.mean(dim=(1, 2)) @ image.new_tensor(LUMA))[:, None, None]
+    gray_B11 = (image.mean(dim=(1, 2)) @ _constants(image.device)[0])[:, None, None]
     # contrast: c * x + (1 - c) * mean gray; the color matrix changes gray in brightness only
     offset_B11 = (1 - contrast_B1[..., None]) * gray_B11 * matrix_B33.sum(dim=2)[:, :1, None]
     flat_BNC = image.flatten(1, 2) @ (matrix_B33 * contrast_B1[..., None]).transpose(1, 2)
@@ -43,9 +44,18 @@ def _color_matrix(uniform_BU: Tensor, config: "AugmentConfig") -> tuple[Tensor, 
     cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
     rows = [one, zero, zero, zero, saturation * cos, -saturation * sin, zero, saturation * sin, saturation * cos]
     rotation_B33 = torch.stack(rows, dim=1).view(-1, 3, 3)
+    _, to_yiq, to_rgb = _constants(uniform_BU.device)
+    return brightness[:, None, None] * (to_rgb @ rotation_B33 @ to_yiq), contrast[:, None]
+
+
+@cache  # a copy to the device would wait for it in every step
+def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return LUMA, the matrix to YIQ and the one back, in float32."""
     to_yiq = torch.tensor(YIQ, dtype=torch.float64)
-    to_rgb = torch.linalg.inv(to_yiq).to(uniform_BU)
-    return brightness[:, None, None] * (to_rgb @ rotation_B33 @ to_yiq.to(uniform_BU)), contrast[:, None]
+    luma, to_yiq, to_rgb = (
+        matrix.to(device, torch.float32) for matrix in (torch.tensor(LUMA), to_yiq, torch.linalg.inv(to_yiq))
+    )
+    return luma, to_yiq, to_rgb
 
 
 def _shift(image_BHWC: Tensor, uniform_B2: Tensor, most_px: int) -> Tensor:

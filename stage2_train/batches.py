@@ -7,12 +7,12 @@ U random numbers for augmentation, N frames of the dataset.
 import contextlib
 import os
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from stage2_train.augment import UNIFORMS
 
 if TYPE_CHECKING:
     from common.lerobot.dataset import Dataset
+
+CPU = torch.device("cpu")
 
 
 class Batch(NamedTuple):
@@ -42,20 +44,19 @@ class Batch(NamedTuple):
     rows: Rows
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch with every tensor on a device; pinned memory is copied without a wait."""
+        """Return the batch with every tensor on a device."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """Return the batch with every tensor changed."""
+        changed: dict[str, Any] = {
+            key: change(value) for key, value in self._asdict().items() if isinstance(value, Tensor)
+        }
+        return self._replace(images=[change(image) for image in self.images], **changed)
 
-        return self._replace(
-            state_BS=move(self.state_BS),
-            environment_BE=None if self.environment_BE is None else move(self.environment_BE),
-            images=[move(image) for image in self.images],
-            action_BCA=move(self.action_BCA),
-            is_pad_BC=move(self.is_pad_BC),
-            noise_BL=move(self.noise_BL),
-            uniform_BU=None if self.uniform_BU is None else move(self.uniform_BU),
-        )
+    def tensors(self) -> list[Tensor]:
+        """Return every tensor, always in the same order."""
+        return [*self.images, *(value for value in self if isinstance(value, Tensor))]
 
 
 @dataclass(frozen=True)
@@ -173,37 +174,80 @@ def episode_rows(episodes: Sequence[Episode]) -> tuple[Rows, Rows]:
     return rows, np.concatenate([np.full(episode.length, episode.stop) for episode in episodes])
 
 
+class DeviceCopies:
+    """Copies batches to a device on a stream of its own, so that the copy of one overlaps the step on the one before it.
+
+    The host enqueues steps ahead of the device: it asks for the next batch while the device is still busy. There are as
+    many places on the device as buffers on the host, and neither side waits for the other here: the stream waits until
+    the step that reads a place has ended, the step until the copy has, and a loader thread until it may fill a buffer again.
+    """
+
+    def __init__(self, device: torch.device, slots: int) -> None:
+        self._device, self._module = device, torch.get_device_module(device)
+        self._stream, self._last = self._module.Stream(), 0
+        self._places: list[Batch | None] = [None] * slots
+        # A thread that waits for a blocking event sleeps, where others keep a core busy.
+        event = partial(torch.cuda.Event, blocking=True) if device.type == "cuda" else self._module.Event
+        self._copied, self._read = ([event() for _ in range(slots)] for _ in range(2))
+
+    def wait_for_buffer(self, slot: int) -> None:
+        """Wait until the device has copied the buffer that was put into a slot before; for the thread that fills it."""
+        self._copied[slot].synchronize()
+
+    def put(self, slot: int, batch: Batch) -> Batch:
+        """Enqueue the copy of a batch in pinned memory; its place is overwritten when the slot is used again."""
+        steps, place = self._module.current_stream(), self._places[slot]
+        self._read[self._last].record(steps)  # all that reads the batch before has been enqueued by now
+        self._last = slot
+        if place is None:
+            place = self._places[slot] = batch.map(partial(torch.empty_like, device=self._device))
+            self._read[slot].record(steps)  # a step that is still running may have freed this memory
+        self._stream.wait_event(self._read[slot])
+        with self._module.stream(self._stream):
+            for target, source in zip(place.tensors(), batch.tensors(), strict=True):
+                target.copy_(source, non_blocking=True)
+            self._copied[slot].record(self._stream)
+        steps.wait_event(self._copied[slot])
+        return place._replace(valid_count=batch.valid_count, rows=batch.rows)
+
+
 def load_batches(
-    dataset: ChunkDataset, order: BatchOrder, first_step: int, steps: int, num_workers: int, pin: bool
+    dataset: ChunkDataset, order: BatchOrder, first_step: int, steps: int, num_workers: int, device: torch.device = CPU
 ) -> Generator[Batch]:
-    """Yield the batches of steps first_step .. steps-1, prefetched by `num_workers` threads.
+    """Yield the batches of steps first_step .. steps-1 on the device, prefetched by `num_workers` threads.
 
     Threads, not processes: copying and decoding release Python's lock, and a container's /dev/shm may hold only 64 MB.
     A batch's images are overwritten once the next batch is asked for: num_workers + 1 buffers serve the whole run.
     """
-    buffers = [dataset.store.image_buffers(order.batch_size, pin) for _ in range(num_workers + 1)]
-    copied: list[torch.cuda.Event | None] = [None] * len(buffers)
+    slots = max(num_workers, 1) + 1
+    copies = None if device.type == "cpu" else DeviceCopies(device, slots)
+    buffers = [dataset.store.image_buffers(order.batch_size, pin=copies is not None) for _ in range(slots)]
 
     def gather(number: int) -> Batch:
-        slot, event = number % len(buffers), copied[number % len(buffers)]
-        if event is not None:
-            event.synchronize()  # the device has read the previous batch of this buffer
-        return dataset.batch(order, *divmod(number, order.grad_accumulation), buffers[slot])
+        slot, step_and_part = number % slots, divmod(number, order.grad_accumulation)
+        if copies is None:
+            return dataset.batch(order, *step_and_part, buffers[slot])
+        copies.wait_for_buffer(slot)
+        return dataset.batch(order, *step_and_part, buffers[slot]).map(Tensor.pin_memory)
 
     first, last = first_step * order.grad_accumulation, steps * order.grad_accumulation
-    with ThreadPoolExecutor(max(num_workers, 1), initializer=use_batch_scheduling) as pool:
+    with ThreadPoolExecutor(max(num_workers, 1), initializer=partial(_start_loader_thread, device)) as pool:
         prefetched: deque[Future[Batch]] = deque()
         try:
             for number in range(first, last):
                 while len(prefetched) < num_workers + 1 and number + len(prefetched) < last:
                     prefetched.append(pool.submit(gather, number + len(prefetched)))
-                yield prefetched.popleft().result()
-                if pin:
-                    copied[number % len(buffers)] = event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-                    event.record()
+                batch = prefetched.popleft().result()
+                yield batch if copies is None else copies.put(number % slots, batch)
         finally:
             for future in prefetched:
                 future.cancel()
+
+
+def _start_loader_thread(device: torch.device) -> None:
+    use_batch_scheduling()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # each thread has a current device of its own, at first that of another process
 
 
 def use_batch_scheduling() -> None:

@@ -12,6 +12,13 @@ class DataConfig(Section):
     """The dataset, and how its images are read."""
 
     dataset: str = Field(default="/data/lerobot", description="folder of the LeRobot v3.0 dataset")
+    rename: dict[str, str] = Field(
+        default={},
+        description="LeRobot's names of features that the dataset names otherwise, such as {state: observation.state}",
+    )
+    use_cameras: list[str] | None = Field(
+        default=None, description="the cameras to train with, by their short or full names; null: all"
+    )
     fps: int = Field(default=30, ge=1, description="frames per second the dataset must have")
     episodes: list[Annotated[int, Field(ge=0)]] | None = Field(
         default=None, description="train on these episodes only; null: all"

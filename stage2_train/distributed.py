@@ -40,8 +40,11 @@ class World:
         """Whether this process writes checkpoints and logs."""
         return self.rank == 0
 
-    def wrap(self, module: nn.Module, bucket_mb: int = 0) -> nn.Module:
-        """Return the module with DDP around it: the main process's weights, gradients averaged over the ranks."""
+    def wrap(self, module: nn.Module, bucket_mb: int = 0, static_graph: bool = False) -> nn.Module:
+        """Return the module with DDP around it: the main process's weights, gradients averaged over the ranks.
+
+        `static_graph` says that every backward pass averages the same gradients, and so excludes `no_sync`.
+        """
         if self.size == 1:
             return module
         # The buffers are those of frozen batch norms, which never change (newer torch has renamed the flag).
@@ -49,7 +52,11 @@ class World:
         flag = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
         no_buffers: dict[str, Any] = {flag: False}
         return DistributedDataParallel(
-            module, gradient_as_bucket_view=True, bucket_cap_mb=bucket_mb or ONE_BUCKET_MB, **no_buffers
+            module,
+            gradient_as_bucket_view=True,
+            bucket_cap_mb=bucket_mb or ONE_BUCKET_MB,
+            static_graph=static_graph,
+            **no_buffers,
         )
 
     def all_reduce_sum(self, value: Tensor) -> Tensor:

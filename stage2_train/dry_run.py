@@ -76,8 +76,8 @@ def show_cache(config: TrainConfig, clear: bool) -> None:
 
 
 def _time_step(trainer: Trainer) -> float:
-    batches = load_batches(trainer.dataset, trainer.order, 0, 2, 0, pin=False)
+    batches = load_batches(trainer.dataset, trainer.order, 0, 2, 0, trainer.world.device)
     for step in range(2):  # the first one allocates, and compiles
         started_s = time.perf_counter()
-        trainer.train_step(batches, step).grad_norm.item()  # waits for the device
+        trainer.stepper.step(batches, step).grad_norm.item()  # waits for the device
     return time.perf_counter() - started_s

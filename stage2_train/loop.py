@@ -1,4 +1,4 @@
-"""The training loop: fetch, forward, backward, clip, step; now and then log, validate and save."""
+"""The training loop: a step, and now and then a log line, a validation and a checkpoint."""
 
 import contextlib
 import gc
@@ -10,37 +10,26 @@ from collections.abc import Iterator
 from typing import NamedTuple, Self
 
 import torch
-from torch import Tensor
 
 from common.act.checkpoint import Checkpoint
 from common.cli.command import TransientError
 from common.lerobot.dataset import Dataset
 from common.lerobot.metadata import Episode
-from stage2_train.batches import Batch, BatchOrder, ChunkDataset, FrameStore, load_batches, step_seed
+from stage2_train.batches import BatchOrder, ChunkDataset, FrameStore, load_batches
 from stage2_train.checkpoints.initial import parameter_count
 from stage2_train.checkpoints.resume import ResumePoint
 from stage2_train.checkpoints.writer import CheckpointWriter, TrainingState, TrainingStep
 from stage2_train.config import TrainConfig
 from stage2_train.distributed import AsyncFlags, World
 from stage2_train.finite_check import FiniteCheck
-from stage2_train.loss import Loss
 from stage2_train.loss_module import LossModule
 from stage2_train.optimizer import Optimizer
+from stage2_train.step import Stepper, StepResult
 from stage2_train.tracking.averages import Averages, Metrics
 from stage2_train.tracking.tracker import Tracker
 from stage2_train.validate import Validation
 
 log = logging.getLogger(__name__)
-
-
-class StepResult(NamedTuple):
-    """What one optimizer step did; the tensors are on the device and not yet read."""
-
-    loss: Loss  # of this rank's part of the global batch
-    grad_norm: Tensor
-    lr: float
-    duration_s: float
-    data_wait_s: float
 
 
 class Due(NamedTuple):
@@ -117,26 +106,25 @@ class Trainer:
             self.world.broadcast(list(state.values()))
             self.optimizer.load(state)
             self.averages.load(resume_point.averages() if resume_point else None, self.world)
-        if self.config.training.compile:
-            self.network.compile()
-        model = self.world.wrap(self.network, self.config.training.ddp_bucket_mb)  # broadcasts the weights
-        normalizer = self.checkpoint.normalizer.to(self.world.device)
+        training, world = self.config.training, self.world
+        if training.compile:
+            self.network.compile(dynamic=False)  # every batch has the same shape
+        # DDP broadcasts the weights.
+        model = world.wrap(self.network, training.ddp_bucket_mb, static_graph=training.grad_accumulation == 1)
+        normalizer = self.checkpoint.normalizer.to(world.device)
         self.loss_module = LossModule(self.network, model, normalizer, self.cameras, self.config)
+        self.stepper = Stepper(self.order, world, self.loss_module, self.optimizer, self.finite_check, self.averages)
 
     def run(self, sigterm: SigtermHandler) -> None:
         """Train to the last step; after SIGTERM on any rank, save and raise TransientError (SystemExit on other ranks)."""
         training, world, flags = self.config.training, self.world, AsyncFlags(self.world)
-        pin_memory = world.device.type == "cuda"
         batches = load_batches(
-            self.dataset, self.order, self.first_step, training.steps, training.num_workers, pin_memory
+            self.dataset, self.order, self.first_step, training.steps, training.num_workers, world.device
         )
         self.saved_s, sigterm.deferred = time.monotonic(), True
         with self._outputs() as outputs, _garbage_collection_paused():
             for step in range(self.first_step, training.steps):
-                result = self.train_step(batches, step)
-                self.finite_check.record(step, result.loss.total, result.grad_norm)
-                self.averages.add(result.loss, result.duration_s, result.data_wait_s)
-
+                result = self.stepper.step(batches, step)
                 done = step + 1
                 stop, save_now = flags.any(sigterm.received, self._save_timer_expired())
                 due = self._due(done, save_now=stop or save_now)
@@ -152,27 +140,6 @@ class Trainer:
                     writer.save(done, state, metrics.get("val_loss"))
                 if stop:
                     self._stop(writer if outputs else None, done)
-
-    def train_step(self, batches: Iterator[Batch], step: int) -> StepResult:
-        """Do one optimizer step on this rank's part of a global batch; nothing waits for the device."""
-        parts, world = self.order.grad_accumulation, self.world
-        started_s, data_wait_s, losses = time.perf_counter(), 0.0, []
-        for part in range(parts):
-            fetched_s = time.perf_counter()
-            batch = next(batches).to(world.device)
-            data_wait_s += time.perf_counter() - fetched_s
-
-            # Dropout depends on (seed, rank, step) alone, so no random state has to be stored.
-            torch.manual_seed(step_seed(self.order.seed, world.rank, step * parts + part))
-            is_last_part = part == parts - 1
-            with contextlib.nullcontext() if is_last_part else self.loss_module.no_sync():
-                loss = self.loss_module.loss(batch, world.size * parts)
-                self.optimizer.backward(loss.total / parts)
-            losses.append(torch.stack(loss).detach() / parts)
-
-        lr, grad_norm = self.optimizer.step(step)  # clips, too
-        mean_loss = Loss(*torch.stack(losses).sum(dim=0))
-        return StepResult(mean_loss, grad_norm, lr, time.perf_counter() - started_s, data_wait_s)
 
     def _due(self, done: int, save_now: bool) -> Due:
         training, is_last = self.config.training, done == self.config.training.steps

@@ -64,12 +64,11 @@ def open_dataset(config: TrainConfig) -> tuple[Dataset, list[Episode], list[Epis
 
     Raises UserError for what cannot be trained on, and warns of what is probably a mistake.
     """
-    dataset = Dataset.open(Path(config.data.dataset)).in_size(config.data.size)
-    episodes, held_out = split_episodes(dataset, config.data.episodes, config.data.val_fraction)
-    if dataset.fps != config.data.fps:
-        raise UserError(
-            f"data.fps={config.data.fps}, but {dataset.root} has {dataset.fps} frames per second; set data.fps"
-        )
+    data = config.data
+    dataset = Dataset.open(Path(data.dataset), data.rename, data.use_cameras).in_size(data.size)
+    episodes, held_out = split_episodes(dataset, data.episodes, data.val_fraction)
+    if dataset.fps != data.fps:
+        raise UserError(f"data.fps={data.fps}, but {dataset.root} has {dataset.fps} frames per second; set data.fps")
     chunk_size, lengths = config.model.chunk_size, [episode.length for episode in episodes]
     if chunk_size > max(lengths):
         raise UserError(

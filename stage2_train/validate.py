@@ -5,6 +5,7 @@ The latent is zero, as on the robot. The batches are the same for any number of 
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from common.lerobot.metadata import Episode
@@ -29,10 +30,11 @@ class Validation:
         sum_and_count_2 = torch.zeros(2, dtype=torch.float64, device=world.device)
         module.network.eval()
         for first in range(world.rank * self._batch_size, len(self._rows), world.size * self._batch_size):
-            rows = self._rows[first : first + self._batch_size]
-            stops = self._stops[first : first + self._batch_size]
-            images = [buffer[: len(rows)] for buffer in self._images]
-            batch = self._store.gather(rows, stops, self._chunk_size, self._noise[: len(rows)], 0, images)
+            # The last batch is filled up with its last sample, which counts once: a compiled network knows one shape.
+            numbers = np.minimum(np.arange(first, first + self._batch_size), len(self._rows) - 1)
+            rows, stops = self._rows[numbers], self._stops[numbers]
+            batch = self._store.gather(rows, stops, self._chunk_size, self._noise, 0, self._images)
+            batch.is_pad_BC[len(self._rows) - first :] = True
             sum_and_count_2 += module.prediction_error(batch.to(world.device))
         module.network.train()
         total, count = world.all_reduce_sum(sum_and_count_2).tolist()

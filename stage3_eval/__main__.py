@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.cli.command import Parser, UserError, run
+from common.lerobot.keys import parse_renames
 from stage3_eval.output import require_evaluation
 from stage3_eval.report.console import report
 
 if TYPE_CHECKING:
     from stage3_eval.evaluate import Settings
+    from stage3_eval.inputs import Inputs
 
 DEFAULT_METRIC = "policy.valid_horizon.mae"
 
@@ -31,7 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from common.report.rrd import require_rerun
     from stage3_eval.evaluate import evaluate  # imports torch, which takes seconds: wrong flags are reported before
-    from stage3_eval.inputs import open_inputs
 
     if flags.export:
         from stage3_eval.export import require_exportable
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_exportable(flags.export)
     if flags.rerun:
         require_rerun()
-    inputs = open_inputs(flags.checkpoint, flags.dataset, flags.episodes, flags.device, flags.action_meaning)
+    inputs = _open(flags, flags.checkpoint)
     print(report(evaluate(inputs, out, _settings(flags))))
     if flags.export:
         from stage3_eval.export import export
@@ -59,8 +60,10 @@ def _parser() -> Parser:
     add("--device", choices=("cpu", "cuda"), help="default: $EVAL_DEVICE, else cuda where there is one")
     protocols = "open_loop (default): a fresh chunk at every frame; queue: one action at a time, as on the robot"
     add("--protocol", choices=("open_loop", "queue"), default="open_loop", help=protocols)
-    meaning = "meaning of an action, for a dataset that does not say; never guessed"
+    meaning = "meaning of an action, for a dataset that does not say; never guessed: without it, drift is left out"
     add("--action-meaning", choices=("delta", "next_position", "command"), help=meaning)
+    renames = "LeRobot's names of the dataset's features, such as state=observation.state; default: as in the training"
+    add("--rename", nargs="*", metavar="OLD=NEW", help=renames)
     add("--batch-size", type=_count(1), default=32, metavar="N", help="frames predicted at once (32)")
     timed = "predictions timed per episode (all on cuda, 50 on cpu)"
     add("--latency-steps", type=_count(0), metavar="N", help=timed)
@@ -68,8 +71,8 @@ def _parser() -> Parser:
     add("--max-joint-speed", type=_positive, nargs="+", metavar="RAD_S", help=speed)
     attention = "show the input attribution of the N worst moments (0)"
     add("--attention", type=_count(0), default=0, metavar="N", help=attention)
-    add("--export", type=Path, metavar="DIR", help="write the policy as ONNX, verified on the evaluated episodes")
     add("--rerun", type=Path, metavar="FILE.rrd", help="write the evaluated episodes for the viewer of Rerun")
+    add("--export", type=Path, metavar="DIR", help="write the policy as ONNX, verified on the evaluated episodes")
     compared = "results, or (with --dataset) runs and checkpoints, to compare"
     add("--compare", type=Path, nargs="+", metavar="A", help=compared)
     add("--metric", default=DEFAULT_METRIC, help=f"dotted path of a number in summary.json ({DEFAULT_METRIC})")
@@ -84,10 +87,8 @@ def _compare(flags: argparse.Namespace) -> int:
 
     def evaluate_checkpoint(path: Path, folder: Path) -> None:
         from stage3_eval.evaluate import evaluate
-        from stage3_eval.inputs import open_inputs
 
-        inputs = open_inputs(path, flags.dataset, flags.episodes, flags.device, flags.action_meaning)
-        evaluate(inputs, folder, _settings(flags))
+        evaluate(_open(flags, path), folder, _settings(flags))
 
     print(compare(flags.compare, flags.out.resolve(), flags.metric, evaluate_checkpoint if flags.dataset else None))
     return 0
@@ -98,6 +99,13 @@ def _settings(flags: argparse.Namespace) -> "Settings":
 
     speed = flags.max_joint_speed
     return Settings(flags.protocol, flags.batch_size, flags.latency_steps, speed, flags.attention, flags.rerun)
+
+
+def _open(flags: argparse.Namespace, checkpoint: Path) -> "Inputs":
+    from stage3_eval.inputs import open_inputs
+
+    rename = None if flags.rename is None else parse_renames(flags.rename)
+    return open_inputs(checkpoint, flags.dataset, flags.episodes, flags.device, flags.action_meaning, rename)
 
 
 def _count(low: int) -> Callable[[str], int]:

@@ -13,7 +13,7 @@ from common.lerobot.metadata import ACTION, ENVIRONMENT, STATE, Episode
 from common.storage.files import write_json
 from stage3_eval.inputs import Inputs
 from stage3_eval.metrics.scores import EpisodeScores, ScoreSettings, score_episode
-from stage3_eval.metrics.summary import OPEN_LOOP, QUEUE, Header, Identity, Protocol, Summary
+from stage3_eval.metrics.summary import MEANING_UNKNOWN, OPEN_LOOP, QUEUE, Header, Identity, Protocol, Summary
 from stage3_eval.metrics.table import episode_table
 from stage3_eval.metrics.totals import summarize_evaluation
 from stage3_eval.output import ALL_EPISODES, CURVES, PAGE, SUMMARY, episode_file, new_results, read_finished
@@ -82,6 +82,7 @@ def _header(inputs: Inputs, settings: Settings) -> Header:
         episodes=episodes,
         protocol=settings.protocol,
         action_meaning=inputs.action_meaning,
+        rename=inputs.dataset.rename,
         device=policy.device.type,
         batch_size=settings.batch_size,
         latency_steps=settings.latency_steps,
@@ -95,6 +96,7 @@ def _header(inputs: Inputs, settings: Settings) -> Header:
         dataset=str(dataset.root.resolve()),
         dataset_fingerprint=dataset.fingerprint,
         action_meaning=inputs.action_meaning,
+        left_out=None if inputs.action_meaning else MEANING_UNKNOWN,
         units=_units(inputs),
         fps=dataset.fps,
         chunk_size=policy.chunk_size,
@@ -120,6 +122,8 @@ def _speed_limits(inputs: Inputs, speed: Sequence[float] | None) -> list[float] 
     n_joints = len(inputs.dataset.joint_names)
     if speed is None:
         return None
+    if inputs.action_meaning is None:
+        raise UserError(f"--max-joint-speed {speed[0]:g}: {MEANING_UNKNOWN}")
     if len(speed) not in (1, n_joints):
         raise UserError(f"--max-joint-speed: {len(speed)} values for {n_joints} joints; give one, or one per joint")
     return list(speed) * (n_joints if len(speed) == 1 else 1)
@@ -151,7 +155,9 @@ def _evaluate_episode(
     states = dataset.features[STATE].names or [f"joint_{i}" for i in range(rows[STATE].shape[1])]
     table = episode_table(rows, prediction.executed_TA, prediction.latency_T_s, states, header)
     pq.write_table(table, folder / episode_file(episode.number))
-    return score_episode(rows[ACTION], positions(dataset, rows[STATE]), prediction, score_settings)
+    return score_episode(
+        rows[ACTION], positions(dataset, rows[STATE], inputs.action_meaning), prediction, score_settings
+    )
 
 
 def _read(inputs: Inputs, episode: Episode) -> Columns:
@@ -168,7 +174,7 @@ def _draw_first(path: Path, inputs: Inputs, scores: EpisodeScores, header: Heade
     episode = inputs.episodes[0]
     rows = _read(inputs, episode)
     fans = list(zip(scores.fan_F.tolist(), scores.fan_FCA, strict=True))
-    position_TA = positions(inputs.dataset, rows[STATE])
+    position_TA = positions(inputs.dataset, rows[STATE], inputs.action_meaning)
     curves = EpisodeCurves(episode.number, rows[ACTION], scores.executed_TA, position_TA, fans)
     draw_curves(path, curves, header)
 

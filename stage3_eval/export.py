@@ -29,6 +29,10 @@ PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 TOLERANCE = 1e-4  # in robot units, and in the network's, where an action's spread is 1
 VERIFIED = 50  # frames per episode, evenly spaced
 OPSET = 18
+UNKNOWN = (
+    "what an action means is not known, so nothing says how to apply it: find out from whoever recorded the data, and export "
+    "again with --action-meaning"
+)
 
 USE = """# An ACT policy for onnxruntime
 
@@ -75,7 +79,7 @@ class PolicyInfo(Record):
     output: dict[str, TensorInfo]
     joint_names: list[str]
     fps: int
-    action_meaning: str
+    action_meaning: str | None
     apply: str
     cameras: dict[str, list[int]]
     chunk_size: int
@@ -191,7 +195,7 @@ def _describe(inputs: Inputs, graph: Graph, verified: Verification) -> PolicyInf
         joint_names=list(dataset.joint_names),
         fps=dataset.fps,
         action_meaning=inputs.action_meaning,
-        apply=APPLY[inputs.action_meaning],
+        apply=APPLY[inputs.action_meaning] if inputs.action_meaning else UNKNOWN,
         cameras={camera: list(size) for camera, size in policy.cameras.items()},
         chunk_size=policy.chunk_size,
         n_action_steps=policy.n_action_steps,

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ class Inputs(NamedTuple):
     files: dict[str, str]  # name -> sha256 of the files in it
     dataset: Dataset
     episodes: list[Episode]
-    action_meaning: str
+    action_meaning: str | None  # None: neither of them says, nor does the flag
 
     @property
     def checkpoint_sha256(self) -> str:
@@ -50,31 +50,32 @@ def open_inputs(
     episodes: Sequence[str] | None,
     device: str | None,
     action_meaning: str | None = None,
+    rename: Mapping[str, str] | None = None,
 ) -> Inputs:
-    """Open both and check that they fit each other; raises UserError naming both sides where they differ."""
+    """Open both and check that they fit each other; raises UserError naming both sides where they differ.
+
+    Names, cameras and image size are those of the training; `rename` replaces its names.
+    """
     folder = pretrained_folder(checkpoint)
     policy = Policy.load(folder, choose_device(device))
-    opened = Dataset.open(dataset).in_size(policy.checkpoint.training.config.data.image_size)  # as in training
+    data = policy.checkpoint.training.config.data
+    rename = data.rename if rename is None else rename
+    opened = Dataset.open(dataset, rename, data.use_cameras).in_size(data.image_size)
     require_match(policy, opened)
     meaning = choose_meaning(action_meaning, policy, opened)
     files = {name: entry.sha256 for name, entry in describe_folder(folder).items()}
     return Inputs(policy, folder, files, opened, choose_episodes(episodes, policy, opened), meaning)
 
 
-def choose_meaning(flag: str | None, policy: Policy, dataset: Dataset) -> str:
-    """Return what an action means, as the dataset, the checkpoint or the flag says; raises UserError when none does."""
+def choose_meaning(flag: str | None, policy: Policy, dataset: Dataset) -> str | None:
+    """Return what an action means, as the dataset, the checkpoint or the flag says; None when none does."""
     recorded = dataset.action_meaning or policy.action_meaning
     if flag and recorded and flag != recorded:
         source = "dataset" if dataset.action_meaning else "checkpoint"
         raise UserError(f"--action-meaning {flag}: the {source} says {recorded}; leave the flag out")
-    if not recorded and not flag:
-        raise UserError(
-            f"neither {dataset.root} nor the checkpoint says what an action means; say --action-meaning delta (added to "
-            "the joint positions) or --action-meaning next_position (where to go)"
-        )
     if not dataset.action_meaning and recorded:
         log.info("the dataset does not say what an action means; the checkpoint does: %s", recorded)
-    return recorded or flag or ""
+    return recorded or flag
 
 
 def choose_device(flag: str | None) -> str:

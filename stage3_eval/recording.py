@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.cli.command import UserError
-from common.lerobot.columns import as_array, explain
+from common.lerobot.columns import explain
 from common.lerobot.dataset import Dataset
 from common.lerobot.metadata import ACTION, STATE, Episode
 
@@ -17,7 +17,7 @@ Columns = dict[str, npt.NDArray[Any]]
 
 
 def read_rows(dataset: Dataset, episode: Episode, names: Sequence[str]) -> Columns:
-    """Return the columns of an episode, (T, dimensions) or (T,).
+    """Return the columns of an episode, (T, dimensions), or (T,) of LeRobot's own columns.
 
     Raises UserError when rows are missing or a state or action is not finite.
     """
@@ -25,11 +25,10 @@ def read_rows(dataset: Dataset, episode: Episode, names: Sequence[str]) -> Colum
     missing = [name for name in names if name not in dataset.features]
     if missing:
         raise UserError(f"{dataset.root}/meta/info.json declares no {missing[0]}; convert the dataset again")
-    shapes = {name: dataset.features[name].shape for name in (*names, "index", "episode_index")}
+    shapes = dataset.stored_shapes([*names, "index", "episode_index"])
     try:
-        table = pq.read_table(path, columns=[*names, "index"], filters=[("episode_index", "=", episode.number)])
-        arrays = {name: as_array(table.column(name), *dataset.features[name][:2]) for name in (*names, "index")}
-        columns = {name: array.copy() for name, array in arrays.items()}  # writable
+        table = pq.read_table(path, columns=list(shapes), filters=[("episode_index", "=", episode.number)])
+        columns = {name: dataset.array(table, name).copy() for name in (*names, "index")}  # writable
     except (pa.ArrowException, OSError, TypeError, ValueError) as error:
         raise explain(path, shapes, error) from error
     if not np.array_equal(columns.pop("index"), np.arange(episode.start, episode.stop)):
@@ -43,12 +42,17 @@ def read_rows(dataset: Dataset, episode: Episode, names: Sequence[str]) -> Colum
     return columns
 
 
-def positions(dataset: Dataset, state_TS: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
-    """Return the measured position of each joint of the action (T, A), matched by name, else by order; None without one."""
-    names = dataset.features[STATE].names or ()
-    if set(dataset.joint_names) <= set(names):
-        return state_TS[:, [names.index(joint) for joint in dataset.joint_names]]
-    return state_TS if state_TS.shape[1] == dataset.features[ACTION].shape[0] else None
+def positions(dataset: Dataset, state_TS: npt.NDArray[Any], action_meaning: str | None) -> npt.NDArray[Any] | None:
+    """Return the measured position of each joint of the action (T, A), None where the state does not hold them.
+
+    They are matched by name. Where names are missing, they are taken in order when the meaning of an action is known, which
+    makes it one of joint positions, and the state has as many values.
+    """
+    names, joints = dataset.features[STATE].names, dataset.features[ACTION].names
+    if names and joints:
+        return state_TS[:, [names.index(joint) for joint in joints]] if set(joints) <= set(names) else None
+    same_size = state_TS.shape[1] == dataset.features[ACTION].shape[0]
+    return state_TS if action_meaning and same_size else None
 
 
 def require_finite(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ import torch
 from filelock import FileLock
 from safetensors.numpy import save_file
 
+from common.storage import worker
 from tests.golden import golden_weights
+from tests.reliability.warm import IMPORTS
 
 torch.set_num_threads(1)  # see run_module
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under `nohup make test &`; what tests start would inherit it
@@ -23,6 +26,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under `nohup make te
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
+MANY = 50  # tests; from here on a preparation of some seconds pays
 
 TINY_TRAINING = [
     "model.chunk_size=10",
@@ -49,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "service" in fixtures:
             item.add_marker("azure")
         if "shared" in fixtures:  # whole chains of commands
-            item.add_marker("slow")
+            item.add_marker("integration")
 
 
 class SharedFolders:
@@ -68,6 +72,14 @@ class SharedFolders:
                 make(folder)
                 done.touch()
         return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fork_server(request: pytest.FixtureRequest) -> None:
+    """Start the fork server of all isolated workers of a long run, so that none of them waits for imports."""
+    if len(request.session.items) > MANY:
+        forkserver.set_forkserver_preload([*IMPORTS, "tests.conftest"])
+        worker._start_fork_server()
 
 
 @pytest.fixture(scope="session")

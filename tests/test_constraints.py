@@ -12,7 +12,9 @@ from tests.conftest import ROOT
 
 PINNED = {
     f"{canonicalize_name(name)}=={version}"
-    for name, version in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    for name, version in re.findall(
+        r"^([\w.-]+)==(\S+)(?: ;.*)?$", (ROOT / "constraints.txt").read_text(), re.MULTILINE
+    )
 }
 
 
@@ -39,7 +41,10 @@ def needed(requirements: list[str], extras: set[str], seen: set[tuple[str, str]]
 def project() -> list[str]:
     table = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     options = table["optional-dependencies"]
-    return [*table["dependencies"], *options["dev"], *options["onnx"], *options["tensorboard"]]
+    return [
+        *table["dependencies"],
+        *(text for name in ("dev", "docs", "onnx", "rerun", "tensorboard") for text in options[name]),
+    ]
 
 
 def test_every_package_is_pinned_to_the_version_that_is_tested() -> None:

@@ -14,7 +14,7 @@ from tests.conftest import GOLDEN, ROOT
 from tests.stage1_convert.recording import cell
 from tests.stage3_eval.conftest import tiny_checkpoint
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 
 

@@ -69,6 +69,8 @@ class Robot:
 class TrainedData(Record):
     """Settings of the training that decide what an evaluation shows the policy."""
 
+    rename: dict[str, str] = {}
+    use_cameras: list[str] | None = None
     image_size: tuple[StrictInt, StrictInt] | None = None  # height, width
     episodes: list[StrictInt] | None = None
 

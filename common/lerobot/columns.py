@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from common.cli.command import UserError, one_line
+from common.lerobot.metadata import INDEX_COLUMNS, Feature
 from common.lerobot.values import find_fault, first_fault, is_list
 from common.storage.files import exclusive_lock
 
@@ -56,19 +57,20 @@ def copy_again_if_damaged(folder: Path, read: Callable[[], T]) -> T:
         return read()
 
 
-def as_array(column: pa.ChunkedArray, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Return a column of numbers as (rows, *shape), or (rows,) where `shape` is (1,), without a copy where possible.
+def as_array(key: str, column: pa.ChunkedArray, feature: Feature) -> npt.NDArray[Any]:
+    """Return a column of numbers as (rows, *shape), one of INDEX_COLUMNS as (rows,), without a copy where possible.
 
-    Raises ValueError naming the row of a null or of a list of another length: its values would move into other rows.
+    Vectors of one number are stored as plain numbers. Raises ValueError naming the row of a null or of a list of another
+    length: its values would move into other rows.
     """
-    fault = find_fault(column, shape)
+    fault = find_fault(column, feature.shape)
     if fault is not None:
         raise ValueError(f"row {fault.row} {fault.text}")
     flat = column
     while is_list(flat.type):
         flat = pa.chunked_array([chunk.flatten() for chunk in flat.chunks], type=flat.type.value_type)
-    values: npt.NDArray[Any] = flat.to_numpy().astype(dtype, copy=False)
-    return values if shape == (1,) else values.reshape(len(column), *shape)
+    values: npt.NDArray[Any] = flat.to_numpy().astype(feature.dtype, copy=False)
+    return values if key in INDEX_COLUMNS else values.reshape(len(column), *feature.shape)
 
 
 def explain(data: Path, shapes: Mapping[str, tuple[int, ...]], error: Exception) -> UserError:

@@ -7,7 +7,7 @@ are stored beside it: how bags became rows, in `meta/conversion.json`, and what 
 import functools
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from common.cli.validation import validate
 from common.lerobot.columns import as_array, copy_again_if_damaged, explain, mapped
 from common.lerobot.images import Image, decode_image, decode_video, image_file, resize
 from common.lerobot.info import Info
+from common.lerobot.keys import require_names, stored_keys, used_features
 from common.lerobot.metadata import (
     ACTION,
     CONVERT_V21,
@@ -49,14 +50,21 @@ class Dataset:
 
     root: Path
     fps: int
-    features: dict[str, Feature]
+    features: dict[str, Feature]  # by LeRobot's names
+    stored: dict[str, str]  # name -> key in the files
     episodes: tuple[Episode, ...]
     info: Info
     size: tuple[int, int] | None = None  # height and width to which every image is resized; None: as stored
 
     @classmethod
-    def open(cls, root: Path) -> "Dataset":
-        """Open and check a dataset's metadata; raises UserError naming what is wrong with which file."""
+    def open(
+        cls, root: Path, rename: Mapping[str, str] | None = None, use_cameras: Collection[str] | None = None
+    ) -> "Dataset":
+        """Open and check a dataset's metadata; raises UserError naming what is wrong with which file.
+
+        `rename` maps keys of other tools to LeRobot's names, such as state to observation.state; with `use_cameras`, short or
+        full names, the other cameras are left out.
+        """
         path = root / "meta" / "info.json"
         if not path.is_file():
             raise UserError(f"no dataset in {root}: meta/info.json is missing; make one with python -m stage1_convert")
@@ -66,13 +74,24 @@ class Dataset:
             way_out = f"; {CONVERT_V21}" if version == "v2.1" else ""
             raise UserError(f"{root} is not a LeRobot {VERSION} dataset: its codebase_version is {version!r}{way_out}")
         info = validate(Info, raw, f"{path} is damaged: ")
-        features = {key: declared.feature() for key, declared in info.features.items()}
-        dataset = cls(root, info.fps, features, tuple(iterate_episodes(root)), info)
+        try:
+            declared = {key: feature.feature() for key, feature in info.features.items()}
+            stored = stored_keys(declared, rename or {})
+            features = used_features({name: declared[key] for name, key in stored.items()}, use_cameras)
+            require_names(features, stored)
+        except UserError as error:
+            raise UserError(f"{root}: {error}") from error
+        dataset = cls(root, info.fps, features, stored, tuple(iterate_episodes(root)), info)
         dataset._check()
         odd = [f"{key}: {declared.odd_names}" for key, declared in info.features.items() if declared.odd_names]
         if odd:
             log.warning("%s declares unusual names; %s", path, "; ".join(odd))
         return dataset
+
+    @property
+    def rename(self) -> dict[str, str]:
+        """Key in the files -> name, of the features whose names differ."""
+        return {key: name for name, key in self.stored.items() if key != name}
 
     @property
     def n_frames(self) -> int:
@@ -109,13 +128,16 @@ class Dataset:
 
     @functools.cached_property
     def stats(self) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
-        """meta/stats.json as arrays: feature -> min, max, mean, std, count, q01 ... -> values."""
+        """meta/stats.json as arrays, of the features: feature -> min, max, mean, std, count, q01 ... -> values."""
         path = self.root / "meta" / "stats.json"
         raw = read_json(path)
         try:
+            found = raw.keys() - self.stored.values()  # statistics may have LeRobot's names although the columns do not
+            keys = {name: name if key not in raw and name in found else key for name, key in self.stored.items()}
             return {
-                key: {name: np.asarray(value, np.float64) for name, value in stats.items()}
-                for key, stats in raw.items()
+                name: {kind: np.atleast_1d(np.asarray(value, np.float64)) for kind, value in raw[key].items()}
+                for name, key in keys.items()
+                if key in raw
             }
         except (AttributeError, TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged: {one_line(error)}") from error
@@ -142,7 +164,7 @@ class Dataset:
         return digest.hexdigest()
 
     def columns(self, names: Sequence[str], cache_dir: Path) -> dict[str, npt.NDArray[Any]]:
-        """Return whole columns, (rows, dimensions) or (rows,), read through `datasets`' memory-mapped Arrow table.
+        """Return whole columns as `array` does, read through `datasets`' memory-mapped Arrow table.
 
         Only the named columns are copied into the Arrow cache, never the images. Raises UserError when rows are
         missing.
@@ -152,9 +174,9 @@ class Dataset:
         def read() -> dict[str, npt.NDArray[Any]]:
             try:
                 table = self._mapped(wanted, cache_dir)
-                arrays = {name: as_array(table.column(name), *self.features[name][:2]) for name in wanted}
+                arrays = {name: self.array(table, name) for name in wanted}
             except (UserError, ValueError) as error:
-                raise explain(self.root / "data", {key: self.features[key].shape for key in wanted}, error) from error
+                raise explain(self.root / "data", self.stored_shapes(wanted), error) from error
             self._require_every_row(arrays["index"])
             return {name: arrays[name] for name in names}
 
@@ -169,22 +191,33 @@ class Dataset:
         if len(index) != self.n_frames:
             raise UserError(f"{self.root}/data holds {len(index)} rows, and meta/ declares {self.n_frames}")
 
+    def array(self, table: Any, name: str) -> npt.NDArray[Any]:
+        """Return a column of a table as (rows, dimensions), or (rows,) for LeRobot's own columns such as `index`.
+
+        Raises ValueError naming the row of a value that cannot be taken.
+        """
+        return as_array(name, table.column(self.stored[name]), self.features[name])
+
+    def stored_shapes(self, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of features by their keys in the files."""
+        return {self.stored[name]: self.features[name].shape for name in names}
+
     def encoded_column(self, camera: str, cache_dir: Path) -> Any:
         """Return the column of a camera's encoded images, copied once, as they are, and memory-mapped."""
         key = image_key(camera)
         return copy_again_if_damaged(
-            self._columns_folder(cache_dir), lambda: self._mapped([key], cache_dir).column(key)
+            self._columns_folder(cache_dir), lambda: self._mapped([key], cache_dir).column(self.stored[key])
         )
 
     def _mapped(self, names: Sequence[str], cache_dir: Path) -> Any:
-        return mapped(self.root / "data", names, self._columns_folder(cache_dir))
+        return mapped(self.root / "data", [self.stored[name] for name in names], self._columns_folder(cache_dir))
 
     def _columns_folder(self, cache_dir: Path) -> Path:
         return cache_dir / "columns" / self.fingerprint[:24]
 
     def video(self, episode: Episode, camera: str) -> tuple[Path, float]:
         """Return the file that holds an episode's video of a camera, and at which second it begins there."""
-        key = image_key(camera)
+        key = self.stored[image_key(camera)]
         chunk, file, start_s, _ = episode.videos[key]
         return self.root / VIDEO_PATH.format(video_key=key, chunk_index=chunk, file_index=file), start_s
 
@@ -232,7 +265,7 @@ class Dataset:
 
     def image_cells(self, episode: Episode, camera: str) -> Iterator[dict[str, Any] | None]:
         """Yield the cells {bytes, path} of one camera of an episode as they are stored, in order."""
-        key = image_key(camera)
+        key = self.stored[image_key(camera)]
         try:
             for batch in self.rows(episode, [key], 64):
                 for cell in batch.column(key):
@@ -248,14 +281,14 @@ class Dataset:
             return UserError(words)
         first = min(other.start for other in self.episodes if other.data_file == episode.data_file)
         file = self.rows_path(episode).relative_to(self.root)
-        return UserError(f"{words} ({file}, row {episode.start - first + frame}, {key})")
+        return UserError(f"{words} ({file}, row {episode.start - first + frame}, {self.stored[key]})")
 
     def rows_path(self, episode: Episode) -> Path:
         """Return the file that holds an episode's rows."""
         return self.root / DATA_PATH.format(chunk_index=episode.data_file[0], file_index=episode.data_file[1])
 
     def rows(self, episode: Episode, columns: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
-        """Yield an episode's rows, these columns and episode_index, without looking into row groups that hold none of them.
+        """Yield an episode's rows, these columns of the file and episode_index, only from row groups that may hold them.
 
         Raises what Arrow raises on a damaged file.
         """
@@ -268,14 +301,12 @@ class Dataset:
                     yield batch.filter(pa.array(belongs))
 
     def _check(self) -> None:
-        for key in (STATE, ACTION, "index"):
-            if key not in self.features:
-                raise UserError(f"{self.root} has no {key}; it has {', '.join(self.features)}")
+        if "index" not in self.features:
+            raise UserError(f"{self.root} has no index; it has {', '.join(self.features)}")
         for key, feature in self.features.items():
-            if key in (STATE, ACTION, *INDEX_COLUMNS) and feature.dtype not in NUMBERS:
-                raise UserError(f"{self.root}/meta is damaged: {key} has dtype {feature.dtype!r}")
-            if feature.dtype in IMAGE_DTYPES and not key.startswith("observation."):
-                raise UserError(f"{self.root}: {key} holds images; expected a name that begins with {IMAGES}")
+            if key in (STATE, ACTION, *INDEX_COLUMNS) and (feature.dtype not in NUMBERS or len(feature.shape) > 1):
+                found = f"dtype {feature.dtype!r} and shape {list(feature.shape)}"
+                raise UserError(f"{self.root}/meta/info.json: {key} has {found}; expected a list of numbers")
         if not self.episodes:
             raise UserError(f"{self.root} holds no episodes")
         expected = 0

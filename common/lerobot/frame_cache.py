@@ -1,7 +1,8 @@
 """The images of a dataset by row, as uint8 arrays, by default from a memory map into which they are decoded once.
 
 There is one map per camera, `<cache>/frames/<key>/<camera>.u8`, shared by every process of the machine. The key is a hash of
-the dataset's fingerprint, the size of the images and the version of the cache. A map of another length is built again.
+the dataset's fingerprint, the cameras, the renamed features and the version of the cache. A map of another length is built
+again.
 """
 
 import bisect
@@ -24,7 +25,7 @@ from common.lerobot.images import Image, decode_image, image_file
 from common.lerobot.metadata import Episode, image_key
 from common.storage.files import exclusive_lock, new_folder, read_json, remove_stale, require_free, write_json
 
-CACHE_VERSION = 4  # part of the key: a cache that other code wrote is never misread
+CACHE_VERSION = 5  # part of the key: a cache that other code wrote is never misread
 ABOUT = "about.json"
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ def clear_cache(cache_dir: Path) -> None:
 
 
 def _folder(dataset: Dataset, cache_dir: Path) -> Path:
-    parts = [CACHE_VERSION, dataset.fingerprint, dataset.cameras]
+    parts = [CACHE_VERSION, dataset.fingerprint, dataset.cameras, dataset.rename]
     return cache_dir / "frames" / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 

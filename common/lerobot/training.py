@@ -17,9 +17,13 @@ VECTORS = (STATE, ACTION, ENVIRONMENT)
 
 def require_trainable(dataset: "Dataset") -> None:
     """Raise UserError for cameras that are not RGB, and where a vector lacks the statistics that normalize it."""
-    for camera, (_, _, channels) in dataset.cameras.items():
-        if channels != 3:
-            raise UserError(f"camera {camera} of {dataset.root} has {channels} channels; images must have 3")
+    odd = {camera: shape[2] for camera, shape in dataset.cameras.items() if shape[2] != 3}
+    for camera, channels in odd.items():
+        others = ", ".join(name for name in dataset.cameras if name not in odd)
+        raise UserError(
+            f"camera {camera} of {dataset.root} has {channels} channels; images must have 3: leave it out by "
+            f"--override 'data.use_cameras=[{others}]'"
+        )
     for key in (key for key in VECTORS if key in dataset.features):
         size = dataset.features[key].shape[:1]
         for name in ("mean", "std"):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from common.cli.command import UserError, one_line
 from common.lerobot.dataset import Dataset
-from common.lerobot.images import Image, decode_image
+from common.lerobot.images import Image, decode_image, image_file
 from common.lerobot.metadata import Episode, image_key
 
 FILM_FRAMES, FILM_PX = 8, 160
@@ -92,9 +92,9 @@ def _from_rows(dataset: Dataset, episode: Episode, camera: str, frames: Sequence
         for frame in frames:
             group = int(np.searchsorted(starts, first + frame, side="right")) - 1
             if group != held:
-                held, column = group, file.read_row_group(group, [f"{image_key(camera)}.bytes"]).column(0)
+                held, column = group, file.read_row_group(group, [dataset.stored[image_key(camera)]]).column(0)
             assert column is not None
-            yield decode_image(column[first + frame - int(starts[group])].as_py()["bytes"])
+            yield decode_image(image_file(dataset.root, column[first + frame - int(starts[group])].as_py()))
 
 
 def _from_video(dataset: Dataset, episode: Episode, camera: str, frames: Sequence[int]) -> Iterator[Image]:

@@ -47,10 +47,10 @@ def joint_state_reader(
     def select(layout: MessageLayout) -> list[Offset | None] | None:
         names = layout.names("name")
         columns = joint_columns(_rename(names, renamed), joints)
-        if columns is None:
+        if not names:  # of nobody's joints; drivers that start send such messages
             given = layout.offsets["position"].length if "position" in layout.offsets else 0
-            if not names and given:
-                raise UserError(f"0 joints are named and {given} positions given")
+            raise UserError(f"0 joints are named and {given} positions given")
+        if columns is None:
             return None
         selected: list[Offset | None] = []
         for field in wanted:

@@ -27,7 +27,13 @@ from stage1_convert.align.joint_fields import (
     field_reader,
     joint_state_reader,
 )
-from stage1_convert.align.joint_groups import JointGroup, find_contradiction, group_joints, partly_missing
+from stage1_convert.align.joint_groups import (
+    JointGroup,
+    find_contradiction,
+    find_leaping,
+    group_joints,
+    partly_missing,
+)
 from stage1_convert.align.resample import Bool, Float64
 from stage1_convert.align.shortage import require_commands_at_a_rate
 from stage1_convert.bags.bag import Bag
@@ -169,7 +175,13 @@ class StreamReader:
         if name not in (JOINTS, COMMAND):
             self._check_index(name, config)
             names = () if name in ("", *config.data.cameras) else (name,)
-            return {name: self._stream(name, names, (numbers, header_ns, receive_ns), values, config)}
+            stream = self._stream(name, names, (numbers, header_ns, receive_ns), values, config)
+            if name in config.data.action_paths and (leaping := find_leaping(stream.clock.stamps_ns, stream.values)):
+                self._bag.warnings.append(
+                    f"topic {self.topic}: the values of {name} {leaping}: two publishers may contradict each other; record "
+                    "one of them alone"
+                )
+            return {name: stream}
         return self._joint_streams(name, config, (numbers, header_ns, receive_ns, labels), values)
 
     def _stream(
@@ -201,7 +213,9 @@ class StreamReader:
         groups = group_joints(
             self._names(name, config), columns[-1], joints, lambda joint: rule_of(f"{name}.{joint}", config.data)
         )
-        self._check_groups(name, groups, config)
+        nameless = [-1, *(label for label, names in enumerate(self._names(name, config)) if not names)]
+        named = ~(np.isin(columns[0], list(self._faults)) & np.isin(columns[-1], nameless))
+        self._check_groups(name, [group._replace(rows=group.rows & named) for group in groups], config)
         streams: dict[str, Stream] = {}
         for group in groups:
             numbers, header_ns, receive_ns, labels = (column[group.rows] for column in columns)
@@ -212,8 +226,7 @@ class StreamReader:
             stream = self._stream(name, number_names, (numbers, header_ns, receive_ns), chosen, config)
             if self._type == TRAJECTORY:
                 require_commands_at_a_rate(self.topic, stream.clock.stamps_ns, config.data.fps)
-            if name == JOINTS:
-                self._check_publishers(stream, labels[np.isin(numbers, stream.numbers)], config)
+            self._check_publishers(stream, labels[np.isin(numbers, stream.numbers)], config)
             streams[f"{name}.{joints[group.joints[0]]}" if streams else name] = stream
         return streams
 
@@ -377,10 +390,7 @@ def _find_topic(bag: Bag, candidates: Sequence[str], types: Sequence[str]) -> st
     present = [topic for topic in candidates if topic in bag.topics]
     if not present:
         held = ", ".join(f"{name} ({topic.type})" for name, topic in sorted(bag.topics.items())) or "none"
-        raise UserError(
-            f"has no topic {' or '.join(candidates[:2])}; its topics: {held}; "
-            "--inspect proposes settings, and --join makes one of bags that were recorded at the same time"
-        )
+        raise UserError(f"has no topic {' or '.join(candidates[:2])}; its topics: {held}; --inspect proposes settings")
     topic = next((topic for topic in present if bag.topics[topic].declared), present[0])
     if types and bag.topics[topic].type not in types:
         raise UserError(f"topic {topic} holds {bag.topics[topic].type}, expected {' or '.join(types)}")

@@ -24,7 +24,16 @@ from stage1_convert.bags.message_files import MessageFile
 from stage1_convert.bags.message_types import typestore
 from stage1_convert.bags.ros1 import open_rosbag1
 from stage1_convert.bags.sqlite import Database
-from stage1_convert.bags.storage import NO_DEFINITION, STORAGE_SUFFIXES, Bytes, Channel, Storage, storage_files
+from stage1_convert.bags.storage import (
+    DAMAGED,
+    NO_DEFINITION,
+    STORAGE_SUFFIXES,
+    Bytes,
+    Channel,
+    Storage,
+    require_message,
+    storage_files,
+)
 
 YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_STAMP_NS = 1 << 62
@@ -123,8 +132,10 @@ class Bag:
 
     def deserialize(self, topic: str, data: Bytes) -> Any:
         """Return one message of a topic as an object; raises UserError when it is damaged."""
-        with as_user_error():
-            return self.types(topic).deserialize_cdr(data, self.topics[topic].type)
+        require_message(data)
+        types = self.types(topic)
+        with as_user_error("the message is damaged: it "):
+            return types.deserialize_cdr(data, self.topics[topic].type)
 
     def types(self, topic: str) -> Typestore:
         """Return a typestore with the type of `topic`; raises UserError when there is no definition of it."""
@@ -201,8 +212,12 @@ def as_user_error(subject: str = "") -> Iterator[None]:
 def _next_batch(stream: Iterator[tuple[str, int, Bytes]]) -> list[tuple[str, int, Bytes]]:
     batch, size = [], 0
     for topic, receive_ns, data in stream:
-        # Compression mode MESSAGE; a CDR message starts with a zero byte.
-        plain = unpack(bytes(data), "zstd") if data[:4] == ZSTD_MAGIC else data
+        plain = data
+        if data[:4] == ZSTD_MAGIC:  # compression mode MESSAGE; a CDR message starts with a zero byte
+            try:
+                plain = unpack(bytes(data), "zstd")
+            except (UserError, OSError, ValueError):
+                plain = DAMAGED
         batch.append((topic, receive_ns, plain))
         size += len(plain)
         if size > BATCH_BYTES or len(batch) == BATCH_MESSAGES:

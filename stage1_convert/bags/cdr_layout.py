@@ -34,6 +34,7 @@ from rosbags.interfaces import Nodetype
 from rosbags.typesys.store import Typestore
 
 from common.cli.command import UserError
+from stage1_convert.bags.storage import require_message
 
 NUMBERS = {
     "bool": "u1",
@@ -93,13 +94,14 @@ def find_layout(
     Only strings in wanted fields are kept and guarded. Raises UserError when the message is damaged, or has fields that
     cannot be laid out (wide strings).
     """
+    require_message(data)
     if data[:2] not in (b"\0\0", b"\0\1"):
-        raise UserError("the message is not plain CDR")
+        raise UserError("the message is damaged: it does not begin like one of ROS 2")
     cursor = _Cursor(types, data, wanted)
     try:
         cursor.message(msgtype, "", wanted | {stamp.partition(".")[0]} if stamp else wanted)
     except (struct.error, IndexError, KeyError, UnicodeDecodeError) as error:
-        raise UserError(f"the message ({len(data)} bytes) ends early or is damaged") from error
+        raise UserError(f"the message is damaged: its {len(data)} bytes end early") from error
     return cursor.layout
 
 

@@ -4,15 +4,17 @@ Its definition is the bag's, else that of a .msg file of data.msg_paths, else th
 """
 
 import functools
+import struct
 
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 from rosbags.interfaces.typing import Typesdict
+from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from common.cli.command import UserError, one_line
 from stage1_convert.bags.message_files import MessageFile, find_text, referenced_types
-from stage1_convert.bags.storage import Bytes
+from stage1_convert.bags.storage import DAMAGED, Bytes
 
 HEADER = "std_msgs/msg/Header"
 FFMPEG, FOXGLOVE = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket", "foxglove_msgs/msg/CompressedVideo"
@@ -58,8 +60,15 @@ def typestore(
 
 
 def ros1_to_cdr(data: Bytes, msgtype: str, definition: MessageDefinition) -> bytes:
-    """Return a serialized message of ROS 1 in the CDR form of ROS 2; `definition` is the one that its bag carries."""
-    return bytes(typestore(msgtype, definition).ros1_to_cdr(bytes(data), msgtype))
+    """Return a serialized message of ROS 1 in the CDR form of ROS 2, DAMAGED for one that does not convert.
+
+    `definition` is the one that its bag carries. Raises UserError when it is not understood.
+    """
+    types = typestore(msgtype, definition)
+    try:
+        return bytes(types.ros1_to_cdr(bytes(data), msgtype))
+    except (SerdeError, struct.error, ValueError, IndexError, OverflowError):
+        return DAMAGED
 
 
 @functools.cache

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 
+from common.cli.command import UserError
 from common.storage.worker import Limits
 
 STORAGE_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".bag", ".bag.active")
@@ -13,6 +14,7 @@ SIDECARS = ("-wal", "-journal")  # endings of what sqlite leaves beside a .db3 w
 SLOWEST_BYTES_PER_S = 50_000  # reading on a busy machine is faster than this; a slower reader hangs
 
 Bytes = bytes | memoryview  # a large message is a view of its chunk: images are not copied
+DAMAGED = b""  # stands for a message that does not unpack or convert: no message is empty
 NO_DEFINITION = MessageDefinition(MessageDefinitionFormat.NONE, "")
 FORMATS = {
     "ros2msg": MessageDefinitionFormat.MSG,
@@ -45,6 +47,12 @@ class Storage(Protocol):
     def close(self) -> None:
         """Close the file."""
         ...
+
+
+def require_message(data: Bytes) -> None:
+    """Raise UserError for what stands for a damaged message."""
+    if not data:
+        raise UserError("the message is damaged: it does not unpack, or is no message of ROS 1")
 
 
 def definition(encoding: str, text: str) -> MessageDefinition:

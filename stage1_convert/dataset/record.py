@@ -157,16 +157,12 @@ class ConversionRecord(ConversionSettings):
 
     bags: list[BagEntry]
 
-    def rule(self, stream: str) -> StreamRule:
-        """Return how a stream was aligned; joints.NAME, of joints in messages of their own, follows `joints`."""
-        rule = self.streams[stream if stream in self.streams else stream.partition(".")[0]]
-        limit_ms = self.config["data"]["max_age_ms_by_stream"].get(stream, rule.limit_ms)
-        return rule.model_copy(update={"limit_ms": limit_ms})
-
     @property
     def settings(self) -> ConversionSettings:
-        """Return the record without its bags."""
-        return ConversionSettings(**{name: getattr(self, name) for name in ConversionSettings.model_fields})
+        """Return the record without its bags and the streams that were found in them."""
+        return ConversionSettings(
+            **{**{name: getattr(self, name) for name in ConversionSettings.model_fields}, "streams": {}}
+        )
 
 
 def write_record(path: Path, record: BaseModel) -> None:

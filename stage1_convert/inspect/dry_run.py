@@ -57,7 +57,14 @@ def dry_run(source: BagSource, bags: Sequence[BagInfo], config: Config, out: Pat
     print(f"episodes  {len(episodes)}")
     print(f"frames    {sum(episodes)}, {sum(episodes) / config.data.fps:.1f} s at {config.data.fps} fps")
     print(f"dataset   {size} {total_bytes / 1e6:,.1f} MB; {free_bytes(folder) / 1e6:,.1f} MB are free at {folder}")
+    _print_hint(source, estimates)
     return 0 if episodes else 2
+
+
+def _print_hint(source: BagSource, estimates: Sequence[BagEstimate]) -> None:
+    hint = source.hint([estimate.bag for estimate in estimates if estimate.refused is not None])
+    if hint:
+        print(f"hint      {hint}")
 
 
 def _estimate_all(source: BagSource, bags: Sequence[BagInfo], config: Config) -> Iterator[BagEstimate]:
@@ -89,7 +96,7 @@ def estimate_bag(source: BagPath, config: Config) -> BagEstimate:
         with tempfile.TemporaryDirectory() as scratch:
             bag = plan_bag(source, config, Path(scratch))
         with tempfile.TemporaryDirectory() as scratch:
-            image_bytes = _image_bytes(source, bag, config, Path(scratch))
+            image_bytes, warnings = _first_images(source, bag, config, Path(scratch))
     except UserError as error:
         return BagEstimate(source.name, refused=one_line(error))
     frames = [span.frames for span in bag.plan.episodes]
@@ -101,15 +108,14 @@ def estimate_bag(source: BagPath, config: Config) -> BagEstimate:
         for gap in bag.plan.gaps
     ]
     left_out = sum(span.frames for span in bag.plan.left_out)
-    return BagEstimate(
-        source.name, None, frames, gaps, left_out, sum(frames) * (row_bytes + image_bytes), bag.entry.warnings
-    )
+    size_bytes, warnings = sum(frames) * (row_bytes + image_bytes), [*bag.entry.warnings, *warnings]
+    return BagEstimate(source.name, None, frames, gaps, left_out, size_bytes, warnings)
 
 
-def _image_bytes(source: BagPath, bag: BagPlan, config: Config, scratch: Path) -> int:
-    """Return the bytes of the images of the first frame, of all cameras; for a video those of a JPEG, which takes more.
+def _first_images(source: BagPath, bag: BagPlan, config: Config, scratch: Path) -> tuple[int, list[str]]:
+    """Return the bytes of the images of the first frame, of all cameras, and warnings about the ranges that they are in.
 
-    Where the frame shows a damaged image, it is the next one.
+    For a video the bytes are those of a JPEG, which takes more. Where the frame shows a damaged image, it is the next one.
     """
     first, quality = bag.plan.episodes[0], config.conventions.jpeg_quality
     with open_by_settings(source, scratch, config.data) as opened:
@@ -117,10 +123,9 @@ def _image_bytes(source: BagPath, bag: BagPlan, config: Config, scratch: Path) -
             plan = bag.plan._replace(episodes=[first._replace(start=start, stop=start + 1)])
             reader = FrameReader(opened, bag.bag_streams, plan, config, trust_images=False)
             with contextlib.suppress(BadImagesError):
-                return sum(
-                    len(image.data if image.image is None else encode(image.image, "jpeg", quality))
-                    for image in next(reader.frames()).values()
-                )
+                images = next(reader.frames()).values()
+                sizes = [len(one.data if one.image is None else encode(one.image, "jpeg", quality)) for one in images]
+                return sum(sizes), list(reader.range_use.warnings(config.data))
     camera, (message, *_) = next(iter(reader.bad.items()))
     raise UserError(
         f"camera {camera}: the images of the first {TRIED_FRAMES} frames are damaged, such as message {message.number} "

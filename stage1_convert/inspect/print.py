@@ -21,6 +21,7 @@ from stage1_convert.images.encode import encode
 from stage1_convert.inspect.proposal import describe_missing, propose
 from stage1_convert.inspect.survey import Camera, Survey, TopicStats, changes, survey
 from stage1_convert.sources.folder import find_bags, size_bytes
+from stage1_convert.sources.join import describe_parallel
 from stage1_convert.sources.source import BagPath
 
 THUMBNAIL_PX = 320
@@ -49,7 +50,8 @@ def inspect(path: Path, out: Path | None = None, distro: str = "humble", msg_pat
             print("\n".join(describe(found, _thumbnails(found, folder))), end="\n\n")
     text = propose(surveys)
     if text is None:
-        print(f"no configuration is proposed: {describe_missing(surveys)}")
+        hint = describe_parallel(sources) if len(sources) > 1 else ""
+        print(f"no configuration is proposed: {describe_missing(surveys)}{f'; {hint}' if hint else ''}")
     else:
         write_file(folder / CONFIG_NAME, text.encode())
         print(f"proposed configuration, saved as {folder / CONFIG_NAME}:\n\n{text}")

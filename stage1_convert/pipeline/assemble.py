@@ -1,12 +1,12 @@
 """Converted bags, in the order of their names, become one dataset with its record and its page."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from common.cli.config import to_dict
 from stage1_convert.align.episodes import rule_of
-from stage1_convert.config import Config
+from stage1_convert.config import Config, DataConfig
 from stage1_convert.dataset.record import (
     FORMAT,
     RECORD_PATH,
@@ -81,7 +81,9 @@ class Assembly:
 
     def finish(self, settings: ConversionSettings) -> None:
         """Write meta/ with the record, the page and the card; of a shard without an episode only the record, for a merge."""
-        record = ConversionRecord(**dict(settings), bags=self.bags)
+        names = [name for bag in self.bags for name in bag.clock]  # those of joints in messages of their own, too
+        streams = stream_rules([*self._config.streams, *names], self._config.data)
+        record = ConversionRecord(**dict(settings) | {"streams": streams}, bags=self.bags)
         (self._root / RECORD_PATH).parent.mkdir(exist_ok=True)
         write_record(self._root / RECORD_PATH, record)
         if self._writer is not None:
@@ -97,14 +99,19 @@ class Assembly:
         return BagEntry.model_validate({**kept, "bag": bag, "status": "refused", "reason": reason, "episodes": []})
 
 
-def conversion_settings(config: Config, trust_images: bool) -> ConversionSettings:
-    """Return what conversion.json says of all bags alike."""
-    rules, data = config.conventions, config.data
-    streams = {}
-    for stream in config.streams:
+def stream_rules(streams: Iterable[str], data: DataConfig) -> dict[str, StreamRule]:
+    """Return how each of the streams is aligned."""
+    found = {}
+    for stream in streams:
         rule, limit_ns = rule_of(stream, data)
         source = data.time_source_by_stream.get(stream, data.time_source)
-        streams[stream] = StreamRule(resample=rule, limit_ms=limit_ns / 1e6, time_source=source)
+        found[stream] = StreamRule(resample=rule, limit_ms=limit_ns / 1e6, time_source=source)
+    return found
+
+
+def conversion_settings(config: Config, trust_images: bool) -> ConversionSettings:
+    """Return what conversion.json says of all bags alike; the streams are known when the bags are."""
+    rules, data = config.conventions, config.data
     signs = rules.joint_sign if rules.apply_joint_sign else [1.0] * len(rules.joint_order)
     return ConversionSettings(
         format=FORMAT,
@@ -116,7 +123,7 @@ def conversion_settings(config: Config, trust_images: bool) -> ConversionSetting
         state_names=list(config.state_names),
         action_names=list(config.action_names),
         cameras=list(data.cameras),
-        streams=streams,
+        streams={},
         pictures_verified=not trust_images,
     )
 

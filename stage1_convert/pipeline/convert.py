@@ -62,6 +62,7 @@ class Summary(NamedTuple):
     reused: int
     images: ImageTotals
     bad_messages: int
+    hint: str = ""  # what may help the refused ones
 
 
 class RefusedError(UserError):
@@ -99,6 +100,7 @@ def convert(source: BagSource, out: Path, config: Config, options: Options) -> S
                     assembly.add(entry)
             reused = sum(entry.is_converted and entry.key in before for entry in assembly.bags)
             summary = summarize(assembly, reused)
+            summary = summary._replace(hint=source.hint([bag for bag, _ in summary.refused]))
             _require_enough(summary, out, options)
             assembly.finish(conversion_settings(config, options.trust_images))
     return summary
@@ -158,7 +160,8 @@ def require_episodes(summary: Summary) -> None:
     """Raise RefusedError when nothing could be converted."""
     if not summary.episodes:
         first = "; the first: bag {}: {}".format(*summary.refused[0]) if summary.refused else ""
-        raise RefusedError(f"none of the {summary.bags} bags could be converted{first}", summary.refused)
+        hint = f"; {summary.hint}" if summary.hint else ""
+        raise RefusedError(f"none of the {summary.bags} bags could be converted{first}{hint}", summary.refused)
 
 
 def _require_enough(summary: Summary, out: Path, options: Options) -> None:

@@ -21,6 +21,7 @@ from common.report.formatting import counted
 from common.storage.files import DiskFullError, free_bytes, sha256
 from stage1_convert.align import state_action
 from stage1_convert.align.bad_messages import require_few
+from stage1_convert.align.resample import Float64
 from stage1_convert.align.streams import without
 from stage1_convert.bags.bag import Bag
 from stage1_convert.bags.storage import SIDECARS, storage_files, storage_format
@@ -259,5 +260,7 @@ def _columns(numbers: state_action.StatesActions, shown: dict[str, Any], config:
     return {**columns, "frame_index": pa.array(frames)}
 
 
-def _vectors(values: Any) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float32).ravel()), values.shape[1])
+def _vectors(values: Float64) -> pa.Array:
+    """Return vectors (frames, dimensions) as a column; LeRobot stores those of one number as plain numbers."""
+    numbers, size = pa.array(values.astype(np.float32).ravel()), values.shape[1]
+    return numbers if size == 1 else pa.FixedSizeListArray.from_arrays(numbers, size)

@@ -80,7 +80,7 @@ def _curves(report: EpisodeReport, record: ConversionRecord, dataset: Dataset) -
     columns: dict[str, dict[str, npt.NDArray[np.floating]]] = {}
     for key, kind in ((STATE, "state"), (ACTION, "action")):
         feature = dataset.features[key]
-        values = as_array(table.column(key), feature.dtype, feature.shape)
+        values = as_array(key, table.column(key), feature)
         names = feature.names or [f"dimension {place}" for place in range(values.shape[1])]
         for name, column in zip(names, values.T, strict=True):
             columns.setdefault(name, {})[kind] = column
@@ -101,7 +101,7 @@ def _ages(report: EpisodeReport, record: ConversionRecord, dataset: Dataset) -> 
     table = pq.read_table(dataset.root / SYNC_PATH.format(chunk_index=chunk, file_index=file), partitioning=None)
     tick_ns, figures = table.column("tick_ns").to_numpy(), []
     for stream in [name.removesuffix(".stamp_ns") for name in table.column_names if name.endswith(".stamp_ns")]:
-        rule, age_ms = record.rule(stream), np.abs(tick_ns - table.column(f"{stream}.stamp_ns").to_numpy()) / 1e6
+        rule, age_ms = record.streams[stream], np.abs(tick_ns - table.column(f"{stream}.stamp_ns").to_numpy()) / 1e6
         title = f"{stream} ({rule.resample})"
         line = Line("age", np.arange(len(age_ms)), age_ms, "state")
         words = f"oldest {short(float(age_ms.max()))} of at most {short(rule.limit_ms)} ms"

@@ -106,7 +106,7 @@ def _stream(name: str, record: ConversionRecord, entries: Sequence[EpisodeEntry]
     frames = sum(count for _, count in ages) or 1
     return StreamReport(
         name,
-        sorted({bag.resample.get(name, record.rule(name).resample) for bag in record.bags if bag.is_converted}),
+        sorted({bag.resample.get(name, record.streams[name].resample) for bag in record.bags if bag.is_converted}),
         [f"{source}: {counted(count, 'bag')}" for source, count in sorted(sources.items())],
         [f"{reason} ({counted(count, 'bag')})" for reason, count in sorted(reasons.items())],
         sorted({round(min(latencies), 1), round(max(latencies), 1)}) if latencies else [],
@@ -120,7 +120,7 @@ def _issues(record: ConversionRecord, bag: BagEntry, entry: EpisodeEntry, fps: f
     for camera in record.cameras:
         yield from _camera_issues(entry, camera)
     for stream, age in entry.age_ms.items():
-        limit_ms = record.rule(stream).limit_ms
+        limit_ms = record.streams[stream].limit_ms
         if limit_ms and age.max > STALE_SHARE * limit_ms:
             text = f"{stream}: oldest sample {age.max:.0f} ms, limit {limit_ms:.0f} ms"
             yield Issue("warn", text, age.max / limit_ms / 2)

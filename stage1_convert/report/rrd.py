@@ -31,7 +31,7 @@ def write_recording(path: Path, root: Path, number: int) -> None:
     with new_recording(path, dataset.fps, cameras.values(), plots) as recording:
         for key, entity in ((STATE, "state"), (ACTION, "action")):
             feature = dataset.features[key]
-            recording.vectors(entity, as_array(rows.column(key), feature.dtype, feature.shape), feature.names or ())
+            recording.vectors(entity, as_array(key, rows.column(key), feature), feature.names or ())
         for stream in [name.removesuffix(".stamp_ns") for name in columns if name.endswith(".stamp_ns")]:
             message = columns[f"{stream}.message"]
             recording.numbers(f"age_ms/{part(stream)}", (columns["tick_ns"] - columns[f"{stream}.stamp_ns"]) / 1e6)

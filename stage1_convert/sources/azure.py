@@ -84,6 +84,10 @@ class AzureBags:
             self._stop.set()
             threads.shutdown(cancel_futures=True)
 
+    def hint(self, refused: Collection[str]) -> str:  # noqa: ARG002
+        """Return "": only bags in a folder are joined."""
+        return ""
+
     def release(self, bag: BagPath, sums: Mapping[str, str] | None) -> None:
         """Delete what was downloaded of a bag, unless downloads are kept, and remember its checksums."""
         blobs = self._blobs[bag.name]

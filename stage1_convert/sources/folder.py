@@ -3,12 +3,12 @@
 import atexit
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from common.cli.command import UserError
 from stage1_convert.bags.storage import is_storage, storage_files
-from stage1_convert.sources.join import join_parallel
+from stage1_convert.sources.join import describe_parallel, join_parallel
 from stage1_convert.sources.source import BagInfo, BagPath, FetchedBag, IsDone
 from stage1_convert.sources.split_files import is_one_recording
 
@@ -34,6 +34,10 @@ class LocalBags:
         """Yield the bags."""
         for bag in bags:
             yield FetchedBag(self._found[bag.name])
+
+    def hint(self, refused: Collection[str]) -> str:
+        """Return that some of the refused bags belong together; "" when none do."""
+        return describe_parallel([self._found[name] for name in refused]) if len(refused) > 1 else ""
 
     def release(self, bag: BagPath, sums: Mapping[str, str] | None) -> None:
         """Do nothing: the bag is the user's."""

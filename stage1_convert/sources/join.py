@@ -6,8 +6,9 @@ temporary folder of links to their storage files; nothing is copied.
 
 import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import NamedTuple
 
 import yaml
@@ -22,11 +23,13 @@ EVERYWHERE = ("/tf", "/tf_static", "/rosout", "/parameter_events", "/clock", "/d
 
 
 class _Extent(NamedTuple):
-    """When a bag was recorded, and the topics it has messages on."""
+    """When a bag was recorded, the topics it has messages on, and its custom data; empty for one that cannot be read."""
 
-    start_ns: int
-    end_ns: int
-    topics: frozenset[str]
+    bag: BagPath
+    start_ns: int = 0
+    end_ns: int = 0
+    topics: frozenset[str] = frozenset()
+    custom: Mapping[str, str] = MappingProxyType({})
 
 
 def join_parallel(bags: Sequence[BagPath], folder: Path) -> list[BagPath]:
@@ -40,49 +43,60 @@ def join_parallel(bags: Sequence[BagPath], folder: Path) -> list[BagPath]:
             "--join: no two bags were recorded at the same time with different topics; leave it out, or look at them with "
             "--inspect"
         )
-    return sorted(_link(group, folder) if len(group) > 1 else group[0] for group in groups)
+    return sorted(_link(group, folder) if len(group) > 1 else group[0].bag for group in groups)
 
 
-def _groups(bags: Sequence[BagPath]) -> list[list[BagPath]]:
+def describe_parallel(bags: Sequence[BagPath]) -> str:
+    """Return which of these bags were recorded side by side, and what joins them; "" when none were."""
+    groups = [group for group in _groups(bags) if len(group) > 1]
+    if not groups:
+        return ""
+    first = " and ".join(extent.bag.name for extent in groups[0])
+    more = f", and so were {len(groups) - 1} more groups" if len(groups) > 1 else ""
+    return f"{first} were recorded at the same time with different topics{more}: --join makes one bag of them"
+
+
+def _groups(bags: Sequence[BagPath]) -> list[list[_Extent]]:
     """Return the bags in groups of those that belong together, directly or by way of others."""
     sizes = [sum(file.stat().st_size for file in _files(bag.path)) for bag in bags]
     with contextlib.closing(map_isolated(_read_extent, list(bags), 1, lambda _: limits_for(max(sizes)))) as answers:
-        extents = list(answers)
+        found = zip(bags, answers, strict=True)
+        extents = [_Extent(bag) if isinstance(answer, UserError) else answer for bag, answer in found]
     groups: list[list[int]] = []
     for number, extent in enumerate(extents):
         near = [group for group in groups if any(_belong_together(extent, extents[other]) for other in group)]
         groups = [group for group in groups if group not in near]
         groups.append(sorted([number, *(other for group in near for other in group)]))
-    return [[bags[number] for number in group] for group in groups]
+    return [[extents[number] for number in group] for group in groups]
 
 
-def _belong_together(one: _Extent | UserError, two: _Extent | UserError) -> bool:
-    if isinstance(one, UserError) or isinstance(two, UserError):
-        return False  # the conversion says what is wrong with it
+def _belong_together(one: _Extent, two: _Extent) -> bool:
     shared_ns = min(one.end_ns, two.end_ns) - max(one.start_ns, two.start_ns)
     shorter_ns = min(one.end_ns - one.start_ns, two.end_ns - two.start_ns)
     return shared_ns > shorter_ns / 2 and not one.topics & two.topics
 
 
-def _read_extent(bag: BagPath) -> _Extent | UserError:
+def _read_extent(bag: BagPath) -> _Extent:
     try:
         with tempfile.TemporaryDirectory() as scratch, open_bag(bag.path, Path(scratch), "humble") as opened:
             topics = {name for name, topic in opened.topics.items() if topic.declared and name not in EVERYWHERE}
-            return _Extent(*opened.span_ns, frozenset(topics))
-    except UserError as error:
-        return error
+            return _Extent(bag, *opened.span_ns, frozenset(topics), opened.custom)
+    except UserError:
+        return _Extent(bag)  # the conversion says what is wrong with it
 
 
-def _link(group: Sequence[BagPath], folder: Path) -> BagPath:
-    """Return a bag of links to the files of several."""
-    name = "+".join([group[0].name, *(PurePosixPath(bag.name).name for bag in group[1:])])
+def _link(group: Sequence[_Extent], folder: Path) -> BagPath:
+    """Return a bag of links to the files of several, with the custom data of all; that of the first one counts."""
+    name = "+".join([group[0].bag.name, *(PurePosixPath(extent.bag.name).name for extent in group[1:])])
     joined = folder / name
     joined.mkdir(parents=True)
-    for number, bag in enumerate(group):
-        for file in _files(bag.path):
+    custom: dict[str, str] = {}
+    for number, extent in enumerate(group):
+        custom = {**extent.custom, **custom}
+        for file in _files(extent.bag.path):
             (joined / f"{number}_{file.name}").symlink_to(file.resolve())
     names = [file.name for file in storage_files(joined)]
-    information = {"relative_file_paths": names, "topics_with_message_count": []}
+    information = {"relative_file_paths": names, "topics_with_message_count": [], "custom_data": custom}
     (joined / "metadata.yaml").write_text(yaml.safe_dump({"rosbag2_bagfile_information": information}))
     return BagPath(name, joined)
 

@@ -1,6 +1,6 @@
 """What a source of bags provides: their names and sizes at once, and each bag on this disk when its turn comes."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -45,6 +45,9 @@ class BagSource(Protocol):
 
     def fetch(self, bags: Sequence[BagInfo], is_done: IsDone, /) -> Generator[FetchedBag, None, None]:
         """Yield these bags in this order; one that is not on this disk is not fetched when `is_done(name, sums)` is true."""
+
+    def hint(self, refused: Collection[str]) -> str:
+        """Return what may help bags that were refused, "" for nothing."""
 
     def release(self, bag: BagPath, sums: Mapping[str, str] | None) -> None:
         """Accept that a bag is not needed any more; `sums` are the sha256 of its files where they are known."""

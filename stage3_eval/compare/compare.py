@@ -79,10 +79,11 @@ def _losses(path: Path) -> list[tuple[float, float]]:
 def _table(comparison: Comparison) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    columns = {head: path for head, path in COLUMNS.items() if path != comparison.metric}
-    writer.writerow(["name", comparison.metric, *columns.values(), *comparison.changed, "checkpoint"])
+    heads = [head for head in comparison.columns[comparison.order[0]] if COLUMNS[head] != comparison.metric]
+    paths = [COLUMNS[head] for head in heads]
+    writer.writerow(["name", comparison.metric, *paths, *comparison.changed, "checkpoint"])
     for name in comparison.order:
-        numbers = [comparison.values[name], *(comparison.columns[name][head] for head in columns)]
+        numbers = [comparison.values[name], *(comparison.columns[name][head] for head in heads)]
         settings = [values[name] for values in comparison.changed.values()]
         writer.writerow([name, *numbers, *settings, comparison.checkpoints[name]])
     return text.getvalue()
@@ -96,4 +97,6 @@ def _lines(comparison: Comparison) -> list[str]:
         lines += ["", "changed, in the same order"]
     for key, values in comparison.changed.items():
         lines.append(f"{key}: " + ", ".join(f"{values[name]}" for name in comparison.order))
+    if comparison.left_out:
+        lines += ["", comparison.left_out]
     return lines

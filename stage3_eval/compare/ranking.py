@@ -20,8 +20,10 @@ COLUMNS = {
     "drift after 1 s": "drift.from_commanded.1.0s.mean",
     "latency p50 (s)": "latency.p50_s",
 }
-# Two evaluations that differ in one of these cannot be compared.
+# Two evaluations that differ in one of these cannot be compared, except by an error of the policy where only one of them
+# knows what an action means: baselines and drift depend on that.
 COMMON = ("dataset_fingerprint", "protocol", "action_meaning")
+NEED_MEANING = ("baselines.", "ratio_to_best_baseline.", "drift.", "robot.", "degrees.")
 
 
 class Result(NamedTuple):
@@ -51,6 +53,7 @@ class Comparison(Record):
     order: list[str]
     values: dict[str, float]
     columns: dict[str, dict[str, float | None]]
+    left_out: str | None  # why columns are missing
     winner: str | None
     incomparable: str | None
     runner_up: str
@@ -62,14 +65,17 @@ class Comparison(Record):
 
 def compare_summaries(summaries: Mapping[str, Summary], metric: str) -> Comparison:
     """Compare the summaries by label; raises UserError when one of them has no such metric."""
-    order, reason = rank(summaries, metric), find_difference(summaries)
+    order, reason = rank(summaries, metric), find_difference(summaries, metric)
     winner, second = order[:2]
+    left_out = _left_out(summaries)
+    columns = {head: path for head, path in COLUMNS.items() if not (left_out and path.startswith(NEED_MEANING))}
     trees = {label: summaries[label].to_json() for label in order}
     return Comparison(
         metric=metric,
         order=order,
         values={label: read_metric(summaries[label], metric, label) for label in order},
-        columns={label: {head: look_up(trees[label], path) for head, path in COLUMNS.items()} for label in order},
+        columns={label: {head: look_up(trees[label], path) for head, path in columns.items()} for label in order},
+        left_out=left_out,
         winner=None if reason else winner,
         incomparable=reason,
         runner_up=second,
@@ -96,16 +102,19 @@ def read_metric(summary: Summary, metric: str, label: str) -> float:
     """Return the number at a dotted path; raises UserError naming the evaluation when there is none."""
     found = look_up(summary.to_json(), metric)
     if not isinstance(found, int | float):
-        raise UserError(f"--metric {metric}: {label} has no such number in its summary.json; try {EXAMPLES}")
+        remedy = summary.left_out if summary.left_out and metric.startswith(NEED_MEANING) else f"try {EXAMPLES}"
+        raise UserError(f"--metric {metric}: {label} has no such number in its summary.json; {remedy}")
     return float(found)
 
 
-def find_difference(summaries: Mapping[str, Summary]) -> str | None:
-    """Return why these evaluations cannot be compared, None when they can."""
+def find_difference(summaries: Mapping[str, Summary], metric: str) -> str | None:
+    """Return why these evaluations cannot be compared by a metric, None when they can."""
     for key in COMMON:
-        labels: dict[str, str] = {}
+        labels: dict[str | None, str] = {}
         for label, summary in summaries.items():
             labels.setdefault(getattr(summary, key), label)
+        if key == "action_meaning" and not metric.startswith(NEED_MEANING):
+            labels.pop(None, None)
         if len(labels) > 1:
             first, second = list(labels.values())[:2]
             return f"{first} and {second} differ in {key.replace('_', ' ')}"
@@ -168,6 +177,11 @@ def verdict(comparison: Comparison) -> str:
     if lead.larger_than_spread:
         return f"{winner} wins: its lead over {second} is larger than the spread over {lead.episodes} episodes"
     return f"{winner} is ahead of {second}, but not by more than the spread over {lead.episodes} episodes"
+
+
+def _left_out(summaries: Mapping[str, Summary]) -> str | None:
+    """Return which evaluation does not know what an action means, and why; None when all of them do."""
+    return next((f"{label}: {summary.left_out}" for label, summary in summaries.items() if summary.left_out), None)
 
 
 def _config(summary: Summary) -> Mapping[str, JsonValue]:

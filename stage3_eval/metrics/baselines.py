@@ -3,7 +3,7 @@
 Letters in array names: T frames of an episode, C chunk steps, A action dimensions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -19,16 +19,24 @@ MEANINGS = {
     "linear_extrapolation": "continues at the current speed",
 }
 SAME_FOR_DELTAS = "continues at the current speed; for deltas that is repeating the last one"
+MEAN_AT_FIRST = "repeats the last action before the frame; at the first frame, the dataset's mean action"
 
 
 def baseline_chunks(
-    recorded_TA: Floats, position_TA: Floats | None, mean_A: Floats, action_meaning: str, n_steps: int
+    recorded_TA: Floats, position_TA: Floats | None, mean_A: Floats, action_meaning: str | None, n_steps: int
 ) -> Iterator[tuple[str, Floats]]:
     """Yield name and chunks (T, n_steps, A) of each baseline, one at a time.
 
     `position_TA` holds the measured position of the joint of each action, None where the dataset has none. At frame t a
-    baseline knows only the recording before t: the last action is the one at t-1, at t=0 it is standing still.
+    baseline knows only the recording before t: the last action is the one at t-1, at t=0 it is standing still. Without a
+    meaning of actions nobody knows what standing still or the current speed is: there are two baselines, and at t=0 the last
+    action is the mean.
     """
+    mean_TA = np.broadcast_to(mean_A, recorded_TA.shape)
+    if action_meaning is None:
+        yield "repeat_last", _repeat(np.concatenate([mean_TA[:1], recorded_TA[:-1]]), n_steps)
+        yield "dataset_mean", _repeat(mean_TA, n_steps)
+        return
     is_delta = action_meaning == DELTA
     still_TA = np.zeros_like(recorded_TA) if is_delta or position_TA is None else position_TA
     last_TA = np.concatenate([still_TA[:1], recorded_TA[:-1]])
@@ -37,7 +45,7 @@ def baseline_chunks(
     elif position_TA is not None:
         yield "hold_still", _repeat(still_TA, n_steps)
     yield "repeat_last", _repeat(last_TA, n_steps)
-    yield "dataset_mean", _repeat(np.broadcast_to(mean_A, recorded_TA.shape), n_steps)
+    yield "dataset_mean", _repeat(mean_TA, n_steps)
     if is_delta:
         yield "linear_extrapolation", _repeat(last_TA, n_steps)
     else:
@@ -46,10 +54,11 @@ def baseline_chunks(
         yield "linear_extrapolation", last_TA[:, None] + step_C1 * speed_TA[:, None]
 
 
-def describe_baselines(action_meaning: str) -> dict[str, str]:
+def describe_baselines(names: Iterable[str], action_meaning: str | None) -> dict[str, str]:
     """Return a description of each baseline."""
-    same = {"linear_extrapolation": SAME_FOR_DELTAS} if action_meaning == DELTA else {}
-    return MEANINGS | same
+    others = {DELTA: {"linear_extrapolation": SAME_FOR_DELTAS}, None: {"repeat_last": MEAN_AT_FIRST}}
+    words = MEANINGS | others.get(action_meaning, {})
+    return {name: words[name] for name in names}
 
 
 def _repeat(action_TA: Floats, n_steps: int) -> Floats:

@@ -32,23 +32,29 @@ class ScoreSettings(NamedTuple):
     """What scoring needs besides the episode; the same for all episodes of an evaluation."""
 
     protocol: Protocol
-    action_meaning: str
+    action_meaning: str | None
     fps: int
     mean_action_A: Floats
     step_limit_A: Floats | None  # the largest allowed step per frame, None: none given
     n_moments: int
 
 
+class Motion(NamedTuple):
+    """Where the actions lead, which needs their meaning."""
+
+    drift: dict[str, Drift]
+    executed: Steps
+    recorded: Steps
+
+
 class EpisodeScores(NamedTuple):
-    """Scores of one episode, about 100 bytes per frame and joint.
+    """Scores of one episode, about 100 bytes per frame and joint; no `motion` without a meaning of actions.
 
     `heat_TA` is the error of each frame per joint: of its chunk in open_loop, of the executed action in queue.
     """
 
     errors: dict[str, Errors]  # of the policy and of each baseline
-    drift: dict[str, Drift]
-    executed_steps: Steps
-    recorded_steps: Steps
+    motion: Motion | None
     latency_s: npt.NDArray[np.float64]
     heat_TA: npt.NDArray[np.float32]
     executed_TA: npt.NDArray[np.float32]
@@ -64,7 +70,7 @@ def score_episode(
 ) -> EpisodeScores:
     """Compare the prediction of an episode, and every baseline, with the recording."""
     start_S, chunk_SCA, executed_TA = prediction.start_S, prediction.chunk_SCA, prediction.executed_TA
-    n_steps, meaning, limit_A = chunk_SCA.shape[1], settings.action_meaning, settings.step_limit_A
+    n_steps, meaning = chunk_SCA.shape[1], settings.action_meaning
     errors = {POLICY: chunk_errors(chunk_SCA, recorded_TA, start_S)}
     for name, chunk_TCA in baseline_chunks(recorded_TA, position_TA, settings.mean_action_A, meaning, n_steps):
         errors[name] = chunk_errors(chunk_TCA[start_S], recorded_TA, start_S)
@@ -75,9 +81,7 @@ def score_episode(
     fans = np.flatnonzero(np.diff(start_S // max(1, n_steps // FANS), prepend=-1))
     return EpisodeScores(
         errors=errors,
-        drift=drifts(chunk_SCA, start_S, executed_TA, recorded_TA, meaning, settings.fps),
-        executed_steps=steps(executed_TA, position_TA, meaning, limit_A),
-        recorded_steps=steps(recorded_TA, position_TA, meaning, limit_A),
+        motion=None if meaning is None else _motion(recorded_TA, position_TA, prediction, meaning, settings),
         latency_s=prediction.latency_T_s[np.isfinite(prediction.latency_T_s)],
         heat_TA=heat_TA.astype(np.float32),
         executed_TA=executed_TA.copy(),  # open_loop: a view that would keep all chunks in memory
@@ -86,6 +90,17 @@ def score_episode(
         moment_M=start_S[worst],
         moment_M_error=error_S[worst],
         moment_MCA=chunk_SCA[worst],
+    )
+
+
+def _motion(
+    recorded_TA: Floats, position_TA: Floats | None, prediction: Prediction, meaning: str, settings: ScoreSettings
+) -> Motion:
+    start_S, chunk_SCA, executed_TA, _ = prediction
+    return Motion(
+        drifts(chunk_SCA, start_S, executed_TA, recorded_TA, meaning, settings.fps),
+        steps(executed_TA, position_TA, meaning, settings.step_limit_A),
+        steps(recorded_TA, position_TA, meaning, settings.step_limit_A),
     )
 
 

@@ -12,6 +12,11 @@ FORMAT_VERSION: Literal[2] = 2
 Protocol = Literal["open_loop", "queue"]
 OPEN_LOOP: Protocol = "open_loop"
 QUEUE: Protocol = "queue"
+MEANING_UNKNOWN = (
+    "neither the dataset nor the checkpoint says what an action means: drift, how far the joints move and how to apply the "
+    "actions are left out; --action-meaning delta (added to the joint positions), next_position (where to go) or command "
+    "adds them"
+)
 
 
 class Record(BaseModel):
@@ -97,7 +102,7 @@ class EpisodeSummary(Record):
     policy: dict[Scope, ErrorStats]
     best_baseline: dict[Scope, str]
     ratio_to_best_baseline: dict[Scope, float | None]
-    drift: dict[str, dict[str, DriftStats | None]]
+    drift: dict[str, dict[str, DriftStats | None]] | None = None
 
 
 class Degrees(Record):
@@ -116,7 +121,8 @@ class Identity(Record):
     dataset_fingerprint: str
     episodes: list[int]
     protocol: Protocol
-    action_meaning: str
+    action_meaning: str | None
+    rename: dict[str, str] = {}  # key in the dataset's files -> LeRobot's name
     device: str
     batch_size: int
     latency_steps: int | None
@@ -134,7 +140,8 @@ class Header(Record):
     checkpoint_sha256: str
     dataset: str
     dataset_fingerprint: str
-    action_meaning: str
+    action_meaning: str | None
+    left_out: str | None = None  # why there is no drift and nothing about the robot, and how to add it
     units: str
     fps: int = Field(gt=0)
     chunk_size: int = Field(gt=0)
@@ -156,12 +163,15 @@ class Summary(Header):
     best_baseline: dict[Scope, str]
     ratio_to_best_baseline: dict[Scope, float | None]
     baseline_meanings: dict[str, str]
-    drift: Drifts
-    degrees: Degrees | None = None  # the key is missing where the units are not radians
-    robot: RobotFacts
+    drift: Drifts | None = None  # this, `robot` and the drift by episode need the meaning of an action
+    degrees: Degrees | None = None  # needs radians
+    robot: RobotFacts | None = None
     latency: Latency
     by_episode: list[EpisodeSummary]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object as it is written."""
-        return self.model_dump(mode="json", exclude=None if self.degrees else {"degrees"})
+        """Return the object as it is written: without the keys of what was left out."""
+        missing: dict[str, Any] = {key: True for key in ("drift", "degrees", "robot") if getattr(self, key) is None}
+        if self.drift is None:
+            missing["by_episode"] = {"__all__": {"drift"}}
+        return self.model_dump(mode="json", exclude=missing)

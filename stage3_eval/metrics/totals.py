@@ -13,7 +13,7 @@ from common.lerobot.metadata import Episode
 from stage3_eval.metrics.baselines import describe_baselines
 from stage3_eval.metrics.errors import Errors, Floats, add_errors, compare_to_best, summarize
 from stage3_eval.metrics.motion import add_drifts, add_steps, describe_drifts
-from stage3_eval.metrics.scores import POLICY, EpisodeScores
+from stage3_eval.metrics.scores import POLICY, EpisodeScores, Motion
 from stage3_eval.metrics.summary import (
     FIRST_STEP,
     VALID_HORIZON,
@@ -51,12 +51,9 @@ def summarize_evaluation(
 ) -> Summary:
     """Return the whole summary; `scores` are those of `episodes`, in the same order."""
     joints = header.joint_names
-    names, windows = scores[0].errors, {name for episode in scores for name in episode.drift}
-    errors = {name: add_errors([episode.errors[name] for episode in scores]) for name in names}
-    drift = describe_drifts(
-        {name: add_drifts([episode.drift[name] for episode in scores if name in episode.drift]) for name in windows},
-        joints,
-    )
+    errors = {name: add_errors([episode.errors[name] for episode in scores]) for name in scores[0].errors}
+    motions = [episode.motion for episode in scores if episode.motion]
+    drift = _add_drifts(motions, joints) if motions else None
     compared = _compare(errors, joints)
     latency_s = np.concatenate([episode.latency_s for episode in scores]).tolist()
     return Summary(
@@ -65,10 +62,10 @@ def summarize_evaluation(
         baselines=compared.baselines,
         best_baseline=compared.best,
         ratio_to_best_baseline=compared.ratio,
-        baseline_meanings=describe_baselines(header.action_meaning),
+        baseline_meanings=describe_baselines(compared.baselines, header.action_meaning),
         drift=drift,
-        degrees=_in_degrees(compared, drift) if header.units == "rad" else None,
-        robot=_robot(header, scores),
+        degrees=_in_degrees(compared, drift) if drift and header.units == "rad" else None,
+        robot=_robot(header, header.action_meaning, motions) if header.action_meaning else None,
         latency=describe_latency(latency_s, first_call_s, header.evaluation.device),
         by_episode=[_summarize_episode(*pair, joints) for pair in zip(episodes, scores, strict=True)],
     )
@@ -99,9 +96,15 @@ def _compare(errors: Mapping[str, Errors], joints: Sequence[str]) -> _Comparison
     return _Comparison(policy, baselines, names, {scope: ratio for scope, (_, ratio) in best.items()})
 
 
+def _add_drifts(motions: Sequence[Motion], joints: Sequence[str]) -> Drifts:
+    names = {name for motion in motions for name in motion.drift}
+    added = {name: add_drifts([motion.drift[name] for motion in motions if name in motion.drift]) for name in names}
+    return describe_drifts(added, joints)
+
+
 def _summarize_episode(episode: Episode, scores: EpisodeScores, joints: Sequence[str]) -> EpisodeSummary:
     compared = _compare(scores.errors, joints)
-    drift = describe_drifts(scores.drift, joints)
+    drift = describe_drifts(scores.motion.drift, joints) if scores.motion else None
     return EpisodeSummary(
         episode_index=episode.number,
         frames=episode.length,
@@ -110,7 +113,9 @@ def _summarize_episode(episode: Episode, scores: EpisodeScores, joints: Sequence
         },
         best_baseline=compared.best,
         ratio_to_best_baseline=compared.ratio,
-        drift={
+        drift=None
+        if drift is None
+        else {
             start: {time: found and DriftStats(mean=found.mean, max=found.max) for time, found in times.items()}
             for start, times in drift.items()
         },
@@ -130,16 +135,16 @@ def _to_degrees(value: Any) -> Any:
     return math.degrees(value) if isinstance(value, float) else value
 
 
-def _robot(header: Header, scores: Sequence[EpisodeScores]) -> RobotFacts:
-    executed = add_steps([episode.executed_steps for episode in scores])
-    recorded = add_steps([episode.recorded_steps for episode in scores])
+def _robot(header: Header, meaning: str, motions: Sequence[Motion]) -> RobotFacts:
+    executed = add_steps([motion.executed for motion in motions])
+    recorded = add_steps([motion.recorded for motion in motions])
     limit = header.evaluation.max_joint_speed
 
     def by_joint(values: Floats | Sequence[float]) -> dict[str, float]:
         return dict(zip(header.joint_names, np.asarray(values).tolist(), strict=True))
 
     return RobotFacts(
-        apply=APPLY[header.action_meaning],
+        apply=APPLY[meaning],
         largest_step=by_joint(executed.largest_A),
         largest_recorded_step=by_joint(recorded.largest_A),
         largest_speed_per_s=by_joint(executed.largest_A * header.fps),

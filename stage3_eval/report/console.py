@@ -4,7 +4,7 @@ import math
 
 from common.report.formatting import words
 from stage3_eval.metrics.motion import FROM_COMMANDED, FROM_MEASURED
-from stage3_eval.metrics.summary import FIRST_STEP, VALID_HORIZON, Latency, Summary
+from stage3_eval.metrics.summary import FIRST_STEP, VALID_HORIZON, Drifts, Latency, Summary
 from stage3_eval.report.verdict import verdict
 
 
@@ -18,7 +18,7 @@ def report(summary: Summary) -> str:
             *_table(summary),
             "",
             f"first step only: {verdict(summary, FIRST_STEP).answer}",
-            _drift(summary),
+            _drift(summary.drift, summary.units) if summary.drift else f"{summary.left_out}",
             _latency(summary.latency),
             verdict(summary, VALID_HORIZON).answer,
         ]
@@ -26,7 +26,7 @@ def report(summary: Summary) -> str:
 
 
 def _protocol(summary: Summary) -> str:
-    actions = f"{summary.action_meaning} actions"
+    actions = f"{summary.action_meaning or ''} actions".strip()
     if summary.protocol == "open_loop":
         return f"a new chunk of {summary.chunk_size} {actions} from every recorded observation"
     if summary.temporal_ensemble_coeff is not None:
@@ -51,13 +51,13 @@ def _table(summary: Summary) -> list[str]:
     return lines
 
 
-def _drift(summary: Summary) -> str:
+def _drift(drifts: Drifts, units: str) -> str:
     starts = {FROM_MEASURED: "from the measured position", FROM_COMMANDED: "from the last commanded one"}
     parts = []
     for start, where in starts.items():
-        drift = summary.drift[start]["1.0s"]
+        drift = drifts[start]["1.0s"]
         parts.append(f"{'unknown (too short)' if drift is None else f'{drift.mean:.4f}'} {where}")
-    return f"drift of a joint after 1 s, in {summary.units}: {', '.join(parts)}"
+    return f"drift of a joint after 1 s, in {units}: {', '.join(parts)}"
 
 
 def _latency(latency: Latency) -> str:

@@ -22,7 +22,7 @@ class EpisodeCurves(NamedTuple):
     number: int
     recorded_TA: Floats
     executed_TA: Floats
-    position_TA: Floats | None  # measured; without them there is no column of positions
+    position_TA: Floats | None  # measured; without them, or a meaning of actions, there is no column of positions
     fans: Sequence[tuple[int, Floats]]
 
 
@@ -36,12 +36,13 @@ def draw_curves(path: Path, episode: EpisodeCurves, header: Header) -> None:
     """Write a PNG file with a row per joint: on the left, where whole predicted chunks would lead; on the right, actions."""
     from matplotlib.figure import Figure
 
-    joints, columns = header.joint_names, 1 if episode.position_TA is None else 2
+    meaning, position_TA = header.action_meaning, episode.position_TA
+    joints, columns = header.joint_names, 2 if meaning and position_TA is not None else 1
     figure = Figure(figsize=(9 if columns == 1 else 15, 1.2 + 1.9 * len(joints)), layout="constrained")
     axes = figure.subplots(len(joints), columns, sharex=True, squeeze=False)
     _draw_actions(axes[:, -1], episode, header)
-    if episode.position_TA is not None:
-        _draw_positions(axes[:, 0], episode.position_TA, episode.fans, header)
+    if meaning and position_TA is not None:
+        _draw_positions(axes[:, 0], position_TA, episode.fans, header, meaning)
     for axis in axes.flat:
         axis.grid(alpha=0.3)
     for axis in axes[-1]:
@@ -49,7 +50,7 @@ def draw_curves(path: Path, episode: EpisodeCurves, header: Header) -> None:
     for axis in axes[0]:
         axis.legend(loc="best", fontsize=8)
     axes[0, -1].set_ylabel(header.units)
-    title = f"episode {episode.number}: recorded and predicted actions ({header.action_meaning})"
+    title = f"episode {episode.number}: recorded and predicted actions ({meaning or 'meaning not known'})"
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, format="png", dpi=100, metadata={"Software": None})
 
@@ -62,7 +63,9 @@ def _draw_actions(column: Any, episode: EpisodeCurves, header: Header) -> None:
         column[joint].set_title(f"{name}: action", fontsize=10)
 
 
-def _draw_positions(column: Any, position_TA: Floats, fans: Sequence[tuple[int, Floats]], header: Header) -> None:
+def _draw_positions(
+    column: Any, position_TA: Floats, fans: Sequence[tuple[int, Floats]], header: Header, meaning: str
+) -> None:
     seconds_T, last = np.arange(len(position_TA)) / header.fps, len(position_TA) - 1
     for joint, name in enumerate(header.joint_names):
         column[joint].plot(seconds_T, position_TA[:, joint], color=RECORDED, lw=1.6, label="recorded")
@@ -71,7 +74,7 @@ def _draw_positions(column: Any, position_TA: Floats, fans: Sequence[tuple[int, 
     for start, chunk_CA in fans:
         if start >= last:
             continue  # nothing was recorded beyond the end
-        path_CA = chunk_positions(position_TA[start], chunk_CA, header.action_meaning)[: last - start + 1]
+        path_CA = chunk_positions(position_TA[start], chunk_CA, meaning)[: last - start + 1]
         seconds_C = (start + np.arange(len(path_CA))) / header.fps
         label = "predicted chunks, executed open loop" if start == 0 else None
         for joint, axis in enumerate(column):

@@ -188,28 +188,30 @@ def _moment_images(evaluated: Evaluated, moment: Moment, rows: Columns, with_att
 
 
 def _draw_joints(evaluated: Evaluated, episode: Episode) -> tuple[list[Figure], list[Figure]]:
-    """Draw the actions of each joint and, where positions are measured, where its predicted chunks lead."""
+    """Draw the actions of each joint and, where positions and meaning are known, where its predicted chunks lead."""
     rows, scores, summary = evaluated.rows(episode), evaluated.scores[episode.number], evaluated.summary
-    position_TA = positions(evaluated.inputs.dataset, rows[STATE])
+    position_TA = positions(evaluated.inputs.dataset, rows[STATE], evaluated.inputs.action_meaning)
     seconds = np.arange(episode.length) / summary.fps
     actions, paths = [], []
     for joint, name in enumerate(summary.joint_names):
         lines = _compared(evaluated, seconds, rows[ACTION][:, joint], scores.executed_TA[:, joint])
         label = f"{name}: recorded and predicted action"
         actions.append(Figure(name, line_chart(label, lines, " s", evaluated.unit)))
-        if position_TA is not None:
+        if position_TA is not None and summary.action_meaning:
             lines = [Line("recorded", seconds, evaluated.shown(position_TA[:, joint]), "recorded")]
-            lines += _fans(evaluated, scores, position_TA, joint)
+            lines += _fans(evaluated, scores, position_TA, joint, summary.action_meaning)
             label = f"{name}: recorded position and where predicted chunks lead"
             paths.append(Figure(name, line_chart(label, lines, " s", evaluated.unit)))
     return actions, paths
 
 
-def _fans(evaluated: Evaluated, scores: EpisodeScores, position_TA: Floats, joint: int) -> list[Line]:
+def _fans(
+    evaluated: Evaluated, scores: EpisodeScores, position_TA: Floats, joint: int, action_meaning: str
+) -> list[Line]:
     fps, last, lines = evaluated.summary.fps, len(position_TA) - 1, []  # nothing was recorded beyond the last frame
     for start, chunk_CA in zip(scores.fan_F.tolist(), scores.fan_FCA, strict=True):
         if start < last:
-            path = chunk_positions(position_TA[start], chunk_CA, evaluated.summary.action_meaning)
+            path = chunk_positions(position_TA[start], chunk_CA, action_meaning)
             path = path[: last - start + 1, joint]
             lines.append(Line("predicted", (start + np.arange(len(path))) / fps, evaluated.shown(path), "fan"))
     return lines

@@ -25,7 +25,7 @@ from demo.record import EPOCH_NS, JOINT_TOPIC, JPEG_TOPIC, PERIOD_NS, RAW_TOPIC,
 from demo.scene import render, target_pixels
 from tests.conftest import ROOT, group_ends
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 SEED, COUNT = 4, 8
 KILLED = """

@@ -20,7 +20,7 @@ from demo.record import plan_episode
 from demo.rollout import Rollouts, describe, draw_strip, held_out_tasks, main, rollout
 from demo.scene import render
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 SHUFFLED = [JOINT_NAMES[index] for index in (3, 1, 5, 0, 4, 2)]
 

@@ -14,7 +14,7 @@ from osmo.local.runner import Result
 from tests.conftest import SharedFolders, run_readme_block
 from tests.osmo.conftest import OSMO, TINY, running, start, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 TOY: dict[str, Any] = {"steps": 2, "warmup_steps": 1, "train_overrides": TINY}
 EVAL: dict[str, Any] = {"eval_device": "cpu", "eval_episodes": "val"}

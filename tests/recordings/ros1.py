@@ -65,7 +65,9 @@ def in_order(recording: Recording) -> list[RecordedMessage]:
 
 
 def serialized(said: RecordedMessage) -> bytes:
-    """Serialize a message as ROS 1 does, whose header has a sequence number as well."""
+    """Serialize a message as ROS 1 does, whose header has a sequence number as well; bytes stay as they are."""
+    if isinstance(said.message, bytes):
+        return said.message
     old, stamp = said.message, said.message.header.stamp
     time = NOETIC.types["builtin_interfaces/msg/Time"](stamp.sec, stamp.nanosec)
     head = NOETIC.types["std_msgs/msg/Header"](seq=7, stamp=time, frame_id="base")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.storage.files import sha256
-from tests.conftest import ROOT, group_ends
+from tests.conftest import ROOT
 
 SOAK = os.environ.get("SOAK", "") not in ("", "0")
 TIMEOUT_S = 300.0
@@ -46,7 +46,12 @@ class Warm:
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "tests.reliability.warm"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+            "MIMALLOC_ARENA_EAGER_COMMIT": "0",
+        }
         self._process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -112,7 +117,6 @@ class Command:
             self.signal()
         os.close(self._ended)
         ended, seconds = self._warm.ask({"wait": self.pid}), time.monotonic() - self._started
-        group_ends(self.pid)  # temporaries of a process that nobody has reaped count as live
         output = self.log.read_text(errors="replace")
         assert not hangs, f"no end within {timeout_s:g} s:\n{output}"
         return Ended(ended["code"], output, ended["peak_bytes"], seconds)

@@ -32,9 +32,9 @@ def test_the_processes_together_see_every_sample_of_an_epoch_once(resumed: Resum
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_parts_of_an_accumulated_step_keep_their_order(samples: ChunkDataset, workers: int, rank: int) -> None:
     whole = BatchOrder(7, 2, rank, 2, 8, grad_accumulation=2)
-    rows = [batch.rows.tolist() for batch in load_batches(samples, whole, 0, 9, 0, pin=False)]
-    first = [batch.rows.tolist() for batch in load_batches(samples, whole, 0, 4, workers, pin=False)]
-    then = [batch.rows.tolist() for batch in load_batches(samples, whole, 4, 9, workers, pin=False)]
+    rows = [batch.rows.tolist() for batch in load_batches(samples, whole, 0, 9, 0)]
+    first = [batch.rows.tolist() for batch in load_batches(samples, whole, 0, 4, workers)]
+    then = [batch.rows.tolist() for batch in load_batches(samples, whole, 4, 9, workers)]
     assert first + then == rows
     assert len(rows) == 18
 

@@ -84,7 +84,7 @@ def test_an_hour_converts_within_600_mb(tmp_path: Path) -> None:
     assert most - before < MOST_GROWN_BYTES
 
 
-@pytest.mark.skipif(not SOAK, reason="a day of messages takes minutes to read")
+@pytest.mark.slow
 def test_a_bag_that_does_not_fit_a_workers_memory_is_refused_with_its_size_and_the_way_out(tmp_path: Path) -> None:
     source = write_long_bag(tmp_path / "day.mcap", 24 * 3600, JOINT_HZ, 1)
     words = rf"{source.stat().st_size:,} bytes: split a long one into several bags with `ros2 bag convert`"

@@ -2,12 +2,14 @@
 
 import os
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from common.cli.command import UserError
@@ -16,6 +18,7 @@ from stage2_train.batches import (
     Batch,
     BatchOrder,
     ChunkDataset,
+    DeviceCopies,
     global_batch_positions,
     load_batches,
     split_episodes,
@@ -37,7 +40,7 @@ def test_another_seed_or_epoch_gives_another_order() -> None:
 def test_samples_equal_those_of_lerobots_dataset(samples: ChunkDataset) -> None:
     expected = load_file(GOLDEN / "dataset_image.expected.safetensors")
     by_row = {}
-    for batch in load_batches(samples, order(6), 0, 7, num_workers=1, pin=False):
+    for batch in load_batches(samples, order(6), 0, 7, num_workers=1):
         kept = batch._replace(images=[image.clone() for image in batch.images])  # the buffers are reused
         by_row.update({int(row): (kept, i) for i, row in enumerate(batch.rows)})
     for row in (0, 5, 12, 19, 20, 31, 41):
@@ -49,9 +52,56 @@ def test_samples_equal_those_of_lerobots_dataset(samples: ChunkDataset) -> None:
 
 
 def test_the_number_of_loader_threads_does_not_change_the_batches(samples: ChunkDataset) -> None:
-    none, three = (list(load_batches(samples, order(), 2, 9, workers, pin=False)) for workers in (0, 3))
+    none, three = (list(load_batches(samples, order(), 2, 9, workers)) for workers in (0, 3))
     assert [batch.rows.tolist() for batch in none] == [batch.rows.tolist() for batch in three]
     assert all(np.array_equal(a.noise_BL, b.noise_BL) for a, b in zip(none, three, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_a_batch_stays_as_it_is_while_the_next_ones_are_prepared(samples: ChunkDataset, workers: int) -> None:
+    gathered = Semaphore(0)
+
+    class Counted(ChunkDataset):
+        def batch(self, *args: Any, **kwargs: Any) -> Batch:
+            batch = super().batch(*args, **kwargs)
+            gathered.release()
+            return batch
+
+    counted = Counted(samples.store, Dataset.open(GOLDEN / "dataset_image").episodes, 10)
+    for step, batch in enumerate(load_batches(counted, order(), 0, 12, workers)):
+        ahead = workers + 1 if step == 0 else 1 if step + workers < 12 else 0
+        for _ in range(ahead):  # everything that may be prepared before the next batch is asked for
+            gathered.acquire()
+        assert torch.equal(batch.images[0], samples.batch(order(), step).images[0])
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_copy_keeps_its_place_until_its_slot_is_used_again(samples: ChunkDataset, slots: int) -> None:
+    copies, buffer = DeviceCopies(torch.device("cpu"), slots), samples.store.image_buffers(4)
+    kept: list[tuple[Batch, Batch]] = []
+    for step in range(8):
+        copies.wait_for_buffer(step % slots)
+        batch = samples.batch(order(), step, images=buffer)
+        kept = [*kept, (copies.put(step % slots, batch), samples.batch(order(), step))][-slots:]
+        buffer[0].zero_()
+        for copied, original in kept:
+            assert copied.valid_count == original.valid_count
+            assert np.array_equal(copied.rows, original.rows)
+            assert all(map(torch.equal, copied.tensors(), original.tensors()))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="streams and pinned memory need a CUDA device")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_on_a_busy_cuda_device_are_those_on_the_cpu(samples: ChunkDataset, workers: int) -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    busy, sums = torch.randn(4096, 4096, device=device), []
+    for batch in load_batches(samples, order(), 0, 20, workers, device):
+        for _ in range(20):  # the host and the copies run ahead of the device
+            busy = (busy @ busy).tanh_()
+        sums.append(torch.stack([tensor.double().sum() for tensor in batch.tensors()]))
+    for step, found in enumerate(sums):
+        expected = torch.stack([tensor.double().sum() for tensor in samples.batch(order(), step).tensors()])
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-12, atol=1e-9)
 
 
 def test_loader_threads_do_not_preempt_the_training(samples: ChunkDataset) -> None:
@@ -63,7 +113,7 @@ def test_loader_threads_do_not_preempt_the_training(samples: ChunkDataset) -> No
             return super().batch(*args, **kwargs)
 
     recorded = Recorded(samples.store, Dataset.open(GOLDEN / "dataset_image").episodes, 10)
-    assert len(list(load_batches(recorded, order(), 0, 3, num_workers=2, pin=False))) == 3
+    assert len(list(load_batches(recorded, order(), 0, 3, num_workers=2))) == 3
     assert policies == [os.SCHED_BATCH] * 3
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
 

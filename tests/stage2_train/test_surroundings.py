@@ -13,7 +13,7 @@ from stage2_train.train import train
 from tests.reliability.conftest import SmallDisk
 from tests.stage2_train.tiny import VALIDATED, content, tiny_config, without_times, write_dataset
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 ODD = "zwölf Bögen, ein Ende 終わり; 'and' \"so\"#1"
 READ_ONLY = ("mount", "-o", "remount,ro")

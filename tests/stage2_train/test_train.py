@@ -19,7 +19,7 @@ from stage2_train.checkpoints.initial import statistics
 from stage2_train.config import TrainConfig
 from stage2_train.train import train
 from tests.conftest import GOLDEN, TINY_TRAINING, run_module
-from tests.reliability.harness import SOAK, Warm
+from tests.reliability.harness import Warm
 from tests.stage2_train.tiny import (
     TINY,
     metrics,
@@ -31,7 +31,7 @@ from tests.stage2_train.tiny import (
     write_dataset,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 WEIGHTS = Path("pretrained_model/model.safetensors")
 MISTAKES = yaml.safe_load(Path(__file__).with_name("mistakes.yaml").read_text())
@@ -168,7 +168,8 @@ def test_several_cameras_an_environment_state_and_resized_images_are_trained_on(
 
 
 def test_scaled_learning_rates_follow_the_number_of_processes(warm: Warm, dataset: Path, tmp_path: Path) -> None:
-    train_as(2, warm, dataset, tmp_path / "out", "training.scale_lr=true", "training.steps=3", "training.lr=2e-4")
+    args = ("training.scale_lr=true", "training.steps=3", "training.lr=2e-4", "model.use_vae=false")
+    train_as(2, warm, dataset, tmp_path / "out", *args)
     assert metrics(tmp_path / "out")[0]["lr"] == pytest.approx(4e-4)
 
 
@@ -277,7 +278,7 @@ def test_deterministic_refuses_other_operations_and_gives_the_same_bits(cache: P
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
-@pytest.mark.skipif(not SOAK, reason="compiling takes minutes; SOAK=1 asks for it")
+@pytest.mark.slow
 def test_a_compiled_network_gives_the_losses_of_an_eager_one(alone: Path, cache: Path, tmp_path: Path) -> None:
     golden_run(tmp_path, cache, "training.compile=true")
     for compiled, eager in zip(metrics(tmp_path), metrics(alone), strict=True):

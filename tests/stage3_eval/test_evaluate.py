@@ -1,9 +1,12 @@
 """The whole command on datasets that LeRobot wrote: its files, that it is deterministic, and what it leaves after errors."""
 
+import contextlib
+import html
+import io
 import json
 import re
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -19,10 +22,12 @@ from stage3_eval.__main__ import main
 from stage3_eval.metrics.table import METADATA_KEY
 from stage3_eval.metrics.totals import APPLY
 from stage3_eval.report.verdict import BASELINE_WORDS
+from tests.browser import check_page, visit
+from tests.common.lerobot.foreign import rename_columns
 from tests.conftest import GOLDEN, ROOT, run_module
 from tests.stage3_eval.conftest import CONFIG, WriteCheckpoint
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 JOINTS = ["shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3"]
 FILES = [
@@ -39,6 +44,30 @@ def evaluate(checkpoint: Path, dataset: Path, out: Path, *flags: object) -> Path
     argv = ["--checkpoint", checkpoint, "--dataset", dataset, "--out", out, "--batch-size", 8, "--latency-steps", 2]
     assert main([str(word) for word in (*argv, *flags)]) == 0
     return out
+
+
+def _words(out: Path, *words: object) -> list[str]:
+    return [str(word) for word in (*words, "--out", out)]
+
+
+class Foreign(NamedTuple):
+    """A checkpoint and a dataset of another tool, evaluated with --action-meaning delta and without, and what was printed."""
+
+    checkpoint: Path
+    dataset: Path
+    with_meaning: Path
+    without: Path
+    printed: tuple[str, str]
+
+
+@pytest.fixture(scope="module")
+def foreign(act_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Foreign:
+    folder, dataset, printed = tmp_path_factory.mktemp("foreign"), GOLDEN / "dataset_video", []
+    for name, flags in (("with_meaning", ["--action-meaning", "delta"]), ("without", [])):
+        with contextlib.redirect_stdout(io.StringIO()) as text:
+            evaluate(act_tiny, dataset, folder / name, "--device", "cpu", "--latency-steps", 0, *flags)
+        printed.append(text.getvalue())
+    return Foreign(act_tiny, dataset, folder / "with_meaning", folder / "without", (printed[0], printed[1]))
 
 
 def names(folder: Path) -> list[str]:
@@ -63,6 +92,18 @@ def out(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_files_are_those_documented(out: Path) -> None:
     assert names(out) == FILES
+
+
+def test_a_dataset_with_other_names_is_evaluated_alike(
+    out: Path, checkpoint: Path, image_dataset: Path, tmp_path: Path
+) -> None:
+    rename = {"state": "observation.state", "actions": "action", "image": "observation.images.color"}
+    rename_columns(image_dataset, {name: key for key, name in rename.items()})
+    words = [f"{old}={new}" for old, new in rename.items()]
+    other = evaluate(checkpoint, image_dataset, tmp_path / "other", "--device", "cpu", "--rename", *words)
+    found, expected = (pd.read_parquet(each / "all_episodes.parquet") for each in (other, out))
+    pd.testing.assert_frame_equal(found.drop(columns="inference_time_s"), expected.drop(columns="inference_time_s"))
+    assert read_summary(other)["evaluation"]["rename"] == rename
 
 
 def test_columns_and_types_are_those_documented(out: Path) -> None:
@@ -194,17 +235,68 @@ def test_the_report_shows_joints_baselines_and_a_verdict(
     assert lines[-1] == f"{word}: {ratio:.2f} times the error of {BASELINE_WORDS[best]}"
 
 
-def test_a_checkpoint_and_a_video_dataset_of_lerobot_are_evaluated(act_tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--action-meaning delta"):
-        evaluate(act_tiny, GOLDEN / "dataset_video", tmp_path / "out")
-    flags = ("--latency-steps", 0, "--action-meaning", "delta")
-    out = evaluate(act_tiny, GOLDEN / "dataset_video", tmp_path / "out", *flags)
-    summary = read_summary(out)
+def test_a_checkpoint_and_a_video_dataset_of_lerobot_are_evaluated(foreign: Foreign) -> None:
+    summary = read_summary(foreign.with_meaning)
     assert (summary["action_meaning"], summary["units"]) == ("delta", "the dataset's units")
     assert list(summary["baselines"]) == ["zero_action", "repeat_last", "dataset_mean", "linear_extrapolation"]
-    assert "degrees" not in summary
+    assert not {"degrees", "left_out"} & {key for key, value in summary.items() if value is not None}
     assert (summary["latency"]["n"], summary["latency"]["p50_s"]) == (0, None)
-    assert names(out) == FILES
+    assert names(foreign.with_meaning) == FILES
+
+
+def test_without_a_declared_meaning_everything_else_is_evaluated_the_same(foreign: Foreign) -> None:
+    known, summary = read_summary(foreign.with_meaning), read_summary(foreign.without)
+    assert names(foreign.without) == FILES
+    assert known.keys() - summary.keys() == {"drift", "robot"}
+    assert summary["action_meaning"] is None
+    assert list(summary["baselines"]) == ["repeat_last", "dataset_mean"]
+    for key in ("policy", "units", "joint_names", "frames", "dataset_fingerprint"):
+        assert summary[key] == known[key]
+    assert all("drift" not in episode for episode in summary["by_episode"])
+    tables = [pd.read_parquet(folder / "all_episodes.parquet") for folder in (foreign.with_meaning, foreign.without)]
+    pd.testing.assert_frame_equal(*tables)
+    metadata = json.loads(pq.read_schema(foreign.without / "episode_000.parquet").metadata[METADATA_KEY])
+    text = summary["left_out"]
+    assert metadata["left_out"] == text
+    assert "--action-meaning delta" in text
+    assert foreign.printed[1].count(text) == 1
+    assert "drift of a joint" in foreign.printed[0]
+    assert text not in foreign.printed[0]
+    assert text[1:] in html.unescape((foreign.without / "report.html").read_text())
+    evaluate(foreign.checkpoint, foreign.dataset, foreign.without, "--latency-steps", 0)  # read again, as it is
+    with pytest.raises(UserError, match=r"--max-joint-speed 1: neither the dataset .* --action-meaning delta"):
+        evaluate(foreign.checkpoint, foreign.dataset, foreign.without, "--max-joint-speed", 1)
+
+
+@pytest.mark.browser
+def test_the_page_without_a_meaning_has_no_drift_and_no_positions(foreign: Foreign) -> None:
+    check_page(foreign.without / "report.html")
+    with visit(foreign.without / "report.html") as opened:
+        page = opened.page
+        assert page.locator("details.episode").first.locator("figure svg").count() == 6  # actions alone
+        assert page.locator("#robot table").count() == 0
+        assert page.locator(".tiles").first.locator("dt").all_inner_texts() == [
+            "Mean error of an action",
+            "At the first step",
+            "A prediction takes",
+        ]
+        assert "drift" not in page.inner_text("#episodes thead")
+
+
+def test_with_and_without_a_meaning_are_compared_by_what_both_have(
+    foreign: Foreign, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = ["--compare", foreign.with_meaning, foreign.without]
+    assert main(_words(tmp_path / "out", *results)) == 0
+    text = read_summary(foreign.without)["left_out"]
+    assert f"without: {text}" in capsys.readouterr().out
+    comparison = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert comparison["incomparable"] is None
+    assert list(comparison["columns"]["without"]) == ["mean error", "first step", "latency p50 (s)"]
+    assert text in html.unescape((tmp_path / "out" / "comparison.html").read_text())
+    assert "drift" not in (tmp_path / "out" / "comparison.csv").read_text()
+    with pytest.raises(UserError, match=r"without has no such number in its summary.json; neither .* --action-meaning"):
+        main(_words(tmp_path / "out", *results, "--metric", "drift.from_commanded.0.5s.mean"))
 
 
 def edit_data(dataset: Path, column: str, row: int, value: Any) -> None:

@@ -24,7 +24,7 @@ from tests.browser import require
 from tests.conftest import GOLDEN
 from tests.stage3_eval.conftest import CONFIG, MAPPING, tiny_checkpoint
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -129,3 +129,11 @@ def test_missing_packages_are_named_with_the_way_to_get_them(tmp_path: Path, mon
     monkeypatch.setattr(exporting, "PACKAGES", ("onnx", "a_package_that_is_not_there"))
     with pytest.raises(UserError, match=r"pip install 'bag2act\[onnx\]'"):
         require_exportable(tmp_path / "onnx")
+
+
+def test_without_a_meaning_of_actions_the_export_says_how_to_add_it(inputs: Inputs) -> None:
+    verified = exporting.Verification(frames=1, largest_difference=0.0, largest_difference_normalized=0.0)
+    graph = exporting.Graph(inputs.policy)
+    info = exporting._describe(inputs._replace(action_meaning=None), graph, verified)
+    assert info.action_meaning is None
+    assert "export again with --action-meaning" in info.apply

@@ -33,10 +33,11 @@ def change_info(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def rename_columns(root: Path, names: dict[str, str]) -> None:
-    """Give features of a dataset other names, in the data file, in meta/info.json and in the statistics."""
-    table = pq.read_table(root / DATA)
-    renamed = table.rename_columns([names.get(name, name) for name in table.column_names])
-    pq.write_table(renamed.replace_schema_metadata(None), root / DATA)
+    """Give features of a dataset other names, in the data files, in meta/info.json and in the statistics."""
+    for file in root.glob("data/*/*.parquet"):
+        table = pq.read_table(file, partitioning=None)
+        renamed = table.rename_columns([names.get(name, name) for name in table.column_names])
+        pq.write_table(renamed.replace_schema_metadata(None), file)
     for name in ("info.json", "stats.json"):
         path = root / "meta" / name
         tree = json.loads(path.read_text())

@@ -19,7 +19,7 @@ from common.cli.command import UserError
 from common.storage.worker import Limits, map_isolated
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 MEMORY_BYTES = 256 << 20
 QUICK, SHORT = Limits(MEMORY_BYTES, 60), Limits(MEMORY_BYTES, 0.5)

@@ -20,7 +20,7 @@ from osmo.local.task_graph import seconds
 from tests.conftest import ROOT, run_module
 from tests.osmo.conftest import running, start, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 TOP = "workflow:\n  name: toy\n  resources: {default: {cpu: 1}}\n"
 BOTTOM = "default-values: {word: hello, when: 1h}\n"

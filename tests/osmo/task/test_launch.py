@@ -16,7 +16,7 @@ from osmo.task.container_paths import CONTAINER_PATHS, container_path
 from osmo.task.launch import copy_run, find, main, restore, training_exit_code, wait_for_host
 from tests.conftest import GOLDEN, ROOT, TINY_TRAINING
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from common.cli.config import load
@@ -13,7 +14,7 @@ from stage1_convert.sources.folder import LocalBags, find_bags
 from tests import azurite
 from tests.azurite.gate import Answer, Gate
 from tests.stage1_convert.conversion import report, run
-from tests.stage1_convert.recording import RAW_TOPIC, cell
+from tests.stage1_convert.recording import RAW_TOPIC, cell, raw_image, stamp_of
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,18 @@ def test_episodes_gaps_and_refusals_are_those_of_the_conversion(bags: Path, tmp_
         assert list(estimate.frames) == [episode["frames"] for episode in bag["episodes"]]
         assert len(estimate.gaps) == len(bag.get("gaps", []))
     assert estimates["gap"].gaps[0].endswith("nothing from color")
+
+
+def test_images_outside_of_the_range_of_their_camera_are_a_warning(tmp_path: Path) -> None:
+    recording = cell(topic=RAW_TOPIC, size=(48, 32))
+    for number, said in enumerate(recording.images):
+        depth = np.full((48, 32), 9000, "<u2").view(np.uint8)[..., None]
+        message = raw_image(stamp_of(said), depth, "16UC1")
+        message.width = 32
+        recording.images[number] = said._replace(message=message)
+    recording.write(tmp_path / "bag")
+    (warning,) = estimate_bag(find_bags(tmp_path)[0], load(Config, None, [])).warnings
+    assert "100% of the measured pixels lie outside data.depth_range_m" in warning
 
 
 @pytest.mark.parametrize(("storage", "low", "high"), [("jpeg", 0.5, 2), ("png", 0.5, 2), ("video", 1, 20)])

@@ -16,6 +16,7 @@ from stage1_convert.bags.message_types import FFMPEG, FOREIGN
 from stage1_convert.check import check
 from stage1_convert.pipeline.convert import Summary
 from stage1_convert.report.page import PAGE
+from tests.recordings import ros1
 from tests.stage1_convert.conversion import jpegs, report, rows, run, tree
 from tests.stage1_convert.images.video import packets, video_message
 from tests.stage1_convert.pipeline.test_refusals import reason, with_joints
@@ -253,6 +254,24 @@ def test_raw_images_with_too_few_bytes_are_left_out(tmp_path: Path) -> None:
     _, bag = converted(tmp_path, recording)
     assert "does not fit its 100 bytes" in bag["bad_messages"]["color"]["reason"]
     assert 30 not in shown(tmp_path / "out", "color")
+
+
+@pytest.mark.parametrize("form", ["bag", "bag.active", "mcap"])
+def test_a_message_of_ros_1_that_does_not_convert_is_left_out_and_counted(tmp_path: Path, form: str) -> None:
+    recording = cell()
+    for messages, number in ((recording.joints, 60), (recording.images, 30)):
+        messages[number] = messages[number]._replace(message=ros1.serialized(messages[number])[:-30])
+    write = ros1.write_mcap if form == "mcap" else ros1.write_bag
+    path = write(recording, tmp_path / "src" / f"bag.{form.removesuffix('.active')}")
+    if form == "bag.active":
+        ros1.kill_recorder(path, path.with_name("bag.bag.active"))
+    run(tmp_path / "src", tmp_path / "out")
+    found = report(tmp_path / "out")["bags"][0]["bad_messages"]
+    assert {name: (bad["count"], bad["first_message"]) for name, bad in found.items()} == {
+        "joints": (1, 60),
+        "color": (1, 30),
+    }
+    assert found["joints"]["reason"].startswith("the message is damaged: ")
 
 
 def test_a_damaged_packet_of_a_video_costs_what_depends_on_it(tmp_path: Path) -> None:

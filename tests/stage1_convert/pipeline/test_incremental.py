@@ -22,7 +22,7 @@ from tests.conftest import GOLDEN
 from tests.stage1_convert.conversion import report, rows, run, tree
 from tests.stage1_convert.recording import cell
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 TASKS = ["data.task_from=folder", "data.task_pattern=([abc])"]  # three, and data.task for d
 

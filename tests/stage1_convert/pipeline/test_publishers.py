@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from common.lerobot.dataset import Dataset
 from common.storage.files import read_json
 from stage1_convert.check import check
 from stage1_convert.pipeline.convert import RefusedError
@@ -13,14 +14,16 @@ from tests.recordings.publishers import (
     ARRAY_TOPIC,
     FINGER,
     LEADER_TOPIC,
+    TWIST,
     TWIST_TOPIC,
+    VECTOR,
     commands_of_many_kinds,
     gripper_in_the_arms_message,
     gripper_with_publisher_of_its_own,
     zeros_beside_the_arm,
 )
 from tests.stage1_convert.conversion import convert_one, report, rows, run
-from tests.stage1_convert.recording import JOINT_TOPIC, JOINTS, MS, START_NS, Recording, joint_state, stamp_of
+from tests.stage1_convert.recording import JOINT_TOPIC, JOINTS, MS, START_NS, TYPES, Recording, joint_state, stamp_of
 
 SEVEN = f"conventions.joint_order=[{', '.join(JOINTS)}, {FINGER}]"
 COMMAND = "conventions.action=command"
@@ -67,7 +70,7 @@ def test_arm_and_gripper_in_messages_of_their_own_have_each_their_newest_value(t
         np.testing.assert_array_equal(states(dataset)[:, :6], np.array(angles, np.float32))
     bag = report(dataset)["bags"][0]
     assert bag["warnings"] == []
-    assert {"joints", f"joints.{FINGER}"} <= bag["clock"].keys()
+    assert {"joints", f"joints.{FINGER}"} <= bag["clock"].keys() & report(dataset)["streams"].keys()
     assert check(dataset).findings == []
 
 
@@ -139,6 +142,50 @@ def test_two_publishers_of_the_same_joints_that_contradict_each_other_are_refuse
     assert f"topic {JOINT_TOPIC}: two publishers contradict each other about shoulder_pan_joint" in text
     assert "between 150 messages of one and 15 of the other" in text
     assert "data.max_joint_speed_rad_s=30" in text
+
+
+def test_two_publishers_of_commands_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    recording = commands_of_many_kinds()
+    commands = [said for said in recording.others if said.topic == ARRAY_TOPIC]
+    for said in commands[::10]:
+        message = TYPES.types[said.type](said.message.layout, np.zeros(6, np.float32))
+        recording.others.append(said._replace(receive_ns=said.receive_ns + 4 * MS, message=message))
+    text = reason(tmp_path, recording, f"data.command_topic={ARRAY_TOPIC}", COMMAND)
+    assert f"topic {ARRAY_TOPIC}: two publishers contradict each other about shoulder_pan_joint" in text
+    assert "between 150 messages of one and 15 of the other" in text
+
+
+def test_actions_that_leap_back_and_forth_warn_of_a_second_publisher(tmp_path: Path) -> None:
+    recording = commands_of_many_kinds()
+    for said in [said for said in recording.others if said.topic == TWIST_TOPIC]:
+        nothing = TYPES.types["geometry_msgs/msg/Twist"](*[TYPES.types[VECTOR](0.0, 0.0, 0.0)] * 2)
+        still = TYPES.types[TWIST](said.message.header, nothing)
+        recording.others.append(said._replace(receive_ns=said.receive_ns + 1, message=still))
+    paths = f"data.action_paths={{vz: '{TWIST_TOPIC}:twist.linear.z'}}"
+    (warning,) = report(convert_one(tmp_path, recording, paths, COMMAND))["bags"][0]["warnings"]
+    assert warning.startswith(f"topic {TWIST_TOPIC}: the values of vz leap and leap back ")
+
+
+def test_a_joint_state_without_any_joint_is_left_out_and_counted(tmp_path: Path) -> None:
+    recording = gripper_with_publisher_of_its_own()
+    recording.joints[0] = recording.joints[0]._replace(message=joint_state(stamp_of(recording.joints[0]), [], []))
+    bag = report(convert_one(tmp_path, recording, SEVEN))["bags"][0]
+    assert bag["bad_messages"]["joints"]["count"] == 1
+    assert bag["bad_messages"]["joints"]["reason"] == "0 joints are named and 0 positions given"
+    assert not any("only" in warning for warning in bag["warnings"])
+
+
+def test_vectors_of_one_number_are_stored_as_plain_numbers_as_lerobot_does(tmp_path: Path) -> None:
+    paths = f"data.action_paths={{vz: '{TWIST_TOPIC}:twist.linear.z'}}"
+    settings = paths, COMMAND, "conventions.joint_order=[elbow_joint]"
+    dataset = convert_one(tmp_path, commands_of_many_kinds(), *settings)
+    found = rows(dataset)
+    np.testing.assert_allclose(found["action"], sync(dataset)["vz.message"] / 100, atol=1e-6)
+    assert check(dataset).findings == []
+    opened = Dataset.open(dataset)
+    for key, values in opened.columns(["observation.state", "action"], tmp_path / "cache").items():
+        assert values.shape == (len(found), 1)
+        np.testing.assert_array_equal(values[:, 0], found[key])
 
 
 def test_zeros_are_a_legal_pose(tmp_path: Path) -> None:

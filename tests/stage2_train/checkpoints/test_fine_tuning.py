@@ -19,7 +19,7 @@ from stage2_train.train import train
 from tests.conftest import GOLDEN
 from tests.stage2_train.tiny import paths, tiny_config, write_dataset
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 PREPROCESSOR = "policy_preprocessor_step_3_normalizer_processor.safetensors"
 

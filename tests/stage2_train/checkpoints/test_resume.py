@@ -16,7 +16,7 @@ from stage2_train.config import TrainConfig
 from stage2_train.train import train
 from tests.stage2_train.tiny import VALIDATED, content, metrics, stopped_at, tiny_config, without_times, write_dataset
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 
 @pytest.mark.parametrize("step", [4, 8])

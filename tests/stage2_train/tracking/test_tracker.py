@@ -10,7 +10,7 @@ from stage2_train.train import train
 from tests.conftest import run_module
 from tests.stage2_train.tiny import TINY, metrics, paths, tiny_config
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 
 def test_wandb_offline_keeps_metrics_configuration_project_and_tags(dataset: Path, tmp_path: Path) -> None:

@@ -83,9 +83,20 @@ def test_two_episodes_are_too_few_and_so_is_a_metric_without_episodes() -> None:
     ("key", "other"), [("dataset_fingerprint", "other"), ("protocol", "queue"), ("action_meaning", "command")]
 )
 def test_evaluations_of_other_data_or_rules_have_no_common_winner(key: str, other: str) -> None:
-    assert find_difference({"a": make_summary([1]), "b": make_summary([1])}) is None
-    reason = find_difference({"a": make_summary([1]), "b": make_summary([1], (), **{key: other})})
+    assert find_difference({"a": make_summary([1]), "b": make_summary([1])}, METRIC) is None
+    reason = find_difference({"a": make_summary([1]), "b": make_summary([1], (), **{key: other})}, METRIC)
     assert reason == f"a and b differ in {key.replace('_', ' ')}"
+
+
+def test_errors_of_the_policy_are_compared_where_only_one_evaluation_knows_the_meaning_of_actions() -> None:
+    silent = make_summary([1], action_meaning=None)
+    both = {"a": make_summary([1]), "b": silent}
+    assert find_difference(both, METRIC) is None
+    for metric in ("ratio_to_best_baseline.valid_horizon", "baselines.repeat_last.first_step.mae"):
+        assert find_difference(both, metric) == "a and b differ in action meaning"
+        assert find_difference({"a": silent, "b": silent}, metric) is None
+    three = both | {"c": make_summary([1], action_meaning="command")}
+    assert find_difference(three, METRIC) == "a and c differ in action meaning"
 
 
 def test_only_hyperparameters_that_differ_are_listed() -> None:

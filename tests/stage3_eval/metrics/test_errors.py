@@ -76,7 +76,7 @@ def test_episodes_together_weigh_every_pair_alike() -> None:
     assert summarize(add_errors([short, short]), ["a"]).valid_horizon.max == 1
 
 
-def baselines(meaning: str, states: Floats | None = None, n_steps: int = 1) -> dict[str, Floats]:
+def baselines(meaning: str | None, states: Floats | None = None, n_steps: int = 1) -> dict[str, Floats]:
     """Name -> chunks (T, n_steps, A)."""
     return dict(baseline_chunks(RECORDED, states, np.array([5.0, 6.0]), meaning, n_steps))
 
@@ -100,7 +100,7 @@ def test_repeating_the_last_delta_extrapolates_the_position() -> None:
     assert np.array_equal(chunks["linear_extrapolation"], chunks["repeat_last"])
     path = np.cumsum(chunks["linear_extrapolation"][2], axis=0)
     assert path.tolist() == [[0, 11], [0, 22], [0, 33], [0, 44]]
-    assert "deltas" in describe_baselines("delta")["linear_extrapolation"]
+    assert "deltas" in describe_baselines(chunks, "delta")["linear_extrapolation"]
 
 
 @pytest.mark.parametrize("meaning", ["next_position", "command"])
@@ -128,6 +128,13 @@ def test_a_joint_that_moves_evenly_is_extrapolated_without_error() -> None:
 
 def test_without_one_position_per_action_nothing_is_held() -> None:
     assert list(baselines("next_position")) == ["repeat_last", "dataset_mean", "linear_extrapolation"]
+
+
+def test_without_a_meaning_there_are_baselines_that_need_none_and_nothing_is_added_to_a_position() -> None:
+    chunks = baselines(None, RECORDED - 1)
+    assert list(chunks) == list(describe_baselines(chunks, None)) == ["repeat_last", "dataset_mean"]
+    assert first(chunks["repeat_last"]) == [[5, 6], [0, 10], [0, 11]]  # nothing is known before the first: the mean
+    assert first(chunks["dataset_mean"]) == [[5, 6]] * 3
 
 
 def test_holding_still_errs_at_the_first_step_as_a_zero_delta_does() -> None:
