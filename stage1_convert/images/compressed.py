@@ -11,15 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from common.cli.command import UserError
-from common.lerobot.images import Image, decode_intact, decode_noting_extra
+from common.lerobot import jpeg
+from common.lerobot.images import Image, decode_intact, decode_without_extra
 from stage1_convert.config import Encoding
 from stage1_convert.images.file_header import (
-    JPEG_END,
     PNG_MAGIC,
     FileHeader,
     cut_in_header,
     ends_with_marker,
-    jpeg_end,
     read_header,
 )
 from stage1_convert.images.image import OTHER_TOPIC, CameraImage, ImageRules, check_size
@@ -67,14 +66,15 @@ def _color(data: bytes, header: FileHeader, swapped: bool, trust: bool) -> Camer
     kind = "gray" if header.channels == 1 else f"color{', red and blue swapped' if swapped else ''}"
     if trust and file and file_format == "jpeg":
         return CameraImage(*size, None, kind, file, file_format)
-    pixels, extra = decode_noting_extra(data)
+    pixels, clean = decode_without_extra(data)
     _check_shape(pixels, header)
     oddity = ""
-    if extra:
-        oddity, start = f"{extra} bytes too many before the end marker", jpeg_end(data) - len(JPEG_END)
-        file = file and data[: start - extra] + data[start:]  # other decoders would print a line about each such image
+    if clean is None:
+        oddity, file = "bytes too many before its restart markers", None
+    elif len(clean) < len(data):
+        oddity, file = f"{len(data) - len(clean)} bytes too many before the end marker", file and clean
     elif file_format == "jpeg" and not ends_with_marker(data):
-        oddity = f"{len(data) - jpeg_end(data)} bytes behind the end marker"
+        oddity = f"{len(data) - jpeg.end_of(data)} bytes behind the end marker"
     pixels = np.ascontiguousarray(pixels[..., ::-1]) if swapped else pixels
     return CameraImage(*size, pixels, kind, file, file_format, oddity=oddity)
 
