@@ -279,9 +279,14 @@ class Dataset:
         key = image_key(camera)
         if self.features[key].dtype == "video":
             return UserError(words)
-        first = min(other.start for other in self.episodes if other.data_file == episode.data_file)
         file = self.rows_path(episode).relative_to(self.root)
-        return UserError(f"{words} ({file}, row {episode.start - first + frame}, {self.stored[key]})")
+        return UserError(f"{words} ({file}, row {self.row_in_file(episode, frame)}, {self.stored[key]})")
+
+    def row_in_file(self, episode: Episode, frame: int) -> int:
+        """Return the row of a frame in the file of its episode."""
+        return (
+            episode.start + frame - min(other.start for other in self.episodes if other.data_file == episode.data_file)
+        )
 
     def rows_path(self, episode: Episode) -> Path:
         """Return the file that holds an episode's rows."""

@@ -39,15 +39,16 @@ def require_trainable(dataset: "Dataset") -> None:
 def training_columns(dataset: "Dataset", cache_dir: Path) -> dict[str, npt.NDArray[Any]]:
     """Return the vectors that a training reads, (rows, dimensions) by feature.
 
-    Raises UserError naming episode and frame where a value is not finite.
+    Raises UserError naming file, row and column of a value that cannot be taken or is not finite.
     """
     columns = dataset.columns([key for key in VECTORS if key in dataset.features], cache_dir)
     for key, values in columns.items():
         bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
         if bad.size:
             episode = next(e for e in dataset.episodes if e.start <= bad[0] < e.stop)
+            frame = int(bad[0]) - episode.start
             raise UserError(
-                f"{dataset.root}: {key} is not finite in episode {episode.number}, frame {bad[0] - episode.start}; "
-                "leave the episode out of data.episodes or convert without it"
+                f"{dataset.rows_path(episode)}: row {dataset.row_in_file(episode, frame)}: {key} is not finite in "
+                f"episode {episode.number}, frame {frame}; leave the episode out of data.episodes or convert without it"
             )
     return columns

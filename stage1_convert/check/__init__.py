@@ -5,7 +5,7 @@ refuses anything is the verdict. The rules below find what is wrong beyond that.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -67,14 +67,17 @@ class Report(NamedTuple):
         return not any(finding.is_refused for finding in self.findings)
 
 
-def check(root: Path) -> Report:
-    """Check the LeRobot v3.0 dataset at `root`, whoever wrote it; raises UserError when there is none."""
+def check(root: Path, rename: Mapping[str, str] | None = None, use_cameras: Collection[str] | None = None) -> Report:
+    """Check the LeRobot v3.0 dataset at `root`, whoever wrote it; raises UserError when there is none.
+
+    `rename` and `use_cameras` are what a training gets as data.rename and data.use_cameras.
+    """
     if not (root / "meta" / "info.json").is_file():
         raise UserError(f"no dataset in {root}: meta/info.json is missing")
     findings: list[Finding] = []
     with _logged_warnings(root, findings), TemporaryDirectory() as cache:
         try:
-            dataset = Dataset.open(root)
+            dataset = Dataset.open(root, rename, use_cameras)
         except UserError as error:
             return Report(0, 0, [*findings, _fault(root, error, is_refused=True)])
         columns = _read(dataset, Path(cache), findings)

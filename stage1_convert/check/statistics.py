@@ -49,10 +49,10 @@ def check_statistics(opened: Opened) -> Iterator[Finding]:
     stored = read_episodes(opened.root, lambda name: name.startswith("stats/"))
     found = []
     for number, row in enumerate(stored):
-        for key in {name.split("/")[1] for name in row} & parts.keys():
-            limits = parts[key][number]
-            named = {name.split("/")[2]: value for name, value in row.items() if name.split("/")[1] == key}
-            if limits:
+        for key, parts_of_key in parts.items():
+            limits, prefix = parts_of_key[number], f"stats/{opened.dataset.stored[key]}/"
+            named = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
+            if limits and named:
                 found.append(_compare(opened, f"row {number}: stats/", key, named, limits))
     yield from _report(EPISODES, found)
 

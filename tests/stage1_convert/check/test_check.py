@@ -25,6 +25,7 @@ from stage2_train.batches import FrameStore
 from stage2_train.checkpoints.initial import initial_checkpoint
 from stage2_train.config import TrainConfig
 from stage2_train.train import open_dataset
+from tests.common.lerobot.foreign import change_info, rename_columns
 from tests.conftest import GOLDEN, run_module
 from tests.stage1_convert.check.corrupt import COLOR, FILES, corrupt, expand
 from tests.stage1_convert.conversion import run
@@ -188,6 +189,28 @@ def test_statistics_that_an_editing_tool_left_stale_are_one_warning_for_each_fil
 def test_a_folder_without_a_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no dataset in .*: meta/info\.json is missing"):
         check(tmp_path)
+
+
+def test_features_of_other_names_and_cameras_of_other_kinds_are_checked_as_they_are_trained_on(
+    image_dataset: Path,
+) -> None:
+    keys = {"observation.state": "state", "action": "actions", COLOR: "image"}
+    rename_columns(image_dataset, keys)
+    (finding,) = check(image_dataset).findings
+    assert "--rename state=observation.state actions=action image=observation.images.image" in finding.text
+    names = {key: name for name, key in keys.items()}
+    report = check(image_dataset, names)
+    assert not report.findings
+    assert report.is_usable
+    change_info(image_dataset, lambda info: info["features"]["image"].update(shape=[64, 96, 1]))
+    assert not check(image_dataset, names).is_usable
+    report = check(image_dataset, names, use_cameras=[])
+    assert report.is_usable
+    assert report.images == 0
+    done = run_module(
+        "stage1_convert", "--check", image_dataset, "--use-cameras", "--rename", *(f"{k}={n}" for k, n in names.items())
+    )
+    assert (done.returncode, done.stdout) == (0, "42 frames, 0 images: no findings; usable for training: yes\n")
 
 
 def test_many_findings_of_one_kind_are_one_line(image_dataset: Path) -> None:
