@@ -49,12 +49,13 @@ def test_the_yaml_for_another_arm_is_a_valid_configuration(tmp_path: Path) -> No
     assert len(config.conventions.joint_order) == 7
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def readme_results(shared: SharedFolders) -> Path:
     """A folder in which the README's commands were run."""
     return shared.get("readme", lambda folder: run_readme_block(README, folder))
 
 
+@pytest.mark.slow
 def test_the_three_commands_run_as_written(readme_results: Path) -> None:
     for name in (
         "look/proposed.yaml",
@@ -66,6 +67,7 @@ def test_the_three_commands_run_as_written(readme_results: Path) -> None:
         assert (readme_results / name).is_file()
 
 
+@pytest.mark.slow
 def test_the_lines_for_a_driver_run_as_written(readme_results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
 

@@ -144,13 +144,13 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hex sha256 of the metadata and of the names, sizes and modification times of all other files."""
-        return self._digest(with_times=True)
+        """Hex sha256 of the metadata and of the names and sizes of all other files; a copy of the dataset has the same."""
+        return self._digest(with_times=False)
 
     @functools.cached_property
-    def identity(self) -> str:
-        """The fingerprint without modification times, which a copy of the dataset on another machine shares."""
-        return self._digest(with_times=False)
+    def cache_key(self) -> str:
+        """The fingerprint with the times of the files, so that what a cache holds is never that of files since changed."""
+        return self._digest(with_times=True)
 
     def _digest(self, with_times: bool) -> str:
         digest = hashlib.sha256()
@@ -213,7 +213,7 @@ class Dataset:
         return mapped(self.root / "data", [self.stored[name] for name in names], self._columns_folder(cache_dir))
 
     def _columns_folder(self, cache_dir: Path) -> Path:
-        return cache_dir / "columns" / self.fingerprint[:24]
+        return cache_dir / "columns" / self.cache_key[:24]
 
     def video(self, episode: Episode, camera: str) -> tuple[Path, float]:
         """Return the file that holds an episode's video of a camera, and at which second it begins there."""
@@ -254,9 +254,8 @@ class Dataset:
         except UserError as error:
             raise self.image_fault(episode, camera, count, error) from error
         if count != episode.length:
-            raise UserError(
-                f"{self.root}: camera {camera}, episode {episode.number}: {count} images, {episode.length} rows"
-            )
+            found = f"{self.root}: camera {camera}, episode {episode.number}: {count} images, {episode.length} rows"
+            raise explain(self.rows_path(episode), self.stored_shapes(["episode_index"]), UserError(found))
 
     def encoded_images(self, episode: Episode, camera: str) -> Iterator[bytes]:
         """Yield the stored JPEG or PNG files of one camera of an episode, in order; raises UserError where there is none."""

@@ -14,7 +14,7 @@ from common.lerobot.frame_cache import DecodedFrames, open_frames
 from common.lerobot.metadata import ACTION, STATE
 from stage1_convert.check import check
 from stage3_eval.recording import read_rows
-from tests.common.lerobot.foreign import DATA, change_cells
+from tests.common.lerobot.foreign import DATA, change_cells, change_info
 
 IMAGE = "observation.images.color"
 ROW = 27  # the eighth frame of the second episode
@@ -66,11 +66,28 @@ def test_a_value_that_cannot_be_taken_is_named_in_training_evaluation_and_check(
     assert any(place in line for line in found), found
 
 
-def test_a_null_number_of_an_episode_is_named_in_evaluation(image_dataset: Path) -> None:
+def test_a_null_number_of_an_episode_is_named(image_dataset: Path, tmp_path: Path) -> None:
     change_cells(image_dataset, "episode_index", set_null)
     dataset = Dataset.open(image_dataset)
     with pytest.raises(UserError, match=f"{DATA}: row {ROW}: episode_index is null"):
         read_rows(dataset, dataset.episodes[1], [STATE])
+    with pytest.raises(UserError, match=f"{DATA}: row {ROW}: episode_index is null"):
+        open_frames(dataset, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.int16()])
+def test_vectors_of_other_types_are_read_as_float32(kind: pa.DataType, image_dataset: Path, tmp_path: Path) -> None:
+    def round_all(cells: list[Any]) -> None:
+        cells[:] = [[round(value) for value in cell] for cell in cells]
+
+    change_cells(image_dataset, STATE, round_all, pa.list_(kind, 6))
+    change_info(
+        image_dataset, lambda info: info["features"][STATE].update(dtype=str(kind).replace("double", "float64"))
+    )
+    dataset = Dataset.open(image_dataset)
+    states = dataset.columns([STATE], tmp_path)[STATE]
+    assert states.dtype == read_rows(dataset, dataset.episodes[0], [STATE, ACTION])[STATE].dtype == np.float32
+    np.testing.assert_array_equal(states[:20], pq.read_table(image_dataset / DATA)[STATE].to_pylist()[:20])
 
 
 def test_a_null_in_the_bounds_of_an_episode_is_named(image_dataset: Path) -> None:

@@ -43,6 +43,7 @@ def test_every_flaw_is_found(sound: Path) -> None:
             assert any(name in flaw for flaw in found), (name, found)
 
 
+@pytest.mark.slow
 def test_a_sound_page_passes_and_an_element_left_open_does_not(sound: Path) -> None:
     check_page(sound)
     sound.write_text(SOUND.replace("</div>", ""))

@@ -129,6 +129,7 @@ def test_the_episode_next_to_the_gap_comes_first(page: str, record: ConversionRe
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_a_link_opens_the_details_of_its_episode(dataset: Path) -> None:
     with visit(dataset / PAGE) as seen:
         seen.page.evaluate("document.querySelectorAll('details.episode').forEach(node => node.open = false)")

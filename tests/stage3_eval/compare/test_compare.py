@@ -41,7 +41,7 @@ def test_every_run_is_evaluated_and_ranked(out: Path) -> None:
     }
     assert list(comparison["values"].values()) == sorted(comparison["values"].values())
     assert comparison["winner"] == comparison["order"][0]
-    assert all(path.endswith("checkpoint_000020/pretrained_model") for path in comparison["checkpoints"].values())
+    assert all(path.endswith("checkpoint_000006/pretrained_model") for path in comparison["checkpoints"].values())
 
 
 def test_only_the_changed_hyperparameter_is_listed(out: Path) -> None:
@@ -50,7 +50,7 @@ def test_only_the_changed_hyperparameter_is_listed(out: Path) -> None:
 
 def test_the_lead_is_measured_over_the_common_episodes(out: Path) -> None:
     comparison = read(out)
-    assert comparison["lead"]["episodes"] == 6
+    assert comparison["lead"]["episodes"] == 3
     assert comparison["lead"]["low"] <= comparison["lead"]["mean"] <= comparison["lead"]["high"]
     assert comparison["lead"]["larger_than_spread"] == (comparison["lead"]["low"] > 0)
 

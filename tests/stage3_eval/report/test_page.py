@@ -18,10 +18,10 @@ from tests.stage3_eval.summaries import make_summary
 
 @pytest.fixture(scope="module")
 def out(sweep: Sweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four episodes of the simulated cell with everything the page can show."""
+    """Two episodes of the simulated cell with everything the page can show."""
     out = tmp_path_factory.mktemp("page") / "out"
     argv: list[object] = ["--checkpoint", sweep.runs["fast"], "--dataset", sweep.dataset, "--out", out]
-    argv += ["--episodes", "0-3", "--attention", 2, "--max-joint-speed", 0.3, "--latency-steps", 5, "--device", "cpu"]
+    argv += ["--episodes", "0-1", "--attention", 2, "--max-joint-speed", 0.3, "--latency-steps", 5, "--device", "cpu"]
     assert main([str(word) for word in argv]) == 0
     return out
 
@@ -38,6 +38,7 @@ def test_it_stands_alone_and_everybody_can_read_it(out: Path) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_the_verdict_comes_first_and_is_the_summarys(out: Path, summary: Summary) -> None:
     with visit(out / "report.html") as opened:
         answer, text = opened.page.inner_text("#verdict h2"), opened.page.inner_text("#verdict")
@@ -47,6 +48,7 @@ def test_the_verdict_comes_first_and_is_the_summarys(out: Path, summary: Summary
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_the_tables_hold_the_summarys_numbers(out: Path, summary: Summary) -> None:
     with visit(out / "report.html") as opened:
         page = opened.page
@@ -64,20 +66,22 @@ def test_the_tables_hold_the_summarys_numbers(out: Path, summary: Summary) -> No
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_every_episode_leads_to_its_details_and_its_file(out: Path) -> None:
     with visit(out / "report.html") as opened:
         page, details = opened.page, opened.page.locator("details.episode")
-        assert [details.nth(place).get_attribute("open") for place in range(4)] == ["", None, None, None]
-        page.click("#episodes tbody a[href='#episode-2']")
-        assert details.nth(2).get_attribute("open") == ""  # a link opens what it leads to
-        assert details.nth(2).locator(".heat img").count() == 1
-        assert details.nth(2).locator("figure svg").count() == 2 * 6  # actions, and positions
+        assert [details.nth(place).get_attribute("open") for place in range(2)] == ["", None]
+        page.click("#episodes tbody a[href='#episode-1']")
+        assert details.nth(1).get_attribute("open") == ""  # a link opens what it leads to
+        assert details.nth(1).locator(".heat img").count() == 1
+        assert details.nth(1).locator("figure svg").count() == 2 * 6  # actions, and positions
     files = set(re.findall(r'href="([^"#:]+)"', (out / "report.html").read_text()))
-    assert files == {f"episode_{number:03d}.parquet" for number in range(4)}
+    assert files == {f"episode_{number:03d}.parquet" for number in range(2)}
     assert all((out / file).is_file() for file in files)
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_worst_moments_show_attribution_for_as_many_as_asked_for(out: Path) -> None:
     with visit(out / "report.html") as opened:
         page = opened.page
