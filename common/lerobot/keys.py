@@ -68,7 +68,7 @@ def require_names(features: Mapping[str, Feature], stored: Mapping[str, str]) ->
     by_key = {stored[name]: feature for name, feature in features.items()}
     rename |= {_guess(by_key, name): name for name in missing}
     rename |= {key: IMAGES + re.sub(r"^images\.|^observation/|/", "", key) for key in images}
-    what = [*(f"no {name}" for name in missing), *(f"images named {key}" for key in images)]
+    what = [*(f"no {name}" for name in missing), *([f"images named {', '.join(images)}"] if images else [])]
     pairs = ", ".join(f"{old}: {new}" for old, new in rename.items())
     words = " ".join(f"{old}={new}" for old, new in rename.items())
     raise UserError(

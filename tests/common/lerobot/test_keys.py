@@ -74,7 +74,7 @@ def test_a_dataset_without_lerobots_names_is_refused_with_names_to_paste(openpi:
         Dataset.open(openpi)
     words = "state=observation.state actions=action image=observation.images.image"
     override = "--override 'data.rename={state: observation.state, actions: action, image: observation.images.image}'"
-    assert "has no observation.state, no action, images named image" in str(refusal.value)
+    assert "has no observation.state, no action, images named image; its features are" in str(refusal.value)
     assert str(refusal.value).endswith(f"train with {override}, evaluate and check with --rename {words}")
     Dataset.open(openpi, parse_renames(words.split()))
     for given in ({"state": STATE}, {"state": "observation.other"}):  # the proposal is complete

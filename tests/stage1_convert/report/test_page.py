@@ -213,10 +213,12 @@ def test_a_record_of_format_3_is_read_in_the_words_of_format_4(dataset: Path, tm
     assert {new: getattr(entry, new) for new in words} == {new: old_entry[word] for new, word in words.items()}
     assert "Images passed over" in draw_page(tmp_path / "old")
     assert not check(tmp_path / "old").findings
-    old_entry["held"]["color"] += 1
+    old_entry["frames"] += 1
     write_json(tmp_path / "old" / RECORD_PATH, old)
     (finding,) = check(tmp_path / "old").findings
-    assert "repeated.color" in str(finding)
+    assert "episodes and their frames" in str(finding)
+    write_json(tmp_path / "old" / RECORD_PATH, {"format": 2})
+    assert not check(tmp_path / "old").findings
 
 
 def as_format_3(record: Any) -> Any:
