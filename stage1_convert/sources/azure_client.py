@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
-import requests
 from azure.core import exceptions as azure
 from azure.core.credentials import AzureSasCredential
 from azure.core.pipeline.transport import RequestsTransport
@@ -167,7 +166,7 @@ class _WholeBodyTransport(RequestsTransport):  # type: ignore[misc]
         response: Any = super().send(request, **options)
         try:
             _ = response.internal_response.content
-        except requests.RequestException as error:
+        except OSError as error:  # what `requests` raises, which the SDK brings along
             raise azure.ServiceResponseError(error, error=error) from error
         return response
 
