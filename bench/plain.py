@@ -1,8 +1,10 @@
-"""ACT as it is usually written, the baseline of `bench.step`: nn.MultiheadAttention that returns its weights, contiguous
-images, separate batch norms. It computes the same function as `common.act.network`.
+"""ACT as it is usually written, the baseline of `bench.step` and `bench.gpu`: nn.MultiheadAttention that returns its weights,
+contiguous images, separate batch norms. It computes the same function as `common.act.network`.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from common.act.network import Act, Layer, grid_sinusoid
 from common.act.resnet import NORM_EPS, FrozenBatchNorm2d, ResNet
+from stage2_train.loss import act_loss
 
 if TYPE_CHECKING:
     from common.act.config import ActConfig
@@ -59,6 +62,7 @@ class PlainAct(nn.Module):
         self.vae_layers = nn.ModuleList(_plain_layer(config, layer) for layer in act.vae_encoder.layers)
         self.encoder_layers = nn.ModuleList(_plain_layer(config, layer) for layer in act.encoder.layers)
         self.decoder_layers = nn.ModuleList(_plain_layer(config, layer, True) for layer in act.decoder.layers)
+        self.to(act.action_head.weight.device)
 
     def parameters(self, recurse: bool = True) -> Any:
         """Yield every parameter that the forward pass uses once."""
@@ -67,9 +71,37 @@ class PlainAct(nn.Module):
         return (p for p in super().parameters(recurse) if id(p) not in replaced)
 
     def forward(
-        self, state: Tensor, images: Sequence[Tensor], action: Tensor, is_pad: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return actions (B, C, A), mu and log variance (B, L)."""
+        self,
+        state: Tensor,
+        images: Sequence[Tensor],
+        action: Tensor | None = None,
+        is_pad: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return actions (B, C, A), mu and log variance (B, L); without an action, the latent is zero."""
+        act, batch = self.act, len(state)
+        mu = log_variance = None
+        latent = state.new_zeros(batch, act.config.latent_dim)
+        if action is not None and is_pad is not None and noise is not None:
+            mu, log_variance = self._encode_chunk(state, action, is_pad)
+            latent = mu + (log_variance / 2).exp() * noise
+        rows = [act.encoder_latent_input_proj(latent), act.encoder_robot_state_input_proj(state)]
+        positions = [act.encoder_1d_feature_pos_embed.weight[:, None]]
+        for image in images:
+            features = act.encoder_img_feat_input_proj(plain_backbone(act.backbone, image))
+            height, width = features.shape[-2:]
+            grid = _grid(height, width, act.config.dim_model, features.device)
+            rows.extend(features.flatten(2).permute(2, 0, 1))
+            positions.append(grid[:, None])
+        x, position = torch.stack(rows), torch.cat(positions)
+        for layer in self.encoder_layers:
+            x = layer(x, position)
+        y = torch.zeros(act.config.chunk_size, batch, act.config.dim_model, device=state.device)
+        for layer in self.decoder_layers:
+            y = layer(y, act.decoder_pos_embed.weight[:, None], x, position)
+        return act.action_head(act.decoder.norm(y)).transpose(0, 1), mu, log_variance
+
+    def _encode_chunk(self, state: Tensor, action: Tensor, is_pad: Tensor) -> tuple[Tensor, Tensor]:
         act, batch = self.act, len(state)
         cls = act.vae_encoder_cls_embed.weight[None].repeat(batch, 1, 1)
         tokens = [
@@ -83,22 +115,31 @@ class PlainAct(nn.Module):
         for layer in self.vae_layers:
             x = layer(x, position, mask=mask)
         mu, log_variance = act.vae_encoder_latent_output_proj(x[0]).chunk(2, dim=-1)
-        latent = mu + (log_variance / 2).exp() * noise
-        rows = [act.encoder_latent_input_proj(latent), act.encoder_robot_state_input_proj(state)]
-        positions = [act.encoder_1d_feature_pos_embed.weight[:, None]]
-        for image in images:
-            features = act.encoder_img_feat_input_proj(plain_backbone(act.backbone, image))
-            height, width = features.shape[-2:]
-            grid = grid_sinusoid(height, width, act.config.dim_model).to(features)
-            rows.extend(features.flatten(2).permute(2, 0, 1))
-            positions.append(grid[:, None])
-        x, position = torch.stack(rows), torch.cat(positions)
-        for layer in self.encoder_layers:
-            x = layer(x, position)
-        y = torch.zeros(act.config.chunk_size, batch, act.config.dim_model, device=state.device)
-        for layer in self.decoder_layers:
-            y = layer(y, act.decoder_pos_embed.weight[:, None], x, position)
-        return act.action_head(act.decoder.norm(y)).transpose(0, 1), mu, log_variance
+        return mu, log_variance
+
+
+def plain_step(act: Act, inputs: Callable[[], list[Any]], amp: bool = False) -> Callable[[], object]:
+    """Return one step as it is usually written: foreach AdamW, and four values that the host reads every time.
+
+    `inputs` returns normalized state, images, actions, padding and noise.
+    """
+    network = PlainAct(copy.deepcopy(act))
+    parameters = list(network.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-5, weight_decay=1e-4, foreach=True)
+
+    def step() -> None:
+        state, images, action, is_pad, noise = inputs()
+        with torch.autocast(state.device.type, torch.bfloat16, enabled=amp):
+            output = network(state, images, action, is_pad, noise)
+        loss = act_loss(output, action, is_pad, 10.0)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 10.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        for value in (*loss, norm):
+            value.item()  # waits for the device
+
+    return step
 
 
 def plain_backbone(backbone: ResNet, image: Tensor) -> Tensor:
@@ -118,6 +159,11 @@ def _conv_norm(x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> Tensor:
     x = F.conv2d(x, conv.weight, None, conv.stride, conv.padding)
     scale = norm.weight.reshape(1, -1, 1, 1) * (norm.running_var.reshape(1, -1, 1, 1) + NORM_EPS).rsqrt()
     return x * scale + (norm.bias.reshape(1, -1, 1, 1) - norm.running_mean.reshape(1, -1, 1, 1) * scale)
+
+
+@cache
+def _grid(height: int, width: int, dim: int, device: torch.device) -> Tensor:
+    return grid_sinusoid(height, width, dim).to(device)
 
 
 def _plain_layer(config: "ActConfig", layer: nn.Module, cross: bool = False) -> PlainLayer:

@@ -12,14 +12,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.bars import cpu_seconds, print_bar, seconds
-from bench.plain import PlainAct
+from bench.plain import PlainAct, plain_step
 from common.act.config import ActConfig
 from common.act.network import Act
 from common.cli.command import Parser, run
 from stage2_train.config import TrainingConfig
+from stage2_train.device import keep_freed_memory
 from stage2_train.loss import act_loss
 from stage2_train.optimizer import Optimizer
-from stage2_train.train import keep_freed_memory
 
 STATE = ACTION = 6
 # The operations that do the arithmetic. Everything else in a step, copies, additions, masks, Python, is overhead.
@@ -74,26 +74,6 @@ def trainer_step(act: Act, inputs: list[Any], amp: bool) -> Callable[[], object]
         optimizer.backward(act_loss(output, inputs[2], inputs[3], 10.0).total)
         optimizer.step(0)
         _wait(device)
-
-    return step
-
-
-def plain_step(act: Act, inputs: list[Any]) -> Callable[[], object]:
-    """Return one step as it is usually written."""
-    network = PlainAct(copy.deepcopy(act))
-    parameters = list(network.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=1e-5, weight_decay=1e-4, foreach=True)
-    contiguous = [inputs[0], [image.contiguous() for image in inputs[1]], *inputs[2:]]
-
-    def step() -> None:
-        loss = act_loss(network(*contiguous), inputs[2], inputs[3], 10.0)
-        loss.total.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 10.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        for value in (*loss, norm):
-            value.item()
-        _wait(inputs[0].device.type)
 
     return step
 
@@ -154,7 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _profile(trainer_step(act, inputs, amp=False))
         return 0
     _require_same_output(act, inputs)
-    sides = [trainer_step(act, inputs, False), bare_step(act, inputs, False), plain_step(act, inputs)]
+    contiguous = [inputs[0], [image.contiguous() for image in inputs[1]], *inputs[2:]]
+    sides = [trainer_step(act, inputs, False), bare_step(act, inputs, False), plain_step(act, lambda: contiguous)]
     sides += [trainer_step(act, inputs, True), bare_step(act, inputs, True)]
     for side in sides:
         side()

@@ -17,9 +17,10 @@ from common.storage.files import free_bytes
 from stage2_train.batches import FrameStore, load_batches
 from stage2_train.checkpoints.initial import initial_checkpoint, parameter_count
 from stage2_train.config import TrainConfig
+from stage2_train.device import set_up_device
 from stage2_train.distributed import init_distributed
 from stage2_train.loop import Trainer
-from stage2_train.train import cache_dir, open_dataset, set_up_device
+from stage2_train.train import cache_dir, open_dataset
 
 
 class FirstFrames:
@@ -40,7 +41,7 @@ def dry_run(config: TrainConfig) -> None:
     dataset, episodes, held_out = open_dataset(config)
     print(yaml.safe_dump(to_dict(config), sort_keys=False))
     with init_distributed(training.device) as world, tempfile.TemporaryDirectory() as scratch:
-        set_up_device(training, world)
+        set_up_device(training, world.device)
         checkpoint = initial_checkpoint(config, dataset, held_out)
         frames = {camera: FirstFrames(dataset, camera, training.batch_size) for camera in dataset.cameras}
         store = FrameStore(dataset, dict(frames), Path(scratch))

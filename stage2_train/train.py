@@ -1,27 +1,25 @@
 """One training from its configuration: everything that happens before the first step, in order, then the loop."""
 
 import contextlib
-import ctypes
 import logging
 import os
 from pathlib import Path
-
-import torch
 
 from common.cli.command import UserError
 from common.lerobot.dataset import Dataset
 from common.lerobot.frame_cache import default_cache_dir, open_frames
 from common.lerobot.metadata import Episode
+from common.lerobot.training import require_trainable
 from common.storage.files import locked, remove_stale
 from stage2_train.batches import FrameStore, split_episodes
 from stage2_train.checkpoints.initial import initial_checkpoint
 from stage2_train.checkpoints.resume import find_resume_point
 from stage2_train.checkpoints.writer import checkpoint_name
-from stage2_train.config import TrainConfig, TrainingConfig
+from stage2_train.config import TrainConfig
+from stage2_train.device import set_up_device
 from stage2_train.distributed import World, init_distributed
 from stage2_train.loop import SigtermHandler, Trainer
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 log = logging.getLogger(__name__)
 
 
@@ -40,13 +38,13 @@ def train(config: TrainConfig) -> Path:
     ):
         if not world.is_main:
             logging.getLogger().setLevel(logging.WARNING)
-        set_up_device(config.training, world)
+        set_up_device(config.training, world.device)
         checkpoint = initial_checkpoint(config, dataset, held_out)
         resume_point = None
         if world.is_main:
             stack.enter_context(locked(output_dir))
             remove_stale(output_dir)
-            resume_point = find_resume_point(config, dataset.identity, world.size)
+            resume_point = find_resume_point(config, dataset.fingerprint, world.size)
         first_step = world.broadcast_int(resume_point.progress.step if resume_point else 0)
         if first_step >= config.training.steps:
             log.info("already finished: %s has step %d of %d", output_dir, first_step, config.training.steps)
@@ -76,36 +74,8 @@ def open_dataset(config: TrainConfig) -> tuple[Dataset, list[Episode], list[Epis
     shorter = sum(length < chunk_size for length in lengths)
     if shorter > len(lengths) / 2:
         log.warning("model.chunk_size=%d is longer than %d of %d episodes", chunk_size, shorter, len(lengths))
-    odd = {camera: shape[2] for camera, shape in dataset.cameras.items() if shape[2] != 3}
-    for camera, channels in odd.items():
-        others = ", ".join(name for name in dataset.cameras if name not in odd)
-        raise UserError(
-            f"camera {camera} of {dataset.root} has {channels} channels; images must have 3: leave it out by "
-            f"--override 'data.use_cameras=[{others}]'"
-        )
+    require_trainable(dataset)
     return dataset, episodes, held_out
-
-
-def set_up_device(training: TrainingConfig, world: World) -> None:
-    """Set PyTorch's process-wide options; raises UserError for a precision that the device does not support."""
-    if training.amp == "fp16" and world.device.type == "cpu":
-        raise UserError("training.amp=fp16 needs a CUDA device; on a CPU set training.amp=bf16 or none")
-    torch.use_deterministic_algorithms(training.deterministic)
-    if training.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if world.device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = not training.deterministic
-    else:
-        keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep freed memory for the next step: to map and clear it again took 5 % of a step on a CPU."""
-    with contextlib.suppress(OSError, AttributeError):  # other C libraries than glibc have no mallopt
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def cache_dir(config: TrainConfig) -> Path:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, ViewportSize
 
+AXE = Path(__file__).parent / "axe" / "node_modules" / "axe-core" / "axe.min.js"
 WIDE, NARROW = (1280, 900), (390, 844)  # a laptop, and a phone held upright
-VOID = ("img", "meta", "link", "br", "wbr", "line", "path", "rect")  # need no end tag, or close themselves
+VOID = ("img", "meta", "link", "br", "wbr", "line", "path", "rect", "input")  # need no end tag, or close themselves
 # Returns everything that is wrong with a page, one line each. Contrast is WCAG's, of text against the first background
 # that is not transparent: 4.5 to 1 (AA).
 FLAWS = """() => {
@@ -26,7 +27,7 @@ FLAWS = """() => {
   const say = (what, elements) => { if (elements.length) flaws.push(what + ': ' + elements[0].outerHTML.slice(0, 200)); };
   const root = document.documentElement;
   if (root.scrollWidth > window.innerWidth) flaws.push('scrolls sideways to ' + root.scrollWidth);
-  say('loads or runs something', all('script, link:not([href^="data:"]), iframe, [src]:not([src^="data:"])'));
+  say('loads something', all('link:not([href^="data:"]), iframe, [src]:not([src^="data:"])'));
   say('image without a text or broken', all('img').filter(i => !i.alt.trim() || !i.complete || !i.naturalWidth));
   say('drawing without a name', all('svg:not([aria-hidden=true])').filter(s => !s.getAttribute('aria-label')));
   say('table without a name', all('table').filter(t => !t.getAttribute('aria-label')));
@@ -43,7 +44,9 @@ FLAWS = """() => {
     while (at && back === 'rgba(0, 0, 0, 0)') { back = getComputedStyle(at).backgroundColor; at = at.parentElement; }
     const [a, b] = [light(getComputedStyle(e).color), light(back)].sort((x, y) => y - x);
     return (a + .05) / (b + .05); };
-  const texts = all('body *').filter(e => e.innerText && e.checkVisibility() && e.className !== 'skip');
+  const hasText = e => [...e.childNodes].some(n => n.nodeType === Node.TEXT_NODE && n.data.trim());
+  const texts = all('body *').filter(
+    e => e instanceof HTMLElement && hasText(e) && e.checkVisibility() && e.className !== 'skip');
   say('text below 11 px', texts.filter(e => parseFloat(getComputedStyle(e).fontSize) < 11));
   say('text that is hard to read', texts.filter(e => contrast(e) < 4.5));
   return flaws; }"""
@@ -83,7 +86,7 @@ def require(found: object, what: str) -> None:
 
 
 @contextmanager
-def visit(path: Path, size: tuple[int, int] = WIDE) -> Iterator[Visit]:
+def visit(path: Path, size: tuple[int, int] = WIDE, scripts: bool = True) -> Iterator[Visit]:
     """Open a local HTML file in headless Chromium, offline; `requests` lists whatever is no file and no data URL."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     require(chromium, "Chromium (apt-get install chromium)")
@@ -91,7 +94,8 @@ def visit(path: Path, size: tuple[int, int] = WIDE) -> Iterator[Visit]:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, offline=True)
+        viewport: ViewportSize = {"width": size[0], "height": size[1]}
+        context = browser.new_context(viewport=viewport, offline=True, java_script_enabled=scripts)
         page = context.new_page()
         errors: list[str] = []
         requests: list[str] = []
@@ -105,6 +109,26 @@ def visit(path: Path, size: tuple[int, int] = WIDE) -> Iterator[Visit]:
         browser.close()
 
 
+def find_serious(path: Path) -> list[str]:
+    """Return what axe-core calls serious or critical in a page with everything open, and where.
+
+    Wide in light and narrow in dark. Skips the test where axe-core is not installed.
+    """
+    require(AXE.exists(), "axe-core (npm ci --prefix tests/axe)")
+    found = []
+    for size, scheme in ((WIDE, "light"), (NARROW, "dark")):
+        with visit(path, size) as seen:
+            seen.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            seen.page.evaluate("document.querySelectorAll('details').forEach(node => node.open = true)")
+            seen.page.add_script_tag(path=AXE)
+            found += [
+                f"{violation['id']} ({scheme}): {violation['nodes'][0]['html']}"
+                for violation in seen.page.evaluate("axe.run()")["violations"]
+                if violation["impact"] in ("serious", "critical")
+            ]
+    return found
+
+
 def check_page(path: Path) -> None:
     """Assert what holds for every page we write: it needs nothing but itself, and everybody can read it.
 
@@ -114,15 +138,17 @@ def check_page(path: Path) -> None:
     tags = _Tags()
     tags.feed(path.read_text())
     assert tags.open == []
-    for size in (WIDE, NARROW):
-        with visit(path, size) as seen:
+    with visit(path) as seen:
+        for width, height in (WIDE, NARROW):
+            seen.page.set_viewport_size({"width": width, "height": height})
+            seen.page.reload()
             for scheme in ("light", "dark"):
                 seen.page.emulate_media(color_scheme=scheme)
                 assert seen.page.evaluate(FLAWS) == []
             seen.page.evaluate("document.querySelectorAll('details').forEach(node => node.open = true)")
             assert seen.page.evaluate(FLAWS) == []
-        assert (seen.errors, seen.requests) == ([], [])
-    with visit(path) as seen:
+        seen.page.set_viewport_size({"width": WIDE[0], "height": WIDE[1]})
+        seen.page.reload()
         active = "document.activeElement"
         seen.page.keyboard.press("Tab")
         assert seen.page.evaluate(f"{active}.textContent") == "Skip to the verdict"
@@ -136,3 +162,4 @@ def check_page(path: Path) -> None:
             reached.add(seen.page.evaluate(f"{active}.tagName"))
         assert reached >= {"A", "DIV"}  # links, and tables to scroll
         assert seen.page.locator("main > *").first.get_attribute("id") == "verdict"
+    assert (seen.errors, seen.requests) == ([], [])

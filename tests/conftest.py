@@ -12,7 +12,6 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
-import torch
 from filelock import FileLock
 from safetensors.numpy import save_file
 
@@ -20,9 +19,15 @@ from common.storage import worker
 from tests.golden import golden_weights
 from tests.reliability.warm import IMPORTS
 
-torch.set_num_threads(1)  # see run_module
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # on a busy machine OpenMP's threads wait for each other far longer than they compute
+)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under `nohup make test &`; what tests start would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+MEMORY = Path("/dev/shm")
+if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 << 30:  # where flushing is free; a run writes 3 GB at most
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -112,9 +117,7 @@ def run_module(module: str, *args: object, torchrun: int = 0, cwd: Path = ROOT) 
     if torchrun:
         launcher = [str(Path(sys.executable).with_name("torchrun")), "--standalone", f"--nproc_per_node={torchrun}"]
     command = [*launcher, "-m", module, *map(str, args)]
-    # One thread each: on a busy machine OpenMP's threads wait for each other far longer than they compute.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
 
 
 def group_ends(group: int, within_s: float = 20.0) -> bool:
@@ -144,7 +147,6 @@ def run_bash_blocks(page: Path, folder: Path) -> None:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "XDG_CACHE_HOME": str(folder / "cache"),
-        "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
         ["bash", "-ec", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
@@ -152,7 +154,7 @@ def run_bash_blocks(page: Path, folder: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def readme_results(shared: SharedFolders) -> Path:
     """A folder in which the commands of README.md were run."""
     return shared.get("readme", lambda folder: run_readme_block(ROOT / "README.md", folder))

@@ -49,6 +49,7 @@ def test_the_yaml_for_another_arm_is_a_valid_configuration(tmp_path: Path) -> No
     assert len(config.conventions.joint_order) == 7
 
 
+@pytest.mark.slow
 def test_the_three_commands_run_as_written(readme_results: Path) -> None:
     for name in (
         "look/proposed.yaml",
@@ -60,6 +61,7 @@ def test_the_three_commands_run_as_written(readme_results: Path) -> None:
         assert (readme_results / name).is_file()
 
 
+@pytest.mark.slow
 def test_the_lines_for_a_driver_run_as_written(readme_results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
 

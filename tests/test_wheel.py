@@ -1,5 +1,6 @@
 """The wheel holds everything that a page is made of: installed elsewhere, each command writes its page."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 
 def run(*command: object, **environment: str) -> str:
     words = [str(word) for word in command]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    environment = {**os.environ, **environment}
     done = subprocess.run(words, env=environment, cwd="/", capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -44,23 +45,34 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def test_every_page_is_written_by_the_installed_product(installed: Path, tmp_path: Path) -> None:
-    def call(module: str, *flags: object) -> None:
-        run(sys.executable, "-m", module, *flags, PYTHONPATH=str(installed), XDG_CACHE_HOME=str(tmp_path / "cache"))
+COMMANDS = """
+import json, pathlib, sys
+import common
+from stage1_convert.__main__ import main as convert
+from stage3_eval.__main__ import main as evaluate
 
-    where = run(sys.executable, "-c", "import common; print(common.__file__)", PYTHONPATH=str(installed))
-    assert Path(where.strip()).is_relative_to(installed)
+assert pathlib.Path(common.__file__).is_relative_to(sys.argv[1]), common.__file__
+for command, flags in json.loads(sys.argv[2]):
+    assert {"convert": convert, "evaluate": evaluate}[command](flags) == 0
+"""
+
+
+def test_every_page_is_written_by_the_installed_product(installed: Path, tmp_path: Path) -> None:
     cell().write(tmp_path / "bags" / "bag")
     checkpoint = tmp_path / "run" / "pretrained_model"
     checkpoint.mkdir(parents=True)
     golden = GOLDEN / "dataset_image"
     tiny_checkpoint(Dataset.open(golden)).write(checkpoint)
-    flags = ("--checkpoint", checkpoint, "--dataset", golden, "--latency-steps", 1, "--device", "cpu")
-
-    call("stage1_convert", "--src", tmp_path / "bags", "--out", tmp_path / "dataset")
-    call("stage3_eval", *flags, "--out", tmp_path / "a", "--episodes", 0)
-    call("stage3_eval", *flags, "--out", tmp_path / "b", "--episodes", 1)
-    call("stage3_eval", "--compare", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c")
+    flags = ("--checkpoint", checkpoint, "--dataset", golden, "--latency-steps", 0, "--device", "cpu")
+    commands = [
+        ("convert", ["--src", tmp_path / "bags", "--out", tmp_path / "dataset"]),
+        ("evaluate", [*flags, "--out", tmp_path / "a", "--episodes", 0]),
+        ("evaluate", [*flags, "--out", tmp_path / "b", "--episodes", 1]),
+        ("evaluate", ["--compare", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c"]),
+    ]
+    words = json.dumps([(command, [str(flag) for flag in flags]) for command, flags in commands])
+    variables = {"PYTHONPATH": str(installed), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    run(sys.executable, "-c", COMMANDS, installed, words, **variables)
     for page, heading in (
         ("dataset/meta/conversion.html", "1 episode from 1 bag"),
         ("a/report.html", f"{tmp_path.name}/run"),

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.cli.command import UserError, one_line
+from common.lerobot import jpeg
 
 Image = npt.NDArray[np.uint8]
 
@@ -20,9 +21,10 @@ MAX_PIXELS = 1 << 24  # a small file can declare any size: it is compared with t
 RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # other readers do not rotate images either
 # libjpeg and libpng conceal damage and only print a line about it; a padded color profile is no damage.
 DAMAGE = re.compile(rb"Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|Invalid SOS|libpng error")
-# Some cameras put a few bytes between the last block of an image and its end marker: nothing is lost by them. More of them
-# are what a damaged block leaves over. libjpeg prints the first of its warnings, and no other can follow this one.
-EXTRA_BYTES = re.compile(rb"(\d+) extraneous bytes before marker 0xd9")
+# Some cameras put a few bytes between the last block of an image, or of a stretch of it, and the marker behind: nothing is
+# lost by them. More of them are what a damaged block leaves over. libjpeg prints the first of its warnings only: none can
+# follow the one about the end marker (d9), and the stretches before restart markers (d0 to d7) are decoded one by one.
+EXTRA_BYTES = re.compile(rb"(\d+) extraneous bytes before marker 0x(d[0-79])")
 MAX_EXTRA_BYTES = 16
 
 
@@ -31,7 +33,10 @@ def decode_image(data: bytes, flags: int = RGB) -> Image:
 
     Raises UserError when it does not decode.
     """
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error as error:
+        raise UserError(f"the image does not decode: {one_line(error)}") from error
     if image is None:
         raise UserError(f"the image ({len(data)} bytes) does not decode")
     return image  # type: ignore[return-value]
@@ -60,21 +65,33 @@ def image_file(root: Path, cell: dict[str, Any] | None) -> bytes:
 
 def decode_intact(data: bytes, flags: int = RGB) -> Image:
     """Decode as decode_image does; raises UserError also for damage that the decoder conceals."""
-    return decode_noting_extra(data, flags)[0]
+    return decode_without_extra(data, flags)[0]
 
 
-def decode_noting_extra(data: bytes, flags: int = RGB) -> tuple[Image, int]:
-    """Decode as decode_intact does, and tell how many bytes too many, at most MAX_EXTRA_BYTES, precede the end marker."""
+def decode_without_extra(data: bytes, flags: int = RGB) -> tuple[Image, bytes | None]:
+    """Decode as decode_intact does, and return the file without bytes too many before its markers as well.
+
+    Other decoders print a line about each file with such bytes. None stands for one with some before restart markers: where
+    they begin is not known.
+    """
+    image, marker, extra = _decode_noting_extra(data, flags)
+    if extra and marker != jpeg.END[1:]:
+        for file in jpeg.stretches(data):
+            _decode_noting_extra(file, flags)
+        return image, None
+    stop = jpeg.end_of(data) - len(jpeg.END)
+    return image, data[: stop - extra] + data[stop:] if extra else data
+
+
+def _decode_noting_extra(data: bytes, flags: int) -> tuple[Image, bytes, int]:
+    """Return the image, the first marker with bytes too many before it, and their number, at most MAX_EXTRA_BYTES."""
     with captured_stderr() as printed:
-        try:
-            image = decode_image(data, flags)
-        except cv2.error as error:
-            raise UserError(f"the image does not decode: {one_line(error)}") from error
+        image = decode_image(data, flags)
     damage = next((line for line in printed().splitlines() if DAMAGE.search(line)), None)
     extra = EXTRA_BYTES.search(damage or b"")
     if damage and not (extra and int(extra[1]) <= MAX_EXTRA_BYTES):
         raise UserError(f"the image is damaged: {damage.decode(errors='replace').strip()}")
-    return image, int(extra[1]) if extra else 0
+    return (image, bytes.fromhex(extra[2].decode()), int(extra[1])) if extra else (image, b"", 0)
 
 
 @contextlib.contextmanager

@@ -11,19 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from common.cli.command import UserError
-from common.lerobot.images import Image, decode_intact, decode_noting_extra
+from common.lerobot import jpeg
+from common.lerobot.images import Image, decode_intact, decode_without_extra
 from stage1_convert.config import Encoding
 from stage1_convert.images.file_header import (
-    JPEG_END,
     PNG_MAGIC,
     FileHeader,
     cut_in_header,
     ends_with_marker,
-    jpeg_end,
     read_header,
 )
 from stage1_convert.images.image import OTHER_TOPIC, CameraImage, ImageRules, check_size
-from stage1_convert.images.raw import LAYOUTS, of_numbers
+from stage1_convert.images.raw import LAYOUTS, image_from_array
 from stage1_convert.images.rvl import decode_rvl
 
 DEPTH_HEADER = struct.Struct("<iff")  # of compressed_depth_image_transport: format, then depth_quant_a and _b
@@ -48,6 +47,8 @@ def read_compressed(message: Any, rules: ImageRules, trust: bool) -> CameraImage
     data, declared = message.data.tobytes(), message.format
     if "compressedDepth" in declared:
         return _compressed_depth(data, declared, rules)
+    if not data:
+        raise UserError("the message holds no image: 0 bytes")
     header = read_header(data, declared)
     word = declared.split(";")[0].strip()
     if header.bits == 16:
@@ -57,7 +58,7 @@ def read_compressed(message: Any, rules: ImageRules, trust: bool) -> CameraImage
     mosaic = _bayer(rules.encoding or word, 8)
     if mosaic and (header.channels == 1 or rules.encoding not in (None, word)):
         plane = _decode(data, header, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
-        return of_numbers(plane[..., None], mosaic, rules)
+        return image_from_array(plane[..., None], mosaic, rules)
     return _color(data, header, _is_swapped(rules.encoding, word), trust)
 
 
@@ -67,14 +68,15 @@ def _color(data: bytes, header: FileHeader, swapped: bool, trust: bool) -> Camer
     kind = "gray" if header.channels == 1 else f"color{', red and blue swapped' if swapped else ''}"
     if trust and file and file_format == "jpeg":
         return CameraImage(*size, None, kind, file, file_format)
-    pixels, extra = decode_noting_extra(data)
+    pixels, clean = decode_without_extra(data)
     _check_shape(pixels, header)
     oddity = ""
-    if extra:
-        oddity, start = f"{extra} bytes too many before the end marker", jpeg_end(data) - len(JPEG_END)
-        file = file and data[: start - extra] + data[start:]  # other decoders would print a line about each such image
+    if clean is None:
+        oddity, file = "bytes too many before its restart markers", None
+    elif len(clean) < len(data):
+        oddity, file = f"{len(data) - len(clean)} bytes too many before the end marker", file and clean
     elif file_format == "jpeg" and not ends_with_marker(data):
-        oddity = f"{len(data) - jpeg_end(data)} bytes behind the end marker"
+        oddity = f"{len(data) - jpeg.end_of(data)} bytes behind the end marker"
     pixels = np.ascontiguousarray(pixels[..., ::-1]) if swapped else pixels
     return CameraImage(*size, pixels, kind, file, file_format, oddity=oddity)
 
@@ -107,7 +109,7 @@ def _of_16_bits(data: bytes, header: FileHeader, word: str, rules: ImageRules) -
     if rules.encoding not in (None, *OF_16_BITS):
         raise _useless(rules, "a PNG file of 16 bits", OF_16_BITS)
     name = rules.encoding or _bayer(word, 16) or ("mono16" if word == "mono16" else "16UC1")
-    return of_numbers(_read_16_bits(data, header)[..., None], name, rules)
+    return image_from_array(_read_16_bits(data, header)[..., None], name, rules)
 
 
 def _read_16_bits(data: bytes, header: FileHeader) -> npt.NDArray[np.uint16]:
@@ -128,10 +130,10 @@ def _compressed_depth(data: bytes, declared: str, rules: ImageRules) -> CameraIm
     _, a, b = DEPTH_HEADER.unpack_from(data)
     depth = _depth_numbers(data[DEPTH_HEADER.size :], declared)
     if not (rules.encoding or declared).startswith("32FC1"):
-        return of_numbers(depth[..., None], "16UC1", rules)
+        return image_from_array(depth[..., None], "16UC1", rules)
     known = (depth > 0) & (depth != b)
     depth_m = np.where(known, a / np.where(known, depth - np.float32(b), 1.0), np.nan)
-    return of_numbers(depth_m[..., None], "32FC1", rules)
+    return image_from_array(depth_m[..., None], "32FC1", rules)
 
 
 def _depth_numbers(data: bytes, declared: str) -> npt.NDArray[np.uint16]:

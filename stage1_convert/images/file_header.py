@@ -1,14 +1,13 @@
 """What a JPEG, PNG or WebP file says about itself, read before it is decoded."""
 
-import re
 import struct
 from typing import NamedTuple
 
 from common.cli.command import UserError
+from common.lerobot import jpeg
 from stage1_convert.images.image import OTHER_TOPIC, check_size
 
-PNG_MAGIC, JPEG_MAGIC, JPEG_END = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"\xff\xd9"
-MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # but for those within a scan: stuffed bytes, restarts
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PNG_CHANNELS = {0: 1, 2: 3, 6: 4}  # color type -> channels; a palette (3) counts as one
 WEBP_HEAD = struct.Struct("<4sI4s4sI")  # RIFF, its length, WEBP, the first chunk's name and length
@@ -30,7 +29,7 @@ def read_header(data: bytes, declared: str) -> FileHeader:
     Raises UserError when the file is cut off, too large, or of a kind that is not supported.
     """
     try:
-        if data.startswith(JPEG_MAGIC):
+        if data.startswith(jpeg.MAGIC):
             header = _jpeg(data)
         elif data.startswith(PNG_MAGIC):
             header = _png(data)
@@ -60,24 +59,14 @@ def _jpeg(data: bytes) -> FileHeader:
             height, width, channels = struct.unpack_from(">HHB", data, offset + 5)
             break
         offset += 1 if marker == 0xFF else 2 + length
-    if not ends_with_marker(data) and not jpeg_end(data):
+    if not ends_with_marker(data) and not jpeg.end_of(data):
         raise UserError("the image is damaged: the JPEG is cut off, its end marker is missing")
     return FileHeader(height, width, "jpeg", 8, channels)
 
 
 def ends_with_marker(data: bytes) -> bool:
     """Return whether a JPEG ends with its end marker, but for zeros."""
-    return data.rstrip(b"\0").endswith(JPEG_END)
-
-
-def jpeg_end(data: bytes) -> int:
-    """Return where a JPEG ends, behind its end marker; 0 when it has none. Some cameras send their whole buffer."""
-    offset = len(JPEG_MAGIC)
-    while marker := MARKER.search(data, offset):
-        if marker[1] == JPEG_END[1:]:
-            return marker.end()
-        offset = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
-    return 0
+    return data.rstrip(b"\0").endswith(jpeg.END)
 
 
 def _png(data: bytes) -> FileHeader:

@@ -34,7 +34,7 @@ def is_commanded(topic: TopicStats) -> bool:
 def choose_joint_topic(survey: Survey) -> TopicStats | None:
     """Return the JointState topic with a UR arm's joints, or else with the most joints, or else with the most messages."""
     found = [topic for topic in _joint_topics(survey) if not is_commanded(topic)] or _joint_topics(survey)
-    return max(found, key=lambda topic: (bool(_ur_arms(topic)), len(_names(topic)), topic.read), default=None)
+    return max(found, key=lambda topic: (bool(_ur_arms(topic)), len(joint_names(topic)), topic.read), default=None)
 
 
 def choose_joints(survey: Survey, topic: TopicStats, taken: Collection[str] = ()) -> JointChoice:
@@ -42,7 +42,7 @@ def choose_joints(survey: Survey, topic: TopicStats, taken: Collection[str] = ()
 
     Names that are `taken`, such as a camera's, become no names of fields.
     """
-    arms, names = _ur_arms(topic), _names(topic)
+    arms, names = _ur_arms(topic), joint_names(topic)
     grippers = [name for name in names if _is_gripper(name) and name not in arms]
     order = [*arms, *grippers] if arms else names
     fields: dict[str, str] = {}
@@ -59,7 +59,7 @@ def choose_joints(survey: Survey, topic: TopicStats, taken: Collection[str] = ()
             fields[name] = f"{other.name}:position[{joint}]"
             if (limit_ms := _limit_ms(other.read, survey.seconds)) is not None:
                 limits[name] = limit_ms
-        left_out[other.name] = [name for name in _names(other) if name not in further.values()]
+        left_out[other.name] = [name for name in joint_names(other) if name not in further.values()]
     told = [f"{name}: {', '.join(joints)}" for name, joints in left_out.items() if joints]
     remarks = [f"joints that are left out: {text}" for text in told]
     if told:
@@ -70,10 +70,10 @@ def choose_joints(survey: Survey, topic: TopicStats, taken: Collection[str] = ()
 
 
 def _joint_topics(survey: Survey) -> list[TopicStats]:
-    return [topic for topic in survey.topics if topic.type == JOINT_STATE and _names(topic)]
+    return [topic for topic in survey.topics if topic.type == JOINT_STATE and joint_names(topic)]
 
 
-def _names(topic: TopicStats) -> list[str]:
+def joint_names(topic: TopicStats) -> list[str]:
     """Return every joint that a topic names: those of its fullest messages first."""
     orders = sorted(topic.orders, key=lambda order: (-len(order.names), -order.messages))
     return list(dict.fromkeys(name for order in orders for name in order.names))
@@ -81,7 +81,7 @@ def _names(topic: TopicStats) -> list[str]:
 
 def _ur_arms(topic: TopicStats) -> list[str]:
     """Return the joints of every UR arm, in kinematic order, with whatever prefix those of one arm share."""
-    names = _names(topic)
+    names = joint_names(topic)
     prefixes = sorted(name.removesuffix(UR_JOINTS[0]) for name in names if name.endswith(UR_JOINTS[0]))
     arms = [[prefix + joint for joint in UR_JOINTS] for prefix in prefixes]
     return [joint for arm in arms if set(arm) <= set(names) for joint in arm]
@@ -100,7 +100,7 @@ def _further(other: TopicStats, topic: TopicStats, order: Sequence[str]) -> dict
         return {}
     side, main = SIDE.search(other.name), SIDE.search(topic.name)
     is_other_side = bool(side and main and side[1].lower() != main[1].lower())
-    names = [name for name in _names(other) if is_other_side or (name not in order and _is_gripper(name))]
+    names = [name for name in joint_names(other) if is_other_side or (name not in order and _is_gripper(name))]
     prefix = f"{side[1].lower()}_" if side and is_other_side else ""
     return {re.sub(r"\W+", "_", prefix + name, flags=re.ASCII): name for name in names}
 

@@ -5,8 +5,10 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 
 from common.cli.command import UserError, one_line
 from common.lerobot.images import resize
@@ -17,7 +19,9 @@ from stage1_convert.align.joint_fields import COMMANDS
 from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.bags.message_types import IMAGE_TYPES
 from stage1_convert.bags.storage import limits_for
+from stage1_convert.config import Config
 from stage1_convert.images.encode import encode
+from stage1_convert.inspect.dry_run import BagEstimate, estimate_bag
 from stage1_convert.inspect.proposal import describe_missing, propose
 from stage1_convert.inspect.survey import Camera, Survey, TopicStats, changes, survey
 from stage1_convert.sources.folder import find_bags, size_bytes
@@ -48,11 +52,12 @@ def inspect(path: Path, out: Path | None = None, distro: str = "humble", msg_pat
                 continue
             surveys.append(found)
             print("\n".join(describe(found, _thumbnails(found, folder))), end="\n\n")
-    text = propose(surveys)
-    if text is None:
+    proposal = propose(surveys)
+    if proposal is None:
         hint = describe_parallel(sources) if len(sources) > 1 else ""
         print(f"no configuration is proposed: {describe_missing(surveys)}{f'; {hint}' if hint else ''}")
     else:
+        text = _describe_trial(next(source for source in sources if source.name == proposal.bag), proposal.text)
         write_file(folder / CONFIG_NAME, text.encode())
         print(f"proposed configuration, saved as {folder / CONFIG_NAME}:\n\n{text}")
         print(f"convert with: python -m stage1_convert --src {path} --out DATASET --config {folder / CONFIG_NAME}")
@@ -63,8 +68,21 @@ def _survey(arguments: tuple[BagPath, str, tuple[str, ...]]) -> Survey:
     return survey(*arguments)
 
 
-def _limits(arguments: tuple[BagPath, str, tuple[str, ...]]) -> Limits:
+def _limits(arguments: tuple[BagPath, Any] | tuple[BagPath, str, tuple[str, ...]]) -> Limits:
     return limits_for(size_bytes(arguments[0].path))
+
+
+def _describe_trial(source: BagPath, text: str) -> str:
+    """Return a proposed configuration with a line before it that says what would prevent its use, if anything would."""
+    config = Config.model_validate(yaml.safe_load(text))
+    with contextlib.closing(map_isolated(_estimate, [(source, config)], 1, _limits)) as answers:
+        estimate = next(answers)
+    refused = estimate if isinstance(estimate, UserError) else estimate.refused
+    return f"# bag {source.name} would still be refused: {one_line(UserError(refused))}\n{text}" if refused else text
+
+
+def _estimate(arguments: tuple[BagPath, Config]) -> BagEstimate:
+    return estimate_bag(*arguments)
 
 
 def describe(found: Survey, thumbnails: dict[str, Path]) -> list[str]:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -12,9 +12,10 @@ from common.cli.command import UserError, one_line
 from stage1_convert.align.camera_rate import describe_counts, rate_of
 from stage1_convert.align.episodes import make_plan
 from stage1_convert.align.joint_fields import ARRAYS, TRAJECTORY
+from stage1_convert.align.shortage import require_commands_at_a_rate
 from stage1_convert.align.state_action import describe_images
 from stage1_convert.config import JOINTS, Config
-from stage1_convert.inspect.joints import choose_joint_topic, choose_joints, is_commanded
+from stage1_convert.inspect.joints import choose_joint_topic, choose_joints, is_commanded, joint_names
 from stage1_convert.inspect.survey import Survey, TopicStats
 
 FPS, MAX_FPS = 30, 33  # for a camera whose stamps do not tell its rate; the fastest of a proposal
@@ -27,15 +28,22 @@ TWISTS = ("geometry_msgs/msg/Twist", "geometry_msgs/msg/TwistStamped")
 NUMBER_TYPES = re.compile(r"std_msgs/msg/(Float32|Float64|U?Int(8|16|32|64)|Bool)")
 
 
-def propose(surveys: Sequence[Survey]) -> str | None:
-    """Return the YAML of a configuration; None when no bag has both joints and a camera.
+class Proposal(NamedTuple):
+    """The YAML of a configuration, and the bag that it was proposed from."""
+
+    bag: str
+    text: str
+
+
+def propose(surveys: Sequence[Survey]) -> Proposal | None:
+    """Return a configuration; None when no bag has both joints and a camera.
 
     Topics are those of the first bag that has both, since a configuration names one set of topics.
     """
     for survey in surveys:
         joints, cameras = choose_joint_topic(survey), _cameras(survey)
         if joints and cameras:
-            return _yaml(survey, joints, cameras)
+            return Proposal(survey.name, _yaml(survey, joints, cameras))
     return None
 
 
@@ -72,10 +80,14 @@ def _yaml(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) ->
         data["state_fields"], conventions["action_fields"] = chosen.fields, list(chosen.fields)
     if chosen.max_age_ms:
         data["max_age_ms_by_stream"] = chosen.max_age_ms
+    changing = [stats.camera.sizes for stats in cameras.values() if stats.camera and len(stats.camera.sizes) > 1]
+    if changing:
+        conventions["image_resize"] = list(changing[0][0])
     tree = {"data": data, "conventions": conventions}
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
     remarks = [
         *_remarks(survey, joints, cameras),
+        *_command_remarks(survey, chosen.order, fps),
         *chosen.remarks,
         *_image_remarks(joints, cameras, Config.model_validate(tree)),
     ]
@@ -96,8 +108,8 @@ def _image_remarks(joints: TopicStats, cameras: dict[str, TopicStats], config: C
     clocks = {name: stats.clock for name, stats in {JOINTS: joints, **cameras}.items() if stats.clock}
     try:
         plan = make_plan(clocks, {JOINTS: np.zeros((joints.read, 1))}, np.zeros(0, np.int64), config)
-    except UserError as error:
-        return [f"the bag gives no episode: {one_line(error)}"]
+    except UserError:
+        return []  # whoever tries the proposal says why
     episodes = [describe_images(clocks, plan, span, config.data) for span in plan.episodes]
     return [
         f"{camera}: {describe_counts([counts[camera] for counts in episodes], _rate_hz(stats), config.data.fps)}"
@@ -108,11 +120,6 @@ def _image_remarks(joints: TopicStats, cameras: dict[str, TopicStats], config: C
 def _remarks(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) -> list[str]:
     rates = [f"{name} {_rate_hz(stats):.1f} Hz" for name, stats in {"joints": joints, **cameras}.items()]
     lines = [f"proposed from bag {survey.name}: {', '.join(rates)}"]
-    commands = [f.name for f in survey.topics if f.read and (f.type in (TRAJECTORY, *ARRAYS) or is_commanded(f))]
-    if commands:
-        lines.append(
-            f"commands to take actions from (data.command_topic, conventions.action: command): {', '.join(commands)}"
-        )
     twists = [f.name for f in survey.topics if f.type in TWISTS and f.read]
     if twists:
         lines.append(f"twists to take actions from (data.action_paths: {{vx: 'TOPIC:PATH'}}): {', '.join(twists)}")
@@ -130,6 +137,29 @@ def _remarks(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats])
     ]
     if others:
         lines.append(f"images that cannot be converted: {', '.join(others)}")
+    return lines
+
+
+def _command_remarks(survey: Survey, joints: Sequence[str], fps: int) -> list[str]:
+    """Say which topics hold commands of the joints, and what they are called there if it is otherwise."""
+    commands, lines = [], []
+    for topic in survey.topics:
+        if not topic.clock or not (topic.type in (TRAJECTORY, *ARRAYS) or is_commanded(topic)):
+            continue
+        try:
+            if topic.type == TRAJECTORY:
+                require_commands_at_a_rate(topic.name, topic.clock.stamps_ns, fps)
+        except UserError as error:
+            lines.append(one_line(error))
+            continue
+        commands.append(topic.name)
+        renamed = {name: joint for joint in joints for name in joint_names(topic) if name.endswith(f"_{joint}")}
+        if set(renamed.values()) == set(joints):
+            text = ", ".join(f"{name}: {joint}" for name, joint in renamed.items())
+            lines.append(f"with the commands of {topic.name}: data.command_joints: {{{text}}}")
+    if commands:
+        settings = "data.command_topic, conventions.action: command"
+        lines.insert(0, f"commands to take actions from ({settings}): {', '.join(commands)}")
     return lines
 
 

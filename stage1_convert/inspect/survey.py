@@ -1,5 +1,6 @@
 """Read a whole bag and describe its topics: rates, clocks, orders of joints, cameras."""
 
+import contextlib
 import tempfile
 from array import array
 from collections.abc import Iterator
@@ -41,8 +42,9 @@ class JointOrder(NamedTuple):
 class Camera(NamedTuple):
     """The images of a topic: their encoding, mean size, and one from the middle, or the error that prevents showing it.
 
-    `kind` is as what the encoding is understood, and `measured` what that image holds where it has more than 8 bits.
-    `guess` is the encoding of an image whose own word leaves it open.
+    `sizes` are the different sizes (height, width) of the first, the middle and the last one. `kind` is as what the encoding
+    is understood, and `measured` what that image holds where it has more than 8 bits. `guess` is the encoding of an image
+    whose own word leaves it open.
     """
 
     encoding: str
@@ -52,6 +54,7 @@ class Camera(NamedTuple):
     kind: str = ""
     measured: Measured | None = None
     guess: Encoding | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
 
 
 class TopicStats(NamedTuple):
@@ -128,9 +131,11 @@ class _TopicReader:
         self._heads: list[bytes] = []
         self._orders: dict[tuple[str, ...], JointOrder] = {}
         self._prefixes: dict[bytes, tuple[str, ...]] = {}
-        self._image_bytes, self._sample = 0, b""
+        self._image_bytes = 0
+        self._samples: list[bytes] = []  # the first, the middle and the last image
         self._video = VideoDecoder() if self._topic.type in VIDEO_TYPES else None
         self._frame: Image | None = None
+        self._video_begun = False
 
     def add(self, receive_ns: int, data: Bytes) -> None:
         """Add the next message."""
@@ -145,8 +150,8 @@ class _TopicReader:
             self._image_bytes += len(data)
             if self._video is not None:
                 self._decode_video(number, data)
-            elif number in (0, self._topic.declared // 2):
-                self._sample = bytes(data)
+            elif number in (0, self._topic.declared // 2, self._topic.declared - 1):
+                self._samples.append(bytes(data))
 
     def finish(self) -> TopicStats:
         """Return the statistics."""
@@ -186,8 +191,8 @@ class _TopicReader:
             return
         try:
             packet: Any = self._bag.deserialize(self._name, data)
-            if self._sample or starts_video(packet):
-                self._sample = self._sample or bytes(data)
+            if self._video_begun or starts_video(packet):
+                self._video_begun = True
                 self._frame = next((image for _, image in self._video.add(number, packet)), None)
         except UserError as error:
             self.error = one_line(error)
@@ -198,13 +203,23 @@ class _TopicReader:
         try:
             if self._video is not None:
                 return Camera("video", mean_bytes, self._frame, None if self._frame is not None else "no key frame")
-            message: Any = self._bag.deserialize(self._name, self._sample)
+            message: Any = self._bag.deserialize(self._name, self._samples[:2][-1])
             encoding = str(message.encoding if hasattr(message, "encoding") else message.format).strip()
             guess = GUESSES.get(encoding)
             image = read_image(message, ImageRules(encoding=guess))
-            return Camera(encoding, mean_bytes, image.pixels, None, image.kind, image.measured, guess)
+            return Camera(
+                encoding, mean_bytes, image.pixels, None, image.kind, image.measured, guess, self._sizes(guess)
+            )
         except UserError as error:
             return Camera(encoding, mean_bytes, None, one_line(error))
+
+    def _sizes(self, guess: Encoding | None) -> tuple[tuple[int, int], ...]:
+        sizes = []
+        for data in self._samples:
+            with contextlib.suppress(UserError):  # the conversion reports damaged messages
+                image = read_image(self._bag.deserialize(self._name, data), ImageRules(encoding=guess))
+                sizes.append((image.height, image.width))
+        return tuple(dict.fromkeys(sizes))
 
 
 def _clock(header_ns: Int64, receive_ns: Int64, has_header: bool) -> Clock:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from common.cli.command import UserError
+from demo.__main__ import main
 from tests.conftest import SharedFolders, run_module
 
 EPISODES = 8
@@ -64,9 +66,8 @@ def test_another_run_keeps_the_bags_and_clears_the_results(finished: Path, tmp_p
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "thesis.txt").write_text("mine")
-    done = run_module("demo", "--out", tmp_path)
-    assert done.returncode == 2
-    assert "holds train, which does not belong to an earlier demo run" in done.stderr
+    with pytest.raises(UserError, match="holds train, which does not belong to an earlier demo run"):
+        main(["--out", str(tmp_path)])
     assert (tmp_path / "train" / "thesis.txt").read_text() == "mine"
 
 

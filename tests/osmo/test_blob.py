@@ -23,6 +23,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
         yield azurite
 
 
+@pytest.mark.slow
 def test_blob_yaml_downloads_by_itself_with_a_sas(
     service: Azurite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -30,7 +31,6 @@ def test_blob_yaml_downloads_by_itself_with_a_sas(
     monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", token)
     monkeypatch.setenv("AZURE_STORAGE_BLOB_ENDPOINT", f"http://127.0.0.1:{service.port}/{ACCOUNT}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     values = {"auth": "sas", "account": ACCOUNT, "steps": 2, "warmup_steps": 1, "train_overrides": TINY}
     result = run(OSMO / "blob.yaml", values, tmp_path / "work")
     assert result.status == "completed", {name: task.log.read_text() for name, task in result.tasks.items()}

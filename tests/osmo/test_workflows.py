@@ -12,10 +12,12 @@ from common.storage.files import describe_folder
 from osmo.local.__main__ import restart, run
 from osmo.local.runner import Result
 from tests.conftest import SharedFolders, run_readme_block
+from tests.demo.test_demo import run_demo
 from tests.osmo.conftest import OSMO, TINY, running, start, wait_for
 
 pytestmark = pytest.mark.integration
 
+CONVERT_CONFIG = "../demo/convert.yaml"
 TOY: dict[str, Any] = {"steps": 2, "warmup_steps": 1, "train_overrides": TINY}
 EVAL: dict[str, Any] = {"eval_device": "cpu", "eval_episodes": "val"}
 
@@ -25,7 +27,6 @@ def one_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """All runs of a worker share one cache of decoded images, which is not that of the user."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("OMP_NUM_THREADS", "1")
         yield
 
 
@@ -42,21 +43,24 @@ def readme_results(shared: SharedFolders) -> Path:
 
 
 @pytest.fixture
-def chain(readme_results: Path) -> Path:
-    return readme_results / "chain"
+def bags(shared: SharedFolders) -> Path:
+    """The bags of the demo."""
+    return shared.get("demo", run_demo) / "out" / "bags"
 
 
 @pytest.fixture
-def bags(readme_results: Path) -> Path:
-    return readme_results / "bags"
+def dataset(shared: SharedFolders) -> Path:
+    """What the demo's workflow made of these bags."""
+    return shared.get("demo", run_demo) / "out" / "workflow" / "convert" / "output" / "dataset"
 
 
 def config_of(run_folder: Path) -> Any:
     return json.loads((run_folder / "checkpoint_000002/pretrained_model/train_config.json").read_text())["config"]
 
 
-def test_the_chain_keeps_each_result_as_a_dataset_under_its_documented_name(chain: Path) -> None:
-    kept = chain / "datasets"
+@pytest.mark.slow
+def test_the_chain_keeps_each_result_as_a_dataset_under_its_documented_name(readme_results: Path) -> None:
+    kept = readme_results / "chain" / "datasets"
     assert (kept / "ur10e-lerobot" / "dataset" / "meta" / "info.json").is_file()
     assert (kept / "ur10e-act-checkpoint/train-rosbag-act/checkpoint_000002/pretrained_model/config.json").is_file()
     assert {"episode_000.parquet", "episode_001.parquet", "all_episodes.parquet"} <= {
@@ -64,24 +68,20 @@ def test_the_chain_keeps_each_result_as_a_dataset_under_its_documented_name(chai
     }
 
 
-def test_the_chain_trains_with_the_given_config_and_the_steps_of_the_workflow(chain: Path) -> None:
-    config = config_of(chain / "datasets/ur10e-act-checkpoint/train-rosbag-act")
+@pytest.mark.slow
+def test_the_chain_trains_with_the_given_config_and_the_steps_of_the_workflow(readme_results: Path) -> None:
+    config = config_of(readme_results / "chain" / "datasets/ur10e-act-checkpoint/train-rosbag-act")
     assert config["model"]["dim_model"] == 128  # from demo/train.yaml
     assert (config["training"]["steps"], config["training"]["warmup_steps"]) == (2, 1)  # from --set
 
 
-def test_shards_merge_into_the_dataset_of_one_machine(chain: Path, bags: Path, tmp_path: Path) -> None:
-    values = {
-        "shards": 2,
-        "results": "url",
-        "results_url": "azure://acct/results",
-        "bags": "localpath",
-        "bags_localpath": str(bags),
-    }
-    result = completed(run(OSMO / "convert-sharded.yaml", values, tmp_path / "work"))
+def test_shards_merge_into_the_dataset_of_one_machine(dataset: Path, bags: Path, tmp_path: Path) -> None:
+    values = {"shards": 2, "results": "url", "results_url": "azure://acct/results", "convert_config": CONVERT_CONFIG}
+    values |= {"account": "a", "container": "b", "prefix": "c"}
+    result = completed(run(OSMO / "convert-sharded.yaml", values, tmp_path / "work", {"azure://a/b/c": bags}))
     assert list(result.tasks) == ["convert-0", "convert-1", "merge"]
     merged = tmp_path / "work/urls/azure/acct/results/ur10e-convert-1/merge/dataset"
-    assert data_of(merged) == data_of(chain / "convert" / "output" / "dataset")
+    assert data_of(merged) == data_of(dataset)
 
 
 def data_of(dataset: Path) -> dict[str, Any]:
@@ -90,8 +90,8 @@ def data_of(dataset: Path) -> dict[str, Any]:
     }
 
 
-def test_an_uploaded_dataset_is_evaluated_by_train_eval(chain: Path, tmp_path: Path) -> None:
-    dataset = chain / "convert" / "output" / "dataset"
+@pytest.mark.slow
+def test_an_uploaded_dataset_is_evaluated_by_train_eval(dataset: Path, tmp_path: Path) -> None:
     maps = {"azure://a/lerobot": dataset, "ur10e-eval-dataset": dataset}
     values = {**TOY, "eval_episodes": "0 1", "eval_device": "cpu", "data": "url", "dataset_url": "azure://a/lerobot"}
     result = completed(run(OSMO / "train-eval.yaml", values, tmp_path / "work", maps))
@@ -100,9 +100,10 @@ def test_an_uploaded_dataset_is_evaluated_by_train_eval(chain: Path, tmp_path: P
     assert {"episode_000.parquet", "episode_001.parquet", "all_episodes.parquet"} <= names
 
 
-def test_ddp_trains_on_two_nodes_that_meet_at_the_lead(chain: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_ddp_trains_on_two_nodes_that_meet_at_the_lead(dataset: Path, tmp_path: Path) -> None:
     values = {**TOY, "nodes": 2, "data": "dataset", "results": "none"}
-    maps = {"ur10e-lerobot": chain / "datasets" / "ur10e-lerobot"}
+    maps = {"ur10e-lerobot": dataset}
     result = completed(run(OSMO / "train-ddp.yaml", values, tmp_path / "work", maps))
     assert list(result.tasks) == ["train-act", "worker-1"]
     training = config_of(result.tasks["train-act"].output / "train-rosbag-act")["training"]
@@ -111,6 +112,7 @@ def test_ddp_trains_on_two_nodes_that_meet_at_the_lead(chain: Path, tmp_path: Pa
     assert not any(result.tasks["worker-1"].output.iterdir())  # a worker's output would be uploaded too
 
 
+@pytest.mark.slow
 def test_a_sweep_of_two_arms_ends_in_their_comparison(bags: Path, tmp_path: Path) -> None:
     arms = [
         {"name": "lr1e4-kl10", "overrides": "training.lr=1e-4 training.kl_weight=10"},
@@ -129,8 +131,8 @@ def test_a_sweep_of_two_arms_ends_in_their_comparison(bags: Path, tmp_path: Path
     assert "lr1e4-kl10" in comparison
 
 
-def test_a_killed_training_resumes_from_its_url_after_restart(chain: Path, tmp_path: Path) -> None:
-    maps = {"azure://a/lerobot": chain / "convert" / "output" / "dataset", "azure://a/state": tmp_path / "state"}
+def test_a_killed_training_resumes_from_its_url_after_restart(dataset: Path, tmp_path: Path) -> None:
+    maps = {"azure://a/lerobot": dataset, "azure://a/state": tmp_path / "state"}
     values = {
         **TOY, "steps": 12, "train_overrides": f"{TINY} training.save_freq=4", "data": "url", "results": "none",
         "dataset_url": "azure://a/lerobot", "state_url": "azure://a/state", "state_every": "100ms",

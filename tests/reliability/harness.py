@@ -48,7 +48,6 @@ class Warm:
         command = [sys.executable, "-m", "tests.reliability.warm"]
         environment = {
             **os.environ,
-            "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(ROOT),
             "MIMALLOC_ARENA_EAGER_COMMIT": "0",
         }

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tests import azurite
 from tests.azurite.gate import Answer, Gate
-from tests.conftest import TINY_TRAINING
 from tests.reliability.conftest import SmallDisk
 from tests.reliability.harness import Ended, Warm, hashes, leftovers, loops
 from tests.stage1_convert.recording import RAW_TOPIC, cell
+from tests.stage2_train.tiny import TINY, write_dataset
 
 KB = 1 << 10
 LINE = re.compile(r"^error: .*[\d,]+ bytes", re.MULTILINE)
@@ -48,7 +48,7 @@ def smallest_that_works(run: Run, small_disk: SmallDisk, high: int) -> int:
 
 def test_a_conversion(warm: Warm, tmp_path: Path, small_disk: SmallDisk) -> None:
     for number in range(2):
-        cell(2.0, seed=number, size=(120, 160)).write(tmp_path / "src" / f"bag{number}")
+        cell(1.0, seed=number, size=(120, 160)).write(tmp_path / "src" / f"bag{number}")
 
     def convert(out: Path, *more: str) -> Ended:
         arguments = ("--src", tmp_path / "src", "--out", out, "--workers", 1, *more)
@@ -164,11 +164,13 @@ def test_a_download(service: azurite.Azurite, warm: Warm, tmp_path: Path, small_
 
 
 def test_a_training(warm: Warm, tmp_path: Path, small_disk: SmallDisk, image_dataset: Path) -> None:
+    dataset = write_dataset(tmp_path / "dataset", lengths=[2000])
+
     def train(out: Path, cache: Path = tmp_path / "cache", *more: str) -> Ended:
         settings = [
-            *TINY_TRAINING,
+            *TINY,
             "training.steps=2",
-            f"data.dataset={image_dataset}",
+            f"data.dataset={dataset}",
             f"training.output_dir={out}",
             f"data.cache_dir={cache}",
         ]
@@ -179,26 +181,16 @@ def test_a_training(warm: Warm, tmp_path: Path, small_disk: SmallDisk, image_dat
     needed = sum(path.stat().st_size for path in (tmp_path / "whole").rglob("*") if path.is_file())
     enough = smallest_that_works(train, small_disk, 3 * needed)
     assert train(small_disk(enough) / "out").code == 0
-    is_one_line(train(tmp_path / "other", small_disk(100 * KB), "data.frame_cache=mmap"))
+    is_one_line(
+        train(tmp_path / "other", small_disk(100 * KB), "data.frame_cache=mmap", f"data.dataset={image_dataset}")
+    )
 
 
 def test_an_evaluation(warm: Warm, tmp_path: Path, small_disk: SmallDisk, image_dataset: Path, act_tiny: Path) -> None:
     def evaluate(out: Path) -> Ended:
-        arguments = (
-            "--checkpoint",
-            act_tiny,
-            "--dataset",
-            image_dataset,
-            "--out",
-            out,
-            "--episodes",
-            "all",
-            "--device",
-            "cpu",
-            "--action-meaning",
-            "delta",
-        )
-        return warm.run(tmp_path / "log", "stage3_eval", *arguments, XDG_CACHE_HOME=str(tmp_path / "cache"))
+        arguments = ("--checkpoint", act_tiny, "--dataset", image_dataset, "--out", out, "--episodes", 0)
+        more = ("--device", "cpu", "--action-meaning", "delta", "--latency-steps", 0)
+        return warm.run(tmp_path / "log", "stage3_eval", *arguments, *more, XDG_CACHE_HOME=str(tmp_path / "cache"))
 
     whole = evaluate(tmp_path / "whole")
     assert whole.code == 0, whole.output

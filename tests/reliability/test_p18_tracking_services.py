@@ -30,8 +30,15 @@ FAILED = "wandb failed and is disabled for the rest of this run: "
 HUNG = "wandb did not finish within 0.2 s and is abandoned"
 
 
-@pytest.mark.parametrize("call", ["init", "log", "finish"])
-@pytest.mark.parametrize(("trouble", "warning"), [(fail, FAILED + "wandb is not there"), (hang, HUNG)])
+@pytest.mark.parametrize(
+    ("call", "trouble", "warning"),
+    [
+        ("init", fail, FAILED + "wandb is not there"),
+        ("log", fail, FAILED + "wandb is not there"),
+        ("log", hang, HUNG),
+        ("finish", hang, HUNG),
+    ],
+)
 def test_a_service_that_fails_or_hangs_changes_nothing(
     dataset: Path,
     whole: Path,

@@ -144,6 +144,7 @@ def test_the_result_depends_on_the_global_batch_not_on_how_it_is_split(
             assert other["kl_loss"] == pytest.approx(one["kl_loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_torchrun_and_plain_python_are_the_same(dataset: Path, tmp_path: Path) -> None:
     train(tiny_config(dataset, tmp_path / "alone"))
     config = tmp_path / "config.yaml"
@@ -195,7 +196,7 @@ def dataset_with_std(root: Path, key: str, std: list[float] | None) -> Path:
 
 def test_missing_statistics_are_refused(tmp_path: Path) -> None:
     dataset = dataset_with_std(tmp_path / "dataset", "action", None)
-    with pytest.raises(UserError, match=r"the normalization lacks action\.std"):
+    with pytest.raises(UserError, match=r"action: std: found no value, expected 2 finite numbers"):
         train(tiny_config(dataset, tmp_path / "out"))
 
 
@@ -237,7 +238,7 @@ def test_warm_up_is_ignored_without_a_schedule(dataset: Path, tmp_path: Path) ->
 
 
 def test_bfloat16_learns_like_float32_and_saves_float32(alone: Path, cache: Path, tmp_path: Path) -> None:
-    golden_run(tmp_path, cache, "training.amp=bf16")
+    golden_run(tmp_path, cache, "training.amp=bf16", "training.save_freq=4")
     half, full = ([row["loss"] for row in metrics(out)] for out in (tmp_path, alone))
     assert half == pytest.approx(full, rel=0.02)
     assert half != full
@@ -245,6 +246,7 @@ def test_bfloat16_learns_like_float32_and_saves_float32(alone: Path, cache: Path
     assert {value.dtype for value in weights.values()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_bfloat16_ends_closer_to_float32_than_another_seed_does(dataset: Path, tmp_path: Path) -> None:
     longer = ("training.steps=150", "training.save_freq=150", "training.log_freq=50", "training.lr=3e-3")
 
@@ -262,18 +264,20 @@ def test_bfloat16_ends_closer_to_float32_than_another_seed_does(dataset: Path, t
     assert 0 < abs(half - full) < noise
 
 
-def test_deterministic_refuses_other_operations_and_gives_the_same_bits(cache: Path, tmp_path: Path) -> None:
+def test_deterministic_refuses_other_operations_and_gives_the_same_bits(dataset: Path, tmp_path: Path) -> None:
     def put_twice() -> None:
         torch.zeros(2).put_(torch.tensor([0, 0]), torch.ones(2), accumulate=False)
 
-    one, other = (golden_run(tmp_path / name, cache, "training.deterministic=true") for name in ("one", "other"))
+    one, other = (tmp_path / name for name in ("one", "other"))
+    for out in (one, other):
+        train(tiny_config(dataset, out, "training.deterministic=true"))
     try:
         with pytest.raises(RuntimeError, match="does not have a deterministic implementation"):
             put_twice()
     finally:
-        golden_run(tmp_path / "free", cache, "training.steps=1")  # resets the option
+        train(tiny_config(dataset, tmp_path / "free", "training.steps=1"))  # resets the option
     put_twice()
-    assert (one / "checkpoint_000004" / WEIGHTS).read_bytes() == (other / "checkpoint_000004" / WEIGHTS).read_bytes()
+    assert (one / "checkpoint_000012" / WEIGHTS).read_bytes() == (other / "checkpoint_000012" / WEIGHTS).read_bytes()
     assert without_times(one) == without_times(other)
 
 

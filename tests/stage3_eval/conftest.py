@@ -28,7 +28,7 @@ RATES = {"slow": 1e-6, "middle": 1e-4, "fast": 3e-3}
 
 
 class Sweep(NamedTuple):
-    """A dataset of six episodes, one of them held out in training, and runs that differ in their learning rate."""
+    """A dataset of three episodes, one of them held out in training, and runs that differ in their learning rate."""
 
     dataset: Path
     runs: dict[str, Path]
@@ -80,7 +80,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def sweep(shared: SharedFolders) -> Sweep:
-    """A dataset and three trainings of 20 steps that differ in training.lr only."""
+    """A dataset and three trainings of 6 steps that differ in training.lr only."""
     folder = shared.get("sweep", record_convert_and_train)
     return Sweep(folder / "dataset", {name: folder / "runs" / name for name in RATES})
 
@@ -90,17 +90,17 @@ def record_convert_and_train(folder: Path) -> None:
     from stage1_convert.__main__ import main as convert
     from stage2_train.__main__ import main as train
 
-    assert record(["--out", str(folder / "bags"), "--episodes", "6"]) == 0
+    assert record(["--out", str(folder / "bags"), "--episodes", "3"]) == 0
     assert convert(["--src", str(folder / "bags"), "--out", str(folder / "dataset")]) == 0
     for name, rate in RATES.items():
         overrides = [
             *TINY_TRAINING,
-            "training.steps=20",
-            "training.log_freq=5",
-            "training.save_freq=20",
+            "training.steps=6",
+            "training.log_freq=2",
+            "training.save_freq=6",
             "training.batch_size=2",
             f"training.lr={rate}",
-            "data.val_fraction=0.17",
+            "data.val_fraction=0.34",
             "data.image_stats=dataset",
             f"data.dataset={folder / 'dataset'}",
             f"data.cache_dir={folder / 'cache'}",

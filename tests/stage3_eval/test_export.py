@@ -79,6 +79,7 @@ def test_the_lines_of_the_readme_run_as_written(exported: Path, monkeypatch: pyt
     assert names["chunk"].shape == (1, 10, 6)
 
 
+@pytest.mark.slow
 def test_a_policy_with_two_cameras_and_an_environment_is_exported(inputs: Inputs, tmp_path: Path) -> None:
     dataset = Dataset.open(GOLDEN / "dataset_image")
     base = tiny_checkpoint(dataset)

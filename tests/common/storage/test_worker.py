@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import stage1_convert.pipeline.convert  # noqa: F401 (all tests fork their workers from one process, which imports this module)
 from common.cli.command import UserError
 from common.storage.worker import Limits, map_isolated
 from tests.conftest import ROOT

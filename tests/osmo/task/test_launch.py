@@ -14,7 +14,8 @@ import pytest
 from common.cli.command import TransientError, UserError
 from osmo.task.container_paths import CONTAINER_PATHS, container_path
 from osmo.task.launch import copy_run, find, main, restore, training_exit_code, wait_for_host
-from tests.conftest import GOLDEN, ROOT, TINY_TRAINING
+from tests.conftest import GOLDEN, ROOT
+from tests.stage2_train.tiny import TINY, write_dataset
 
 pytestmark = pytest.mark.integration
 
@@ -129,12 +130,11 @@ def launched(tmp_path: Path, *overrides: str) -> Iterator["subprocess.Popen[str]
     environment = {
         **os.environ,
         "GPUS": "2",
-        "OMP_NUM_THREADS": "1",
         "CONFIG_FILE": str(tmp_path / "config.yaml"),
         "OUTPUT_DIR": str(tmp_path / "train-rosbag-act"),
     }
-    settings = [f"data.cache_dir={tmp_path / 'cache'}", *TINY_TRAINING, *overrides]
-    words = ["--dataset", GOLDEN / "dataset_image", "--to", tmp_path / "output", "--override", *settings]
+    settings = [f"data.cache_dir={tmp_path / 'cache'}", *TINY, *overrides]
+    words = ["--dataset", write_dataset(tmp_path / "dataset"), "--to", tmp_path / "output", "--override", *settings]
     with (tmp_path / "log.txt").open("w") as log:
         command = [sys.executable, "-m", "osmo.launch", "train", *map(str, words)]
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log, stdout=log, text=True)

@@ -14,7 +14,7 @@ from stage1_convert.inspect.survey import Survey, survey
 from stage1_convert.pipeline.convert import Options, convert
 from stage1_convert.sources.folder import LocalBags
 from stage1_convert.sources.source import BagPath
-from tests.recordings.publishers import commands_of_many_kinds, gripper_with_publisher_of_its_own
+from tests.recordings.publishers import commands_of_many_kinds, gripper_with_publisher_of_its_own, zeros_beside_the_arm
 from tests.stage1_convert.conversion import jpegs, report, rows
 from tests.stage1_convert.recording import (
     COMPRESSED,
@@ -92,6 +92,30 @@ def test_a_joint_order_that_changes_is_reported(tmp_path: Path, capsys: pytest.C
     ]
     inspect(bag, tmp_path / "out")
     assert "THE ORDER CHANGES from message 100 on (50 messages): shoulder_pan_joint" in capsys.readouterr().out
+
+
+def test_a_proposal_says_what_would_still_refuse_the_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert inspect(zeros_beside_the_arm().write(tmp_path / "bag"), tmp_path / "out") == 0
+    line = "# bag bag would still be refused: topic /joint_states: two publishers contradict each other"
+    assert line in capsys.readouterr().out
+    assert (tmp_path / "out" / CONFIG).read_text().startswith(line)
+
+
+@pytest.mark.parametrize("topic", [RAW_TOPIC, JPEG_TOPIC])
+def test_images_that_change_their_size_are_proposed_to_be_resized(tmp_path: Path, topic: str) -> None:
+    recording, smaller = cell(topic=topic), cell(topic=topic, size=(24, 32))
+    recording.images[30:] = smaller.images[30:]
+    bag = recording.write(tmp_path / "src" / "bag")
+    inspect(bag, tmp_path / "out")
+    config = load(Config, tmp_path / "out" / CONFIG)
+    assert config.conventions.image_resize == [48, 64]
+    assert convert(LocalBags(tmp_path / "src"), tmp_path / "dataset", config, Options(0)).refused == []
+
+
+def test_the_names_of_a_leader_are_proposed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inspect(commands_of_many_kinds().write(tmp_path / "bag"), tmp_path / "out")
+    printed = capsys.readouterr().out
+    assert "with the commands of /leader/joint_states: data.command_joints: {leader_shoulder_pan_joint: " in printed
 
 
 def test_a_thumbnail_of_every_camera_is_saved_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

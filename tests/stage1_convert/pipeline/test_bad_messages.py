@@ -38,7 +38,7 @@ from tests.stage1_convert.recording import (
 )
 
 BAD_IMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "empty": (lambda data: b"", "neither JPEG nor PNG"),
+    "empty": (lambda data: b"", "holds no image: 0 bytes"),
     "cut off": (lambda data: data[:200], "its end marker is missing"),
     "cut off in its header": (lambda data: data[:20], "cut off in its header"),
     "damaged inside": (lambda data: data[:-200] + b"\xff\xd9", "premature end of data"),
@@ -243,6 +243,24 @@ def test_odd_bytes_around_a_whole_image_are_no_damage(
     assert re.match(rf"camera color: \d+ images with something odd that is no damage, the first .*: {words}", text)
     levels = [int(decode(data)[0, 0, 0]) for data in jpegs(tmp_path / "out")]
     assert levels == [number * 5 for number in shown(tmp_path / "out", "color")]
+    assert not check(tmp_path / "out").findings
+
+
+def test_bytes_too_many_before_restart_markers_are_no_damage_unless_a_stretch_is_damaged(tmp_path: Path) -> None:
+    def drawn(number: int, _: bytes) -> bytes:
+        options = [cv2.IMWRITE_JPEG_RST_INTERVAL, 2]
+        data = cv2.imencode(".jpg", cv2.cvtColor(draw(number), cv2.COLOR_RGB2BGR), options)[1].tobytes()
+        data = data.replace(b"\xff\xd0", bytes(range(12)) + b"\xff\xd0").replace(b"\xff\xd3", b"\1\2" + b"\xff\xd3")
+        middle = data.index(b"\xff\xd4")
+        return data[: middle - 60] + b"\x55" * 60 + data[middle:] if number == 30 else data
+
+    _, bag = converted(tmp_path, with_images(cell(), range(45), drawn))
+    (text,) = [warning for warning in bag["warnings"] if "odd" in warning]
+    assert text.endswith("bytes too many before its restart markers")
+    assert bag["bad_messages"]["color"]["count"] == 1
+    assert bag["bad_messages"]["color"]["first_message"] == 30
+    numbers = [number_in(decode(data)) for data in jpegs(tmp_path / "out")]
+    assert numbers == shown(tmp_path / "out", "color")
     assert not check(tmp_path / "out").findings
 
 

@@ -198,7 +198,7 @@ def started(variables: dict[str, str], *flags: str) -> "subprocess.Popen[str]":
     """Start a conversion in a process group of its own, which does not wait between attempts."""
     return subprocess.Popen(
         [sys.executable, "-c", CONVERT, "--src", "azure", *flags],
-        env={**os.environ, **variables, "PYTHONPATH": str(ROOT), "AZURE_BLOB_PREFIX": "", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **variables, "PYTHONPATH": str(ROOT), "AZURE_BLOB_PREFIX": ""},
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

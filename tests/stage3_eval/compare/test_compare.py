@@ -10,7 +10,7 @@ import pytest
 from common.cli.command import UserError
 from stage3_eval.__main__ import main
 from stage3_eval.compare.compare import label
-from tests.browser import check_page, visit
+from tests.browser import check_page, find_serious, visit
 from tests.stage3_eval.conftest import RATES, Sweep
 
 
@@ -41,7 +41,7 @@ def test_every_run_is_evaluated_and_ranked(out: Path) -> None:
     }
     assert list(comparison["values"].values()) == sorted(comparison["values"].values())
     assert comparison["winner"] == comparison["order"][0]
-    assert all(path.endswith("checkpoint_000020/pretrained_model") for path in comparison["checkpoints"].values())
+    assert all(path.endswith("checkpoint_000006/pretrained_model") for path in comparison["checkpoints"].values())
 
 
 def test_only_the_changed_hyperparameter_is_listed(out: Path) -> None:
@@ -50,7 +50,7 @@ def test_only_the_changed_hyperparameter_is_listed(out: Path) -> None:
 
 def test_the_lead_is_measured_over_the_common_episodes(out: Path) -> None:
     comparison = read(out)
-    assert comparison["lead"]["episodes"] == 6
+    assert comparison["lead"]["episodes"] == 3
     assert comparison["lead"]["low"] <= comparison["lead"]["mean"] <= comparison["lead"]["high"]
     assert comparison["lead"]["larger_than_spread"] == (comparison["lead"]["low"] > 0)
 
@@ -79,6 +79,12 @@ def test_the_page_shows_the_winner_the_table_and_a_curve_for_each_run(out: Path)
         assert labels == ["Mean error by how far ahead the action lies", "Training loss by step"]
         for chart in page.locator("#curves figure svg").all():
             assert chart.locator("path.line").count() == 3  # one curve for each run
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_axe_core_finds_nothing_serious(out: Path) -> None:
+    assert find_serious(out / "comparison.html") == []
 
 
 def test_results_are_compared_as_they_are_by_any_number(
