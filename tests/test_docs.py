@@ -90,7 +90,8 @@ def test_the_flags_of_commands_that_are_not_run_exist() -> None:
             for line in block.replace("\\\n", " ").splitlines():
                 command, _, _ = line.partition(" #")
                 match = re.search(r"-m ((?:stage\d_\w+|demo|bench)(?:\.\w+)?)\s(.*)", command)
-                for flag in re.findall(r"(?<!\S)--[\w-]+", match[2]) if match else []:
+                module, arguments = (match[1], match[2]) if match else ("", "")
+                for flag in re.findall(r"(?<!\S)--[\w-]+", arguments):
                     checked.add(flag)
-                    assert re.search(rf"{flag}\b", help_of(match[1])), f"{page.name}: {command}: no flag {flag}"
+                    assert re.search(rf"{flag}\b", help_of(module)), f"{page.name}: {command}: no flag {flag}"
     assert len(checked) > 5
