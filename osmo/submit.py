@@ -86,7 +86,7 @@ def _require_tools(host: str) -> None:
     if not _succeeds("docker", "info"):
         raise UserError("docker does not respond: sudo systemctl start docker, or add yourself to its group")
     if not shutil.which("osmo"):
-        raise UserError("the OSMO command line is not on the PATH; see the prerequisites in osmo/README.md")
+        raise UserError("the OSMO command line is not on the PATH; see the prerequisites in docs/cluster.md")
     if not _succeeds("osmo", "pool", "list"):
         raise UserError(f"you are not logged in to OSMO: osmo login {host}")
 

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 README = ROOT / "README.md"
 REFERENCE = re.compile(r"(<!-- reference: [^\n]*-->\n).*?(<!-- end of reference -->)", re.DOTALL)
-REFERENCES = {ROOT / "stage1_convert" / "README.md": ConvertConfig, ROOT / "stage2_train" / "README.md": TrainConfig}
+REFERENCES = {ROOT / "docs" / "conversion.md": ConvertConfig, ROOT / "docs" / "training.md": TrainConfig}
 
 
 def with_reference(text: str, cls: type[Any]) -> str:
@@ -27,7 +27,7 @@ def block(language: str) -> str:
     return str(found)
 
 
-@pytest.mark.parametrize("readme", REFERENCES, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("readme", REFERENCES, ids=lambda path: path.stem)
 def test_the_configuration_reference_is_that_of_the_code(readme: Path) -> None:
     text = readme.read_text()
     assert REFERENCE.search(text)

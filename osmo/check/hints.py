@@ -113,7 +113,7 @@ def explain(error: ValidationError) -> Iterator[tuple[Keys, str]]:
     where: Keys = tuple(error.absolute_path)
     part = next((str(key) for key in reversed(where) if isinstance(key, str)), "")
     word = next((str(key) for key in reversed(where) if key in FORMS), part)
-    form = FORMS.get(word, "its form is described in osmo/README.md")
+    form = FORMS.get(word, "its form is described in docs/cluster.md")
     if word != "regex" and DATASETS & {*where, *(error.instance if isinstance(error.instance, dict) else ())}:
         form = DATASET
     schema: Any = error.schema

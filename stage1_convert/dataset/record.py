@@ -1,4 +1,4 @@
-"""Models of meta/conversion.json, the record of how the bags became the dataset; README.md describes every key.
+"""Models of meta/conversion.json, the record of how the bags became the dataset; docs/conversion.md describes every key.
 
 What was not found out about a bag, such as the clocks of one that cannot be read, is left unset and not written.
 """
@@ -74,7 +74,7 @@ class AgeStats(_Model):
 class EpisodeEntry(_Model):
     """An episode: its number in the dataset (unset before it is in one), length, first tick, and what its frames show.
 
-    `repeated` counts by stream, the others by camera; README.md says what.
+    `repeated` counts by stream, the others by camera; docs/conversion.md says what.
     """
 
     episode_index: int = -1

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.osmo.conftest import OSMO, WORKFLOWS
+from tests.osmo.conftest import WORKFLOWS
 
 KNOWN = yaml.safe_load(Path(__file__).with_name("commands.yaml").read_text())
 
@@ -30,7 +30,9 @@ def mistakes(command: str) -> list[str]:
     return wrong + [flag for flag in ("--set", "--set-string", "--set-env") if flags.count(flag) > 1]
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", OSMO / "README.md", *WORKFLOWS], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", ROOT / "docs" / "cluster.md", *WORKFLOWS], ids=lambda path: path.name
+)
 def test_the_commands_we_tell_people_to_type_exist(path: Path) -> None:
     found = commands(path.read_text())
     assert found
@@ -38,7 +40,7 @@ def test_the_commands_we_tell_people_to_type_exist(path: Path) -> None:
 
 
 def test_only_dataset_commands_are_missing_in_6_4() -> None:
-    found = {" ".join(shlex.split(command)[1:3]) for command in commands((OSMO / "README.md").read_text())}
+    found = {" ".join(shlex.split(command)[1:3]) for command in commands((ROOT / "docs" / "cluster.md").read_text())}
     gone = {name for name in found if name in KNOWN and "6.4" not in KNOWN[name]["releases"]}
     assert gone == {"dataset upload", "dataset download"}
 

@@ -11,7 +11,7 @@ import pytest
 from common.storage.files import describe_folder
 from osmo.local.__main__ import restart, run
 from osmo.local.runner import Result
-from tests.conftest import SharedFolders, run_readme_block
+from tests.conftest import ROOT, SharedFolders, run_readme_block
 from tests.demo.test_demo import run_demo
 from tests.osmo.conftest import OSMO, TINY, running, start, wait_for
 
@@ -39,7 +39,7 @@ def completed(result: Result) -> Result:
 @pytest.fixture
 def readme_results(shared: SharedFolders) -> Path:
     """A folder in which the README's commands were run: bags, and convert-train-eval.yaml on them."""
-    return shared.get("osmo-readme", lambda folder: run_readme_block(OSMO / "README.md", folder))
+    return shared.get("osmo-readme", lambda folder: run_readme_block(ROOT / "docs" / "cluster.md", folder))
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Stamps that go back, repeat, jump or start late, and topics that are missing, are handled by a rule and counted.
 
-The rules stand in stage1_convert/README.md under "Time", the counts in meta/conversion.json.
+The rules stand in docs/conversion.md under "Time", the counts in meta/conversion.json.
 """
 
 from collections.abc import Callable, Sequence

@@ -42,5 +42,5 @@ def test_our_check_says_what_osmo_says() -> None:
     lines = [f"| {release} | {confusion(counts[release])} |" for release in RELEASES]
     print("\n".join(lines))
     assert wrong == KNOWN
-    readme = (ROOT / "osmo" / "README.md").read_text()
+    readme = (ROOT / "docs" / "cluster.md").read_text()
     assert [line for line in lines if line not in readme] == []

@@ -1,4 +1,4 @@
-"""The README of stage 3 describes every flag and every key of the summary, and no others."""
+"""The page about evaluation describes every flag and every key of the summary, and no others."""
 
 import json
 import re
@@ -8,12 +8,12 @@ from stage3_eval.__main__ import _parser
 from stage3_eval.__main__ import main as evaluate
 from tests.conftest import GOLDEN, ROOT
 
-README = ROOT / "stage3_eval" / "README.md"
+PAGE = ROOT / "docs" / "evaluation.md"
 
 
 def first_cells(head: str) -> list[str]:
     """Return every `name` in the first cells of the table with that head."""
-    (table,) = re.findall(rf"\| {head} \|.*?\n((?:\|.*\n)+)", README.read_text())
+    (table,) = re.findall(rf"\| {head} \|.*?\n((?:\|.*\n)+)", PAGE.read_text())
     return [name for row in table.splitlines() for name in re.findall(r"`([^`]+)`", row.split("|")[1])]
 
 
@@ -30,4 +30,4 @@ def test_every_key_of_the_summary_is_described_and_no_other(checkpoint: Path, tm
 
 
 def test_the_screenshot_exists_and_is_small() -> None:
-    assert 20_000 < (ROOT / "stage3_eval" / "report.png").stat().st_size < 300_000
+    assert 20_000 < (ROOT / "docs" / "report.png").stat().st_size < 300_000
