@@ -7,7 +7,7 @@ JOBS ?= 3
 # Without a GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu saves several GB; the default build serves both.
 TORCH_INDEX ?=
 
-.PHONY: demo test test-fast soak coverage audit setup lint clean
+.PHONY: demo test test-fast soak coverage audit docs setup lint clean
 
 demo: setup
 	$(BIN)/python -m demo --out $(DEMO_OUT)
@@ -43,6 +43,10 @@ audit: .venv/audit/installed
 	.venv/audit/bin/pip install --quiet pip-audit
 	touch $@
 
+# site/index.html; a link that leads nowhere is an error.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -64,4 +68,4 @@ setup: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv $(DEMO_OUT)
+	rm -rf .venv site $(DEMO_OUT)
