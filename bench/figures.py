@@ -5,7 +5,8 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import product
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
@@ -48,14 +49,10 @@ def measure_all(listed: Sequence[Figure], seconds: float) -> list[Result]:
 
 def _ratio(earlier: Sequence[Result], result: Result) -> Result:
     """Return how many times as long the first plain figure of the same kind and batch took."""
-    for plain in earlier:
-        for key in ("step_ms", "p50_ms"):
-            if (
-                plain["figure"].startswith("plain")
-                and plain["batch"] == result["batch"]
-                and key in plain.keys() & result
-            ):
-                return {"plain_by_this": round(plain[key] / result[key], 2)}
+    plains = [other for other in earlier if other["figure"].startswith("plain") and other["batch"] == result["batch"]]
+    for plain, key in product(plains, ("step_ms", "p50_ms")):
+        if key in plain and key in result:
+            return {"plain_by_this": round(plain[key] / result[key], 2)}
     return {}
 
 
@@ -73,8 +70,8 @@ def measured(figure: Figure, limit_s: float) -> Result:
     finally:
         torch.compiler.reset()
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # after some errors, nothing works on the device any more
+            torch.cuda.empty_cache()  # does nothing without one
 
 
 @contextmanager

@@ -131,9 +131,7 @@ class Bench:
 
     def steps_in(self, step: Callable[[], object], seconds: float) -> int:
         """Warm up, and return how many steps fit into the time."""
-        for _ in range(
-            1 if self.quick else 5
-        ):  # torch.compile and cuDNN choose their kernels, CUDA graphs are recorded
+        for _ in range(1 if self.quick else 5):  # kernels are compiled and chosen, CUDA graphs recorded
             step()
         started = self.mark()
         step()

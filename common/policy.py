@@ -114,7 +114,7 @@ class Policy:
         return self.normalizer.restore(ACTION, chunk_BCA).float().cpu()
 
     @property
-    def looks_next(self) -> bool:
+    def predicts_next(self) -> bool:
         """Whether the next `select_action` runs the network on its observation; otherwise it takes a queued action."""
         return self.temporal_ensemble_coeff is not None or not self._queue
 

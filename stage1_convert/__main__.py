@@ -10,6 +10,7 @@ from pathlib import Path
 
 from common.cli.command import Parser, UserError, add_config_flags, run
 from common.cli.config import load
+from common.lerobot.keys import parse_renames
 from common.report.formatting import counted
 from common.report.rrd import require_rerun
 from stage1_convert.check import check, print_report
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; a conversion returns 0 also when some bags were refused without --strict."""
     args = _parser().parse_args(argv)
     if args.check:
-        return print_report(check(args.check))
+        return print_report(check(args.check, parse_renames(args.rename), args.use_cameras))
     config = load(Config, args.config, args.override)
     if args.inspect:
         return inspect(args.inspect, args.out, config.data.ros_distro, config.data.msg_paths)
@@ -92,6 +93,19 @@ def _parser() -> Parser:
     )
     parser.add_argument("--rerun", type=Path, metavar="FILE.rrd", help="write an episode for the viewer of Rerun")
     parser.add_argument("--rerun-episode", type=int, default=0, metavar="N", help="which one (0)")
+    parser.add_argument(
+        "--rename",
+        nargs="*",
+        default=[],
+        metavar="OLD=NEW",
+        help="with --check: LeRobot's names of another tool's features, as data.rename of a training",
+    )
+    parser.add_argument(
+        "--use-cameras",
+        nargs="*",
+        metavar="CAMERA",
+        help="with --check: these alone, as data.use_cameras of a training",
+    )
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--inspect", type=Path, metavar="BAG", help="print what a bag, or each bag in a folder, holds")
     modes.add_argument("--check", type=Path, metavar="DATASET", help="look for faults in any LeRobot v3.0 dataset")

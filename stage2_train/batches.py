@@ -21,6 +21,7 @@ from torch import Tensor
 from common.cli.command import UserError
 from common.lerobot.frames import Frames, Rows
 from common.lerobot.metadata import ACTION, ENVIRONMENT, STATE, Episode
+from common.lerobot.training import training_columns
 from stage2_train.augment import UNIFORMS
 
 if TYPE_CHECKING:
@@ -105,16 +106,7 @@ class FrameStore:
 
     def __init__(self, dataset: "Dataset", frames: dict[str, Frames], cache_dir: Path) -> None:
         """Read the columns; raises UserError naming episode and frame where a value is not finite."""
-        keys = [STATE, ACTION, *([ENVIRONMENT] if ENVIRONMENT in dataset.features else [])]
-        columns = dataset.columns(keys, cache_dir)
-        for key, values in columns.items():
-            bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-            if bad.size:
-                episode = next(e for e in dataset.episodes if e.start <= bad[0] < e.stop)
-                raise UserError(
-                    f"{dataset.root}: {key} is not finite in episode {episode.number}, frame {bad[0] - episode.start}; "
-                    "leave the episode out of data.episodes or convert without it"
-                )
+        columns = training_columns(dataset, cache_dir)
         self.state_NS, self.action_NA, self.environment_NE = columns[STATE], columns[ACTION], columns.get(ENVIRONMENT)
         self.frames = list(frames.values())
 

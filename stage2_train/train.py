@@ -9,6 +9,7 @@ from common.cli.command import UserError
 from common.lerobot.dataset import Dataset
 from common.lerobot.frame_cache import default_cache_dir, open_frames
 from common.lerobot.metadata import Episode
+from common.lerobot.training import require_trainable
 from common.storage.files import locked, remove_stale
 from stage2_train.batches import FrameStore, split_episodes
 from stage2_train.checkpoints.initial import initial_checkpoint
@@ -43,7 +44,7 @@ def train(config: TrainConfig) -> Path:
         if world.is_main:
             stack.enter_context(locked(output_dir))
             remove_stale(output_dir)
-            resume_point = find_resume_point(config, dataset.identity, world.size)
+            resume_point = find_resume_point(config, dataset.fingerprint, world.size)
         first_step = world.broadcast_int(resume_point.progress.step if resume_point else 0)
         if first_step >= config.training.steps:
             log.info("already finished: %s has step %d of %d", output_dir, first_step, config.training.steps)
@@ -73,13 +74,7 @@ def open_dataset(config: TrainConfig) -> tuple[Dataset, list[Episode], list[Epis
     shorter = sum(length < chunk_size for length in lengths)
     if shorter > len(lengths) / 2:
         log.warning("model.chunk_size=%d is longer than %d of %d episodes", chunk_size, shorter, len(lengths))
-    odd = {camera: shape[2] for camera, shape in dataset.cameras.items() if shape[2] != 3}
-    for camera, channels in odd.items():
-        others = ", ".join(name for name in dataset.cameras if name not in odd)
-        raise UserError(
-            f"camera {camera} of {dataset.root} has {channels} channels; images must have 3: leave it out by "
-            f"--override 'data.use_cameras=[{others}]'"
-        )
+    require_trainable(dataset)
     return dataset, episodes, held_out
 
 

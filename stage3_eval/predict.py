@@ -64,7 +64,7 @@ def predict_queue(
     for start, batch, next_batch in _prefetch(policy, dataset, episode, rows, batch_size):
         for row in range(len(batch[STATE])):
             observation = _single(batch, row)
-            if policy.looks_next and start + row in timed:
+            if policy.predicts_next and start + row in timed:
                 wait([next_batch])
                 latency_T_s[start + row], action_1A = time_call(policy, observation, policy.select_action)
             else:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, ViewportSize
 
+AXE = Path(__file__).parent / "axe" / "node_modules" / "axe-core" / "axe.min.js"
 WIDE, NARROW = (1280, 900), (390, 844)  # a laptop, and a phone held upright
-VOID = ("img", "meta", "link", "br", "wbr", "line", "path", "rect")  # need no end tag, or close themselves
+VOID = ("img", "meta", "link", "br", "wbr", "line", "path", "rect", "input")  # need no end tag, or close themselves
 # Returns everything that is wrong with a page, one line each. Contrast is WCAG's, of text against the first background
 # that is not transparent: 4.5 to 1 (AA).
 FLAWS = """() => {
@@ -26,7 +27,7 @@ FLAWS = """() => {
   const say = (what, elements) => { if (elements.length) flaws.push(what + ': ' + elements[0].outerHTML.slice(0, 200)); };
   const root = document.documentElement;
   if (root.scrollWidth > window.innerWidth) flaws.push('scrolls sideways to ' + root.scrollWidth);
-  say('loads or runs something', all('script, link:not([href^="data:"]), iframe, [src]:not([src^="data:"])'));
+  say('loads something', all('link:not([href^="data:"]), iframe, [src]:not([src^="data:"])'));
   say('image without a text or broken', all('img').filter(i => !i.alt.trim() || !i.complete || !i.naturalWidth));
   say('drawing without a name', all('svg:not([aria-hidden=true])').filter(s => !s.getAttribute('aria-label')));
   say('table without a name', all('table').filter(t => !t.getAttribute('aria-label')));
@@ -85,7 +86,7 @@ def require(found: object, what: str) -> None:
 
 
 @contextmanager
-def visit(path: Path, size: tuple[int, int] = WIDE) -> Iterator[Visit]:
+def visit(path: Path, size: tuple[int, int] = WIDE, scripts: bool = True) -> Iterator[Visit]:
     """Open a local HTML file in headless Chromium, offline; `requests` lists whatever is no file and no data URL."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     require(chromium, "Chromium (apt-get install chromium)")
@@ -93,7 +94,8 @@ def visit(path: Path, size: tuple[int, int] = WIDE) -> Iterator[Visit]:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, offline=True)
+        viewport: ViewportSize = {"width": size[0], "height": size[1]}
+        context = browser.new_context(viewport=viewport, offline=True, java_script_enabled=scripts)
         page = context.new_page()
         errors: list[str] = []
         requests: list[str] = []
@@ -105,6 +107,26 @@ def visit(path: Path, size: tuple[int, int] = WIDE) -> Iterator[Visit]:
         page.goto(path.resolve().as_uri(), wait_until="load")
         yield Visit(page, errors, requests)
         browser.close()
+
+
+def find_serious(path: Path) -> list[str]:
+    """Return what axe-core calls serious or critical in a page with everything open, and where.
+
+    Wide in light and narrow in dark. Skips the test where axe-core is not installed.
+    """
+    require(AXE.exists(), "axe-core (npm ci --prefix tests/axe)")
+    found = []
+    for size, scheme in ((WIDE, "light"), (NARROW, "dark")):
+        with visit(path, size) as seen:
+            seen.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            seen.page.evaluate("document.querySelectorAll('details').forEach(node => node.open = true)")
+            seen.page.add_script_tag(path=AXE)
+            found += [
+                f"{violation['id']} ({scheme}): {violation['nodes'][0]['html']}"
+                for violation in seen.page.evaluate("axe.run()")["violations"]
+                if violation["impact"] in ("serious", "critical")
+            ]
+    return found
 
 
 def check_page(path: Path) -> None:

@@ -58,7 +58,7 @@ def copy_again_if_damaged(folder: Path, read: Callable[[], T]) -> T:
 
 
 def as_array(key: str, column: pa.ChunkedArray, feature: Feature) -> npt.NDArray[Any]:
-    """Return a column of numbers as (rows, *shape), one of INDEX_COLUMNS as (rows,), without a copy where possible.
+    """Return a column of numbers as (rows, *shape) float32, one of INDEX_COLUMNS as (rows,) in its own type.
 
     Vectors of one number are stored as plain numbers. Raises ValueError naming the row of a null or of a list of another
     length: its values would move into other rows.
@@ -69,8 +69,9 @@ def as_array(key: str, column: pa.ChunkedArray, feature: Feature) -> npt.NDArray
     flat = column
     while is_list(flat.type):
         flat = pa.chunked_array([chunk.flatten() for chunk in flat.chunks], type=flat.type.value_type)
-    values: npt.NDArray[Any] = flat.to_numpy().astype(feature.dtype, copy=False)
-    return values if key in INDEX_COLUMNS else values.reshape(len(column), *feature.shape)
+    is_index = key in INDEX_COLUMNS
+    values: npt.NDArray[Any] = flat.to_numpy().astype(feature.dtype if is_index else "float32", copy=False)
+    return values if is_index else values.reshape(len(column), *feature.shape)
 
 
 def explain(data: Path, shapes: Mapping[str, tuple[int, ...]], error: Exception) -> UserError:

@@ -144,13 +144,13 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hex sha256 of the metadata and of the names, sizes and modification times of all other files."""
-        return self._digest(with_times=True)
+        """Hex sha256 of the metadata and of the names and sizes of all other files; a copy of the dataset has the same."""
+        return self._digest(with_times=False)
 
     @functools.cached_property
-    def identity(self) -> str:
-        """The fingerprint without modification times, which a copy of the dataset on another machine shares."""
-        return self._digest(with_times=False)
+    def cache_key(self) -> str:
+        """The fingerprint with the times of the files, so that what a cache holds is never that of files since changed."""
+        return self._digest(with_times=True)
 
     def _digest(self, with_times: bool) -> str:
         digest = hashlib.sha256()
@@ -177,14 +177,19 @@ class Dataset:
                 arrays = {name: self.array(table, name) for name in wanted}
             except (UserError, ValueError) as error:
                 raise explain(self.root / "data", self.stored_shapes(wanted), error) from error
-            if len(table) != self.n_frames or not np.array_equal(arrays["index"], np.arange(self.n_frames)):
-                raise UserError(
-                    f"{self.root}/data holds {len(table)} rows and meta/ declares {self.n_frames}, or its `index` column "
-                    "does not count them up in order; convert the dataset again"
-                )
+            self._require_every_row(arrays["index"])
             return {name: arrays[name] for name in names}
 
         return copy_again_if_damaged(self._columns_folder(cache_dir), read)
+
+    def _require_every_row(self, index: npt.NDArray[Any]) -> None:
+        """Refuse rows that are missing, are too many or are in another order than their `index` says."""
+        moved = np.flatnonzero(index != np.arange(len(index)))
+        if len(moved):
+            place = f"{self.root}/data: row {moved[0]} has index {index[moved[0]]}, expected {moved[0]}"
+            raise UserError(f"{place}: rows are missing or in another order; convert the dataset again")
+        if len(index) != self.n_frames:
+            raise UserError(f"{self.root}/data holds {len(index)} rows, and meta/ declares {self.n_frames}")
 
     def array(self, table: Any, name: str) -> npt.NDArray[Any]:
         """Return a column of a table as (rows, dimensions), or (rows,) for LeRobot's own columns such as `index`.
@@ -208,7 +213,7 @@ class Dataset:
         return mapped(self.root / "data", [self.stored[name] for name in names], self._columns_folder(cache_dir))
 
     def _columns_folder(self, cache_dir: Path) -> Path:
-        return cache_dir / "columns" / self.fingerprint[:24]
+        return cache_dir / "columns" / self.cache_key[:24]
 
     def video(self, episode: Episode, camera: str) -> tuple[Path, float]:
         """Return the file that holds an episode's video of a camera, and at which second it begins there."""
@@ -249,17 +254,21 @@ class Dataset:
         except UserError as error:
             raise self.image_fault(episode, camera, count, error) from error
         if count != episode.length:
-            raise UserError(
-                f"{self.root}: camera {camera}, episode {episode.number}: {count} images, {episode.length} rows"
-            )
+            found = f"{self.root}: camera {camera}, episode {episode.number}: {count} images, {episode.length} rows"
+            raise explain(self.rows_path(episode), self.stored_shapes(["episode_index"]), UserError(found))
 
     def encoded_images(self, episode: Episode, camera: str) -> Iterator[bytes]:
         """Yield the stored JPEG or PNG files of one camera of an episode, in order; raises UserError where there is none."""
+        for cell in self.image_cells(episode, camera):
+            yield image_file(self.root, cell)
+
+    def image_cells(self, episode: Episode, camera: str) -> Iterator[dict[str, Any] | None]:
+        """Yield the cells {bytes, path} of one camera of an episode as they are stored, in order."""
         key = self.stored[image_key(camera)]
         try:
             for batch in self.rows(episode, [key], 64):
                 for cell in batch.column(key):
-                    yield image_file(self.root, cell.as_py())
+                    yield cell.as_py()
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{self.rows_path(episode)} cannot be read: {one_line(error)}") from error
 
@@ -269,9 +278,14 @@ class Dataset:
         key = image_key(camera)
         if self.features[key].dtype == "video":
             return UserError(words)
-        first = min(other.start for other in self.episodes if other.data_file == episode.data_file)
         file = self.rows_path(episode).relative_to(self.root)
-        return UserError(f"{words} ({file}, row {episode.start - first + frame}, {self.stored[key]})")
+        return UserError(f"{words} ({file}, row {self.row_in_file(episode, frame)}, {self.stored[key]})")
+
+    def row_in_file(self, episode: Episode, frame: int) -> int:
+        """Return the row of a frame in the file of its episode."""
+        return (
+            episode.start + frame - min(other.start for other in self.episodes if other.data_file == episode.data_file)
+        )
 
     def rows_path(self, episode: Episode) -> Path:
         """Return the file that holds an episode's rows."""

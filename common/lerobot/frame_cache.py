@@ -1,7 +1,7 @@
 """The images of a dataset by row, as uint8 arrays, by default from a memory map into which they are decoded once.
 
 There is one map per camera, `<cache>/frames/<key>/<camera>.u8`, shared by every process of the machine. The key is a hash of
-the dataset's fingerprint, the cameras, the renamed features and the version of the cache. A map of another length is built
+the dataset's cache_key, the cameras, the renamed features and the version of the cache. A map of another length is built
 again.
 """
 
@@ -117,7 +117,7 @@ def clear_cache(cache_dir: Path) -> None:
 
 
 def _folder(dataset: Dataset, cache_dir: Path) -> Path:
-    parts = [CACHE_VERSION, dataset.fingerprint, dataset.cameras, dataset.rename]
+    parts = [CACHE_VERSION, dataset.cache_key, dataset.cameras, dataset.rename]
     return cache_dir / "frames" / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 

@@ -33,7 +33,10 @@ def decode_image(data: bytes, flags: int = RGB) -> Image:
 
     Raises UserError when it does not decode.
     """
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error as error:
+        raise UserError(f"the image does not decode: {one_line(error)}") from error
     if image is None:
         raise UserError(f"the image ({len(data)} bytes) does not decode")
     return image  # type: ignore[return-value]
@@ -83,10 +86,7 @@ def decode_without_extra(data: bytes, flags: int = RGB) -> tuple[Image, bytes | 
 def _decode_noting_extra(data: bytes, flags: int) -> tuple[Image, bytes, int]:
     """Return the image, the first marker with bytes too many before it, and their number, at most MAX_EXTRA_BYTES."""
     with captured_stderr() as printed:
-        try:
-            image = decode_image(data, flags)
-        except cv2.error as error:
-            raise UserError(f"the image does not decode: {one_line(error)}") from error
+        image = decode_image(data, flags)
     damage = next((line for line in printed().splitlines() if DAMAGE.search(line)), None)
     extra = EXTRA_BYTES.search(damage or b"")
     if damage and not (extra and int(extra[1]) <= MAX_EXTRA_BYTES):

@@ -29,7 +29,8 @@ def stored_keys(features: Mapping[str, Feature], rename: Mapping[str, str]) -> d
     """
     for old, new in rename.items():
         if old not in features:
-            raise UserError(f"rename {old}={new}: the dataset has no {old}{_nearest(old, features)}")
+            done = "; it has the new name: leave this one out, or --rename without values renames nothing"
+            raise UserError(f"rename {old}={new}: no {old} there{done if new in features else _nearest(old, features)}")
         if not re.fullmatch(r"action|observation\.[^/]+", new):
             close = _nearest(new, (STATE, ACTION))
             raise UserError(f"rename {old}={new}: expected {STATE}, {ACTION}, {IMAGES}NAME or observation.NAME{close}")
@@ -68,7 +69,7 @@ def require_names(features: Mapping[str, Feature], stored: Mapping[str, str]) ->
     by_key = {stored[name]: feature for name, feature in features.items()}
     rename |= {_guess(by_key, name): name for name in missing}
     rename |= {key: IMAGES + re.sub(r"^images\.|^observation/|/", "", key) for key in images}
-    what = [*(f"no {name}" for name in missing), *(f"images named {key}" for key in images)]
+    what = [*(f"no {name}" for name in missing), *([f"images named {', '.join(images)}"] if images else [])]
     pairs = ", ".join(f"{old}: {new}" for old, new in rename.items())
     words = " ".join(f"{old}={new}" for old, new in rename.items())
     raise UserError(

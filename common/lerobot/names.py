@@ -31,7 +31,7 @@ def _words(names: Any) -> list[str]:
         return [word for part in names.values() for word in _words(part)]
     if isinstance(names, list | tuple):
         return [word for part in names for word in _words(part)]
-    return [str(names)]
+    return [str(names)] if str(names) else []
 
 
 def _different(words: list[str]) -> tuple[str, ...]:

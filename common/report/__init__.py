@@ -1,6 +1,7 @@
 """The pages and cards that the stages write: one template to extend, one style sheet, charts, images and number formats.
 
-A page is a single HTML file that needs no network and no script; `render` fills its template.
+A page is a single HTML file that needs no network; a script inside it may add to it, and it is whole without. `render` fills
+its template.
 """
 
 from typing import Any

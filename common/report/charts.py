@@ -36,7 +36,7 @@ class Mark(NamedTuple):
     x: float
 
 
-class Stretch(NamedTuple):
+class Span(NamedTuple):
     """A part of a timeline, from `start` to `stop` in 0 to 1; `kind` is the CSS class that colors it."""
 
     start: float
@@ -118,13 +118,21 @@ def sparkline(label: str, line: Line, unit: str = "", height: int = 56, limit: f
     )
 
 
-def histogram(label: str, values: Sequence[float], x_unit: str, marks: Sequence[Mark] = (), bins: int = 32) -> Plot:
-    """Return how often values occur, with labeled vertical lines."""
+def histogram(
+    label: str,
+    values: Sequence[float],
+    x_unit: str,
+    marks: Sequence[Mark] = (),
+    bins: int = 32,
+    from_zero: bool = False,
+) -> Plot:
+    """Return how often values occur, with labeled vertical lines; a rare value stays visible."""
     top = max([*values, *(mark.x for mark in marks)], default=1.0)
-    counts, edges = np.histogram(values, bins=bins, range=(min(values, default=0.0) * 0.95, top * 1.03))
+    low, high = 0.0 if from_zero else min(values, default=0.0) * 0.95, top * 1.03
+    counts, edges = np.histogram(values, bins=bins, range=(low, high if high > low else low + 1))
     x_range, y_range = (float(edges[0]), float(edges[-1])), (0.0, float(counts.max(initial=1)))
     width = 1000 / bins
-    heights = np.round(100 * counts / counts.max(initial=1), 1).tolist()
+    heights = np.where(counts, np.maximum(np.round(100 * counts / counts.max(initial=1), 1), 1.0), 0.0).tolist()
     bars = [
         Bar("count", round(width * index, 1), 100 - height, width - 1.5, height)
         for index, height in enumerate(heights)
@@ -140,11 +148,11 @@ def histogram(label: str, values: Sequence[float], x_unit: str, marks: Sequence[
     )
 
 
-def timeline(label: str, stretches: Sequence[Stretch], start: str, stop: str) -> Plot:
-    """Return a strip of colored stretches with a label at either end; a short stretch stays visible."""
+def timeline(label: str, spans: Sequence[Span], start: str, stop: str) -> Plot:
+    """Return a strip of colored spans with a label at either end; a short span stays visible."""
     bars = [
         Bar(part.kind, round(1000 * part.start, 1), 0, round(max(1000 * (part.stop - part.start), 2), 1), 100)
-        for part in stretches
+        for part in spans
     ]
     return Plot(label, 14, bars=bars, x_labels=[Label(0, start), Label(100, stop)])
 

@@ -1,7 +1,7 @@
 """Images of a page: frames of a dataset, read one by one, and pixels as data URLs."""
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -39,9 +39,16 @@ def film(dataset: Dataset, episode: Episode, camera: str) -> list[PageImage]:
     ]
 
 
-def film_frames(length: int) -> list[int]:
-    """Return which frames of an episode a film shows: the first, the last, and some in between."""
-    return sorted({int(frame) for frame in np.linspace(0, length - 1, FILM_FRAMES)})
+def film_frames(length: int, count: int = FILM_FRAMES) -> list[int]:
+    """Return which frames of an episode a film of `count` images shows: the first, the last, and some in between."""
+    return sorted({int(frame) for frame in np.linspace(0, length - 1, count)})
+
+
+def sheet(images: Iterable[Image], width: int) -> PageImage:
+    """Return images of one size as one JPEG file, side by side, each made smaller to `width`; the size is that of one."""
+    small = [_smaller(image, width) for image in images]
+    height, width, _ = small[0].shape
+    return jpeg(np.hstack(small), "", width * len(small))._replace(width=width, height=height)
 
 
 def read_frames(dataset: Dataset, episode: Episode, camera: str, frames: Sequence[int]) -> Iterator[Image]:
@@ -61,10 +68,8 @@ def read_frames(dataset: Dataset, episode: Episode, camera: str, frames: Sequenc
 
 def jpeg(image: Image, alt: str, max_width: int, caption: str = "") -> PageImage:
     """Return an RGB image (height, width, 3) as a JPEG file, made smaller when it is wider than `max_width`."""
+    image = _smaller(image, max_width)
     height, width, _ = image.shape
-    if width > max_width:
-        height, width = max(1, round(height * max_width / width)), max_width
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
     url = _data_url(image[..., ::-1], "jpeg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return PageImage(url, width, height, alt, caption)
 
@@ -74,6 +79,14 @@ def heat_map(values_RC: npt.NDArray[Any], top: float, alt: str) -> PageImage:
     scaled = np.clip(values_RC / (top or 1.0), 0, 1) * 255
     url = _data_url(cv2.applyColorMap(scaled.astype(np.uint8), cv2.COLORMAP_INFERNO), "png")
     return PageImage(url, values_RC.shape[1], values_RC.shape[0], alt)
+
+
+def _smaller(image: Image, max_width: int) -> Image:
+    height, width, _ = image.shape
+    if width <= max_width:
+        return image
+    size = (max_width, max(1, round(height * max_width / width)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
 
 def _data_url(bgr: npt.NDArray[Any], kind: str, options: Sequence[int] = ()) -> str:

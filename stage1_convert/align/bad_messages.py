@@ -42,7 +42,7 @@ def require_few(subject: str, bad: Sequence[BadMessage], looked_at: int) -> None
         )
 
 
-def angular(names: Sequence[str], config: Config) -> Bool:
+def is_angle(names: Sequence[str], config: Config) -> Bool:
     """Return (names,), which of a stream's numbers are joint angles."""
     return np.array([name in config.conventions.joint_order for name in names], np.bool_)
 
@@ -56,7 +56,7 @@ def number_faults(
     """
     if not names:
         return {int(number): faults[int(number)] for number in numbers[np.isin(numbers, list(faults))]}
-    limits, found = np.where(angular(names, config), MAX_ANGLE_RAD, MAX_NUMBER), {}
+    limits, found = np.where(is_angle(names, config), MAX_ANGLE_RAD, MAX_NUMBER), {}
     for row in np.flatnonzero(~(np.abs(values) <= limits).all(axis=1)):  # true for NaN, too
         number = int(numbers[row])
         found[number] = faults.get(number) or _out_of_range(values[row], limits, names)

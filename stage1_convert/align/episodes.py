@@ -50,8 +50,15 @@ class EpisodePlan(NamedTuple):
         return np.concatenate([self.picks[stream][span.start : span.stop] for span in self.episodes])
 
 
-def rule_of(stream: str, data: DataConfig) -> tuple[str, int]:
-    """Return the rule by which a stream is resampled, and its limit in nanoseconds; of a camera it may be auto.
+class ResampleRule(NamedTuple):
+    """The name of the rule by which a stream is resampled, and how far away its samples may be, in nanoseconds."""
+
+    name: str
+    limit_ns: int
+
+
+def rule_of(stream: str, data: DataConfig) -> ResampleRule:
+    """Return the rule of a stream by the settings; of a camera it may be auto.
 
     joints.NAME, the stream of joints that come in messages of their own, follows `joints` where it has no limit of its own.
     """
@@ -63,7 +70,7 @@ def rule_of(stream: str, data: DataConfig) -> tuple[str, int]:
         rule = "nearest"
     default_ms = data.max_offset_ms if rule in ("nearest", "linear") else data.max_age_ms
     limits_ms = data.max_age_ms_by_stream
-    return rule, round(limits_ms.get(stream, limits_ms.get(whole, default_ms)) * 1e6)
+    return ResampleRule(rule, round(limits_ms.get(stream, limits_ms.get(whole, default_ms)) * 1e6))
 
 
 def make_plan(
@@ -85,7 +92,7 @@ def make_plan(
     ticks_ns = grid(first_ns + delay_ns, last_ns, data.fps, pauses_ns)
     picks, within = {}, {}
     for stream, clock in clocks.items():
-        limit_ns = rule_of(stream, data)[1]
+        limit_ns = rule_of(stream, data).limit_ns
         picks[stream], within[stream] = RULES[rules[stream]](clock.stamps_ns, ticks_ns, limit_ns)
         if stream in data.initial_values:  # the first sample, which stands in until a message comes
             within[stream] |= picks[stream] == 0
@@ -102,7 +109,7 @@ def make_plan(
     resting = at_rest(np.concatenate(shown, axis=1), data.fps)
     division = divide(stretches, np.searchsorted(ticks_ns, markers_ns).tolist(), resting, data)
     if not division.episodes:
-        limits_ns = {stream: rule_of(stream, data)[1] for stream in clocks}
+        limits_ns = {stream: rule_of(stream, data).limit_ns for stream in clocks}
         slow = describe_slow_streams(clocks, limits_ns, data)
         raise UserError(_too_short(stretches, division.left_out, data) + (slow or _SHORT_REMEDY))
     return EpisodePlan(ticks_ns, picks, division.episodes, division.left_out, gaps, rules, delay_ns)
@@ -119,7 +126,7 @@ def choose(plan: EpisodePlan, numbers: Collection[int]) -> EpisodePlan:
 
 def _resolve(stream: str, clock: Clock, data: DataConfig) -> str:
     """Return the rule of a stream, where auto is in_order for a camera with about one image for each frame, else hold."""
-    rule, _ = rule_of(stream, data)
+    rule = rule_of(stream, data).name
     if rule != "auto":
         return rule
     return "in_order" if is_near_fps(clock.stamps_ns, data.fps) else "hold"

@@ -55,11 +55,14 @@ def joint_state_reader(
         selected: list[Offset | None] = []
         for field in wanted:
             if field not in layout.offsets:
-                raise UserError(f"the definition of {JOINT_STATE} that comes with the messages has no {field}")
+                raise UserError(
+                    f"the definition of {JOINT_STATE} that comes with the messages has no {field}; see data.joint_fields"
+                )
             numbers = layout.offsets[field]
             if numbers.length != len(names):
                 plural = {"velocity": "velocities"}.get(field, f"{field}s")
-                raise UserError(f"{len(names)} joints are named and {numbers.length} {plural} given")
+                hint = "" if field == "position" else f"; data.joint_fields may leave {field} out"
+                raise UserError(f"{len(names)} joints are named and {numbers.length} {plural} given{hint}")
             selected += _elements(numbers, columns)
         return selected
 

@@ -117,16 +117,16 @@ def _neighbors(stamps_ns: Int64, ticks_ns: Int64) -> tuple[Int64, Int64]:
     return np.maximum(before, 0), np.minimum(before + 1, len(stamps_ns) - 1)
 
 
-def interpolate(stamps_ns: Int64, values: Float64, ticks_ns: Int64, left: Int64, angular: Bool) -> Float64:
+def interpolate(stamps_ns: Int64, values: Float64, ticks_ns: Int64, left: Int64, is_angle: Bool) -> Float64:
     """Return values (ticks, dimensions) between the samples `left` and `left` + 1.
 
-    `angular` (dimensions,) marks angles, in radians, which are interpolated along the shortest arc.
+    `is_angle` (dimensions,) marks angles, in radians, which are interpolated along the shortest arc.
     """
     right = np.minimum(left + 1, len(stamps_ns) - 1)
     span = np.maximum(stamps_ns[right] - stamps_ns[left], 1)
     weight = np.clip((ticks_ns - stamps_ns[left]) / span, 0.0, 1.0)[:, None]
     step = values[right] - values[left]
-    step -= np.where(angular, 2 * np.pi * np.round(step / (2 * np.pi)), 0.0)
+    step -= np.where(is_angle, 2 * np.pi * np.round(step / (2 * np.pi)), 0.0)
     # At weight 0 the left sample itself is returned, to the bit, even where the right one is no number.
     blended: Float64 = np.where(weight > 0, values[left] + step * weight, values[left])
     return blended

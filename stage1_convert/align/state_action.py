@@ -7,7 +7,7 @@ import numpy as np
 
 from common.cli.command import UserError
 from stage1_convert.align import conventions
-from stage1_convert.align.bad_messages import angular, number_faults
+from stage1_convert.align.bad_messages import is_angle, number_faults
 from stage1_convert.align.camera_rate import ImageCounts, count_images
 from stage1_convert.align.clock import Clock, Int64
 from stage1_convert.align.episodes import EpisodePlan, rule_of
@@ -30,17 +30,17 @@ def check_numbers(bag_streams: BagStreams, plan: EpisodePlan, config: Config) ->
         if name in config.data.cameras:
             continue
         used = np.unique(plan.shown(name))
-        if rule_of(name, config.data)[0] == "linear":  # between it and the next one
+        if rule_of(name, config.data).name == "linear":  # between it and the next one
             used = np.unique(np.minimum([used, used + 1], len(stream.values) - 1))
         faults = number_faults(stream.names, stream.numbers[used], stream.values[used], stream.faults, config)
         for number, fault in faults.items():
-            raise UserError(f"topic {stream.topic}, message {number}: {fault}")
+            raise UserError(f"topic {stream.topic}, message {number}: {fault}; data.bad_messages=skip leaves it out")
 
 
 def joint_angles(bag_streams: BagStreams, config: Config) -> dict[str, Float64]:
     """Return the angles (samples, joints) of each stream of joints, in radians as recorded."""
     joints = {name: stream for name, stream in bag_streams.streams.items() if is_part_of(JOINTS, name)}
-    return {name: stream.values[:, angular(stream.names, config)] for name, stream in joints.items()}
+    return {name: stream.values[:, is_angle(stream.names, config)] for name, stream in joints.items()}
 
 
 def is_part_of(whole: str, stream: str) -> bool:
@@ -144,7 +144,7 @@ def describe_images(
 def _resampled(name: str, stream: Stream, plan: EpisodePlan, span: Span, config: Config) -> Float64:
     """Return the numbers (frames, dimensions) of a stream at the ticks of an episode."""
     samples = plan.picks[name][span.start : span.stop]
-    if rule_of(name, config.data)[0] == "linear":
+    if rule_of(name, config.data).name == "linear":
         ticks_ns = plan.ticks_ns[span.start : span.stop]
-        return interpolate(stream.clock.stamps_ns, stream.values, ticks_ns, samples, angular(stream.names, config))
+        return interpolate(stream.clock.stamps_ns, stream.values, ticks_ns, samples, is_angle(stream.names, config))
     return stream.values[samples]

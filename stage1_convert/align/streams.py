@@ -42,6 +42,7 @@ from stage1_convert.bags.message_types import IMAGE_TYPES, VIDEO_TYPES
 from stage1_convert.bags.storage import Bytes
 from stage1_convert.config import COMMAND, FIELD_PATH, JOINTS, Config, DataConfig
 
+PROPOSES = "--inspect proposes settings"
 IMAGE_TRANSPORTS = ("compressed", "compressedDepth", "ffmpeg")  # image_transport publishes them beside a raw topic
 
 StartsVideo = Callable[[Any], bool]  # tells whether the decoding of a video can begin with this packet
@@ -109,7 +110,7 @@ def without(bag_streams: BagStreams, bad: Mapping[str, Sequence[BadMessage]], co
 def find_topics(bag: Bag, config: Config) -> dict[str, str]:
     """Return the topic of each stream; raises UserError when the bag has none that fits, or no message at all."""
     if not any(topic.declared for topic in bag.topics.values()):
-        raise UserError("is empty: it holds no message")
+        raise UserError("is empty: it holds no message; leave it out by data.exclude")
     data = config.data
     topics = {JOINTS: _find_topic(bag, [data.joint_topic], (JOINT_STATE,))}
     for camera, topic in data.cameras.items():
@@ -196,7 +197,9 @@ class StreamReader:
         if self._fields and self._fields.has_stamp:
             usable = _placed(name, usable, config.data)
         elif _wanted_clock(name, config.data) == "header":
-            raise UserError(f"topic {self.topic}: {self._type} has no stamp; set data.time_source_by_stream.{name}")
+            raise UserError(
+                f"topic {self.topic}: {self._type} has no stamp; set data.time_source_by_stream.{name}=receive"
+            )
         bad = []
         for number, fault in faults.items():
             row = int(np.searchsorted(numbers, number))
@@ -279,6 +282,10 @@ class StreamReader:
         names = f"; they name {', '.join(held)}" if held and about else ""
         hint = "; data.command_joints says how they are called there" if names and name == COMMAND else ""
         hint = "; conventions.joint_order names the joints" if names and name == JOINTS else hint
+        hint = (
+            f"; data.initial_values={{{name}: NUMBER}} stands in for it" if name in config.data.state_fields else hint
+        )
+        hint = "; leave it out of data.cameras" if name in config.data.cameras else hint
         declared = self._bag.topics[self.topic].declared
         return f"topic {self.topic} holds no message{about}; {declared} are declared{names}{hint}"
 
@@ -390,8 +397,8 @@ def _find_topic(bag: Bag, candidates: Sequence[str], types: Sequence[str]) -> st
     present = [topic for topic in candidates if topic in bag.topics]
     if not present:
         held = ", ".join(f"{name} ({topic.type})" for name, topic in sorted(bag.topics.items())) or "none"
-        raise UserError(f"has no topic {' or '.join(candidates[:2])}; its topics: {held}; --inspect proposes settings")
+        raise UserError(f"has no topic {' or '.join(candidates[:2])}; its topics: {held}; {PROPOSES}")
     topic = next((topic for topic in present if bag.topics[topic].declared), present[0])
     if types and bag.topics[topic].type not in types:
-        raise UserError(f"topic {topic} holds {bag.topics[topic].type}, expected {' or '.join(types)}")
+        raise UserError(f"topic {topic} holds {bag.topics[topic].type}, expected {' or '.join(types)}; {PROPOSES}")
     return topic

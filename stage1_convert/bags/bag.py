@@ -9,6 +9,7 @@ import contextlib
 import errno
 import heapq
 import itertools
+import sqlite3
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -23,9 +24,10 @@ from stage1_convert.bags.mcap import Mcap
 from stage1_convert.bags.message_files import MessageFile
 from stage1_convert.bags.message_types import typestore
 from stage1_convert.bags.ros1 import open_rosbag1
-from stage1_convert.bags.sqlite import Database
+from stage1_convert.bags.sqlite import RECOVER, Database
 from stage1_convert.bags.storage import (
     DAMAGED,
+    LEAVE_OUT,
     NO_DEFINITION,
     STORAGE_SUFFIXES,
     Bytes,
@@ -126,7 +128,9 @@ class Bag:
                 if len(wrong):
                     index = int(wrong[0])
                     topic, before_ns, receive_ns = batch[index][0], *times_ns[index : index + 2]
-                    raise UserError(f"{topic}: receive time {receive_ns} ns follows {before_ns} ns; the bag is damaged")
+                    raise UserError(
+                        f"{topic}: receive time {receive_ns} ns follows {before_ns} ns: the bag is damaged; {LEAVE_OUT}"
+                    )
                 last_ns = int(times_ns[-1])
                 yield batch
 
@@ -134,7 +138,7 @@ class Bag:
         """Return one message of a topic as an object; raises UserError when it is damaged."""
         require_message(data)
         types = self.types(topic)
-        with as_user_error("the message is damaged: it "):
+        with as_user_error("the message is damaged: it ", remedy=""):
             return types.deserialize_cdr(data, self.topics[topic].type)
 
     def types(self, topic: str) -> Typestore:
@@ -178,7 +182,7 @@ def open_bag(path: Path, scratch: Path, distro: str, message_files: tuple[Messag
         metadata = _read_metadata(path / "metadata.yaml")
         files = _listed_files(path, metadata)
     if not files:
-        raise UserError(f"holds no storage file ({', '.join(STORAGE_SUFFIXES)})")
+        raise UserError(f"holds no storage file ({', '.join(STORAGE_SUFFIXES)}); {LEAVE_OUT}")
     with contextlib.ExitStack() as stack:
         storages: list[Storage] = []
         for file in files:
@@ -190,7 +194,7 @@ def open_bag(path: Path, scratch: Path, distro: str, message_files: tuple[Messag
 
 
 @contextlib.contextmanager
-def as_user_error(subject: str = "") -> Iterator[None]:
+def as_user_error(subject: str = "", remedy: str = LEAVE_OUT) -> Iterator[None]:
     """Turn whatever reading a bag raises into UserError: the one place where exceptions of other libraries end.
 
     rosbags lets KeyError, struct.error, OverflowError and UnicodeDecodeError escape; sqlite3, Arrow and yaml have their own.
@@ -206,7 +210,9 @@ def as_user_error(subject: str = "") -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
-        raise UserError(f"{subject}cannot be read: {type(error).__name__}: {one_line(error)}") from error
+        remedy = RECOVER if isinstance(error, sqlite3.DatabaseError) else remedy
+        fault = f"{subject}cannot be read: {type(error).__name__}: {one_line(error)}"
+        raise UserError(f"{fault}; {remedy}" if remedy else fault) from error
 
 
 def _next_batch(stream: Iterator[tuple[str, int, Bytes]]) -> list[tuple[str, int, Bytes]]:

@@ -184,7 +184,8 @@ def number_reader(types: Typestore, msgtype: str, path: str, labels: Sequence[st
             return [layout.offsets[path]]
         numbers = layout.offsets.get(array)
         if numbers is None or int(index) >= numbers.length:
-            raise UserError(f"has no {path}: its {array or 'array'} is too short")
+            held = numbers.length if numbers else "no"
+            raise UserError(f"has no {path}: its {array or 'array'} holds {held} numbers")
         return [numbers.element(int(index))]
 
     return FieldReader(types, msgtype, (path.partition(".")[0], *labels), 1, select)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from common.cli.command import UserError
+from stage1_convert.bags.storage import LEAVE_OUT
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 PLAIN_BYTES = 64 << 20  # any ratio is plausible up to this size
@@ -14,6 +15,8 @@ MAX_RATIO = 100  # beyond it: 32 KB of zstd can expand to 1 GiB
 MAX_FILE_RATIO = 1000  # of whole files, which are decompressed to disk
 MAX_BYTES = 1 << 30
 STEP_BYTES = 1 << 20
+DAMAGE = f"they are damaged; {LEAVE_OUT}"
+UNZIP = "unpack it with `zstd -d` where that is right and there is room, or leave it out by data.exclude"
 
 
 def unpack(data: bytes, codec: str, size: int | None = None) -> bytes:
@@ -34,7 +37,9 @@ def unpack(data: bytes, codec: str, size: int | None = None) -> bytes:
             count += len(piece)
     if count > limit or (size is not None and count != size):
         more = "more than " if count > limit else ""
-        raise UserError(f"{len(data)} bytes of {codec} unpack to {more}{min(count, limit)} bytes, not {size or limit}")
+        raise UserError(
+            f"{len(data)} bytes of {codec} unpack to {more}{min(count, limit)} bytes, not {size or limit}: {DAMAGE}"
+        )
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
@@ -46,19 +51,21 @@ def unpack_file(packed: Path, target: Path) -> None:
     limit = max(PLAIN_BYTES, MAX_FILE_RATIO * packed_bytes)
     free = shutil.disk_usage(target.parent).free
     if declared is not None and declared > min(limit, free):
-        raise UserError(f"{packed.name} ({packed_bytes} bytes) claims to unpack to {declared} bytes; {free} are free")
+        raise UserError(
+            f"{packed.name} ({packed_bytes} bytes) claims to unpack to {declared} bytes, and {free} are free; {UNZIP}"
+        )
     written = 0
     with pa.CompressedInputStream(pa.OSFile(str(packed)), "zstd") as stream, target.open("wb") as out:
         while piece := stream.read(STEP_BYTES):
             written += out.write(piece)
             if written > limit:
-                raise UserError(f"{packed.name} ({packed_bytes} bytes) unpacks to more than {limit} bytes")
+                raise UserError(f"{packed.name} ({packed_bytes} bytes) unpacks to more than {limit} bytes; {UNZIP}")
 
 
 def check_size(size: int, packed_bytes: int) -> None:
     """Raise UserError for a declared size that no recording would reach from so few bytes."""
     if size > MAX_BYTES or (size > PLAIN_BYTES and size > MAX_RATIO * packed_bytes):
-        raise UserError(f"{packed_bytes} compressed bytes claim to unpack to {size} bytes, which is refused")
+        raise UserError(f"{packed_bytes} compressed bytes claim to unpack to {size} bytes: {DAMAGE}")
 
 
 def zstd_content_size(data: bytes) -> int | None:

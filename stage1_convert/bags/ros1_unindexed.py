@@ -17,7 +17,7 @@ from rosbags.typesys.msg import normalize_msgtype
 from common.cli.command import UserError, one_line
 from stage1_convert.bags.compression import unpack
 from stage1_convert.bags.message_types import ros1_to_cdr
-from stage1_convert.bags.storage import Bytes, Channel
+from stage1_convert.bags.storage import LEAVE_OUT, Bytes, Channel
 
 MAGIC = b"#ROSBAG V2.0\n"
 MESSAGE, BAG_HEADER, CHUNK, CONNECTION = 2, 3, 5, 7
@@ -50,7 +50,7 @@ class UnindexedRosbag1:
         try:
             fault = self._walk()
             if not self._counts:
-                raise UserError(f"holds no complete message ({fault}); record it again")
+                raise UserError(f"holds no complete message ({fault}); {LEAVE_OUT}")
         except BaseException:
             self.close()
             raise

@@ -70,7 +70,8 @@ class Database:
         for channel, count, start_ns, end_ns in self._connection.execute(query):
             if channel not in self.channels:
                 raise UserError(
-                    f"{count} messages belong to topic number {channel}, which is not in the list of topics"
+                    f"{count} messages belong to topic number {channel}, which is not in the list of topics: the file is "
+                    f"damaged; {RECOVER}"
                 )
             self.channels[channel] = self.channels[channel]._replace(declared=count)
             first.append(start_ns)

@@ -15,6 +15,7 @@ SLOWEST_BYTES_PER_S = 50_000  # reading on a busy machine is faster than this; a
 
 Bytes = bytes | memoryview  # a large message is a view of its chunk: images are not copied
 DAMAGED = b""  # stands for a message that does not unpack or convert: no message is empty
+LEAVE_OUT = "copy or download it again, or leave it out by data.exclude"
 NO_DEFINITION = MessageDefinition(MessageDefinitionFormat.NONE, "")
 FORMATS = {
     "ros2msg": MessageDefinitionFormat.MSG,

@@ -1,79 +1,160 @@
-"""Check a dataset against the LeRobot v3.0 format, and against our own records beside it."""
+"""Checks a dataset as LeRobot and the training read it, and our own records beside it.
 
+The dataset is opened by the code that a training opens it with: what that refuses is the first finding, and whether it
+refuses anything is the verdict. The rules below find what is wrong beyond that.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
-from common.cli.command import UserError
+import numpy.typing as npt
+import pyarrow as pa
+
+from common.cli.command import UserError, one_line
+from common.lerobot.dataset import Dataset
+from common.lerobot.metadata import IMAGE_DTYPES
+from common.lerobot.training import require_trainable, training_columns
 from common.report.formatting import counted
-from stage1_convert.check.findings import Finding, Findings
-from stage1_convert.check.images import check_images
-from stage1_convert.check.info import Declared, check_info
-from stage1_convert.check.meta import check_episodes, check_tasks
-from stage1_convert.check.provenance import check_provenance
-from stage1_convert.check.rows import check_actions, check_file_names, check_rows, check_task_use
+from stage1_convert.check.findings import Finding, Kind, Opened
+from stage1_convert.check.images import measure_images
+from stage1_convert.check.metadata import (
+    check_axes,
+    check_columns,
+    check_episodes,
+    check_info,
+    check_left_over,
+    check_tasks,
+)
+from stage1_convert.check.records import check_actions, check_record, check_sync, check_timestamps
+from stage1_convert.check.rows import check_data_files, check_finite, check_index_columns
 from stage1_convert.check.statistics import check_statistics
 
 __all__ = ["Finding", "Report", "check", "print_report"]
+
+Rule = Callable[[Opened], Iterator[Finding]]
+RULES: tuple[Rule, ...] = (
+    check_info,
+    check_axes,
+    check_tasks,
+    check_episodes,
+    check_left_over,
+    check_columns,
+    check_data_files,
+    check_index_columns,
+    check_finite,
+    check_record,
+    check_sync,
+    check_timestamps,
+    check_actions,
+    check_statistics,
+)
 
 
 class Report(NamedTuple):
     """How much was checked, and the findings."""
 
-    files: int
     frames: int
     images: int
     findings: list[Finding]
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether a training takes the dataset."""
+        return not any(finding.is_refused for finding in self.findings)
 
-def check(root: Path) -> Report:
-    """Check the LeRobot v3.0 dataset at `root`, whoever wrote it; raises UserError when there is none."""
+
+def check(root: Path, rename: Mapping[str, str] | None = None, use_cameras: Collection[str] | None = None) -> Report:
+    """Check the LeRobot v3.0 dataset at `root`, whoever wrote it; raises UserError when there is none.
+
+    `rename` and `use_cameras` are what a training gets as data.rename and data.use_cameras.
+    """
     if not (root / "meta" / "info.json").is_file():
         raise UserError(f"no dataset in {root}: meta/info.json is missing")
-    findings = Findings(root)
-    declared = check_info(root / "meta" / "info.json", findings)
-    frames, images = _check_content(root, declared, findings) if declared else (0, 0)
-    return Report(len(findings.files), frames, images, findings.found)
+    findings: list[Finding] = []
+    with _logged_warnings(root, findings), TemporaryDirectory() as cache:
+        try:
+            dataset = Dataset.open(root, rename, use_cameras)
+        except UserError as error:
+            return Report(0, 0, [*findings, _fault(root, error, is_refused=True)])
+        columns = _read(dataset, Path(cache), findings)
+        measured = measure_images(dataset)
+        findings += measured.findings
+        for rule in RULES:
+            findings += _apply(rule, Opened(dataset, columns, measured.stats))
+    first = {finding.text: finding for finding in reversed(findings)}
+    return Report(dataset.n_frames, measured.images, list(reversed(first.values())))
 
 
-def _check_content(root: Path, declared: Declared, findings: Findings) -> tuple[int, int]:
-    """Check what info.json describes; what depends on an unreadable file is not checked."""
-    _check_names(root, declared, findings)
-    tasks = check_tasks(root, declared, findings)
-    episodes = check_episodes(root, declared, tasks, findings)
-    rows = check_rows(root, declared, episodes, findings)
-    if rows is None or episodes is None:
-        return rows.parts[-1].stop if rows else 0, 0
-    if tasks is not None:
-        check_task_use(rows, episodes, tasks, findings)
-    check_actions(rows, declared, episodes, findings)
-    images = check_images(root, declared, rows, episodes, findings)
-    if episodes.bounds[-1:] == [(episodes.bounds[-1][0], rows.parts[-1].stop)]:
-        check_statistics(root, declared, rows, images, episodes, findings)
-    check_provenance(root, declared, episodes, findings)
-    return rows.parts[-1].stop, images.count
+def _read(dataset: Dataset, cache: Path, findings: list[Finding]) -> dict[str, npt.NDArray[Any]]:
+    """Read the columns: first as a training does, whose refusals count, then each that is still missing."""
+    columns: dict[str, npt.NDArray[Any]] = {}
+    try:
+        require_trainable(dataset)
+    except UserError as error:
+        findings.append(_fault(dataset.root, error, is_refused=True))
+    try:
+        columns |= training_columns(dataset, cache / "training")
+    except UserError as error:
+        findings.append(_fault(dataset.root, error, is_refused=True))
+    for key, feature in dataset.features.items():
+        if key not in columns and feature.dtype not in (*IMAGE_DTYPES, "string"):
+            try:
+                columns |= dataset.columns([key], cache / key)
+            except UserError as error:
+                findings.append(_fault(dataset.root, error))
+    return columns
 
 
-def _check_names(root: Path, declared: Declared, findings: Findings) -> None:
-    check_file_names(root / "data", "parquet", declared.chunks_size, findings)
-    check_file_names(root / "meta" / "episodes", "parquet", declared.chunks_size, findings)
-    videos = root / "videos"
-    for folder in sorted(videos.iterdir()) if videos.is_dir() else ():
-        if folder.name in declared.of_dtype("video"):
-            check_file_names(folder, "mp4", declared.chunks_size, findings)
-        else:
-            findings.add(folder, "belongs to no video feature in info.json")
-    if (root / "images").exists():
-        findings.add(root / "images", "is left over from a recording that did not end: LeRobot removes it")
+def _apply(rule: Rule, opened: Opened) -> list[Finding]:
+    """Return the findings of a rule; where it cannot read a file, that is the last of them."""
+    findings: list[Finding] = []
+    try:
+        findings.extend(rule(opened))
+    except UserError as error:
+        findings.append(_fault(opened.root, error))
+    except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError, LookupError) as error:
+        what = rule.__name__.removeprefix("check_").replace("_", " ")
+        findings.append(_fault(opened.root, UserError(f"{what} cannot be checked: {one_line(error)}")))
+    return findings
+
+
+def _fault(root: Path, error: UserError, is_refused: bool = False) -> Finding:
+    return Finding("fault", _without(root, str(error)), is_refused)
+
+
+def _without(root: Path, text: str) -> str:
+    return text.replace(f"{root}/", "").replace(f"{root}: ", "")
+
+
+@contextmanager
+def _logged_warnings(root: Path, findings: list[Finding]) -> Iterator[None]:
+    """Make every warning of the reader a finding, instead of a line in the log."""
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            findings.append(Finding("warning", _without(root, record.getMessage())))
+
+    logger, handler = logging.getLogger("common.lerobot"), Collect(logging.WARNING)
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
 
 
 def print_report(report: Report) -> int:
     """Print one line for each finding and a summary; returns the exit code, 0 or 2."""
-    for finding in report.findings:
+    kinds: tuple[Kind, ...] = ("fault", "own rule", "warning")
+    for finding in sorted(report.findings, key=lambda finding: kinds.index(finding.kind)):
         print(finding)
-    hints = sum(finding.is_hint for finding in report.findings)
-    faults = len(report.findings) - hints
-    found = counted(faults, "finding") if faults else "no findings"
-    noted = f", {counted(hints, 'hint')}" if hints else ""
-    usable = "to be repaired before training" if faults else "usable for training"
-    print(f"{report.files} files, {report.frames} frames, {report.images} images: {found}{noted}; {usable}")
-    return 2 if faults else 0
+    counts = {kind: sum(finding.kind == kind for finding in report.findings) for kind in kinds}
+    found = ", ".join(counted(number, kind) for kind, number in counts.items() if number) or "no findings"
+    usable = "yes" if report.is_usable else "no"
+    print(f"{report.frames} frames, {report.images} images: {found}; usable for training: {usable}")
+    return 2 if counts["fault"] or counts["own rule"] else 0

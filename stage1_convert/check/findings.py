@@ -1,85 +1,92 @@
-"""Findings about a dataset, in the order in which they are added, and the files that were checked."""
+"""Findings about a dataset, and the opened dataset that the rules look at."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ValidationError
 
-from common.cli.command import one_line
+from common.lerobot.dataset import Dataset
+from stage1_convert.dataset.stats import Stats
+
+# What a finding breaks: a rule of LeRobot's format or of the training; a rule of ours alone, about our own records; none.
+Kind = Literal["fault", "own rule", "warning"]
 
 
 class Finding(NamedTuple):
-    """Something that is wrong: in which file (relative to the dataset), in which of its rows (None: not one row)."""
+    """What is wrong where, in one line."""
 
-    file: str
-    row: int | None
+    kind: Kind
     text: str
-    is_hint: bool = False  # training takes it, and so does LeRobot
+    is_refused: bool = False  # a training refuses the dataset for it
 
     def __str__(self) -> str:
-        """Return the finding as one line."""
-        where = self.file if self.row is None else f"{self.file}: row {self.row}"
-        return f"{'hint: ' if self.is_hint else ''}{where}: {self.text}"
+        """Return the finding as it is printed."""
+        return f"{self.kind}: {self.text}"
 
 
-class Findings:
-    """Collects the findings about the dataset at `root`, and the files that were checked."""
+@dataclass(frozen=True)
+class Opened:
+    """A dataset with what could be read of it.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.found: list[Finding] = []
-        self.files: set[Path] = set()
+    `columns` has numbers, (rows,) or (rows, dimensions), by feature; `image_stats` has the statistics of a camera's images
+    by feature and episode, None where no image of an episode decodes.
+    """
 
-    def add(self, path: Path, text: str, row: int | None = None, is_hint: bool = False) -> None:
-        """Add a finding about the file or folder `path`."""
-        name = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
-        self.found.append(Finding(name, row, text, is_hint))
+    dataset: Dataset
+    columns: dict[str, npt.NDArray[Any]]
+    image_stats: dict[str, list[Stats | None]]
 
-    def hint(self, path: Path, text: str) -> None:
-        """Add something unusual that training and LeRobot take as it is."""
-        self.add(path, text, is_hint=True)
+    @property
+    def root(self) -> Path:
+        """The folder of the dataset."""
+        return self.dataset.root
 
-    def expect(self, path: Path, what: str, found: Any, expected: Any) -> None:
-        """Add a finding unless `found` equals `expected`."""
-        if found != expected:
-            self.add(path, f"{what}: found {shorten(found)}, expected {shorten(expected)}")
+    @cached_property
+    def files(self) -> list[tuple[Path, int, int]]:
+        """The data files in the order in which readers concatenate them, each with its first row and the row after its last."""
+        files, start = [], 0
+        for path in sorted((self.root / "data").glob("*/*.parquet")):
+            stop = start + pq.read_metadata(path).num_rows
+            files.append((path, start, stop))
+            start = stop
+        return files
 
-    def rows(self, path: Path, bad: npt.NDArray[np.bool_], describe: Callable[[int], str]) -> None:
-        """Add one finding about the first row where `bad` (rows,) is true, and the number of the others."""
-        rows = np.flatnonzero(bad)
-        if len(rows):
-            more = f" (and {len(rows) - 1} more rows)" if len(rows) > 1 else ""
-            self.add(path, describe(int(rows[0])) + more, int(rows[0]))
+    def place(self, row: int) -> str:
+        """Return in which row of which file a row of the dataset is."""
+        path, start, _ = next(file for file in self.files if file[1] <= row < file[2])
+        return f"{path.relative_to(self.root)}: row {row - start}"
 
-    def validate(self, model: type[BaseModel], path: Path, tree: Any, prefix: str = "") -> set[str]:
-        """Add a finding for each value of a JSON tree that does not fit the model; returns the keys that have one."""
-        try:
-            model.model_validate(tree)
-        except ValidationError as error:
-            for detail in error.errors():
-                key = ".".join(map(str, (*prefix.split(), *detail["loc"]))) or "the file"
-                expected = detail["msg"].replace("Input should be", "expected")
-                found = f"{key}: found {shorten(detail['input'])}, {expected}"
-                self.add(path, f"{key} is missing" if detail["type"] == "missing" else found)
-            return {str(detail["loc"][0]) if detail["loc"] else "" for detail in error.errors()}
-        return set()
+    def compare(
+        self, key: str, right: npt.NDArray[Any], tolerance: float = 0.0, kind: Kind = "fault"
+    ) -> Iterator[Finding]:
+        """Yield a finding about the first row of a column that is off by more than the tolerance, and how many others are."""
+        found = self.columns.get(key)
+        if found is None or found.shape != right.shape:
+            return
+        off = np.abs(found.astype(np.float64) - right).reshape(len(right), -1).max(axis=1) > tolerance
+        for row in np.flatnonzero(off)[:1]:
+            more = f" (and {off.sum() - 1} more rows)" if off.sum() > 1 else ""
+            yield Finding(
+                kind, f"{self.place(row)}: {key}: found {_text(found[row])}, expected {_text(right[row])}{more}"
+            )
 
-    def read(self, path: Path) -> pa.Table | None:
-        """Return the table of a parquet file, or None after adding why it cannot be read."""
-        self.files.add(path)
-        try:
-            return pq.read_table(path, partitioning=None)
-        except (pa.ArrowException, OSError) as error:
-            self.add(path, "is missing" if not path.exists() else f"cannot be read: {one_line(error)}")
-            return None
+
+def expect(file: str, what: str, found: Any, expected: Any, kind: Kind = "fault") -> Iterator[Finding]:
+    """Yield a finding about a file of the dataset unless `found` equals `expected`."""
+    if found != expected:
+        yield Finding(kind, f"{file}: {what}: found {shorten(found)}, expected {shorten(expected)}")
 
 
 def shorten(value: Any) -> str:
     """Return the repr of a value, cut where it is too long for a line."""
     text = repr(value)
     return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
+
+
+def _text(value: Any) -> str:
+    return "[" + ", ".join(f"{number:.7g}" for number in value) + "]" if np.ndim(value) else f"{value:.9g}"

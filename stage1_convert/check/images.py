@@ -1,125 +1,125 @@
-"""Decodes every stored image of a dataset, notes the damaged ones, and measures those that statistics cover."""
+"""Decodes every image of a dataset as a training does, finds those whose damage decoders conceal, and measures a sample."""
 
-import concurrent.futures
 import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count, islice
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from common.cli.command import UserError, one_line, progress
-from common.lerobot.images import Image, captured_stderr, decode_image, decode_intact, image_file
-from common.lerobot.metadata import Feature
-from stage1_convert.check.findings import Findings
-from stage1_convert.check.info import Declared
-from stage1_convert.check.meta import Episodes, episode_of_rows
-from stage1_convert.check.rows import Part, Rows
-from stage1_convert.check.videos import check_videos
-from stage1_convert.dataset.stats import HISTOGRAM, Histogram, histogram, sample_frames
+from common.cli.command import UserError, progress
+from common.lerobot.dataset import Dataset
+from common.lerobot.images import captured_stderr, decode_image, decode_intact, image_file
+from common.lerobot.metadata import Episode, image_key
+from stage1_convert.check.findings import Finding
+from stage1_convert.dataset.stats import HISTOGRAM, Histogram, Stats, histogram, image_stats, sample_frames
 
 BATCH_ROWS = 64
+Cell = dict[str, Any] | None
 
 
-class ImageSample:
-    """The sum of the histograms of an episode's sampled images (episodes, *HISTOGRAM), by feature.
+class _Sum:
+    """The sum of the histograms of an episode's sampled images, and the number of all of them."""
 
-    `is_sampled` (rows,) marks the rows whose images are part of it, `count` is the number of all images decoded.
-    """
+    def __init__(self, episode: Episode) -> None:
+        self.sampled = set(sample_frames(episode.length).tolist())
+        self.counts, self.images = np.zeros(HISTOGRAM, np.int64), 0
 
-    def __init__(self, declared: Declared, episodes: Episodes, rows: int) -> None:
-        self.sums = {
-            key: np.zeros((len(episodes.places), *HISTOGRAM), np.int64) for key in declared.of_dtype("image", "video")
-        }
-        self.is_sampled = np.zeros(rows, np.bool_)
-        for start, stop in episodes.bounds:
-            if 0 <= start < stop <= rows:
-                self.is_sampled[start + sample_frames(stop - start)] = True
-        self.count = 0
-        self._episode_of = episode_of_rows(episodes, rows)
-
-    def add(self, key: str, row: int, image: Image) -> None:
-        """Count an image of a row of the dataset; -1 for one that belongs to no row."""
-        counts = histogram(image) if 0 <= row < len(self.is_sampled) and self.is_sampled[row] else None
-        self.add_histogram(key, row, counts)
-
-    def add_histogram(self, key: str, row: int, counts: Histogram | None) -> None:
-        """Count an image whose histogram is known, None when it is not sampled."""
-        self.count += 1
-        if counts is not None:
-            self.sums[key][self._episode_of[row]] += counts
+    def stats(self) -> Stats | None:
+        return image_stats(self.counts, len(self.sampled)) if self.counts.any() else None
 
 
-def check_images(root: Path, declared: Declared, rows: Rows, episodes: Episodes, findings: Findings) -> ImageSample:
-    """Decode every image and every video frame of the dataset."""
-    sample = ImageSample(declared, episodes, rows.parts[-1].stop)
-    stored = declared.of_dtype("image")
-    if stored:
-        for part in progress(rows.parts, len(rows.parts), "check images", "file"):
-            for key, feature in stored.items():
-                _check_images(root, part, key, feature, sample, findings)
-    for key, feature in declared.of_dtype("video").items():
-        check_videos(root, key, feature, declared.fps, episodes, sample.add, findings)
-    return sample
+class Measured(NamedTuple):
+    """Findings about the images, how many were read, and their statistics by feature and episode."""
+
+    findings: list[Finding]
+    images: int
+    stats: dict[str, list[Stats | None]]
 
 
-def _check_images(root: Path, part: Part, key: str, feature: Feature, sample: ImageSample, findings: Findings) -> None:
-    row = 0
+def measure_images(dataset: Dataset) -> Measured:
+    """Decode every image, and report one finding for each camera and episode that has damaged ones."""
+    findings, images = list[Finding](), 0
+    stats: dict[str, list[Stats | None]] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for camera, (_, _, channels) in dataset.cameras.items():
+            key = image_key(camera)
+            if channels != 3:
+                continue  # neither OpenCV nor the training reads them
+            stats[key] = []
+            for episode in progress(dataset.episodes, len(dataset.episodes), f"check {camera}", "episode"):
+                found = _Sum(episode)
+                is_video = dataset.features[key].dtype == "video"
+                faults = (
+                    _video(dataset, episode, camera, found)
+                    if is_video
+                    else _stored(dataset, episode, camera, found, pool)
+                )
+                findings += _first(dataset, faults)
+                images += found.images
+                stats[key].append(found.stats())
+    return Measured(findings, images, stats)
+
+
+def _first(dataset: Dataset, faults: Iterator[tuple[str, bool]]) -> list[Finding]:
+    """Return one finding about the images of an episode: the first that a training refuses, else the first damaged one."""
+    found = sorted(faults, key=lambda fault: not fault[1])
+    more = f" (and {len(found) - 1} more images)" if len(found) > 1 else ""
+    return [Finding("fault", f"{text}{more}".replace(f"{dataset.root}: ", ""), refused) for text, refused in found[:1]]
+
+
+def _video(dataset: Dataset, episode: Episode, camera: str, found: _Sum) -> Iterator[tuple[str, bool]]:
     try:
-        with pq.ParquetFile(part.path) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=[key]):
-                cells = [_file(root, cell) for cell in batch.column(0).to_pylist()]
-                measured = sample.is_sampled[part.start + row : part.start + row + len(cells)].tolist()
-                for cell, (fault, counts) in zip(cells, _look(cells, measured, feature.shape), strict=True):
-                    if fault:
-                        findings.add(part.path, f"{key}: {cell if isinstance(cell, str) else fault}", row)
-                    else:
-                        sample.add_histogram(key, part.start + row, counts)
-                    row += 1
-    except (pa.ArrowException, OSError) as error:
-        findings.add(part.path, f"{key} cannot be read: {one_line(error)}", row)
-
-
-def _file(root: Path, cell: dict[str, Any] | None) -> bytes | str:
-    """Return the stored file of an image, or why there is none."""
-    try:
-        return image_file(root, cell)
+        for frame, image in enumerate(dataset.images(episode, camera)):
+            found.images += 1
+            if frame in found.sampled:
+                found.counts += histogram(image)
     except UserError as error:
-        return str(error)
+        yield str(error), True
 
 
-Look = tuple[str | None, Histogram | None]
-
-
-def _look(cells: Sequence[bytes | str], measured: Sequence[bool], shape: tuple[int, ...]) -> list[Look]:
-    """Return each image's fault, or its histogram if it is measured.
+def _stored(
+    dataset: Dataset, episode: Episode, camera: str, found: _Sum, pool: ThreadPoolExecutor
+) -> Iterator[tuple[str, bool]]:
+    """Yield what is wrong with each damaged image, and whether a training refuses it.
 
     libjpeg and libpng report damage on the error stream only, without a name: which image it was is looked up when there
     is some.
     """
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, captured_stderr() as printed:
-        looks = list(pool.map(lambda cell, is_measured: _decode(cell, is_measured, shape), cells, measured))
-    if not printed():
-        return looks
-    return [look if look[0] else (_complaint(cell), look[1]) for cell, look in zip(cells, looks, strict=True)]
 
+    def look(frame: int, cell: Cell) -> UserError | Histogram | None:
+        try:
+            image = dataset.resized(decode_image(image_file(dataset.root, cell)), camera)
+        except UserError as error:
+            return error
+        return histogram(image) if frame in found.sampled else None
 
-def _decode(cell: bytes | str, is_measured: bool, shape: tuple[int, ...]) -> Look:
+    cells, frame = dataset.image_cells(episode, camera), 0
     try:
-        image = decode_image(cell if isinstance(cell, bytes) else b"")
-    except (UserError, cv2.error) as error:
-        return one_line(error), None
-    if image.shape[:2] != shape[:2]:
-        return "found an image of {}x{}, expected {}x{}".format(*image.shape[:2], *shape[:2]), None
-    return None, histogram(image) if is_measured else None
-
-
-def _complaint(cell: bytes | str) -> str | None:
-    try:
-        decode_intact(cell if isinstance(cell, bytes) else b"")
+        while batch := list(islice(cells, BATCH_ROWS)):
+            with captured_stderr() as printed:
+                looks = list(pool.map(look, count(frame), batch))
+                is_damaged = bool(printed())
+            for cell, seen in zip(batch, looks, strict=True):
+                concealed = _concealed(dataset, cell) if is_damaged else None
+                if isinstance(seen, UserError):
+                    yield str(dataset.image_fault(episode, camera, frame, seen)), True
+                elif concealed:
+                    yield str(dataset.image_fault(episode, camera, frame, concealed)), False
+                elif seen is not None:
+                    found.counts += seen
+                frame += 1
     except UserError as error:
-        return one_line(error)
+        yield str(error), True
+    found.images = frame
+    if frame != episode.length:
+        yield f"{dataset.root}: camera {camera}, episode {episode.number}: {frame} images, {episode.length} rows", True
+
+
+def _concealed(dataset: Dataset, cell: Cell) -> UserError | None:
+    try:
+        decode_intact(image_file(dataset.root, cell))
+    except UserError as error:
+        return error
     return None

@@ -67,7 +67,9 @@ class ImageColumnWriter:
         """
         files = self._waiting
         if len(files) < count:
-            raise UserError("the second reading gave fewer images than the first: it is damaged or being written to")
+            raise UserError(
+                "the second reading gave fewer images than the first: it is damaged or being written to; convert it again"
+            )
         self._waiting, self.waiting_bytes = [], 0
         if self._video is not None:
             return None

@@ -57,4 +57,6 @@ class VideoFile:
         self._file.close()
         count = sum(1 for _ in decode_video(self._path, 0.0, self.frames + 1, self._fps))
         if count != self.frames:
-            raise UserError(f"the video holds {count} frames and {self.frames} were written")
+            raise UserError(
+                f"the video holds {count} frames and {self.frames} were written; convert again, or with data.storage=jpeg"
+            )

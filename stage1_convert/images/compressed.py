@@ -22,7 +22,7 @@ from stage1_convert.images.file_header import (
     read_header,
 )
 from stage1_convert.images.image import OTHER_TOPIC, CameraImage, ImageRules, check_size
-from stage1_convert.images.raw import LAYOUTS, of_numbers
+from stage1_convert.images.raw import LAYOUTS, image_from_array
 from stage1_convert.images.rvl import decode_rvl
 
 DEPTH_HEADER = struct.Struct("<iff")  # of compressed_depth_image_transport: format, then depth_quant_a and _b
@@ -47,6 +47,8 @@ def read_compressed(message: Any, rules: ImageRules, trust: bool) -> CameraImage
     data, declared = message.data.tobytes(), message.format
     if "compressedDepth" in declared:
         return _compressed_depth(data, declared, rules)
+    if not data:
+        raise UserError("the message holds no image: 0 bytes")
     header = read_header(data, declared)
     word = declared.split(";")[0].strip()
     if header.bits == 16:
@@ -56,7 +58,7 @@ def read_compressed(message: Any, rules: ImageRules, trust: bool) -> CameraImage
     mosaic = _bayer(rules.encoding or word, 8)
     if mosaic and (header.channels == 1 or rules.encoding not in (None, word)):
         plane = _decode(data, header, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
-        return of_numbers(plane[..., None], mosaic, rules)
+        return image_from_array(plane[..., None], mosaic, rules)
     return _color(data, header, _is_swapped(rules.encoding, word), trust)
 
 
@@ -107,7 +109,7 @@ def _of_16_bits(data: bytes, header: FileHeader, word: str, rules: ImageRules) -
     if rules.encoding not in (None, *OF_16_BITS):
         raise _useless(rules, "a PNG file of 16 bits", OF_16_BITS)
     name = rules.encoding or _bayer(word, 16) or ("mono16" if word == "mono16" else "16UC1")
-    return of_numbers(_read_16_bits(data, header)[..., None], name, rules)
+    return image_from_array(_read_16_bits(data, header)[..., None], name, rules)
 
 
 def _read_16_bits(data: bytes, header: FileHeader) -> npt.NDArray[np.uint16]:
@@ -128,10 +130,10 @@ def _compressed_depth(data: bytes, declared: str, rules: ImageRules) -> CameraIm
     _, a, b = DEPTH_HEADER.unpack_from(data)
     depth = _depth_numbers(data[DEPTH_HEADER.size :], declared)
     if not (rules.encoding or declared).startswith("32FC1"):
-        return of_numbers(depth[..., None], "16UC1", rules)
+        return image_from_array(depth[..., None], "16UC1", rules)
     known = (depth > 0) & (depth != b)
     depth_m = np.where(known, a / np.where(known, depth - np.float32(b), 1.0), np.nan)
-    return of_numbers(depth_m[..., None], "32FC1", rules)
+    return image_from_array(depth_m[..., None], "32FC1", rules)
 
 
 def _depth_numbers(data: bytes, declared: str) -> npt.NDArray[np.uint16]:

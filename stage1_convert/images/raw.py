@@ -23,7 +23,7 @@ BAYER = {
 
 
 class Layout(NamedTuple):
-    """How the pixels of an encoding lie: numpy's type (byte order by the message), channels, OpenCV's way to RGB.
+    """How the pixels of an encoding are stored: numpy's type (byte order by the message), channels, OpenCV's way to RGB.
 
     `conversion` is None where they are RGB already; `kind` says what they are.
     """
@@ -84,10 +84,10 @@ def read_raw(message: Any, rules: ImageRules) -> CameraImage:
         )
     rows = np.ascontiguousarray(message.data.reshape(height, step)[:, :row_bytes])
     numbers = rows.view((">" if message.is_bigendian else "<") + layout.dtype).reshape(height, width, layout.channels)
-    return of_numbers(numbers, name, rules)
+    return image_from_array(numbers, name, rules)
 
 
-def of_numbers(numbers: npt.NDArray[Any], name: Encoding, rules: ImageRules) -> CameraImage:
+def image_from_array(numbers: npt.NDArray[Any], name: Encoding, rules: ImageRules) -> CameraImage:
     """Return the image of numbers (height, width, channels) that `name`, one of LAYOUTS, describes."""
     layout, measured = LAYOUTS[name], None
     if layout.dtype != "u1":

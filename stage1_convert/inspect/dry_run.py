@@ -129,7 +129,7 @@ def _first_images(source: BagPath, bag: BagPlan, config: Config, scratch: Path) 
     camera, (message, *_) = next(iter(reader.bad.items()))
     raise UserError(
         f"camera {camera}: the images of the first {TRIED_FRAMES} frames are damaged, such as message {message.number} "
-        f"stamped {message.stamp_ns} ns: {message.reason}"
+        f"stamped {message.stamp_ns} ns: {message.reason}; data.exclude leaves the bag out"
     )
 
 

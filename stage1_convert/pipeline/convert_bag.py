@@ -125,7 +125,9 @@ def _checksums(path: Path) -> dict[str, str]:
         files += [log for log in logs if log.is_file() and log.stat().st_size]
         return {file.name: sha256(file) for file in files}
     except OSError as error:
-        raise UserError(f"cannot be read: {one_line(error)}") from error
+        raise UserError(
+            f"cannot be read: {one_line(error)}; make it readable, or leave it out by data.exclude"
+        ) from error
 
 
 class _BagConversion:

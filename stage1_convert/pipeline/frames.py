@@ -99,7 +99,7 @@ class FrameReader:
 
     def _leave_out(self, camera: str, sample: int, error: UserError) -> None:
         if self._config.data.bad_messages == "refuse":
-            raise UserError(f"{self._name(camera, sample)}: {error}") from error
+            raise UserError(f"{self._name(camera, sample)}: {error}; data.bad_messages=skip leaves it out") from error
         message = self._noted(camera, sample, str(error))
         self.bad.setdefault(camera, []).append(message._replace(follows=isinstance(error, FollowsDamageError)))
 

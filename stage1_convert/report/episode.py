@@ -9,13 +9,15 @@ import pyarrow.parquet as pq
 from common.lerobot.columns import as_array
 from common.lerobot.dataset import Dataset
 from common.lerobot.metadata import ACTION, STATE, data_file
-from common.report.charts import Line, Plot, Stretch, short, sparkline, timeline
+from common.report.charts import Line, Plot, Span, short, sparkline, timeline
 from common.report.formatting import counted
 from common.report.images import PageImage, film
 from stage1_convert.dataset.record import SYNC_PATH, ConversionRecord
 from stage1_convert.report.issues import NS, EpisodeReport, stop_ns
 
 UNITS = {"velocity": "rad/s", "effort": "Nm"}
+CELLS = 200  # of a timeline of frames: shorter spans cannot be told apart
+Sync = dict[str, npt.NDArray[np.int64]]  # columns of an episode's file in meta/sync
 
 
 class Figure(NamedTuple):
@@ -32,6 +34,7 @@ class EpisodeDetails(NamedTuple):
     report: EpisodeReport
     in_bag: Plot
     films: dict[str, list[PageImage]]  # camera -> images
+    repeats: dict[str, Plot]  # camera -> where a frame shows the image before it, for cameras with such frames
     curves: list[Figure]
     ages: list[Figure]
 
@@ -41,14 +44,43 @@ def describe_episode(report: EpisodeReport, record: ConversionRecord, dataset: D
 
     Raises UserError naming camera, episode and frame when an image is damaged or missing.
     """
-    episode = dataset.episodes[report.number]
+    episode, sync = dataset.episodes[report.number], read_sync(dataset, report.number)
+    repeats = {camera: _repeats(camera, sync, dataset.fps) for camera in dataset.cameras}
     return EpisodeDetails(
         report,
         _in_bag(report, dataset.fps),
         {camera: film(dataset, episode, camera) for camera in dataset.cameras},
+        {camera: plot for camera, plot in repeats.items() if len(plot.bars) > 1},
         _curves(report, record, dataset),
-        _ages(report, record, dataset),
+        _ages(record, sync),
     )
+
+
+def read_sync(dataset: Dataset, number: int) -> Sync:
+    """Read which message of each stream every frame of an episode shows."""
+    chunk, file = data_file(number)
+    table = pq.read_table(dataset.root / SYNC_PATH.format(chunk_index=chunk, file_index=file), partitioning=None)
+    return {name: table.column(name).to_numpy() for name in table.column_names}
+
+
+def sample_ages_ms(sync: Sync, stream: str) -> npt.NDArray[np.float64]:
+    """Return how far the sample of a stream lies from each frame."""
+    ages: npt.NDArray[np.float64] = np.abs(sync["tick_ns"] - sync[f"{stream}.stamp_ns"]) / 1e6
+    return ages
+
+
+def _repeats(camera: str, sync: Sync, fps: int) -> Plot:
+    """Draw the frames that show the image of the frame before."""
+    message = sync[f"{camera}.message"]
+    repeated = np.flatnonzero(np.diff(message) == 0) + 1
+    cells = np.unique(repeated * CELLS // len(message)) if len(message) > CELLS else repeated
+    n_cells = min(len(message), CELLS)
+    spans = [
+        Span(0.0, 1.0, "idle"),
+        *(Span(cell / n_cells, (cell + 1) / n_cells, "repeated") for cell in cells.tolist()),
+    ]
+    label = f"Camera {camera}: {counted(len(repeated), 'frame')} of {len(message)} with the image of the frame before"
+    return timeline(label, spans, "0 s", f"{len(message) / fps:.1f} s")
 
 
 def _in_bag(report: EpisodeReport, fps: float) -> Plot:
@@ -60,18 +92,18 @@ def _in_bag(report: EpisodeReport, fps: float) -> Plot:
     def share(time_ns: int) -> float:
         return min(max((time_ns - first_ns) / length_ns, 0.0), 1.0)
 
-    stretches = [Stretch(0.0, 1.0, "idle")]
+    spans = [Span(0.0, 1.0, "idle")]
     for other in bag.episodes:
         kind = "this" if other.episode_index == report.number else "episode"
-        stretches.append(Stretch(share(other.start_ns), share(stop_ns(other, fps)), kind))
-    stretches += [Stretch(share(gap.start_ns), share(stop_ns(gap, fps)), "gap") for gap in bag.gaps]
+        spans.append(Span(share(other.start_ns), share(stop_ns(other, fps)), kind))
+    spans += [Span(share(gap.start_ns), share(stop_ns(gap, fps)), "gap") for gap in bag.gaps]
     start_s, stop_s = (entry.start_ns - first_ns) / NS, (stop_ns(entry, fps) - first_ns) / NS
     length = f"{length_ns / NS:.1f} s"
     label = (
         f"The bag, {length}: this episode from {start_s:.1f} to {stop_s:.1f} s, "
         f"{counted(len(bag.episodes), 'episode')} and {counted(len(bag.gaps), 'gap')} in all"
     )
-    return timeline(label, stretches, "0 s", length)
+    return timeline(label, spans, "0 s", length)
 
 
 def _curves(report: EpisodeReport, record: ConversionRecord, dataset: Dataset) -> list[Figure]:
@@ -95,13 +127,11 @@ def _sparkline(name: str, kind: str, values: npt.NDArray[np.floating]) -> Plot:
     return sparkline(f"{name}, {kind}", Line(kind, np.arange(len(values)), values, kind), height=height)
 
 
-def _ages(report: EpisodeReport, record: ConversionRecord, dataset: Dataset) -> list[Figure]:
+def _ages(record: ConversionRecord, sync: Sync) -> list[Figure]:
     """Draw how far the samples of every stream lie from each frame, against the limit."""
-    chunk, file = data_file(report.number)
-    table = pq.read_table(dataset.root / SYNC_PATH.format(chunk_index=chunk, file_index=file), partitioning=None)
-    tick_ns, figures = table.column("tick_ns").to_numpy(), []
-    for stream in [name.removesuffix(".stamp_ns") for name in table.column_names if name.endswith(".stamp_ns")]:
-        rule, age_ms = record.streams[stream], np.abs(tick_ns - table.column(f"{stream}.stamp_ns").to_numpy()) / 1e6
+    figures = []
+    for stream in [name.removesuffix(".stamp_ns") for name in sync if name.endswith(".stamp_ns")]:
+        rule, age_ms = record.streams[stream], sample_ages_ms(sync, stream)
         title = f"{stream} ({rule.resample})"
         line = Line("age", np.arange(len(age_ms)), age_ms, "state")
         words = f"oldest {short(float(age_ms.max()))} of at most {short(rule.limit_ms)} ms"

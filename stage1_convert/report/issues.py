@@ -11,6 +11,13 @@ NS = 1_000_000_000
 STALE_SHARE = 0.5  # of a stream's limit: an older sample is an issue
 EXCESS_SHARE, MISSING_SHARE = 0.02, 0.02  # of an episode's frames
 EXCESS_IMAGES = 2  # so many images say nothing
+WHY_LEFT_OUT = {
+    "shorter_piece": "a shorter piece beside a gap (data.on_gap=drop)",
+    "pause": "a pause between two episodes (data.split_pause_s)",
+    "idle": "the arm rests at an end (data.trim_idle_s)",
+    "min_episode_s": "too short for an episode (data.min_episode_s)",
+    "not_chosen": "an episode that is not chosen (data.episodes)",
+}
 
 
 class Issue(NamedTuple):
@@ -59,6 +66,27 @@ class StreamReport(NamedTuple):
     mean_ms: float
     p95_ms: float
     max_ms: float
+
+
+class LeftOutReport(NamedTuple):
+    """Frames of a bag that are in no episode for the same reason."""
+
+    bag: str
+    reason: str
+    spans: int
+    frames: int
+
+
+def report_left_out(record: ConversionRecord) -> list[LeftOutReport]:
+    """Return what is in no episode by bag and reason, most frames first."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for bag in record.bags:
+        for gap in bag.gaps:
+            found.setdefault((bag.bag, f"a gap: nothing from {', '.join(gap.streams)}"), []).append(gap.frames)
+        for span in bag.left_out:
+            found.setdefault((bag.bag, WHY_LEFT_OUT.get(span.reason, span.reason)), []).append(span.frames)
+    reports = [LeftOutReport(*key, len(frames), sum(frames)) for key, frames in found.items()]
+    return sorted(reports, key=lambda report: -report.frames)
 
 
 def report_episodes(record: ConversionRecord, fps: float) -> list[EpisodeReport]:

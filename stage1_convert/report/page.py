@@ -7,24 +7,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import yaml
 
 from common.lerobot.dataset import Dataset
 from common.lerobot.metadata import STATE
 from common.report import render
+from common.report.charts import Mark, Plot, histogram
 from common.storage.files import write_file
 from stage1_convert.dataset.record import RECORD_PATH, ConversionRecord, read_record
-from stage1_convert.report.episode import describe_episode
+from stage1_convert.report.episode import describe_episode, read_sync, sample_ages_ms
 from stage1_convert.report.issues import (
     EpisodeReport,
     has_excess,
     report_episodes,
+    report_left_out,
     report_streams,
     worst_first,
 )
 
 PAGE = "meta/conversion.html"
 DETAILED = 24  # episodes that are shown in detail: some 150 kB each
+LISTED = 50  # bags and reasons in the table of what was left out
 BEGINS = {"start": "its bag's start", "gap": "the end of a gap", "marker": "a marker", "pause": "the end of a pause"}
 
 
@@ -70,9 +74,28 @@ def draw_page(root: Path, detailed: int = DETAILED) -> str:
         tasks=sorted({report.bag.task for report in reports}),
         totals=_totals(record, reports),
         streams=report_streams(record, reports),
+        image_ages=_draw_image_ages(dataset) if reports else [],
+        left_out=report_left_out(record),
+        listed=LISTED,
         begins=BEGINS,
         settings=yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True, width=100),
     )
+
+
+def _draw_image_ages(dataset: Dataset) -> list[Plot]:
+    """Draw for each camera how old the images are that the frames of all episodes show."""
+    ages_ms: dict[str, list[float]] = {camera: [] for camera in dataset.cameras}
+    for episode in dataset.episodes:
+        sync = read_sync(dataset, episode.number)
+        for camera in dataset.cameras:
+            ages_ms[camera] += sample_ages_ms(sync, camera).tolist()
+    return [_histogram(camera, found) for camera, found in ages_ms.items()]
+
+
+def _histogram(camera: str, ages_ms: Sequence[float]) -> Plot:
+    marks = [Mark("95 %", float(np.quantile(ages_ms, 0.95))), Mark("oldest", max(ages_ms))]
+    label = f"Camera {camera}: number of frames by the age of their image"
+    return histogram(label, ages_ms, " ms", marks, from_zero=True)
 
 
 def _totals(record: ConversionRecord, reports: Sequence[EpisodeReport]) -> Totals:

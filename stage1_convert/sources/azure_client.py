@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
-import requests
 from azure.core import exceptions as azure
 from azure.core.credentials import AzureSasCredential
 from azure.core.pipeline.transport import RequestsTransport
@@ -96,7 +95,9 @@ def parse_address(src: str, environment: Mapping[str, str] = os.environ) -> Addr
     else:
         account, path = _split_account(url, known)
     if known.name and account.name != known.name:
-        raise UserError(f"--src names the account {account.name}, but the credentials are those of {known.name}")
+        raise UserError(
+            f"--src names the account {account.name}, but the credentials are those of {known.name}; change one"
+        )
     container, _, prefix = unquote(path).lstrip("/").partition("/")
     if not container:
         container = environment.get("AZURE_BLOB_CONTAINER") or DEFAULT_CONTAINER
@@ -165,7 +166,7 @@ class _WholeBodyTransport(RequestsTransport):  # type: ignore[misc]
         response: Any = super().send(request, **options)
         try:
             _ = response.internal_response.content
-        except requests.RequestException as error:
+        except OSError as error:  # what `requests` raises, which the SDK brings along
             raise azure.ServiceResponseError(error, error=error) from error
         return response
 

@@ -74,9 +74,11 @@ def download(client: ContainerClient, blob: Blob, root: Path) -> None:
 def _verify(blob: Blob, path: Path) -> None:
     size_bytes = path.stat().st_size
     if size_bytes != blob.size_bytes:
-        raise BlobError(f"blob {blob.name}: {size_bytes} bytes came, it has {blob.size_bytes}")
+        raise BlobError(f"blob {blob.name}: {size_bytes} bytes came, it has {blob.size_bytes}; run again")
     if blob.md5 and _md5(path) != blob.md5:
-        raise BlobError(f"blob {blob.name}: its {size_bytes} bytes do not have the MD5 that the service gives")
+        raise BlobError(
+            f"blob {blob.name}: its {size_bytes} bytes do not have the MD5 that the service gives; run again or upload it again"
+        )
 
 
 def missing_bytes(blob: Blob, root: Path) -> int:

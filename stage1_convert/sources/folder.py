@@ -56,7 +56,9 @@ def find_bags(src: Path) -> list[BagPath]:
     try:
         found = list(_walk(src, set()))
     except OSError as error:
-        raise UserError(f"--src {src} cannot be listed: {error}") from error
+        raise UserError(
+            f"--src {src} cannot be listed: {error}; change its permissions or give another folder"
+        ) from error
     if not found:
         raise UserError(f"no bag in --src {src}: expected a folder with metadata.yaml, or a .mcap, .db3 or .bag file")
     names = [path.relative_to(src).as_posix() if path != src else src.resolve().name for path in found]

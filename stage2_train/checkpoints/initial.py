@@ -131,7 +131,6 @@ def _record(config: TrainConfig, dataset: Dataset, held_out: list[Episode]) -> d
         "config": to_dict(config),
         "dataset": {
             "fingerprint": dataset.fingerprint,
-            "identity": dataset.identity,
             "episodes": len(dataset.episodes),
             "frames": dataset.n_frames,
         },

@@ -25,7 +25,7 @@ from stage2_train.optimizer import Optimizer
 from stage2_train.tracking.averages import AveragesState
 
 # Settings that change no step: paths, how often files are written, the device. The global batch is compared as a whole,
-# and the dataset by its `identity`.
+# and the dataset by its `fingerprint`.
 FREE_KEYS = {
     *("data.dataset", "data.frame_cache", "data.cache_dir", "model.n_action_steps", "model.temporal_ensemble_coeff"),
     *("training.batch_size", "training.grad_accumulation", "training.ddp_bucket_mb", "training.num_workers"),
@@ -63,7 +63,7 @@ class ResumePoint(NamedTuple):
             raise UserError(f"{self.folder} does not fit this training: {one_line(error)}") from error
 
 
-def find_resume_point(config: TrainConfig, dataset_identity: str, world_size: int) -> ResumePoint | None:
+def find_resume_point(config: TrainConfig, fingerprint: str, world_size: int) -> ResumePoint | None:
     """Return where to resume, None to start from the beginning.
 
     A damaged checkpoint is skipped with a warning. Raises UserError when the configuration does not allow to resume.
@@ -80,7 +80,7 @@ def find_resume_point(config: TrainConfig, dataset_identity: str, world_size: in
     candidates = newest_first if mode == "auto" else _candidates(Path(mode))
     point = next((point for point in map(_open, candidates) if point is not None), None)
     if point is not None:
-        refuse_changes(point, config, dataset_identity, world_size)
+        refuse_changes(point, config, fingerprint, world_size)
     elif mode != "auto":
         raise UserError(f"training.resume={mode} is not a complete checkpoint; choose another one")
     elif candidates:
@@ -98,7 +98,7 @@ def _candidates(path: Path) -> list[Path]:
     return [folder for _, folder in reversed(list_checkpoints(path))] or [path]
 
 
-def refuse_changes(point: ResumePoint, config: TrainConfig, dataset_identity: str, world_size: int) -> None:
+def refuse_changes(point: ResumePoint, config: TrainConfig, fingerprint: str, world_size: int) -> None:
     """Raise UserError naming, with old and new value, every setting that would have changed the steps already done."""
     training, done = config.training, point.progress
     record = read_json(point.folder / PRETRAINED / TRAIN_CONFIG)
@@ -116,7 +116,8 @@ def refuse_changes(point: ResumePoint, config: TrainConfig, dataset_identity: st
         )
     if training.scale_lr and done.num_processes != world_size:
         changes.append(f"the number of processes {done.num_processes} -> {world_size} (training.scale_lr)")
-    if record["dataset"]["identity"] != dataset_identity:
+    recorded = record["dataset"]  # earlier versions had another fingerprint, and this one beside it
+    if recorded.get("identity", recorded["fingerprint"]) != fingerprint:
         changes.append(f"the content of {config.data.dataset}")
     if changes:
         raise UserError(

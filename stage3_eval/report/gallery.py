@@ -20,6 +20,7 @@ from stage3_eval.metrics.scores import EpisodeScores
 from stage3_eval.metrics.summary import VALID_HORIZON, EpisodeSummary, Summary
 from stage3_eval.recording import Columns, positions, read_rows
 from stage3_eval.report.curves import chunk_positions
+from stage3_eval.report.player import Player, view_player
 from stage3_eval.report.saliency import over_image, saliency
 
 MAX_DRAWN, BEST_DRAWN = 12, 3
@@ -73,6 +74,7 @@ class EpisodeView(NamedTuple):
     largest: str  # error, in words
     actions: list[Figure]
     paths: list[Figure]
+    player: Player | None  # of an episode of one frame there is none
 
 
 class Moment(NamedTuple):
@@ -88,6 +90,7 @@ class MomentView(NamedTuple):
     """A moment with its images and the joint that erred most."""
 
     episode: int
+    frame: int
     seconds: float
     error: float
     joint: str
@@ -96,13 +99,22 @@ class MomentView(NamedTuple):
     plot: Plot
 
 
-def choose_drawn(by_episode: Sequence[EpisodeSummary]) -> list[int]:
-    """Return the numbers of the episodes to draw: all while they are few, else the worst and, last, a few of the best."""
+def choose_drawn(by_episode: Sequence[EpisodeSummary], moments: Sequence[Moment]) -> list[int]:
+    """Return the numbers of the episodes to draw: all while they are few, else the worst and, last, a few of the best.
+
+    Those of the moments are always among them.
+    """
     if len(by_episode) <= MAX_DRAWN:
         return [episode.episode_index for episode in by_episode]
     ranked = sorted(by_episode, key=lambda episode: -episode.policy[VALID_HORIZON].mae)
     numbers = [episode.episode_index for episode in ranked]
-    return numbers[: MAX_DRAWN - BEST_DRAWN] + numbers[-BEST_DRAWN:]
+    best = numbers[-BEST_DRAWN:]
+    chosen = {moment.episode.number for moment in moments}.difference(best)
+    for number in numbers:
+        if len(chosen) >= MAX_DRAWN - BEST_DRAWN:
+            break
+        chosen.add(number)
+    return [number for number in numbers if number in chosen] + best
 
 
 def heat_limit(evaluated: Evaluated, drawn: Sequence[int]) -> float:
@@ -110,8 +122,10 @@ def heat_limit(evaluated: Evaluated, drawn: Sequence[int]) -> float:
     return max(float(np.quantile(evaluated.scores[number].heat_TA, 0.98)) for number in drawn)
 
 
-def view_episode(evaluated: Evaluated, number: int, top: float) -> EpisodeView:
-    """Return the films, the heat map and the curves of an episode."""
+def view_episode(
+    evaluated: Evaluated, number: int, top: float, n_images: int, moments: Sequence[Moment]
+) -> EpisodeView:
+    """Return the films, the heat map, the curves and the player of an episode, with `n_images` and those of its moments."""
     inputs, fps = evaluated.inputs, evaluated.summary.fps
     episode = next(episode for episode in inputs.episodes if episode.number == number)
     scores = evaluated.scores[number]
@@ -127,17 +141,20 @@ def view_episode(evaluated: Evaluated, number: int, top: float) -> EpisodeView:
         largest,
         actions,
         paths,
+        _view_player(evaluated, episode, n_images, moments) if episode.length > 1 else None,
     )
 
 
-def view_moments(evaluated: Evaluated, attention: int) -> list[MomentView]:
-    """Return the worst moments of all episodes; for the first `attention` of them, with input attribution."""
-    moments = _worst(evaluated, max(MOMENTS, attention))
-    return [_view_moment(evaluated, moment, index < attention) for index, moment in enumerate(moments)]
+def _view_player(evaluated: Evaluated, episode: Episode, n_images: int, moments: Sequence[Moment]) -> Player:
+    dataset, executed_TA = evaluated.inputs.dataset, evaluated.scores[episode.number].executed_TA
+    values = {"recorded": evaluated.shown(evaluated.rows(episode)[ACTION]), "predicted": evaluated.shown(executed_TA)}
+    frames = [moment.frame for moment in moments if moment.episode.number == episode.number]
+    return view_player(dataset, episode, evaluated.cameras, n_images, frames, values, evaluated.unit)
 
 
-def _worst(evaluated: Evaluated, count: int) -> list[Moment]:
-    episodes = evaluated.inputs.episodes
+def find_moments(evaluated: Evaluated, attention: int) -> list[Moment]:
+    """Return the worst moments of all episodes, at least `attention` where there are so many."""
+    episodes, count = evaluated.inputs.episodes, max(MOMENTS, attention)
     per_episode = max(2, math.ceil(count / len(episodes)))
     found: list[Moment] = []
     for episode in episodes:
@@ -147,7 +164,8 @@ def _worst(evaluated: Evaluated, count: int) -> list[Moment]:
     return sorted(found, key=lambda moment: -moment.error)[:count]
 
 
-def _view_moment(evaluated: Evaluated, moment: Moment, with_attribution: bool) -> MomentView:
+def view_moment(evaluated: Evaluated, moment: Moment, with_attribution: bool) -> MomentView:
+    """Return a moment with its images, with input attribution or without, and the curve of its worst joint."""
     fps, joints = evaluated.summary.fps, evaluated.summary.joint_names
     rows = evaluated.rows(moment.episode)
     recorded_CA = rows[ACTION][moment.frame : moment.frame + len(moment.chunk_CA)]
@@ -156,7 +174,8 @@ def _view_moment(evaluated: Evaluated, moment: Moment, with_attribution: bool) -
     worst = int(error_A.argmax())
     start = moment.frame
     if len(recorded_CA) < 2:  # one step is no curve: show what was executed around it
-        around = slice(max(0, moment.frame - fps // 2), moment.frame + fps // 2)
+        half = max(1, fps // 2)
+        around = slice(max(0, moment.frame - half), moment.frame + half + 1)
         executed_TA = evaluated.scores[moment.episode.number].executed_TA
         start, recorded_CA, predicted_CA = around.start, rows[ACTION][around], executed_TA[around]
     seconds = (start + np.arange(len(recorded_CA))) / fps
@@ -164,6 +183,7 @@ def _view_moment(evaluated: Evaluated, moment: Moment, with_attribution: bool) -
     label = f"{joints[worst]}: recorded and predicted action"
     return MomentView(
         moment.episode.number,
+        moment.frame,
         moment.frame / fps,
         moment.error,
         joints[worst],

@@ -13,7 +13,15 @@ from stage3_eval.metrics.motion import FROM_COMMANDED, FROM_MEASURED
 from stage3_eval.metrics.scores import POLICY, EpisodeScores
 from stage3_eval.metrics.summary import VALID_HORIZON, ChunkErrors, Summary
 from stage3_eval.output import episode_file
-from stage3_eval.report.gallery import Evaluated, choose_drawn, heat_limit, view_episode, view_moments
+from stage3_eval.report.gallery import (
+    Evaluated,
+    choose_drawn,
+    find_moments,
+    heat_limit,
+    view_episode,
+    view_moment,
+)
+from stage3_eval.report.player import images_per_episode
 from stage3_eval.report.verdict import describe_baseline, verdict
 
 PROTOCOLS = {
@@ -33,7 +41,9 @@ def write_page(
     `attention` is the number of worst moments for which input attribution is shown.
     """
     evaluated = Evaluated(inputs, summary, scores)
-    drawn = choose_drawn(summary.by_episode)
+    moments = find_moments(evaluated, attention)
+    drawn = choose_drawn(summary.by_episode, moments)
+    n_images = images_per_episode(len(drawn), len(evaluated.cameras))
     top = heat_limit(evaluated, drawn)
     page = render(
         "stage3_eval.report",
@@ -45,9 +55,9 @@ def write_page(
         baseline_names={name: describe_baseline(name) for name in summary.baselines},
         horizon=draw_horizon(evaluated),
         best_by_joint=_best_by_joint(summary),
-        moments=view_moments(evaluated, attention),
+        moments=[view_moment(evaluated, moment, index < attention) for index, moment in enumerate(moments)],
         attention=attention,
-        drawn=[view_episode(evaluated, number, top) for number in drawn],
+        drawn=[view_episode(evaluated, number, top, n_images, moments) for number in drawn],
         heat_top=top,
         files={episode.episode_index: episode_file(episode.episode_index) for episode in summary.by_episode},
         latency=_draw_latency(evaluated),

@@ -298,13 +298,13 @@ def test_the_deployed_network_has_its_batch_norms_folded(act_tiny: Path) -> None
     assert network.backbone.bn1.folded_weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_looks_next_tells_when_the_network_runs(act_tiny: Path, inputs: dict[str, Tensor]) -> None:
+def test_predicts_next_tells_when_the_network_runs(act_tiny: Path, inputs: dict[str, Tensor]) -> None:
     policy = Policy.load(act_tiny)
     policy.n_action_steps = 3
     looked = []
     for i in range(7):
-        looked.append(policy.looks_next)
+        looked.append(policy.predicts_next)
         policy.select_action(observation(inputs, slice(i, i + 1), "seq_"))
     assert looked == [True, False, False, True, False, False, True]
     policy.temporal_ensemble_coeff = 0.01
-    assert policy.looks_next
+    assert policy.predicts_next

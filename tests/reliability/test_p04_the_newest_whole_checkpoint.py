@@ -10,6 +10,7 @@ import pytest
 from common.act.runs import pretrained_folder
 from common.cli.command import UserError
 from common.lerobot.dataset import Dataset
+from common.report.card import CARD
 from stage2_train.checkpoints.resume import find_resume_point
 from stage2_train.train import train
 from tests.reliability.damage import damage
@@ -52,11 +53,11 @@ def test_damage_to_any_of_its_files_is_noticed(
     dataset: Path, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out, chance = stopped_at(whole, 12, tmp_path / "out"), random.Random(0)
-    config, identity = tiny_config(dataset, out, *VALIDATED), Dataset.open(dataset).identity
-    paths = [path for path in (out / NEWEST).rglob("*") if path.is_file()]
+    config, fingerprint = tiny_config(dataset, out, *VALIDATED), Dataset.open(dataset).fingerprint
+    paths = [path for path in (out / NEWEST).rglob("*") if path.is_file() and path.name != CARD]
     assert len(paths) == 12
     for path, harmed in harmed_in_turn(paths, chance, caplog):
-        start = find_resume_point(config, identity, 1)
+        start = find_resume_point(config, fingerprint, 1)
         assert start is not None
         assert start.folder == out / BEFORE, (path, harmed)
         (line,) = warned(caplog)
@@ -64,11 +65,11 @@ def test_damage_to_any_of_its_files_is_noticed(
     for path in paths:
         data = path.read_bytes()
         path.unlink()
-        start = find_resume_point(config, identity, 1)
+        start = find_resume_point(config, fingerprint, 1)
         assert start is not None
         assert start.folder == out / BEFORE, path
         path.write_bytes(data)
-    start = find_resume_point(config, identity, 1)
+    start = find_resume_point(config, fingerprint, 1)
     assert start is not None
     assert start.folder == out / NEWEST
 
@@ -77,7 +78,7 @@ def test_damage_to_any_file_of_the_policy_is_noticed_where_a_run_is_loaded(
     whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out, chance = stopped_at(whole, 12, tmp_path / "out"), random.Random(1)
-    paths = list((out / NEWEST / "pretrained_model").iterdir())
+    paths = [path for path in (out / NEWEST / "pretrained_model").iterdir() if path.name != CARD]
     assert len(paths) == 7
     for path, harmed in harmed_in_turn(paths, chance, caplog):
         assert pretrained_folder(out) == out / BEFORE / "pretrained_model", (path, harmed)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from common.cli.config import load
 from common.lerobot.dataset import Dataset
 from common.lerobot.frame_cache import open_frames
+from common.lerobot.metadata import INDEX_COLUMNS
 from stage2_train.batches import FrameStore
 from stage2_train.config import TrainConfig
 from tests.reliability.harness import Command, Warm
@@ -41,11 +42,15 @@ VALIDATED = ("data.val_fraction=0.34", "training.val_freq=5")
 
 
 def write_dataset(
-    root: Path, lengths: Sequence[int] = (9, 12, 10), cameras: Mapping[str, tuple[int, int]] = {}, environment: int = 0
+    root: Path,
+    lengths: Sequence[int] = (9, 12, 10),
+    cameras: Mapping[str, tuple[int, int]] = {},
+    environment: int = 0,
+    sizes: tuple[int, int] = (3, 2),
 ) -> Path:
     """A LeRobot v3.0 dataset with 3 joints, 2 actions and PNG images; one parquet file per episode."""
     rng = np.random.default_rng(0)
-    vectors = {"observation.state": 3, "action": 2}
+    vectors = dict(zip(("observation.state", "action"), sizes, strict=True))
     if environment:
         vectors["observation.environment_state"] = environment
     stops = np.cumsum(lengths).tolist()
@@ -65,8 +70,7 @@ def write_dataset(
     for camera, size in cameras.items():
         names = ["height", "width", "channels"]
         features[f"observation.images.{camera}"] = {"dtype": "image", "shape": [*size, 3], "names": names}
-    for key in ("frame_index", "episode_index", "index", "task_index"):
-        features[key] = {"dtype": "int64", "shape": [1], "names": None}
+    features |= {key: {"dtype": dtype, "shape": [1], "names": None} for key, dtype in INDEX_COLUMNS.items()}
     info = {"codebase_version": "v3.0", "fps": 30, "total_frames": stops[-1], "total_episodes": len(lengths)}
     (root / "meta/info.json").write_text(json.dumps({**info, "features": features}))
     return root
@@ -85,11 +89,13 @@ def _episode(
     columns: dict[str, pa.Array] = {}
     for key, n in vectors.items():
         values = rng.normal(size=(length, n)).astype(np.float32)
-        columns[key] = pa.FixedSizeListArray.from_arrays(values.ravel(), n)
+        flat = values.ravel()
+        columns[key] = pa.array(flat) if n == 1 else pa.FixedSizeListArray.from_arrays(flat, n)
     for camera, size in cameras.items():
         images = (rng.integers(0, 255, (*size, 3), np.uint8) for _ in range(length))
         rows = [{"bytes": cv2.imencode(".png", image)[1].tobytes(), "path": None} for image in images]
         columns[f"observation.images.{camera}"] = pa.array(rows, IMAGE_TYPE)
+    columns |= {"timestamp": pa.array(np.arange(length, dtype=np.float32) / 30)}
     columns |= {"frame_index": pa.array(range(length)), "episode_index": pa.array([number] * length)}
     columns |= {"index": pa.array(range(start, stop)), "task_index": pa.array([0] * length)}
     return pa.table(columns)

@@ -23,7 +23,7 @@ from stage3_eval.metrics.table import METADATA_KEY
 from stage3_eval.metrics.totals import APPLY
 from stage3_eval.report.verdict import BASELINE_WORDS
 from tests.browser import check_page, visit
-from tests.common.lerobot.foreign import rename_columns
+from tests.common.lerobot.foreign import change_info, rename_columns
 from tests.conftest import GOLDEN, ROOT
 from tests.stage3_eval.conftest import CONFIG, WriteCheckpoint
 
@@ -388,6 +388,19 @@ def test_ensembling_of_positions_is_evaluated_too(
     page = (out / "report.html").read_text()
     assert meaning in page
     assert not re.findall(r'd="M[^L"]*"', page)  # a curve of one point would be invisible
+
+
+def test_at_one_frame_per_second_a_moment_still_has_a_curve(
+    image_dataset: Path, write_checkpoint: WriteCheckpoint, tmp_path: Path
+) -> None:
+    change_info(image_dataset, lambda info: info.update(fps=1))
+    folder = write_checkpoint(act=changed(CONFIG, n_action_steps=1))
+    out = evaluate(folder, image_dataset, tmp_path / "out", "--protocol", "queue", "--episodes", 0)
+    page = (out / "report.html").read_text()
+    worst = page[page.index('id="worst"') : page.index('id="episodes"')]
+    figures = worst.split("<figure>")[1:]
+    assert len(figures) == worst.count('class="moment"') == 6
+    assert all(len(re.findall(r'd="M[^"]*L', figure)) == 2 for figure in figures)
 
 
 def test_drift_and_speeds_agree_with_the_parquet_files(checkpoint: Path, tmp_path: Path) -> None:

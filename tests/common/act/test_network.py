@@ -260,6 +260,19 @@ def test_encoder_and_decoder_start_xavier_uniform_and_the_vae_as_torch_starts_it
     assert start["encoder.layers.0.self_attn.in_proj_bias"].count_nonzero() == 0
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+@pytest.mark.parametrize("use_vae", [True, False])
+def test_it_compiles_into_one_graph_with_dropout(use_vae: bool) -> None:
+    model = Act(changed(SMALL, dropout=0.1, use_vae=use_vae), 3, 2, n_cameras=1).train()
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
+    action, noise = torch.zeros(2, 5, 2), torch.zeros(2, SMALL.latent_dim)
+    output = compiled(
+        torch.zeros(2, 3), [torch.zeros(2, 3, 32, 40)], action, torch.zeros(2, 5, dtype=torch.bool), noise
+    )
+    assert output.actions_BCA.shape == (2, 5, 2)
+    torch.compiler.reset()
+
+
 # pre_norm, gelu and deeper decoders have no golden numbers: they are held against torch's own layers.
 
 

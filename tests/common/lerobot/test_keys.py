@@ -74,7 +74,7 @@ def test_a_dataset_without_lerobots_names_is_refused_with_names_to_paste(openpi:
         Dataset.open(openpi)
     words = "state=observation.state actions=action image=observation.images.image"
     override = "--override 'data.rename={state: observation.state, actions: action, image: observation.images.image}'"
-    assert "has no observation.state, no action, images named image" in str(refusal.value)
+    assert "has no observation.state, no action, images named image; its features are" in str(refusal.value)
     assert str(refusal.value).endswith(f"train with {override}, evaluate and check with --rename {words}")
     Dataset.open(openpi, parse_renames(words.split()))
     for given in ({"state": STATE}, {"state": "observation.other"}):  # the proposal is complete
@@ -96,8 +96,8 @@ def test_of_several_states_the_plainest_is_proposed(openpi: Path) -> None:
 @pytest.mark.parametrize(
     ("rename", "words"),
     [
-        ({"stat": STATE}, r"rename stat=observation\.state: the dataset has no stat; did you mean state\?"),
-        ({"zzz": STATE}, r"rename zzz=observation\.state: the dataset has no zzz; it has .*state"),
+        ({"stat": STATE}, r"rename stat=observation\.state: no stat there; did you mean state\?"),
+        ({"zzz": STATE}, r"rename zzz=observation\.state: no zzz there; it has .*state"),
         ({"state": "observation_state"}, r"expected observation\.state, .* did you mean observation\.state\?"),
         ({"image": "observation.images.a/../b"}, r"expected observation\.state, action, observation\.images\.NAME"),
         ({"state": STATE, "actions": STATE}, r"would both be observation\.state; give each a name of its own"),
@@ -106,6 +106,11 @@ def test_of_several_states_the_plainest_is_proposed(openpi: Path) -> None:
 def test_a_mapping_that_fits_no_names_is_refused(rename: dict[str, str], words: str, openpi: Path) -> None:
     with pytest.raises(UserError, match=words):
         Dataset.open(openpi, rename)
+
+
+def test_a_mapping_of_a_dataset_that_has_lerobots_names_names_the_way_out() -> None:
+    with pytest.raises(UserError, match="it has the new name: leave this one out, or --rename without values"):
+        Dataset.open(GOLDEN / "dataset_image", OPENPI)
 
 
 def test_two_cameras_that_change_names_have_maps_of_their_own(tmp_path: Path) -> None:

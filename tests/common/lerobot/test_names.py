@@ -34,6 +34,7 @@ SIX = ("a", "b", "c", "d", "e", "f")
         ([1, 2, 3, 4, 5, 6], tuple("123456"), False),
         (None, None, False),
         ([], None, False),
+        ([""] * 6, None, False),
     ],
 )
 def test_names_become_one_word_for_each_value(declared: Any, names: tuple[str, ...] | None, is_odd: bool) -> None:

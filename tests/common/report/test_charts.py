@@ -13,7 +13,7 @@ from common.report.charts import (
     Mark,
     Path,
     Plot,
-    Stretch,
+    Span,
     histogram,
     line_chart,
     sparkline,
@@ -95,7 +95,16 @@ def test_a_histogram_counts_every_value_and_lifts_labels_that_would_collide() ->
     assert [(mark.text, mark.row) for mark in plot.marks] == [("p50", 0), ("p95", 0), ("p99", 1)]
 
 
-def test_a_timeline_keeps_a_short_stretch_visible() -> None:
-    plot = timeline("bag", [Stretch(0, 1, "idle"), Stretch(0.5, 0.5001, "gap")], "0 s", "9 s")
+def test_a_rare_value_of_a_histogram_stays_visible_and_equal_values_have_a_width() -> None:
+    plot = histogram("t", [1.0] * 1000 + [5.0], " ms", from_zero=True)
+    assert [bar.height for bar in plot.bars] == [100, 1]
+    assert plot.bars[0].x > 0
+    assert plot.x_labels[0] == (0, "0 ms", 0)
+    (bar,) = histogram("t", [0.0] * 9, " ms", from_zero=True).bars
+    assert (bar.x, bar.height) == (0, 100)
+
+
+def test_a_timeline_keeps_a_short_span_visible() -> None:
+    plot = timeline("bag", [Span(0, 1, "idle"), Span(0.5, 0.5001, "gap")], "0 s", "9 s")
     assert [(bar.kind, bar.x, bar.width) for bar in plot.bars] == [("idle", 0, 1000), ("gap", 500, 2)]
     assert [(label.position, label.text) for label in plot.x_labels] == [(0, "0 s"), (100, "9 s")]

@@ -9,7 +9,7 @@ import pytest
 
 from common.cli.command import UserError
 from common.lerobot.dataset import Dataset
-from common.report.images import PageImage, film, film_frames, heat_map, jpeg, read_frames
+from common.report.images import PageImage, film, film_frames, heat_map, jpeg, read_frames, sheet
 from tests.conftest import GOLDEN
 
 
@@ -39,6 +39,14 @@ def test_an_image_keeps_its_colors_and_is_never_enlarged() -> None:
     assert small.shape == (10, 20, 3)
     assert small[..., 0].min() > 240
     assert small[..., 1:].max() < 20
+
+
+def test_a_sheet_holds_its_images_side_by_side_and_knows_the_size_of_one() -> None:
+    images = [np.full((40, 80, 3), level, np.uint8) for level in (0, 128, 255)]
+    shown = sheet(images, 20)
+    assert (shown.width, shown.height) == (20, 10)
+    pixels = decode(shown._replace(width=60))
+    assert [round(float(pixels[:, start + 5 : start + 15].mean())) for start in (0, 20, 40)] == [0, 128, 255]
 
 
 @pytest.mark.parametrize("name", ["dataset_image", "dataset_video"])

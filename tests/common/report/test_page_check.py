@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import FLAWS, NARROW, check_page, visit
+from tests.browser import FLAWS, NARROW, check_page, find_serious, visit
 
 pytestmark = pytest.mark.browser
 SOUND = """<!doctype html><html lang="en"><head><title>t</title><style>
@@ -16,7 +16,7 @@ body { background: #fff }
 <div tabindex="0">table</div></main></body></html>"""
 MISTAKES = {  # what is added to a sound page -> how the flaw is named
     '<div style="width: 500px">wide</div>': "scrolls sideways",
-    "<script></script>": "loads or runs something",
+    '<script src="data:,"></script><iframe></iframe>': "loads something",
     '<img src="data:," alt="">': "image without a text or broken",
     "<svg></svg>": "drawing without a name",
     "<table></table>": "table without a name",
@@ -41,6 +41,13 @@ def test_every_flaw_is_found(sound: Path) -> None:
             seen.page.set_content(SOUND.replace("</main>", f"{mistake}</main>"))
             found = seen.page.evaluate(FLAWS)
             assert any(name in flaw for flaw in found), (name, found)
+
+
+@pytest.mark.slow
+def test_axe_core_looks_at_the_page(sound: Path) -> None:
+    assert find_serious(sound) == []
+    sound.write_text(SOUND.replace("</main>", '<input type="range"></main>'))
+    assert [line.split()[0] for line in find_serious(sound)] == ["label", "label"]
 
 
 @pytest.mark.slow

@@ -163,7 +163,7 @@ def test_a_number_is_read_by_its_path_whatever_stands_before_it() -> None:
 
 def test_an_array_too_short_in_one_message_is_a_fault_of_that_message() -> None:
     found = read("data.1", ARRAY, array(1, 2), array(3), array(5, 6))
-    assert found.faults == {1: "has no data.1: its data is too short"}
+    assert found.faults == {1: "has no data.1: its data holds 1 numbers"}
     assert found.values[[0, 2], 0].tolist() == [2.0, 6.0]
     assert np.isnan(found.values[1, 0])
 

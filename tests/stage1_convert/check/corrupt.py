@@ -42,22 +42,21 @@ def expand(value: Any) -> Any:
 
 def name_of(file: str) -> str:
     """Return the path of a file, relative to the dataset, by its short name."""
-    return FILES.get(file, file.rstrip("/"))
+    return FILES.get(file, file)
 
 
-def corrupt(root: Path, case: Mapping[str, Any]) -> str:
-    """Edit the dataset as the case says; returns the file that a finding is expected about.
+def corrupt(root: Path, case: Mapping[str, Any]) -> None:
+    """Edit the dataset as the case says.
 
     `json` edits a JSON file: `set` keys `to`, `drop` keys, or `add` to the number at these keys `by`. `table` edits a parquet
     file. `write`, `rename` (pairs), `remove` and `truncate` (`to` a size, or `by` bytes) edit any file. `film` replaces the
     video.
     """
     edit = next(name for name in EDITS if name in case)
-    file = EDITS[edit](root, case)
-    return name_of(case.get("file", file))
+    EDITS[edit](root, case)
 
 
-def _edit_json(root: Path, case: Mapping[str, Any]) -> str:
+def _edit_json(root: Path, case: Mapping[str, Any]) -> None:
     path = root / name_of(case["json"])
     tree = node = json.loads(path.read_text())
     *parents, last = next(case[name] for name in ("set", "drop", "add") if name in case)
@@ -68,18 +67,15 @@ def _edit_json(root: Path, case: Mapping[str, Any]) -> str:
     else:
         node[last] = case["to"] if "set" in case else node[last] + case["by"]
     path.write_text(json.dumps(tree))
-    return str(case["json"])
 
 
-def _edit_table(root: Path, case: Mapping[str, Any]) -> str:
+def _edit_table(root: Path, case: Mapping[str, Any]) -> None:
     path = root / name_of(case["table"])
     table = pq.read_table(path, partitioning=None)
     if "without" in case:
         table = table.drop_columns(case["without"])
     elif "extra" in case:
         table = table.append_column(case["extra"], pa.array(np.zeros(len(table), np.float32)))
-    elif "reorder" in case:
-        table = table.select([*table.column_names[1:], table.column_names[0]])
     elif "no_metadata" in case:
         table = table.replace_schema_metadata(None)
     elif "take" in case:
@@ -90,7 +86,6 @@ def _edit_table(root: Path, case: Mapping[str, Any]) -> str:
     else:
         table = _edit_column(table, case)
     pq.write_table(table, path)
-    return str(case["table"])
 
 
 def _edit_column(table: pa.Table, case: Mapping[str, Any]) -> pa.Table:
@@ -119,33 +114,29 @@ def _edit_cell(cell: Any, case: Mapping[str, Any]) -> Any:
     return case["to"]
 
 
-def _write(root: Path, case: Mapping[str, Any]) -> str:
+def _write(root: Path, case: Mapping[str, Any]) -> None:
     path = root / case["write"]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(case.get("text", ""))
-    return str(case["write"])
 
 
-def _rename(root: Path, case: Mapping[str, Any]) -> str:
+def _rename(root: Path, case: Mapping[str, Any]) -> None:
     names = [name_of(name) for name in case["rename"]]
     for old, new in zip(names[::2], names[1::2], strict=True):
         (root / old).rename(root / new)
-    return names[-1]
 
 
-def _remove(root: Path, case: Mapping[str, Any]) -> str:
+def _remove(root: Path, case: Mapping[str, Any]) -> None:
     (root / name_of(case["remove"])).unlink()
-    return str(case["remove"])
 
 
-def _truncate(root: Path, case: Mapping[str, Any]) -> str:
+def _truncate(root: Path, case: Mapping[str, Any]) -> None:
     path = root / name_of(case["truncate"])
     data = path.read_bytes()
     path.write_bytes(data[: case["to"]] if "to" in case else data[: -case["by"]])
-    return str(case["truncate"])
 
 
-def _film(root: Path, case: Mapping[str, Any]) -> str:
+def _film(root: Path, case: Mapping[str, Any]) -> None:
     facts = {"frames": 42, "height": 64, "width": 96, "fps": 30} | case["film"]
     with av.open(str(root / FILES["video"]), "w") as container:
         stream = container.add_stream("mpeg4", rate=facts["fps"])
@@ -154,7 +145,6 @@ def _film(root: Path, case: Mapping[str, Any]) -> str:
         for _ in range(facts["frames"]):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(still, format="rgb24")))
         container.mux(stream.encode())
-    return "video"
 
 
 EDITS = {

@@ -38,7 +38,7 @@ from tests.stage1_convert.recording import (
 )
 
 BAD_IMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "empty": (lambda data: b"", "neither JPEG nor PNG"),
+    "empty": (lambda data: b"", "holds no image: 0 bytes"),
     "cut off": (lambda data: data[:200], "its end marker is missing"),
     "cut off in its header": (lambda data: data[:20], "cut off in its header"),
     "damaged inside": (lambda data: data[:-200] + b"\xff\xd9", "premature end of data"),

@@ -112,7 +112,7 @@ def test_fewer_positions_than_names_are_refused(tmp_path: Path) -> None:
         (lambda data: data[:-200], "cut off"),
         (lambda data: data[:-200] + b"\xff\xd9", "damaged"),
         (lambda data: data[:-200] + b"\xff\xd0" + data[-198:], "damaged"),
-        (lambda data: b"", "neither JPEG nor PNG"),
+        (lambda data: b"", "holds no image: 0 bytes"),
         (lambda data: data[:20], "header"),
         (lambda data: b"\x89PNG\r\n\x1a\n" + data, "PNG"),
     ],

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
+from common.lerobot.dataset import Dataset
 from common.lerobot.images import decode_image
 from common.report.images import film_frames
 from common.storage.files import read_json, write_json
 from stage1_convert.check import check
 from stage1_convert.dataset.record import RECORD_PATH, ConversionRecord, LeftOut, read_record
-from stage1_convert.report.issues import EpisodeReport, report_episodes, worst_first
+from stage1_convert.report.episode import describe_episode, read_sync, sample_ages_ms
+from stage1_convert.report.issues import EpisodeReport, report_episodes, report_left_out, worst_first
 from stage1_convert.report.page import PAGE, draw_page, write_page
-from tests.browser import check_page, visit
+from tests.browser import check_page, find_serious, visit
 from tests.stage1_convert.conversion import jpegs, run
 from tests.stage1_convert.recording import cell, decode, number_in
 
@@ -71,6 +73,48 @@ def test_equal_conversions_give_equal_bytes(dataset: Path, tmp_path: Path) -> No
 @pytest.mark.browser
 def test_it_stands_alone_and_everybody_can_read_it(dataset: Path) -> None:
     check_page(dataset / PAGE)
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_axe_core_finds_nothing_serious(dataset: Path) -> None:
+    assert find_serious(dataset / PAGE) == []
+
+
+def test_it_says_what_was_left_out_and_why(page: str, record: ConversionRecord) -> None:
+    (gap_bag,) = [bag for bag in record.bags if bag.gaps]
+    (gap,) = report_left_out(record)
+    assert gap == (gap_bag.bag, "a gap: nothing from color, wrist", 1, gap_bag.gaps[0].frames)
+    idle = [LeftOut(start_ns=0, frames=frames, reason="idle") for frames in (70, 8)]
+    others = [LeftOut(start_ns=0, frames=9, reason="not_chosen")]
+    bag = gap_bag.model_copy(update={"left_out": [*idle, *others]})
+    reports = report_left_out(record.model_copy(update={"bags": [bag]}))
+    assert [(report.spans, report.frames) for report in reports] == [(2, 78), (1, gap.frames), (1, 9)]
+    assert "data.trim_idle_s" in reports[0].reason
+    section = page[page.index('id="left-out"') :]
+    assert "a gap: nothing from color, wrist" in section[: section.index("</section>")]
+
+
+def test_repeated_images_and_their_ages_are_drawn(tmp_path: Path) -> None:
+    recording = cell(seconds=2, seed=3, size=SIZE)
+    del recording.images[40], recording.images[20]
+    recording.write(tmp_path / "src" / "bag")
+    run(tmp_path / "src", tmp_path / "out")
+    record, opened = read_record(tmp_path / "out"), Dataset.open(tmp_path / "out")
+    assert record is not None
+    (report,) = report_episodes(record, 30)
+    details = describe_episode(report, record, opened)
+    numbers = [number_in(decode(data)) for data in jpegs(tmp_path / "out")]
+    repeated = [frame for frame in range(1, len(numbers)) if numbers[frame] == numbers[frame - 1]]
+    plot = details.repeats["color"]
+    assert len(repeated) == report.repeated == 2
+    assert [round(bar.x * len(numbers) / 1000) for bar in plot.bars if bar.kind == "repeated"] == repeated
+    assert plot.label == f"Camera color: 2 frames of {len(numbers)} with the image of the frame before"
+    ages = sample_ages_ms(read_sync(opened, 0), "color")
+    page = (tmp_path / "out" / PAGE).read_text()
+    histogram = page[page.index("Camera color: number of frames by the age") :]
+    assert "oldest" in histogram[: histogram.index("</figure>")]
+    assert ages.max() == pytest.approx(report.entry.age_ms["color"].max, abs=0.001)
 
 
 def test_names_and_tasks_are_text_and_never_markup(page: str) -> None:
@@ -169,10 +213,12 @@ def test_a_record_of_format_3_is_read_in_the_words_of_format_4(dataset: Path, tm
     assert {new: getattr(entry, new) for new in words} == {new: old_entry[word] for new, word in words.items()}
     assert "Images passed over" in draw_page(tmp_path / "old")
     assert not check(tmp_path / "old").findings
-    old_entry["held"]["color"] += 1
+    old_entry["frames"] += 1
     write_json(tmp_path / "old" / RECORD_PATH, old)
     (finding,) = check(tmp_path / "old").findings
-    assert "repeated.color" in str(finding)
+    assert "episodes and their frames" in str(finding)
+    write_json(tmp_path / "old" / RECORD_PATH, {"format": 2})
+    assert not check(tmp_path / "old").findings
 
 
 def as_format_3(record: Any) -> Any:

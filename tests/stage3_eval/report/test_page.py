@@ -3,15 +3,19 @@
 import re
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from common.report.formatting import angle
+from common.lerobot.metadata import Episode
+from common.report.formatting import MINUS, angle
 from stage3_eval.__main__ import main
 from stage3_eval.metrics.summary import VALID_HORIZON, Summary
 from stage3_eval.output import read_summary
-from stage3_eval.report.gallery import BEST_DRAWN, MAX_DRAWN, choose_drawn
+from stage3_eval.report.gallery import BEST_DRAWN, MAX_DRAWN, Moment, choose_drawn
+from stage3_eval.report.player import LEAST_IMAGES, MOST_IMAGES, PAGE_IMAGES, images_per_episode
 from stage3_eval.report.verdict import verdict
-from tests.browser import check_page, visit
+from tests.browser import check_page, find_serious, visit
 from tests.stage3_eval.conftest import Sweep
 from tests.stage3_eval.summaries import make_summary
 
@@ -90,11 +94,87 @@ def test_worst_moments_show_attribution_for_as_many_as_asked_for(out: Path) -> N
         assert page.locator('.moment img[alt^="Camera color, episode"]').count() == 6
 
 
-def test_of_many_episodes_the_worst_and_a_few_of_the_best_are_drawn() -> None:
-    assert choose_drawn(make_summary(range(MAX_DRAWN)).by_episode) == list(range(MAX_DRAWN))
-    drawn = choose_drawn(make_summary(range(1000)).by_episode)
+@pytest.mark.browser
+@pytest.mark.slow
+def test_hovering_over_a_curve_shows_the_values_of_all_joints_and_the_image_at_that_time(
+    out: Path, summary: Summary
+) -> None:
+    recorded = pd.read_parquet(out / "episode_000.parquet")
+    with visit(out / "report.html") as opened:
+        player = opened.page.locator(".player").first
+        plot = player.locator(".values .plot").nth(2)
+        box = plot.bounding_box()
+        assert box is not None
+        last = len(recorded) - 1
+        plot.hover(position={"x": box["width"] * 20.1 / last, "y": 5})
+        assert player.locator(".time").inner_text() == f"{20 / summary.fps:.2f} s, frame 20"
+        values = player.locator(".value").all_inner_texts()
+        for joint, value in zip(summary.joint_names, values, strict=True):
+            numbers = [float(number) for number in re.findall(r"[-\d.e]+(?=°)", value.replace(MINUS, "-"))]
+            wanted = np.degrees([recorded[f"{kind}_{joint}"][20] for kind in ("gt_action", "predicted_action")])
+            assert numbers == pytest.approx(wanted, rel=0.01, abs=0.001)
+        label = player.locator(".frame").get_attribute("aria-label")
+        assert label == f"Camera color at {20 / summary.fps:.2f} s"  # 59 frames: all of them are there
+        position = player.locator(".frame").evaluate("node => node.style.backgroundPosition")
+        assert position.startswith(f"{100 * 20 / last:.3f}"[:5])
+        player.locator("input").press("ArrowRight")
+        assert player.locator(".time").inner_text().endswith("frame 21")
+        assert (opened.errors, opened.requests) == ([], [])
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_every_worst_moment_leads_to_its_frame(out: Path, summary: Summary) -> None:
+    with visit(out / "report.html") as opened:
+        page = opened.page
+        for link in page.locator(".moment h3 a").all():
+            number, seconds = re.fullmatch(r"episode (\d), ([\d.]+) s", link.inner_text()).groups()  # type: ignore[union-attr]
+            link.click()
+            player = page.locator(f"#actions-{number} + .player")
+            assert player.is_visible()
+            frame = round(float(seconds) * summary.fps)
+            assert player.locator(".time").inner_text() == f"{seconds} s, frame {frame}"
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_the_page_is_whole_without_its_script_and_on_paper(out: Path) -> None:
+    with visit(out / "report.html", scripts=False) as opened:
+        page = opened.page
+        assert not page.locator(".controls").first.is_visible()
+        assert page.locator(".film").first.is_visible()
+        assert page.locator(".player figure svg").first.is_visible()
+    with visit(out / "report.html") as opened:
+        assert opened.page.locator(".controls").first.is_visible()
+        opened.page.emulate_media(media="print")
+        assert not opened.page.locator(".controls").first.is_visible()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_axe_core_finds_nothing_serious(out: Path) -> None:
+    assert find_serious(out / "report.html") == []
+
+
+def test_the_small_images_of_a_page_are_bounded() -> None:
+    assert images_per_episode(1, 1) == MOST_IMAGES
+    assert images_per_episode(12, 2) * 12 * 2 <= PAGE_IMAGES
+    assert images_per_episode(12, 8) == LEAST_IMAGES
+    assert images_per_episode(12, 0) == MOST_IMAGES  # a policy without cameras has none to show
+
+
+def moment(number: int) -> Moment:
+    return Moment(Episode(number, 0, 2, (0, 0), {}), 0, 1.0, np.zeros((1, 1)))
+
+
+def test_of_many_episodes_the_worst_a_few_of_the_best_and_those_of_the_moments_are_drawn() -> None:
+    assert choose_drawn(make_summary(range(MAX_DRAWN)).by_episode, []) == list(range(MAX_DRAWN))
+    many = make_summary(range(1000)).by_episode
+    drawn = choose_drawn(many, [])
     assert drawn[: MAX_DRAWN - BEST_DRAWN] == list(range(999, 999 - MAX_DRAWN + BEST_DRAWN, -1))
     assert sorted(drawn[-BEST_DRAWN:]) == [0, 1, 2]
+    drawn = choose_drawn(many, [moment(500), moment(999), moment(1)])
+    assert drawn == [*range(999, 999 - MAX_DRAWN + BEST_DRAWN + 1, -1), 500, 2, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
-"""A dataset with other names, and only some of its cameras: the checkpoint keeps both for the evaluation."""
+"""Datasets of other kinds: other names and only some of the cameras, which the checkpoint keeps, and a single joint."""
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from common.act.checkpoint import Checkpoint
 from common.cli.command import UserError
 from stage2_train.train import open_dataset, train
+from stage3_eval.__main__ import main as evaluate
 from stage3_eval.inputs import open_inputs
 from tests.common.lerobot.foreign import change_info, rename_columns
 from tests.stage2_train.tiny import tiny_config, write_dataset
@@ -41,3 +43,11 @@ def test_a_camera_with_depth_is_left_out_when_asked_to(tmp_path: Path) -> None:
         open_dataset(config)
     dataset, _, _ = open_dataset(tiny_config(root, tmp_path / "out", "data.use_cameras=[front]"))
     assert list(dataset.cameras) == ["front"]
+
+
+def test_a_single_joint_is_trained_and_evaluated(tmp_path: Path) -> None:
+    root, out = write_dataset(tmp_path / "dataset", sizes=(1, 1)), tmp_path / "out"
+    train(tiny_config(root, out, "training.steps=2"))
+    argv = ["--checkpoint", out, "--dataset", root, "--out", tmp_path / "eval", "--action-meaning", "next_position"]
+    assert evaluate([str(word) for word in argv]) == 0
+    assert "joint_position_joint_0" in pq.read_schema(tmp_path / "eval" / "episode_000.parquet").names
