@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 
 def seconds(sides: Sequence[Callable[[], object]], rounds: int = 5) -> list[float]:
@@ -30,6 +31,11 @@ def fresh_cpu_seconds(
     which may have no children (common/storage/worker.py then works within it), so that all CPU time is its own.
     """
     return _medians(sides, rounds, lambda side: _time_in_new_process(side, warm))
+
+
+def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return whether the CPU computes in bfloat16 itself: emulated, it takes many times as long as float32."""
+    return cpuinfo.exists() and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpuinfo.read_text().split())
 
 
 def _medians(

@@ -13,6 +13,7 @@ from common.cli.config import load
 from common.lerobot.keys import parse_renames
 from common.report.formatting import counted
 from common.report.rrd import require_rerun
+from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.check import check, print_report
 from stage1_convert.config import Config
 from stage1_convert.inspect.dry_run import dry_run
@@ -29,8 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.check:
         return print_report(check(args.check, parse_renames(args.rename), args.use_cameras))
     config = load(Config, args.config, args.override)
+    read_message_files(tuple(config.data.msg_paths))  # a wrong path is no fault of the bags'
     if args.inspect:
-        return inspect(args.inspect, args.out, config.data.ros_distro, config.data.msg_paths)
+        return inspect(args.inspect, args.out, config.data)
     if args.dry_run:
         return _dry_run(args, config)
     if args.rerun:

@@ -79,8 +79,10 @@ def decode_without_extra(data: bytes, flags: int = RGB) -> tuple[Image, bytes | 
         for file in jpeg.stretches(data):
             _decode_noting_extra(file, flags)
         return image, None
+    if not extra:
+        return image, data
     stop = jpeg.end_of(data) - len(jpeg.END)
-    return image, data[: stop - extra] + data[stop:] if extra else data
+    return image, data[: stop - extra] + data[stop:]
 
 
 def _decode_noting_extra(data: bytes, flags: int) -> tuple[Image, bytes, int]:

@@ -130,15 +130,20 @@ def describe_ages(columns: dict[str, Int64], streams: Iterable[str]) -> dict[str
     return report
 
 
-def describe_images(
-    clocks: Mapping[str, Clock], plan: EpisodePlan, span: Span, data: DataConfig
-) -> dict[str, ImageCounts]:
-    """Return what the frames of an episode make of the images of each camera."""
-    ticks_ns = plan.ticks_ns[span.start : span.stop]
-    shown = {camera: plan.picks[camera][span.start : span.stop] for camera in data.cameras}
-    return {
-        camera: count_images(clocks[camera].stamps_ns, samples, ticks_ns, data.fps) for camera, samples in shown.items()
-    }
+def describe_images(clocks: Mapping[str, Clock], plan: EpisodePlan, data: DataConfig) -> list[dict[str, ImageCounts]]:
+    """Return what the frames of each episode make of the images of each camera."""
+    return [
+        {
+            camera: count_images(
+                clocks[camera].stamps_ns,
+                plan.picks[camera][span.start : span.stop],
+                plan.ticks_ns[span.start : span.stop],
+                data.fps,
+            )
+            for camera in data.cameras
+        }
+        for span in plan.episodes
+    ]
 
 
 def _resampled(name: str, stream: Stream, plan: EpisodePlan, span: Span, config: Config) -> Float64:

@@ -95,6 +95,7 @@ class Mcap:
         self._schemas: dict[int, tuple[str, str, str]] = {}
         self._counts: Counter[int] = Counter()
         self._chunks: list[Chunk] = []
+        self._checked: set[int] = set()  # offsets of chunks whose checksum was right: a file is read twice
         self._loose_ns, self._loose_offsets = array("q"), array("q")  # messages outside of chunks: receive time, offset
 
     def _read_chunks(self, wanted: frozenset[int]) -> Iterator[Message]:
@@ -113,7 +114,8 @@ class Mcap:
             opcode, record = self._read_record(chunk.offset)
             if opcode != CHUNK:
                 raise UserError("it is no chunk")
-            _collect(_decompress(record), wanted, found)
+            _collect(_decompress(record, check=chunk.offset not in self._checked), wanted, found)
+            self._checked.add(chunk.offset)
         except DAMAGE as error:
             self._warn_of_chunk(chunk.offset, error)
         return found
@@ -265,13 +267,13 @@ def _collect(data: memoryview, wanted: Collection[int], found: list[Message]) ->
             channel, _, receive_ns, _ = unpack_head(data, offset)
             if channel in wanted:
                 message = data[offset + MESSAGE_HEAD.size : offset + size]
-                # A view keeps the whole chunk in memory: only a large message is worth that.
-                found.append((channel, receive_ns, message if 4 * size > end else bytes(message)))
+                # A view keeps the whole chunk in memory: only an image or the like is worth that.
+                found.append((channel, receive_ns, message if 16 * size > end else bytes(message)))
         offset += size
 
 
-def _decompress(record: bytes) -> memoryview:
-    """Return the content of a chunk; its size and, when it has one, its checksum are right."""
+def _decompress(record: bytes, check: bool = True) -> memoryview:
+    """Return the content of a chunk; its size is right and, unless it is not to be checked again, so is its checksum."""
     _, _, size, checksum = CHUNK_HEAD.unpack_from(record)
     codec, rest = _unpack_text(record, CHUNK_HEAD.size)
     packed = memoryview(record)[rest + 8 :]
@@ -279,7 +281,7 @@ def _decompress(record: bytes) -> memoryview:
     data = memoryview(unpack(bytes(packed), codec, size)) if codec else packed
     if len(data) != size:
         raise UserError(f"it holds {len(data)} of {size} bytes")
-    if checksum and zlib.crc32(data) != checksum:
+    if check and checksum and zlib.crc32(data) != checksum:
         raise UserError("its checksum is wrong")
     return data
 

@@ -3,6 +3,7 @@
 The first word of a format ("bayer_rggb8; jpeg compressed ") is the encoding of the image that was compressed.
 """
 
+import functools
 import struct
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from common.cli.command import UserError
 from common.lerobot import jpeg
-from common.lerobot.images import Image, decode_intact, decode_without_extra
+from common.lerobot.images import RGB, Image, decode_intact, decode_without_extra
 from stage1_convert.config import Encoding
 from stage1_convert.images.file_header import (
     PNG_MAGIC,
@@ -28,6 +29,8 @@ from stage1_convert.images.rvl import decode_rvl
 DEPTH_HEADER = struct.Struct("<iff")  # of compressed_depth_image_transport: format, then depth_quant_a and _b
 RVL_SIZE = struct.Struct("<II")  # columns and rows, in front of RVL data
 STORED = ("jpeg", "png")  # formats of files that a dataset can hold
+# libjpeg at 1/8 scale reads every bit of the file, and so finds the same damage, but computes one pixel of 64.
+EIGHTH = cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION
 BLUE_FIRST = ("bgr8", "bgra8", "8UC3", "8UC4")  # words for OpenCV's order of channels
 DEPTH = ("16UC1", "32FC1")
 OF_16_BITS = ("mono16", "16UC1", "bayer_rggb16", "bayer_bggr16", "bayer_gbrg16", "bayer_grbg16")
@@ -42,8 +45,8 @@ OF_8_BITS = (
 )
 
 
-def read_compressed(message: Any, rules: ImageRules, trust: bool) -> CameraImage:
-    """Return the image of a message; with `trust` a color JPEG that can stay as it is is not decoded."""
+def read_compressed(message: Any, rules: ImageRules, lazy: bool) -> CameraImage:
+    """Return the image of a message; with `lazy` a color JPEG that can stay as it is is not decoded."""
     data, declared = message.data.tobytes(), message.format
     if "compressedDepth" in declared:
         return _compressed_depth(data, declared, rules)
@@ -59,26 +62,44 @@ def read_compressed(message: Any, rules: ImageRules, trust: bool) -> CameraImage
     if mosaic and (header.channels == 1 or rules.encoding not in (None, word)):
         plane = _decode(data, header, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
         return image_from_array(plane[..., None], mosaic, rules)
-    return _color(data, header, _is_swapped(rules.encoding, word), trust)
+    return _color(data, header, _is_swapped(rules.encoding, word), lazy)
 
 
-def _color(data: bytes, header: FileHeader, swapped: bool, trust: bool) -> CameraImage:
+def verify_jpeg(image: CameraImage, whole: bool) -> CameraImage:
+    """Return a JPEG that was read lazily, verified: with its pixels when `whole`, else decoded at 1/8 scale and without.
+
+    One whose file cannot stay as it is has its pixels in any case. Raises UserError when it is damaged, alike for both.
+    """
+    assert image.file is not None
+    header = FileHeader(image.height, image.width, image.file_format, 8, 3)
+    pixels, file, oddity = _decode_color(image.file, header, whole)
+    if file is None and not whole:
+        return verify_jpeg(image, whole=True)
+    return image._replace(pixels=pixels if whole else None, file=file, oddity=oddity)
+
+
+def _color(data: bytes, header: FileHeader, swapped: bool, lazy: bool) -> CameraImage:
     size, file_format = (header.height, header.width), header.file_format
-    file = data if header.channels == 3 and not swapped and file_format in STORED else None
+    stays = header.channels == 3 and not swapped and file_format in STORED
     kind = "gray" if header.channels == 1 else f"color{', red and blue swapped' if swapped else ''}"
-    if trust and file and file_format == "jpeg":
-        return CameraImage(*size, None, kind, file, file_format)
-    pixels, clean = decode_without_extra(data)
-    _check_shape(pixels, header)
-    oddity = ""
-    if clean is None:
-        oddity, file = "bytes too many before its restart markers", None
-    elif len(clean) < len(data):
-        oddity, file = f"{len(data) - len(clean)} bytes too many before the end marker", file and clean
-    elif file_format == "jpeg" and not ends_with_marker(data):
-        oddity = f"{len(data) - jpeg.end_of(data)} bytes behind the end marker"
+    if lazy and stays and file_format == "jpeg":
+        return CameraImage(*size, None, kind, data, file_format)
+    pixels, file, oddity = _decode_color(data, header)
     pixels = np.ascontiguousarray(pixels[..., ::-1]) if swapped else pixels
-    return CameraImage(*size, pixels, kind, file, file_format, oddity=oddity)
+    return CameraImage(*size, pixels, kind, file if stays else None, file_format, oddity=oddity)
+
+
+def _decode_color(data: bytes, header: FileHeader, whole: bool = True) -> tuple[Image, bytes | None, str]:
+    """Return the pixels, whole or at 1/8 scale, the file if other decoders can read it silently, and what is odd about it."""
+    pixels, clean = decode_without_extra(data, RGB if whole else EIGHTH)
+    _check_shape(pixels, header, 1 if whole else 8)
+    if clean is None:
+        return pixels, None, "bytes too many before its restart markers"
+    if len(clean) < len(data):
+        return pixels, clean, f"{len(data) - len(clean)} bytes too many before the end marker"
+    if header.file_format == "jpeg" and not ends_with_marker(data):
+        return pixels, data, f"{len(data) - jpeg.end_of(data)} bytes behind the end marker"
+    return pixels, data, ""
 
 
 def _is_swapped(encoding: Encoding | None, word: str) -> bool:
@@ -86,6 +107,7 @@ def _is_swapped(encoding: Encoding | None, word: str) -> bool:
     return encoding is not None and (encoding in BLUE_FIRST) != (word in BLUE_FIRST)
 
 
+@functools.cache
 def _bayer(word: str, bits: int) -> Encoding | None:
     """Return the encoding of a mosaic with that many bits, as which a file holds it; None where the word names none."""
     return next((name for name in LAYOUTS if word.startswith("bayer") and name == f"{word[:10]}{bits}"), None)
@@ -97,8 +119,8 @@ def _decode(data: bytes, header: FileHeader, *flags: int) -> Image:
     return pixels
 
 
-def _check_shape(pixels: Image, header: FileHeader) -> None:
-    if pixels.shape[:2] != (header.height, header.width):
+def _check_shape(pixels: Image, header: FileHeader, scale: int = 1) -> None:
+    if pixels.shape[:2] != (-(-header.height // scale), -(-header.width // scale)):
         raise UserError(
             f"the image is damaged: it claims {header.height}x{header.width} pixels and decodes to {pixels.shape}"
         )

@@ -9,10 +9,10 @@ from stage1_convert.images.raw import read_raw
 RULES = ImageRules()
 
 
-def read_image(message: Any, rules: ImageRules = RULES, trust: bool = False) -> CameraImage:
+def read_image(message: Any, rules: ImageRules = RULES, lazy: bool = False) -> CameraImage:
     """Return the image of an image message by the rules of its camera.
 
-    With `trust` a color JPEG is not decoded: only its header and its end marker are looked at. Raises UserError when
-    the image is damaged, larger than MAX_PIXELS or of a kind that is not supported.
+    With `lazy` a color JPEG is not decoded: only its header and its end marker are looked at, until verify_jpeg or `rgb`.
+    Raises UserError when the image is damaged, larger than MAX_PIXELS or of a kind that is not supported.
     """
-    return read_raw(message, rules) if hasattr(message, "encoding") else read_compressed(message, rules, trust)
+    return read_raw(message, rules) if hasattr(message, "encoding") else read_compressed(message, rules, lazy)

@@ -32,7 +32,7 @@ class ImageRules(NamedTuple):
 class CameraImage(NamedTuple):
     """An image: its size, its RGB pixels (height, width, 3) uint8, and its file when every reader decodes it to them.
 
-    `file_format` is jpeg or png. `pixels` is None where a file was trusted unseen. `kind` says what the message was read
+    `file_format` is jpeg or png. `pixels` is None where a JPEG was not decoded whole. `kind` says what the message was read
     as. `measured` describes numbers of more than 8 bits, None where there are none. `oddity` says what is odd about the
     recorded file though the image is whole.
     """
@@ -53,7 +53,7 @@ class CameraImage(NamedTuple):
         return cls(height, width, pixels, kind, measured=measured)
 
     def rgb(self) -> Image:
-        """Return the pixels, decoding now a file that was trusted unseen."""
+        """Return the pixels, decoding now a file that was not; raises UserError when it is damaged."""
         return self.pixels if self.pixels is not None else decode_intact(self.file or b"")
 
 

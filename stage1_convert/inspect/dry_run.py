@@ -118,10 +118,11 @@ def _first_images(source: BagPath, bag: BagPlan, config: Config, scratch: Path) 
     For a video the bytes are those of a JPEG, which takes more. Where the frame shows a damaged image, it is the next one.
     """
     first, quality = bag.plan.episodes[0], config.conventions.jpeg_quality
+    looked_at: dict[str, set[int]] = {camera: set() for camera in config.data.cameras}
     with open_by_settings(source, scratch, config.data) as opened:
         for start in range(first.start, min(first.stop, first.start + TRIED_FRAMES)):
             plan = bag.plan._replace(episodes=[first._replace(start=start, stop=start + 1)])
-            reader = FrameReader(opened, bag.bag_streams, plan, config, trust_images=False)
+            reader = FrameReader(opened, bag.bag_streams, plan, config, False, looked_at)
             with contextlib.suppress(BadImagesError):
                 images = next(reader.frames()).values()
                 sizes = [len(one.data if one.image is None else encode(one.image, "jpeg", quality)) for one in images]

@@ -16,10 +16,9 @@ from common.report.formatting import counted
 from common.storage.files import write_file
 from common.storage.worker import Limits, map_isolated
 from stage1_convert.align.joint_fields import COMMANDS
-from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.bags.message_types import IMAGE_TYPES
 from stage1_convert.bags.storage import limits_for
-from stage1_convert.config import Config
+from stage1_convert.config import Config, DataConfig
 from stage1_convert.images.encode import encode
 from stage1_convert.inspect.dry_run import BagEstimate, estimate_bag
 from stage1_convert.inspect.proposal import describe_missing, propose
@@ -30,9 +29,10 @@ from stage1_convert.sources.source import BagPath
 
 THUMBNAIL_PX = 320
 CONFIG_NAME = "proposed.yaml"
+DATA = DataConfig()
 
 
-def inspect(path: Path, out: Path | None = None, distro: str = "humble", msg_paths: Sequence[str] = ()) -> int:
+def inspect(path: Path, out: Path | None = None, data: DataConfig = DATA) -> int:
     """Print what the bag at `path`, or each bag below it, holds; thumbnails and the configuration go into `out`.
 
     `out` is created if it is missing; without it a new temporary folder is used. Returns the exit code: 2 when a bag cannot
@@ -42,8 +42,7 @@ def inspect(path: Path, out: Path | None = None, distro: str = "humble", msg_pat
     folder = out or Path(tempfile.mkdtemp(prefix="inspect-"))
     folder.mkdir(parents=True, exist_ok=True)
     surveys, refused = [], 0
-    read_message_files(tuple(msg_paths))
-    tasks = [(source, distro, tuple(msg_paths)) for source in sources]
+    tasks = [(source, data) for source in sources]
     with contextlib.closing(map_isolated(_survey, tasks, 1, _limits)) as answers:
         for source, found in zip(sources, answers, strict=True):
             if isinstance(found, UserError):
@@ -64,11 +63,11 @@ def inspect(path: Path, out: Path | None = None, distro: str = "humble", msg_pat
     return 2 if refused or any(found.error for found in surveys) else 0
 
 
-def _survey(arguments: tuple[BagPath, str, tuple[str, ...]]) -> Survey:
+def _survey(arguments: tuple[BagPath, DataConfig]) -> Survey:
     return survey(*arguments)
 
 
-def _limits(arguments: tuple[BagPath, Any] | tuple[BagPath, str, tuple[str, ...]]) -> Limits:
+def _limits(arguments: tuple[BagPath, Any]) -> Limits:
     return limits_for(size_bytes(arguments[0].path))
 
 

@@ -13,17 +13,17 @@ from common.cli.command import UserError, one_line
 from common.lerobot.images import Image
 from stage1_convert.align.clock import Clock, Int64, choose_clock
 from stage1_convert.align.joint_fields import JOINT_STATE
-from stage1_convert.bags.bag import Bag, open_bag
+from stage1_convert.bags.bag import Bag
 from stage1_convert.bags.cdr import FieldReader, stamp_reader
-from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.bags.message_types import IMAGE_TYPES, VIDEO_TYPES
 from stage1_convert.bags.storage import Bytes, storage_files
-from stage1_convert.config import Encoding
+from stage1_convert.config import DataConfig, Encoding
 from stage1_convert.images.decode import read_image
 from stage1_convert.images.image import ImageRules
 from stage1_convert.images.raw import GUESSES
 from stage1_convert.images.shades import Measured
 from stage1_convert.images.video_topic import VideoDecoder, starts_video
+from stage1_convert.pipeline.plan_bag import open_by_settings
 from stage1_convert.sources.source import BagPath
 
 HEAD_BYTES = 4096  # of a message; they include its stamp
@@ -95,18 +95,17 @@ class Survey(NamedTuple):
     error: str | None
 
 
-def survey(source: BagPath, distro: str, msg_paths: tuple[str, ...] = ()) -> Survey:
+def survey(source: BagPath, data: DataConfig) -> Survey:
     """Read a whole bag once; raises UserError when it cannot be opened at all."""
     files = storage_files(source.path) if source.path.is_dir() else [source.path]
-    definitions = read_message_files(msg_paths)
-    with tempfile.TemporaryDirectory() as scratch, open_bag(source.path, Path(scratch), distro, definitions) as bag:
+    with tempfile.TemporaryDirectory() as scratch, open_by_settings(source, Path(scratch), data) as bag:
         readers = {name: _TopicReader(bag, name) for name in sorted(bag.topics)}
         first_ns = last_ns = 0
         failure = None
         try:
-            for topic, receive_ns, data in bag.records([n for n, reader in readers.items() if reader.error is None]):
+            for topic, receive_ns, message in bag.records([n for n, reader in readers.items() if reader.error is None]):
                 first_ns, last_ns = first_ns or receive_ns, receive_ns
-                readers[topic].add(receive_ns, data)
+                readers[topic].add(receive_ns, message)
         except UserError as error:
             failure = one_line(error)
         topics = [reader.finish() for reader in readers.values()]

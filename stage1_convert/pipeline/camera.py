@@ -1,4 +1,4 @@
-"""Reads the images of a bag's cameras again, in the order of the recording, and decodes those that frames show.
+"""Reads the images of a bag's cameras again, in the order of the recording, and gives those that frames show.
 
 Sample i of a camera is the one with clock.stamps_ns[i] in its Stream.
 """
@@ -28,12 +28,12 @@ class FollowsDamageError(UserError):
 
 
 def read_images(
-    bag: Bag, bag_streams: BagStreams, needed: Mapping[str, Needed], data: DataConfig, trust: bool = False
+    bag: Bag, bag_streams: BagStreams, needed: Mapping[str, Needed], data: DataConfig
 ) -> Iterator[tuple[str, int, CameraImage | UserError]]:
     """Yield (camera, sample, image) for the samples that are needed, each camera's in order.
 
     In place of an image that is damaged comes what is wrong with it; of a video also for packets that are not needed. Only
-    the cameras in `needed` are read. With `trust` JPEGs are not decoded (their pixels are None).
+    the cameras in `needed` are read. JPEGs are read lazily: what is wrong behind their headers is found when they are decoded.
     """
     readers = [
         _CameraReader(ImageRules.of(name, data), bag, bag_streams.streams[name], samples)
@@ -42,7 +42,7 @@ def read_images(
     for topic, _, message in bag.records(dict.fromkeys(reader.topic for reader in readers)):
         for reader in readers:
             if reader.topic == topic:
-                for sample, image in reader.add(message, trust):
+                for sample, image in reader.add(message):
                     yield reader.name, sample, image
     for reader in readers:
         for sample, image in reader.end():
@@ -66,7 +66,7 @@ class _CameraReader:
         self._message = -1
         self._sample = 0
 
-    def add(self, data: Bytes, trust: bool) -> Numbered:
+    def add(self, data: Bytes) -> Numbered:
         """Take the next message of the topic."""
         self._message += 1
         sample, numbers = self._sample, self._stream.numbers
@@ -80,7 +80,7 @@ class _CameraReader:
             yield from self._packet(sample, data)
         elif self._needed[sample]:
             try:
-                yield sample, read_image(self._bag.deserialize(self.topic, data), self._rules, trust)
+                yield sample, read_image(self._bag.deserialize(self.topic, data), self._rules, lazy=True)
             except UserError as error:
                 yield sample, error
 

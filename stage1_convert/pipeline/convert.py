@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import fnmatch
+import gc
 import itertools
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,6 @@ import pyarrow as pa
 from common.cli.command import UserError, one_line
 from common.storage.files import new_folder, require_ours
 from common.storage.worker import Limits, OutOfMemoryError, map_isolated
-from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config, DataConfig
 from stage1_convert.dataset.record import RECORD_PATH, BagEntry, read_record
@@ -24,6 +24,9 @@ from stage1_convert.pipeline.convert_bag import Job, convert_bag
 from stage1_convert.pipeline.progress import Progress
 from stage1_convert.sources.folder import size_bytes
 from stage1_convert.sources.source import BagInfo, BagSource, FetchedBag
+
+# A batch of messages is thousands of tuples in no cycle: the collector, which looks after 700 by default, would look in vain.
+YOUNG_OBJECTS = 20_000
 
 
 class Options(NamedTuple):
@@ -82,7 +85,6 @@ def convert(source: BagSource, out: Path, config: Config, options: Options) -> S
     """
     out = out.resolve()
     bags = select(source.bags, config.data, options.shard)
-    read_message_files(tuple(config.data.msg_paths))  # a wrong path is no fault of the bags'
     check_apart(source.root, out)
     require_ours(out, "converted dataset", sign=RECORD_PATH)
     with locked_cache(out) as cache:
@@ -236,6 +238,7 @@ def _convert(task: _Task) -> BagEntry | UserError:
         return task.refusal.model_copy(update={"bag": name})
     cv2.setNumThreads(1)
     pa.set_cpu_count(1)
+    gc.set_threshold(YOUNG_OBJECTS)
     return convert_bag(task.bag.source, task.number, task.job, task.bag.sums)
 
 

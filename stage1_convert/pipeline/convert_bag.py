@@ -150,8 +150,7 @@ class _BagConversion:
                 break
             except BadImagesError:
                 self._plan_again()
-        self._count_looked_at()
-        describe_final(self._streams, self._plan, self._looked_at, self._config, self._entry)
+        describe_final(self._streams, self._plan, self._images, self._looked_at, self._config, self._entry)
         for name, odd in self._reader.odd.items():
             self._entry.warnings.append(
                 f"camera {name}: {counted(len(odd), 'image')} with something odd that is no damage, the first one message "
@@ -165,12 +164,13 @@ class _BagConversion:
     def _start(self) -> None:
         """Begin to read the images of the frames as they are planned now."""
         self._progress.plan(self._number, sum(span.frames for span in self._plan.episodes))
-        self._reader = FrameReader(self._bag, self._streams, self._plan, self._config, self._job.trust_images)
+        self._images = state_action.describe_images(self._streams.clocks, self._plan, self._config.data)
+        trust, looked_at = self._job.trust_images, self._looked_at
+        self._reader = FrameReader(self._bag, self._streams, self._plan, self._config, trust, looked_at)
         self._frames = self._reader.frames()
 
     def _plan_again(self) -> None:
         """Plan the frames without the images that are damaged; raises UserError when they are too many."""
-        self._count_looked_at()
         for name, found in self._reader.bad.items():
             bad = sorted([*self._streams.streams[name].bad, *found])
             looked_at = self._looked_at[name].union(message.number for message in bad)
@@ -183,10 +183,6 @@ class _BagConversion:
         self._plan = plan_streams(self._streams, self._config, self._entry)
         self._start()
 
-    def _count_looked_at(self) -> None:
-        for name, numbers in self._reader.looked_at.items():
-            self._looked_at[name].update(numbers)
-
     def _write(self, number: int) -> tuple[EpisodeEntry, dict[str, Stats]]:
         """Write the `number`-th episode: its rows, the messages its frames show, and its videos."""
         config, span = self._config, self._plan.episodes[number]
@@ -197,9 +193,9 @@ class _BagConversion:
             camera: ImageColumnWriter(self._folder / f"{number:03d}.{camera}.mp4", config.data, span.frames)
             for camera in config.data.cameras
         }
-        counts = state_action.describe_images(self._streams.clocks, self._plan, span, config.data)
         numbers = state_action.states_actions(self._streams, self._plan, span, config)
         self._write_rows(files.rows, _columns(numbers, shown, config), images, span.frames)
+        counts = self._images[number]
         entry = EpisodeEntry(
             frames=span.frames,
             start_ns=int(shown["tick_ns"][0]),

@@ -1,7 +1,7 @@
 """Turns the images of a bag into the images of its frames, as the dataset stores them, in one reading."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from stage1_convert.bags.message_types import VIDEO_TYPES
 from stage1_convert.config import Config
 from stage1_convert.dataset.image_column import StoredImage
 from stage1_convert.dataset.stats import histogram, sample_frames
+from stage1_convert.images.compressed import verify_jpeg
 from stage1_convert.images.encode import encode
 from stage1_convert.images.image import CameraImage
 from stage1_convert.images.range_use import RangeUse
@@ -26,22 +27,27 @@ class BadImagesError(Exception):
 
 
 class FrameReader:
-    """Reads the images of one bag.
+    """Reads the images of one bag, and adds the numbers of the messages that it looks at to `looked_at`, by camera.
 
     `sizes` holds each camera's (height, width) as soon as it has been seen, `compressed` the cameras of which an image
-    lost detail here, `range_use` how the ranges of the settings cover what was measured. `looked_at` are the numbers of the
-    messages that were looked at, `bad` those that are damaged, and `odd` those with something odd that is no damage.
+    lost detail here, `range_use` how the ranges of the settings cover what was measured. `bad` are the messages that are
+    damaged, and `odd` those with something odd that is no damage.
     """
 
     def __init__(
-        self, bag: Bag, bag_streams: BagStreams, plan: EpisodePlan, config: Config, trust_images: bool
+        self,
+        bag: Bag,
+        bag_streams: BagStreams,
+        plan: EpisodePlan,
+        config: Config,
+        trust_images: bool,
+        looked_at: Mapping[str, set[int]],
     ) -> None:
         self._bag, self._streams, self._plan, self._config = bag, bag_streams, plan, config
-        self._trust = trust_images
+        self._trust, self._looked_at = trust_images, looked_at
         self.sizes: dict[str, tuple[int, int]] = {}
         self.compressed: set[str] = set()
         self.range_use = RangeUse()
-        self.looked_at: dict[str, set[int]] = {name: set() for name in config.data.cameras}
         self.bad: dict[str, list[BadMessage]] = {}
         self.odd: dict[str, list[BadMessage]] = {}
         self._last: dict[str, CameraImage] = {}
@@ -60,9 +66,9 @@ class FrameReader:
         waiting: dict[str, deque[StoredImage]] = {name: deque() for name in data.cameras}
         for name in data.cameras:
             if self._bag.topics[streams[name].topic].type in VIDEO_TYPES:  # every packet is decoded
-                self.looked_at[name].update(streams[name].numbers.tolist())
-        for name, sample, image in read_images(self._bag, self._streams, uses, data, self._trust):
-            self.looked_at[name].add(int(streams[name].numbers[sample]))
+                self._looked_at[name].update(streams[name].numbers.tolist())
+        for name, sample, image in read_images(self._bag, self._streams, uses, data):
+            self._looked_at[name].add(int(streams[name].numbers[sample]))
             stored = self._stored(name, sample, image, sample in measured[name])
             if stored is not None:
                 waiting[name].extend([stored] * int(uses[name][sample]))
@@ -75,14 +81,13 @@ class FrameReader:
         self, camera: str, sample: int, image: CameraImage | UserError, is_measured: bool
     ) -> StoredImage | None:
         """Return an image as the dataset stores it, with its histogram if it is measured; None when it is of no use."""
+        image = self._verified(image, is_measured)
         if isinstance(image, UserError):
             self._leave_out(camera, sample, image)
             return None
         if self.bad:
             return None
-        conventions = self._config.conventions
-        recorded = image.height, image.width
-        size = (conventions.image_resize[0], conventions.image_resize[1]) if conventions.image_resize else recorded
+        size = self._size(image)
         if self.sizes.setdefault(camera, size) != size:
             before = "{}x{}".format(*self.sizes[camera])
             raise UserError(
@@ -92,10 +97,29 @@ class FrameReader:
         if image.oddity:
             self.odd.setdefault(camera, []).append(self._noted(camera, sample, image.oddity))
         try:
-            return self._store(camera, image, size, is_measured)
+            return self._store(camera, image, is_measured)
         except UserError as error:  # a file that was trusted unseen
             self._leave_out(camera, sample, error)
             return None
+
+    def _verified(self, image: CameraImage | UserError, is_measured: bool) -> CameraImage | UserError:
+        """Return an image verified, unless it is trusted, and whole where its pixels are needed; or what is wrong with it."""
+        if isinstance(image, UserError) or image.pixels is not None or self._trust:
+            return image
+        try:
+            return verify_jpeg(image, whole=not self.bad and (is_measured or not self._stays(image)))
+        except UserError as error:
+            return error
+
+    def _size(self, image: CameraImage) -> tuple[int, int]:
+        """Return the height and width in which the dataset stores an image."""
+        resized = self._config.conventions.image_resize
+        return (resized[0], resized[1]) if resized else (image.height, image.width)
+
+    def _stays(self, image: CameraImage) -> bool:
+        """Return whether the dataset stores the recorded file."""
+        is_stored = image.file is not None and image.file_format == self._config.data.storage
+        return is_stored and self._size(image) == (image.height, image.width)
 
     def _leave_out(self, camera: str, sample: int, error: UserError) -> None:
         if self._config.data.bad_messages == "refuse":
@@ -111,14 +135,13 @@ class FrameReader:
         message = self._noted(camera, sample, "")
         return f"camera {camera}, message {message.number} stamped {message.stamp_ns} ns"
 
-    def _store(self, camera: str, image: CameraImage, size: tuple[int, int], is_measured: bool) -> StoredImage:
+    def _store(self, camera: str, image: CameraImage, is_measured: bool) -> StoredImage:
         last, self._last[camera] = self._last.get(camera), image
         self.range_use.add(camera, image)
         identical = last is not None and _is_same(last, image)
-        storage, recorded = self._config.data.storage, (image.height, image.width)
-        if image.file is not None and image.file_format == storage and size == recorded:
+        if image.file is not None and self._stays(image):
             return StoredImage(image.file, None, histogram(image.rgb()) if is_measured else None, identical)
-        pixels = resize(image.rgb(), size)
+        storage, pixels = self._config.data.storage, resize(image.rgb(), self._size(image))
         counts = histogram(pixels) if is_measured else None
         if storage == "video":
             return StoredImage(b"", pixels, counts, identical)

@@ -1,6 +1,6 @@
 """The first reading of a bag: all but its images, which decides what each frame shows."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +9,7 @@ import numpy as np
 
 from common.report.formatting import counted
 from stage1_convert.align import state_action
-from stage1_convert.align.camera_rate import describe_counts, rate_of
+from stage1_convert.align.camera_rate import ImageCounts, describe_counts, rate_of
 from stage1_convert.align.clock import Clock, Int64
 from stage1_convert.align.ends import describe_cuts
 from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
@@ -43,7 +43,8 @@ def plan_bag(source: BagPath, config: Config, scratch: Path) -> BagPlan:
     with open_by_settings(source, scratch, config.data) as bag:
         bag_streams, plan = read_and_plan(bag, config, entry)
         entry.warnings += bag.warnings
-    describe_final(bag_streams, plan, {}, config, entry)
+    images = state_action.describe_images(bag_streams.clocks, plan, config.data)
+    describe_final(bag_streams, plan, images, {}, config, entry)
     return BagPlan(entry, bag_streams, plan)
 
 
@@ -80,13 +81,14 @@ def plan_streams(bag_streams: BagStreams, config: Config, entry: BagEntry) -> Ep
 def describe_final(
     bag_streams: BagStreams,
     plan: EpisodePlan,
+    images: Sequence[Mapping[str, ImageCounts]],
     looked_at: Mapping[str, Collection[int]],
     config: Config,
     entry: BagEntry,
 ) -> None:
-    """Count in the entry which messages were left out of a plan that is final, and warn of them and of the plan's images."""
+    """Count in the entry which messages were left out of a plan that is final, and warn of them and of its episodes' images."""
     entry.warnings += _warn_of_cuts(bag_streams.clocks, plan, config.data)
-    entry.warnings += _warn_of_images(bag_streams.clocks, plan, entry, config.data)
+    entry.warnings += _warn_of_images(images, entry, config.data)
     _describe_bad_messages(bag_streams, looked_at, config, entry)
 
 
@@ -159,9 +161,8 @@ def _warn_of_cuts(clocks: Mapping[str, Clock], plan: EpisodePlan, data: DataConf
     return describe_cuts(clocks, (int(ticks_ns[first]), int(ticks_ns[last])), (silent_first, silent_last), data)
 
 
-def _warn_of_images(clocks: Mapping[str, Clock], plan: EpisodePlan, entry: BagEntry, data: DataConfig) -> Iterator[str]:
+def _warn_of_images(episodes: Sequence[Mapping[str, ImageCounts]], entry: BagEntry, data: DataConfig) -> Iterator[str]:
     """Yield a warning for each camera of which the frames repeat or pass over more images than they must."""
-    episodes = [state_action.describe_images(clocks, plan, span, data) for span in plan.episodes]
     for camera in data.cameras:
         counts = [episode[camera] for episode in episodes]
         frames, excess = sum(count.frames for count in counts), sum(count.excess for count in counts)

@@ -41,7 +41,7 @@ CONFIG = "proposed.yaml"
 
 
 def survey_bag(path: Path) -> Survey:
-    return survey(BagPath(path.name, path), "humble")
+    return survey(BagPath(path.name, path), Config().data)
 
 
 def renamed(recording: Recording, joints: str, images: str) -> Recording:

@@ -121,7 +121,7 @@ def test_trusted_images_are_not_decoded(tmp_path: Path) -> None:
     with open_bag(cell().write(tmp_path / "bag"), tmp_path, "humble") as bag:
         bag_streams = read_streams(bag, load(Config, None, []), starts_video)
         needed = {"color": np.ones(45, np.bool_)}
-        images = [image for _, _, image in read_images(bag, bag_streams, needed, Config().data, trust=True)]
+        images = [image for _, _, image in read_images(bag, bag_streams, needed, Config().data)]
     assert len(images) == 45
     assert all(isinstance(image, CameraImage) and image.file and image.pixels is None for image in images)
     assert bag_streams.streams["color"].topic == JPEG_TOPIC
