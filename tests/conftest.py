@@ -83,6 +83,7 @@ class SharedFolders:
 def _fork_server(request: pytest.FixtureRequest) -> None:
     """Start the fork server of all isolated workers of a long run, so that none of them waits for imports."""
     if len(request.session.items) > MANY:
+        os.environ.setdefault("MIMALLOC_ARENA_EAGER_COMMIT", "0")  # as a worker's start does
         forkserver.set_forkserver_preload([*IMPORTS, "tests.conftest"])
         worker._start_fork_server()
 

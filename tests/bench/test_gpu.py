@@ -37,6 +37,7 @@ runpy.run_module("bench.gpu", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_quick_run_needs_few_packages_and_prints_every_figure() -> None:
     blocked = importlib.metadata.packages_distributions().keys() - ALLOWED - REQUIRED_BY_TORCH - OURS
     assert {"pydantic", "tqdm", "datasets", "rosbags", "av", "matplotlib"} <= blocked

@@ -56,7 +56,7 @@ def test_a_conversion(warm: Warm, tmp_path: Path, small_disk: SmallDisk) -> None
         assert ended.code or "2 converted" in ended.output or "2 unchanged" in ended.output
         return ended
 
-    enough = smallest_that_works(convert, small_disk, 8 << 20)
+    enough = smallest_that_works(convert, small_disk, 1 << 20)
     disk = small_disk(2 * enough)
     assert convert(disk / "out").code == 0
     old = hashes(disk / "out")

@@ -16,6 +16,7 @@ from common.cli.command import UserError
 from common.cli.config import load
 from common.lerobot.dataset import Dataset
 from common.lerobot.frame_cache import open_frames
+from stage1_convert.__main__ import main
 from stage1_convert.check import check, print_report
 from stage1_convert.config import Config
 from stage1_convert.pipeline.convert import Options, convert
@@ -26,7 +27,7 @@ from stage2_train.checkpoints.initial import initial_checkpoint
 from stage2_train.config import TrainConfig
 from stage2_train.train import open_dataset
 from tests.common.lerobot.foreign import change_info, rename_columns
-from tests.conftest import GOLDEN, run_module
+from tests.conftest import GOLDEN
 from tests.stage1_convert.check.corrupt import COLOR, FILES, corrupt, expand
 from tests.stage1_convert.conversion import run
 from tests.stage1_convert.recording import RAW_TOPIC, cell
@@ -192,7 +193,7 @@ def test_a_folder_without_a_dataset_is_refused(tmp_path: Path) -> None:
 
 
 def test_features_of_other_names_and_cameras_of_other_kinds_are_checked_as_they_are_trained_on(
-    image_dataset: Path,
+    image_dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keys = {"observation.state": "state", "action": "actions", COLOR: "image"}
     rename_columns(image_dataset, keys)
@@ -207,10 +208,9 @@ def test_features_of_other_names_and_cameras_of_other_kinds_are_checked_as_they_
     report = check(image_dataset, names, use_cameras=[])
     assert report.is_usable
     assert report.images == 0
-    done = run_module(
-        "stage1_convert", "--check", image_dataset, "--use-cameras", "--rename", *(f"{k}={n}" for k, n in names.items())
-    )
-    assert (done.returncode, done.stdout) == (0, "42 frames, 0 images: no findings; usable for training: yes\n")
+    flags = ["--use-cameras", "--rename", *(f"{k}={n}" for k, n in names.items())]
+    assert main(["--check", str(image_dataset), *flags]) == 0
+    assert capsys.readouterr().out == "42 frames, 0 images: no findings; usable for training: yes\n"
 
 
 def test_many_findings_of_one_kind_are_one_line(image_dataset: Path) -> None:
@@ -233,10 +233,9 @@ def test_faults_come_before_our_own_rules_and_warnings_and_then_the_verdict(
     assert print_report(check(root)) == 2
     assert capsys.readouterr().out.endswith("1 own rule, 1 warning; usable for training: yes\n")
     corrupt(root, {"table": "data", "column": "action", "row": 3, "to": None})
-    done = run_module("stage1_convert", "--check", root)
-    fault, own, warning, summary = done.stdout.splitlines()
+    assert main(["--check", str(root)]) == 2
+    fault, own, warning, summary = capsys.readouterr().out.splitlines()
     assert fault.startswith("fault: data/chunk-000/file-000.parquet: row 3: action is null")
     assert own.startswith("own rule: meta/conversion.json: format=99")
     assert warning.startswith("warning: images/")
     assert summary == "88 frames, 88 images: 1 fault, 1 own rule, 1 warning; usable for training: no"
-    assert (done.returncode, done.stderr) == (2, "")

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from tests.conftest import run_module
+from stage1_convert.__main__ import main
 from tests.stage1_convert.conversion import convert_one, report, rows, run, tree
 from tests.stage1_convert.recording import MS, START_NS, Recording, cell, compressed_image, motion
 
@@ -79,13 +79,16 @@ def test_a_clock_that_jitters_too_much_names_the_other_clock(tmp_path: Path) -> 
     assert warning[1].endswith("its header stamps jitter: try data.time_source_by_stream={color: receive}")
 
 
-def test_the_command_prints_what_was_repeated_and_passed_over(tmp_path: Path) -> None:
+def test_the_command_prints_what_was_repeated_and_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recording = filmed(jittered())
     del recording.images[50], recording.images[100]
     recording.write(tmp_path / "src" / "bag")
-    done = run_module("stage1_convert", "--src", tmp_path / "src", "--out", tmp_path / "out")
-    assert "images    2 repeated, 0 passed over; the cameras lost 2, and their rates make 0 unavoidable" in done.stdout
-    assert "warnings  0" in done.stdout
+    assert main(["--src", str(tmp_path / "src"), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "images    2 repeated, 0 passed over; the cameras lost 2, and their rates make 0 unavoidable" in printed
+    assert "warnings  0" in printed
 
 
 def test_workers_and_shards_change_nothing(tmp_path: Path) -> None:

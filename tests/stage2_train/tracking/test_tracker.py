@@ -7,17 +7,17 @@ import pytest
 
 from stage2_train.tracking.tracker import truncate_metrics
 from stage2_train.train import train
-from tests.conftest import run_module
+from tests.reliability.harness import Warm
 from tests.stage2_train.tiny import TINY, metrics, paths, tiny_config
 
 pytestmark = pytest.mark.integration
 
 
-def test_wandb_offline_keeps_metrics_configuration_project_and_tags(dataset: Path, tmp_path: Path) -> None:
+def test_wandb_offline_keeps_metrics_configuration_project_and_tags(warm: Warm, dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     wandb = ["wandb.enabled=true", "wandb.mode=offline", "wandb.run_name=first", "training.steps=4"]
-    done = run_module("stage2_train", "--override", *TINY, *paths(dataset, out), *wandb)
-    assert done.returncode == 0, done.stderr
+    ended = warm.run(tmp_path / "log", "stage2_train", "--override", *TINY, *paths(dataset, out), *wandb)
+    assert ended.code == 0, ended.output
     (path,) = (out / "wandb").glob("offline-run-*/*.wandb")
     stored = path.read_bytes()
     for text in (b"ur10e-act-train", b"first", b"osmo", b"dim_feedforward", b"samples_per_s", b"grad_norm"):
