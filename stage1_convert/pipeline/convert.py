@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import fnmatch
-import gc
 import itertools
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,9 +23,6 @@ from stage1_convert.pipeline.convert_bag import Job, convert_bag
 from stage1_convert.pipeline.progress import Progress
 from stage1_convert.sources.folder import size_bytes
 from stage1_convert.sources.source import BagInfo, BagSource, FetchedBag
-
-# A batch of messages is thousands of tuples in no cycle: the collector, which looks after 700 by default, would look in vain.
-YOUNG_OBJECTS = 20_000
 
 
 class Options(NamedTuple):
@@ -238,7 +234,6 @@ def _convert(task: _Task) -> BagEntry | UserError:
         return task.refusal.model_copy(update={"bag": name})
     cv2.setNumThreads(1)
     pa.set_cpu_count(1)
-    gc.set_threshold(YOUNG_OBJECTS)
     return convert_bag(task.bag.source, task.number, task.job, task.bag.sums)
 
 
