@@ -95,6 +95,12 @@ def _parser() -> Parser:
     )
     parser.add_argument("--rerun", type=Path, metavar="FILE.rrd", help="write an episode for the viewer of Rerun")
     parser.add_argument("--rerun-episode", type=int, default=0, metavar="N", help="which one (0)")
+    _add_modes(parser)
+    return parser
+
+
+def _add_modes(parser: Parser) -> None:
+    """Add what the command can do instead of a conversion, and the flags of --check."""
     parser.add_argument(
         "--rename",
         nargs="*",
@@ -115,7 +121,6 @@ def _parser() -> Parser:
     modes.add_argument(
         "--merge", type=Path, nargs="+", metavar="SHARD", help="join the shards of one conversion into --out"
     )
-    return parser
 
 
 def _require(args: argparse.Namespace, *names: str) -> None:

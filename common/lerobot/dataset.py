@@ -149,7 +149,7 @@ class Dataset:
 
     @functools.cached_property
     def cache_key(self) -> str:
-        """The fingerprint with the times of the files, so that what a cache holds is never that of files since changed."""
+        """The fingerprint with the times of the files: a cache of files that were changed later has another key."""
         return self._digest(with_times=True)
 
     def _digest(self, with_times: bool) -> str:
@@ -183,7 +183,7 @@ class Dataset:
         return copy_again_if_damaged(self._columns_folder(cache_dir), read)
 
     def _require_every_row(self, index: npt.NDArray[Any]) -> None:
-        """Refuse rows that are missing, are too many or are in another order than their `index` says."""
+        """Raise UserError when rows are missing, surplus or in another order than their `index` says."""
         moved = np.flatnonzero(index != np.arange(len(index)))
         if len(moved):
             place = f"{self.root}/data: row {moved[0]} has index {index[moved[0]]}, expected {moved[0]}"

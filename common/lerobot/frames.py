@@ -1,4 +1,4 @@
-"""The images of one camera by row, and those that lie decoded in a memory map."""
+"""The images of one camera by row, and decoded ones in a memory map."""
 
 from pathlib import Path
 from typing import Literal, Protocol

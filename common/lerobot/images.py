@@ -21,9 +21,9 @@ MAX_PIXELS = 1 << 24  # a small file can declare any size: it is compared with t
 RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # other readers do not rotate images either
 # libjpeg and libpng conceal damage and only print a line about it; a padded color profile is no damage.
 DAMAGE = re.compile(rb"Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|Invalid SOS|libpng error")
-# Some cameras put a few bytes between the last block of an image, or of a stretch of it, and the marker behind: nothing is
-# lost by them. More of them are what a damaged block leaves over. libjpeg prints the first of its warnings only: none can
-# follow the one about the end marker (d9), and the stretches before restart markers (d0 to d7) are decoded one by one.
+# Some cameras put a few extra bytes between the last block of an image, or of a restart interval, and the next marker, which
+# costs no pixel. More bytes than that are left over from a damaged block. libjpeg prints only its first warning: none can
+# follow the one about the end marker (d9), and after one about a restart marker (d0 to d7) the intervals are decoded alone.
 EXTRA_BYTES = re.compile(rb"(\d+) extraneous bytes before marker 0x(d[0-79])")
 MAX_EXTRA_BYTES = 16
 
@@ -76,7 +76,7 @@ def decode_without_extra(data: bytes, flags: int = RGB) -> tuple[Image, bytes | 
     """
     image, marker, extra = _decode_noting_extra(data, flags)
     if extra and marker != jpeg.END[1:]:
-        for file in jpeg.stretches(data):
+        for file in jpeg.restart_intervals(data):
             _decode_noting_extra(file, flags)
         return image, None
     if not extra:

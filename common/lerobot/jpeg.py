@@ -1,4 +1,4 @@
-"""The structure of a JPEG file (ITU T.81): where it ends, and its stretches between restart markers. Pure."""
+"""The structure of a JPEG file (ITU T.81): where it ends, and its restart intervals. Pure."""
 
 import re
 import struct
@@ -39,10 +39,10 @@ def end_of(data: bytes) -> int:
     return next((segment.stop for segment in segments(data) if segment.code == END[1]), 0)
 
 
-def stretches(data: bytes) -> list[bytes]:
-    """Return the stretches between the restart markers of a sequential file of one scan, each as a file of its own.
+def restart_intervals(data: bytes) -> list[bytes]:
+    """Return the restart intervals of a sequential file of one scan, each as a file of its own.
 
-    No stretch depends on another, so that each decodes alone. Raises UserError for any other kind of file.
+    No interval depends on another, so each decodes alone. Raises UserError for any other kind of file.
     """
     found = {segment.code: segment for segment in segments(data)}
     frame = next((found[code] for code in SEQUENTIAL if code in found), None)

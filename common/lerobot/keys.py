@@ -29,8 +29,10 @@ def stored_keys(features: Mapping[str, Feature], rename: Mapping[str, str]) -> d
     """
     for old, new in rename.items():
         if old not in features:
-            done = "; it has the new name: leave this one out, or --rename without values renames nothing"
-            raise UserError(f"rename {old}={new}: no {old} there{done if new in features else _nearest(old, features)}")
+            done = f"; {new} is there already: leave this rename out, or --rename without values renames nothing"
+            raise UserError(
+                f"rename {old}={new}: the dataset has no {old}{done if new in features else _nearest(old, features)}"
+            )
         if not re.fullmatch(r"action|observation\.[^/]+", new):
             close = _nearest(new, (STATE, ACTION))
             raise UserError(f"rename {old}={new}: expected {STATE}, {ACTION}, {IMAGES}NAME or observation.NAME{close}")

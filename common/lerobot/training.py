@@ -1,4 +1,4 @@
-"""What a training needs of an opened dataset; `stage2_train` and `stage1_convert --check` ask here, so they agree."""
+"""What a training needs of an opened dataset; `stage2_train` and `stage1_convert --check` both ask here, so they agree."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.cli.command import UserError
+from common.lerobot import jpeg
 from common.lerobot.dataset import Dataset
 from common.lerobot.images import Image, decode_image
 from common.lerobot.metadata import Episode, image_key
@@ -22,7 +23,7 @@ from common.storage.files import atomic_path
 if TYPE_CHECKING:
     import rerun as rr
 
-JPEG_MAGIC, JPEG_QUALITY = b"\xff\xd8", 90
+JPEG_QUALITY = 90
 Values = npt.NDArray[Any]
 
 
@@ -106,7 +107,7 @@ def jpeg_files(dataset: Dataset, episode: Episode, camera: str) -> Iterator[byte
         yield from (encode_jpeg(image) for image in dataset.images(episode, camera))
         return
     for file in dataset.encoded_images(episode, camera):
-        yield file if file.startswith(JPEG_MAGIC) else encode_jpeg(decode_image(file))
+        yield file if file.startswith(jpeg.MAGIC) else encode_jpeg(decode_image(file))
 
 
 def encode_jpeg(image: Image) -> bytes:

@@ -47,7 +47,7 @@ def joint_state_reader(
     def select(layout: MessageLayout) -> list[Offset | None] | None:
         names = layout.names("name")
         columns = joint_columns(_rename(names, renamed), joints)
-        if not names:  # of nobody's joints; drivers that start send such messages
+        if not names:  # drivers send such messages while they start
             given = layout.offsets["position"].length if "position" in layout.offsets else 0
             raise UserError(f"0 joints are named and {given} positions given")
         if columns is None:

@@ -17,7 +17,7 @@ MIN_LEAP_RAD = 0.05  # more than the noise of an encoder, whatever the time betw
 MIN_LEAPS = 3  # fewer are faults of single messages
 MIN_DIFFERENCES = 2  # of messages that name the joints in another order
 COMPARED_WITHIN_NS = SECOND_NS // 5
-# Of numbers of any unit: they leap by more of their range than a hand or a button does in the time, and not now and then.
+# For numbers of any unit, such as a joystick's: leaps are faster than a hand's, and more than single faults.
 FAST_RANGES_PER_S, LEAPING_SHARE = 10.0, 0.02
 
 

@@ -131,7 +131,7 @@ def describe_ages(columns: dict[str, Int64], streams: Iterable[str]) -> dict[str
 
 
 def describe_images(clocks: Mapping[str, Clock], plan: EpisodePlan, data: DataConfig) -> list[dict[str, ImageCounts]]:
-    """Return what the frames of each episode make of the images of each camera."""
+    """Count, for each episode and camera, the images that its frames show, repeat and pass over."""
     return [
         {
             camera: count_images(

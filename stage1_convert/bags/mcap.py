@@ -273,7 +273,7 @@ def _collect(data: memoryview, wanted: Collection[int], found: list[Message]) ->
 
 
 def _decompress(record: bytes, check: bool = True) -> memoryview:
-    """Return the content of a chunk; its size is right and, unless it is not to be checked again, so is its checksum."""
+    """Return the content of a chunk; raises UserError when its size or, with `check`, its checksum is wrong."""
     _, _, size, checksum = CHUNK_HEAD.unpack_from(record)
     codec, rest = _unpack_text(record, CHUNK_HEAD.size)
     packed = memoryview(record)[rest + 8 :]

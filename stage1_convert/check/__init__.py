@@ -63,7 +63,7 @@ class Report(NamedTuple):
 
     @property
     def is_usable(self) -> bool:
-        """Whether a training takes the dataset."""
+        """Whether a training accepts the dataset."""
         return not any(finding.is_refused for finding in self.findings)
 
 
@@ -123,10 +123,11 @@ def _apply(rule: Rule, opened: Opened) -> list[Finding]:
 
 
 def _fault(root: Path, error: UserError, is_refused: bool = False) -> Finding:
-    return Finding("fault", _without(root, str(error)), is_refused)
+    return Finding("fault", _relative(root, str(error)), is_refused)
 
 
-def _without(root: Path, text: str) -> str:
+def _relative(root: Path, text: str) -> str:
+    """Return a message with its paths relative to the dataset."""
     return text.replace(f"{root}/", "").replace(f"{root}: ", "")
 
 
@@ -136,7 +137,7 @@ def _logged_warnings(root: Path, findings: list[Finding]) -> Iterator[None]:
 
     class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            findings.append(Finding("warning", _without(root, record.getMessage())))
+            findings.append(Finding("warning", _relative(root, record.getMessage())))
 
     logger, handler = logging.getLogger("common.lerobot"), Collect(logging.WARNING)
     logger.addHandler(handler)

@@ -88,7 +88,7 @@ def _stored(
     is some.
     """
 
-    def look(frame: int, cell: Cell) -> UserError | Histogram | None:
+    def measure(frame: int, cell: Cell) -> UserError | Histogram | None:
         try:
             image = dataset.resized(decode_image(image_file(dataset.root, cell)), camera)
         except UserError as error:
@@ -99,16 +99,16 @@ def _stored(
     try:
         while batch := list(islice(cells, BATCH_ROWS)):
             with captured_stderr() as printed:
-                looks = list(pool.map(look, count(frame), batch))
+                results = list(pool.map(measure, count(frame), batch))
                 is_damaged = bool(printed())
-            for cell, seen in zip(batch, looks, strict=True):
+            for cell, result in zip(batch, results, strict=True):
                 concealed = _concealed(dataset, cell) if is_damaged else None
-                if isinstance(seen, UserError):
-                    yield str(dataset.image_fault(episode, camera, frame, seen)), True
+                if isinstance(result, UserError):
+                    yield str(dataset.image_fault(episode, camera, frame, result)), True
                 elif concealed:
                     yield str(dataset.image_fault(episode, camera, frame, concealed)), False
-                elif seen is not None:
-                    found.counts += seen
+                elif result is not None:
+                    found.counts += result
                 frame += 1
     except UserError as error:
         yield str(error), True

@@ -125,7 +125,9 @@ def _first_images(source: BagPath, bag: BagPlan, config: Config, scratch: Path) 
             reader = FrameReader(opened, bag.bag_streams, plan, config, False, looked_at)
             with contextlib.suppress(BadImagesError):
                 images = next(reader.frames()).values()
-                sizes = [len(one.data if one.image is None else encode(one.image, "jpeg", quality)) for one in images]
+                sizes = [
+                    len(shown.data if shown.image is None else encode(shown.image, "jpeg", quality)) for shown in images
+                ]
                 return sum(sizes), list(reader.range_use.warnings(config.data))
     camera, (message, *_) = next(iter(reader.bad.items()))
     raise UserError(

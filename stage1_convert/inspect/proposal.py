@@ -109,7 +109,7 @@ def _image_remarks(joints: TopicStats, cameras: dict[str, TopicStats], config: C
     try:
         plan = make_plan(clocks, {JOINTS: np.zeros((joints.read, 1))}, np.zeros(0, np.int64), config)
     except UserError:
-        return []  # whoever tries the proposal says why
+        return []  # the trial of the proposal says why
     episodes = describe_images(clocks, plan, config.data)
     return [
         f"{camera}: {describe_counts([counts[camera] for counts in episodes], _rate_hz(stats), config.data.fps)}"

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 from common.cli.command import UserError
 from common.lerobot.columns import as_array
 from common.lerobot.dataset import Dataset
-from common.lerobot.metadata import ACTION, STATE, data_file
+from common.lerobot.metadata import ACTION, STATE
 from common.report.rrd import jpeg_files, new_recording, part
-from stage1_convert.dataset.record import SYNC_PATH
+from stage1_convert.report.episode import read_sync
 
 
 def write_recording(path: Path, root: Path, number: int) -> None:
@@ -22,9 +22,7 @@ def write_recording(path: Path, root: Path, number: int) -> None:
     dataset = Dataset.open(root)
     if not 0 <= number < len(dataset.episodes):
         raise UserError(f"--rerun-episode {number}: the dataset has episodes 0 to {len(dataset.episodes) - 1}")
-    episode, (chunk, file) = dataset.episodes[number], data_file(number)
-    sync = pq.read_table(root / SYNC_PATH.format(chunk_index=chunk, file_index=file), partitioning=None)
-    columns = {name: sync.column(name).to_numpy() for name in sync.column_names}
+    episode, sync = dataset.episodes[number], read_sync(dataset, number)
     rows = pq.read_table(dataset.rows_path(episode), columns=[STATE, ACTION], partitioning=None)
     cameras = {camera: f"cameras/{part(camera)}" for camera in dataset.cameras}
     plots = {title: title for title in ("state", "action", "age_ms", "repeated")}
@@ -32,10 +30,10 @@ def write_recording(path: Path, root: Path, number: int) -> None:
         for key, entity in ((STATE, "state"), (ACTION, "action")):
             feature = dataset.features[key]
             recording.vectors(entity, as_array(key, rows.column(key), feature), feature.names or ())
-        for stream in [name.removesuffix(".stamp_ns") for name in columns if name.endswith(".stamp_ns")]:
-            message = columns[f"{stream}.message"]
-            recording.numbers(f"age_ms/{part(stream)}", (columns["tick_ns"] - columns[f"{stream}.stamp_ns"]) / 1e6)
+        for stream in [name.removesuffix(".stamp_ns") for name in sync if name.endswith(".stamp_ns")]:
+            message = sync[f"{stream}.message"]
+            recording.numbers(f"age_ms/{part(stream)}", (sync["tick_ns"] - sync[f"{stream}.stamp_ns"]) / 1e6)
             recording.numbers(f"message/{part(stream)}", message)
             recording.numbers(f"repeated/{part(stream)}", np.diff(message, prepend=message[0] - 1) == 0)
         for camera, entity in cameras.items():
-            recording.images(entity, jpeg_files(dataset, episode, camera), columns[f"{camera}.stamp_ns"])
+            recording.images(entity, jpeg_files(dataset, episode, camera), sync[f"{camera}.stamp_ns"])

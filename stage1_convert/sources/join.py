@@ -70,10 +70,10 @@ def _groups(bags: Sequence[BagPath]) -> list[list[_Extent]]:
     return [[extents[number] for number in group] for group in groups]
 
 
-def _belong_together(one: _Extent, two: _Extent) -> bool:
-    shared_ns = min(one.end_ns, two.end_ns) - max(one.start_ns, two.start_ns)
-    shorter_ns = min(one.end_ns - one.start_ns, two.end_ns - two.start_ns)
-    return shared_ns > shorter_ns / 2 and not one.topics & two.topics
+def _belong_together(left: _Extent, right: _Extent) -> bool:
+    shared_ns = min(left.end_ns, right.end_ns) - max(left.start_ns, right.start_ns)
+    shorter_ns = min(left.end_ns - left.start_ns, right.end_ns - right.start_ns)
+    return shared_ns > shorter_ns / 2 and not left.topics & right.topics
 
 
 def _read_extent(bag: BagPath) -> _Extent:

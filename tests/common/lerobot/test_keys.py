@@ -96,8 +96,8 @@ def test_of_several_states_the_plainest_is_proposed(openpi: Path) -> None:
 @pytest.mark.parametrize(
     ("rename", "words"),
     [
-        ({"stat": STATE}, r"rename stat=observation\.state: no stat there; did you mean state\?"),
-        ({"zzz": STATE}, r"rename zzz=observation\.state: no zzz there; it has .*state"),
+        ({"stat": STATE}, r"rename stat=observation\.state: the dataset has no stat; did you mean state\?"),
+        ({"zzz": STATE}, r"rename zzz=observation\.state: the dataset has no zzz; it has .*state"),
         ({"state": "observation_state"}, r"expected observation\.state, .* did you mean observation\.state\?"),
         ({"image": "observation.images.a/../b"}, r"expected observation\.state, action, observation\.images\.NAME"),
         ({"state": STATE, "actions": STATE}, r"would both be observation\.state; give each a name of its own"),
@@ -109,7 +109,7 @@ def test_a_mapping_that_fits_no_names_is_refused(rename: dict[str, str], words: 
 
 
 def test_a_mapping_of_a_dataset_that_has_lerobots_names_names_the_way_out() -> None:
-    with pytest.raises(UserError, match="it has the new name: leave this one out, or --rename without values"):
+    with pytest.raises(UserError, match="is there already: leave this rename out, or --rename without values"):
         Dataset.open(GOLDEN / "dataset_image", OPENPI)
 
 
