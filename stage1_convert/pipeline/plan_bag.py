@@ -14,7 +14,8 @@ from stage1_convert.align.clock import Clock, Int64
 from stage1_convert.align.ends import describe_cuts
 from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
 from stage1_convert.align.initial_values import with_initial_values
-from stage1_convert.align.streams import BagStreams, Stream, read_streams, subject
+from stage1_convert.align.stream_reader import read_streams
+from stage1_convert.align.streams import BagStreams, Stream, subject
 from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.config import Config, DataConfig

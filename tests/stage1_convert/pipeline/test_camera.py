@@ -10,7 +10,8 @@ import pytest
 from common.cli.command import UserError
 from common.cli.config import load
 from stage1_convert.align.bad_messages import BadMessage
-from stage1_convert.align.streams import BagStreams, Stream, read_streams, without
+from stage1_convert.align.stream_reader import read_streams
+from stage1_convert.align.streams import BagStreams, Stream, without
 from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.bags.message_types import FFMPEG, FOXGLOVE
 from stage1_convert.config import Config

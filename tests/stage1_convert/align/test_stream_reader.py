@@ -8,13 +8,13 @@ import pytest
 
 from common.cli.command import UserError
 from common.cli.config import load
-from stage1_convert.align.streams import BagStreams, read_streams
+from stage1_convert.align.stream_reader import read_streams
+from stage1_convert.align.streams import BagStreams
 from stage1_convert.bags.bag import open_bag
 from stage1_convert.config import Config
 from stage1_convert.images.video_topic import starts_video
 from tests.stage1_convert.recording import (
     JOINT_STATE,
-    JOINT_TOPIC,
     JOINTS,
     MS,
     START_NS,
@@ -101,19 +101,9 @@ def test_messages_about_other_joints_are_no_samples_and_keep_their_numbers(tmp_p
     assert not stream.faults
 
 
-def test_a_state_field_of_a_missing_topic_is_refused_with_the_topics_there_are(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"has no topic /wrench; its topics: .*{JOINT_TOPIC}"):
-        streams_of(tmp_path, cell(), "data.state_fields={fz: '/wrench:wrench.force.z'}")
-
-
 def test_header_time_of_a_type_without_a_stamp_is_refused(tmp_path: Path) -> None:
     recording = cell()
     recording.others = [RecordedMessage(START_NS + n * MS, "/gripper", FLOAT, make(FLOAT, n)) for n in range(9)]
     settings = "data.state_fields={grip: '/gripper:data'}", "data.time_source_by_stream={grip: header}"
     with pytest.raises(UserError, match="/gripper: std_msgs/msg/Float32 has no stamp"):
         streams_of(tmp_path, recording, *settings)
-
-
-def test_a_bag_without_a_message_is_reported_as_empty(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is empty: it holds no message"):
-        streams_of(tmp_path, Recording())

@@ -1,0 +1,77 @@
+"""The topic that each stream is read from, and the fields of its messages that make it."""
+
+from collections.abc import Sequence
+
+from common.cli.command import UserError
+from stage1_convert.align.joint_fields import COMMANDS, JOINT_STATE, command_reader, field_reader, joint_state_reader
+from stage1_convert.bags.bag import Bag
+from stage1_convert.bags.cdr import FieldReader, stamp_reader
+from stage1_convert.bags.message_types import IMAGE_TYPES
+from stage1_convert.config import COMMAND, FIELD_PATH, JOINTS, Config
+
+PROPOSES = "--inspect proposes settings"
+IMAGE_TRANSPORTS = ("compressed", "compressedDepth", "ffmpeg")  # image_transport publishes them beside a raw topic
+
+
+def find_topics(bag: Bag, config: Config) -> dict[str, str]:
+    """Return the topic of each stream; raises UserError when the bag has none that fits, or no message at all."""
+    if not any(topic.declared for topic in bag.topics.values()):
+        raise UserError("is empty: it holds no message; leave it out by data.exclude")
+    data = config.data
+    topics = {JOINTS: _find_topic(bag, [data.joint_topic], (JOINT_STATE,))}
+    for camera, topic in data.cameras.items():
+        siblings = [] if topic.endswith(IMAGE_TRANSPORTS) else [f"{topic}/{kind}" for kind in IMAGE_TRANSPORTS]
+        topics[camera] = _find_topic(bag, [*siblings[:1], topic, *siblings[1:]], IMAGE_TYPES)
+    for name, path in {**data.state_fields, **data.action_paths}.items():
+        topics[name] = _find_topic(bag, [split_path(path)[0]], ())
+    if config.has_commands:
+        try:
+            topics[COMMAND] = _find_topic(bag, [data.command_topic or ""], COMMANDS)
+        except UserError as error:
+            hint = (
+                "; data.action_paths takes numbers of any topic as actions" if data.command_topic in bag.topics else ""
+            )
+            raise UserError(f"{error}{hint}") from error
+    return topics
+
+
+def stream_fields(name: str, bag: Bag, topic: str, config: Config) -> FieldReader:
+    """Return the reader of the fields that a stream is made of."""
+    types, msgtype, joints = bag.types(topic), bag.topics[topic].type, tuple(config.conventions.joint_order)
+    paths = {**config.data.state_fields, **config.data.action_paths}
+    if name == JOINTS:
+        return joint_state_reader(types, joints, config.data.joint_fields)
+    if name == COMMAND:
+        return command_reader(types, msgtype, joints, config.data.command_joints)
+    if name in config.data.cameras:
+        return stamp_reader(types, msgtype)
+    try:
+        return field_reader(types, msgtype, split_path(paths[name])[1])
+    except UserError as error:
+        raise UserError(f"topic {topic}: {error}") from error
+
+
+def dimensions(name: str, config: Config) -> list[str]:
+    """Return the names of the numbers of a whole stream: those of the joints before they are divided into groups."""
+    joints = config.conventions.joint_order
+    if name == JOINTS:
+        return list(config.state_names[: len(joints) * len(config.data.joint_fields)])
+    return joints if name == COMMAND else [name]
+
+
+def split_path(path: str) -> tuple[str, str]:
+    """Return the topic and the field of TOPIC:path."""
+    match = FIELD_PATH.fullmatch(path)
+    assert match  # the config checks it
+    return match["topic"], match["path"]
+
+
+def _find_topic(bag: Bag, candidates: Sequence[str], types: Sequence[str]) -> str:
+    present = [topic for topic in candidates if topic in bag.topics]
+    if not present:
+        held = ", ".join(f"{name} ({topic.type})" for name, topic in sorted(bag.topics.items())) or "none"
+        raise UserError(f"has no topic {' or '.join(candidates[:2])}; its topics: {held}; {PROPOSES}")
+    topic = next((topic for topic in present if bag.topics[topic].declared), present[0])
+    if types and bag.topics[topic].type not in types:
+        raise UserError(f"topic {topic} holds {bag.topics[topic].type}, expected {' or '.join(types)}; {PROPOSES}")
+    return topic
