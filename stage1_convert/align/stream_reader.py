@@ -28,8 +28,8 @@ StartsVideo = Callable[[Any], bool]  # tells whether the decoding of a video can
 def read_streams(bag: Bag, config: Config, starts_video: StartsVideo) -> BagStreams:
     """Read every message of the wanted topics once; raises UserError when a topic is missing, empty or has no clock."""
     readers = {
-        name: StreamReader(bag, topic, stream_fields(name, bag, topic, config), starts_video, config.data.bad_messages)
-        for name, topic in find_topics(bag, config).items()
+        name: StreamReader(bag, topic, stream_fields(name, topic, bag, config), starts_video, config.data.bad_messages)
+        for name, topic in find_topics(bag.topics, config).items()
     }
     markers = _marker_reader(bag, config.data.split_topic, starts_video)
     _read_messages(bag, [*readers.values(), *([markers] if markers else [])])

@@ -14,7 +14,7 @@ from tests.stage1_convert.recording import JOINT_TOPIC, Recording, cell
 
 def topics_of(tmp_path: Path, recording: Recording, *overrides: str) -> dict[str, str]:
     with open_bag(recording.write(tmp_path / "bag"), tmp_path, "humble") as bag:
-        return find_topics(bag, load(Config, None, overrides))
+        return find_topics(bag.topics, load(Config, None, overrides))
 
 
 def test_a_state_field_of_a_missing_topic_is_refused_with_the_topics_there_are(tmp_path: Path) -> None:
