@@ -16,7 +16,7 @@ MAX_FILE_RATIO = 1000  # of whole files, which are decompressed to disk
 MAX_BYTES = 1 << 30
 STEP_BYTES = 1 << 20
 DAMAGE = f"they are damaged; {LEAVE_OUT}"
-UNZIP = "unpack it with `zstd -d` where that is right and there is room, or leave it out by data.exclude"
+UNZIP = "unpack it with `zstd -d` if its size is right and there is room, or leave it out by data.exclude"
 
 
 def unpack(data: bytes, codec: str, size: int | None = None) -> bytes:

@@ -46,7 +46,7 @@ OF_8_BITS = (
 
 
 def read_compressed(message: Any, rules: ImageRules, lazy: bool) -> CameraImage:
-    """Return the image of a message; with `lazy` a color JPEG that can stay as it is is not decoded."""
+    """Return the image of a message; with `lazy`, a color JPEG that can be stored as recorded is not decoded."""
     data, declared = message.data.tobytes(), message.format
     if "compressedDepth" in declared:
         return _compressed_depth(data, declared, rules)
@@ -66,7 +66,7 @@ def read_compressed(message: Any, rules: ImageRules, lazy: bool) -> CameraImage:
 
 
 def verify_jpeg(image: CameraImage, whole: bool) -> CameraImage:
-    """Return a JPEG that was read lazily, verified: with its pixels when `whole`, else decoded at 1/8 scale and without.
+    """Verify a JPEG that was read lazily: return it with its pixels when `whole`, else decode it at 1/8 scale to find damage.
 
     One whose file cannot stay as it is has its pixels in any case. Raises UserError when it is damaged, alike for both.
     """

@@ -103,7 +103,7 @@ class FrameReader:
             return None
 
     def _verified(self, image: CameraImage | UserError, is_measured: bool) -> CameraImage | UserError:
-        """Return an image verified, unless it is trusted, and whole where its pixels are needed; or what is wrong with it."""
+        """Return an image with its pixels where they are needed, verified unless it is trusted; or what is wrong with it."""
         if isinstance(image, UserError) or image.pixels is not None or self._trust:
             return image
         try:

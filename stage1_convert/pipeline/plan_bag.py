@@ -87,7 +87,7 @@ def describe_final(
     config: Config,
     entry: BagEntry,
 ) -> None:
-    """Count in the entry which messages were left out of a plan that is final, and warn of them and of its episodes' images."""
+    """Add to the entry the messages that a final plan leaves out, and warnings about them and about its episodes' images."""
     entry.warnings += _warn_of_cuts(bag_streams.clocks, plan, config.data)
     entry.warnings += _warn_of_images(images, entry, config.data)
     _describe_bad_messages(bag_streams, looked_at, config, entry)

@@ -1,4 +1,4 @@
-"""An episode of a converted dataset as a recording for Rerun: images, joints, and how old what every frame shows is."""
+"""An episode of a converted dataset as a recording for Rerun: images, joints, and the age of what each frame shows."""
 
 from pathlib import Path
 
