@@ -10,9 +10,10 @@ a sample of data.initial_values. Joints that come in messages of their own, such
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from rosbags.typesys.store import Typestore
 
 from common.cli.command import UserError
 from stage1_convert.align.bad_messages import BadMessage, number_faults, require_few
@@ -30,7 +31,7 @@ from stage1_convert.align.joint_fields import (
 from stage1_convert.align.joint_groups import JointGroup, find_contradiction, group_joints, partly_missing
 from stage1_convert.align.resample import Bool, Float64
 from stage1_convert.align.shortage import require_commands_at_a_rate
-from stage1_convert.bags.bag import Bag
+from stage1_convert.bags.bag import Bag, Topic
 from stage1_convert.bags.cdr import FieldBatch, FieldReader, empty_batch, stamp_reader
 from stage1_convert.bags.message_types import IMAGE_TYPES, VIDEO_TYPES
 from stage1_convert.bags.storage import Bytes
@@ -39,6 +40,17 @@ from stage1_convert.config import COMMAND, FIELD_PATH, JOINTS, Config, DataConfi
 IMAGE_TRANSPORTS = ("compressed", "compressedDepth", "ffmpeg")  # image_transport publishes them beside a raw topic
 
 StartsVideo = Callable[[Any], bool]  # tells whether the decoding of a video can begin with this packet
+
+
+class TypedTopics(Protocol):
+    """What is known of the topics of a bag or a robot."""
+
+    @property
+    def topics(self) -> Mapping[str, Topic]:
+        """The topics by name."""
+
+    def types(self, topic: str) -> Typestore:
+        """Return a typestore with the type of a topic."""
 
 
 class Stream(NamedTuple):
@@ -77,8 +89,8 @@ class BagStreams(NamedTuple):
 def read_streams(bag: Bag, config: Config, starts_video: StartsVideo) -> BagStreams:
     """Read every message of the wanted topics once; raises UserError when a topic is missing, empty or has no clock."""
     readers = {
-        name: StreamReader(bag, topic, _fields(name, bag, topic, config), starts_video, config.data.bad_messages)
-        for name, topic in find_topics(bag, config).items()
+        name: StreamReader(bag, topic, stream_fields(name, topic, bag, config), starts_video, config.data.bad_messages)
+        for name, topic in find_topics(bag.topics, config).items()
     }
     markers = _marker_reader(bag, config.data.split_topic, starts_video)
     _read_messages(bag, [*readers.values(), *([markers] if markers else [])])
@@ -100,24 +112,22 @@ def without(bag_streams: BagStreams, bad: Mapping[str, Sequence[BadMessage]], co
     return bag_streams._replace(streams=streams)
 
 
-def find_topics(bag: Bag, config: Config) -> dict[str, str]:
-    """Return the topic of each stream; raises UserError when the bag has none that fits, or no message at all."""
-    if not any(topic.declared for topic in bag.topics.values()):
+def find_topics(known: Mapping[str, Topic], config: Config) -> dict[str, str]:
+    """Return the topic of each stream among those of a bag or a robot; raises UserError when one has none that fits."""
+    if not any(topic.declared for topic in known.values()):
         raise UserError("is empty: it holds no message")
     data = config.data
-    topics = {JOINTS: _find_topic(bag, [data.joint_topic], (JOINT_STATE,))}
+    topics = {JOINTS: _find_topic(known, [data.joint_topic], (JOINT_STATE,))}
     for camera, topic in data.cameras.items():
         siblings = [] if topic.endswith(IMAGE_TRANSPORTS) else [f"{topic}/{kind}" for kind in IMAGE_TRANSPORTS]
-        topics[camera] = _find_topic(bag, [*siblings[:1], topic, *siblings[1:]], IMAGE_TYPES)
+        topics[camera] = _find_topic(known, [*siblings[:1], topic, *siblings[1:]], IMAGE_TYPES)
     for name, path in {**data.state_fields, **data.action_paths}.items():
-        topics[name] = _find_topic(bag, [_split_path(path)[0]], ())
+        topics[name] = _find_topic(known, [_split_path(path)[0]], ())
     if config.has_commands:
         try:
-            topics[COMMAND] = _find_topic(bag, [data.command_topic or ""], COMMANDS)
+            topics[COMMAND] = _find_topic(known, [data.command_topic or ""], COMMANDS)
         except UserError as error:
-            hint = (
-                "; data.action_paths takes numbers of any topic as actions" if data.command_topic in bag.topics else ""
-            )
+            hint = "; data.action_paths takes numbers of any topic as actions" if data.command_topic in known else ""
             raise UserError(f"{error}{hint}") from error
     return topics
 
@@ -326,9 +336,9 @@ def _read_messages(bag: Bag, readers: Sequence[StreamReader]) -> None:
                 reader.add(by_topic[reader.topic])
 
 
-def _fields(name: str, bag: Bag, topic: str, config: Config) -> FieldReader:
-    """Return the reader of the fields that a stream is made of."""
-    types, msgtype, joints = bag.types(topic), bag.topics[topic].type, tuple(config.conventions.joint_order)
+def stream_fields(name: str, topic: str, source: TypedTopics, config: Config) -> FieldReader:
+    """Return the reader of the fields that a stream is made of; raises UserError when its topic's type has none of them."""
+    types, msgtype, joints = source.types(topic), source.topics[topic].type, tuple(config.conventions.joint_order)
     paths = {**config.data.state_fields, **config.data.action_paths}
     if name == JOINTS:
         return joint_state_reader(types, joints, config.data.joint_fields)
@@ -373,15 +383,15 @@ def _marker_reader(bag: Bag, topic: str | None, starts_video: StartsVideo) -> St
     return StreamReader(bag, topic, fields, starts_video)
 
 
-def _find_topic(bag: Bag, candidates: Sequence[str], types: Sequence[str]) -> str:
-    present = [topic for topic in candidates if topic in bag.topics]
+def _find_topic(known: Mapping[str, Topic], candidates: Sequence[str], types: Sequence[str]) -> str:
+    present = [topic for topic in candidates if topic in known]
     if not present:
-        held = ", ".join(f"{name} ({topic.type})" for name, topic in sorted(bag.topics.items())) or "none"
+        held = ", ".join(f"{name} ({topic.type})" for name, topic in sorted(known.items())) or "none"
         raise UserError(
             f"has no topic {' or '.join(candidates[:2])}; its topics: {held}; "
             "--inspect proposes settings, and --join makes one of bags that were recorded at the same time"
         )
-    topic = next((topic for topic in present if bag.topics[topic].declared), present[0])
-    if types and bag.topics[topic].type not in types:
-        raise UserError(f"topic {topic} holds {bag.topics[topic].type}, expected {' or '.join(types)}")
+    topic = next((topic for topic in present if known[topic].declared), present[0])
+    if types and known[topic].type not in types:
+        raise UserError(f"topic {topic} holds {known[topic].type}, expected {' or '.join(types)}")
     return topic
