@@ -17,7 +17,7 @@ from common.lerobot.images import resize
 from common.lerobot.metadata import STATE, image_key
 from stage1_convert.align.conventions import wrap
 from stage1_convert.config import Config
-from stage1_convert.live.observe import LiveStreams, Observation, Refusal
+from stage1_convert.live.observe import Observation, Refusal
 
 if TYPE_CHECKING:
     from common.policy import Policy
@@ -70,16 +70,18 @@ class Motion(NamedTuple):
 
 
 class Driver:
-    """Answers ticks with commands: an observation, the policy's action, and where that leads from where the robot is."""
+    """Turns observations into commands: the policy's action, and where that leads from where the robot is."""
 
-    def __init__(self, policy: "Policy", live: LiveStreams, drive: DriveConfig) -> None:
+    def __init__(self, policy: "Policy", config: Config, drive: DriveConfig) -> None:
         """Raises UserError when policy, dataset and command topics are not about the same joints and cameras."""
-        require_fit(policy, live.rules.config, drive)
-        self._policy, self._live, self._drive = policy, live, drive
+        require_fit(policy, config, drive)
+        self._policy, self._config, self._drive = policy, config, drive
 
-    def step(self, tick_ns: int) -> Motion | Refusal:
-        """Return the commands for a tick, or why there are none; the policy then forgets what it had planned."""
-        seen = self._live.observe(tick_ns)
+    def step(self, seen: Observation | Refusal, current: Mapping[str, float]) -> Motion | Refusal:
+        """Return the commands for a tick, or why there are none; the policy then forgets what it had planned.
+
+        `current` are the newest values of the state's numbers, as they are published.
+        """
         if isinstance(seen, Refusal):
             self._policy.reset()
             return seen
@@ -89,10 +91,9 @@ class Driver:
         action = self._policy.select_action({STATE: seen.state[None], **images})[0].numpy()
         if not np.isfinite(action).all():
             self._policy.reset()
-            return Refusal(tick_ns, {"policy": "its action is not finite"})
-        config, current = self._live.rules.config, self._live.newest()
-        wanted = to_targets(action, current, config)
-        targets = limit_speed(wanted, current, self._drive, config.data.fps)
+            return Refusal(seen.tick_ns, {"policy": "its action is not finite"})
+        wanted = to_targets(action, current, self._config)
+        targets = limit_speed(wanted, current, self._drive, self._config.data.fps)
         return Motion(seen, targets, [name for name in wanted if targets[name] != wanted[name]])
 
 

@@ -12,8 +12,11 @@ from rosbags.typesys import get_types_from_msg
 from common.cli.command import UserError
 from common.lerobot.images import decode_image
 from examples.replay import answers, differences, main, read_recorded
+from stage1_convert.bags.bag import open_bag
 from stage1_convert.bags.message_types import FFMPEG, FOREIGN
-from stage1_convert.live.observe import Observation, Refusal
+from stage1_convert.dataset.record import read_record
+from stage1_convert.live.observe import LiveStreams, Observation, Refusal
+from stage1_convert.live.rules import LiveRules, RobotTopics
 from tests.recordings import ros1
 from tests.recordings.publishers import (
     FINGER,
@@ -31,8 +34,11 @@ from tests.stage1_convert.pipeline.test_publishers import COMMAND, SEVEN
 from tests.stage1_convert.pipeline.test_refusals import with_joints
 from tests.stage1_convert.pipeline.test_streams_that_publish_on_change import FIELD, PATIENT, gripping
 from tests.stage1_convert.recording import (
+    JOINT_TOPIC,
     JOINTS,
+    JPEG_TOPIC,
     RAW_TOPIC,
+    START_NS,
     TYPES,
     Recording,
     cell,
@@ -219,3 +225,53 @@ def test_a_stream_that_looks_ahead_is_refused_by_name(tmp_path: Path, rule: str,
     run(tmp_path / "src", tmp_path / "out", rule)
     with pytest.raises(UserError, match=rf"stream {stream} was aligned by (nearest|linear), which looks ahead"):
         read_recorded(tmp_path / "out", None)
+
+
+def test_bags_that_were_aligned_otherwise_must_be_told_apart(tmp_path: Path) -> None:
+    recorded().write(tmp_path / "src" / "a")
+    without_stamps().write(tmp_path / "src" / "b")
+    run(tmp_path / "src", tmp_path / "out")
+    record = read_record(tmp_path / "out")
+    assert record
+    with pytest.raises(UserError, match="stream color was aligned by header in bag a and by receive in bag b: choose"):
+        LiveRules.of(record)
+    assert LiveRules.of(record, "b").clock["color"] == "receive"
+    with pytest.raises(UserError, match="the dataset holds no bag c: it holds a, b"):
+        LiveRules.of(record, "c")
+
+
+def test_a_robot_that_lacks_a_topic_or_falls_silent_is_refused(tmp_path: Path) -> None:
+    bag = recorded().write(tmp_path / "src" / "bag")
+    run(tmp_path / "src", tmp_path / "out")
+    rules = read_recorded(tmp_path / "out", None).rules
+    with open_bag(bag, tmp_path, "humble") as opened:
+        robot = RobotTopics(opened.topics, "humble")
+        with pytest.raises(UserError, match=f"has no topic {RAW_TOPIC}"):
+            LiveStreams(rules, robot._replace(topics={JOINT_TOPIC: opened.topics[JOINT_TOPIC]}))
+        live = LiveStreams(rules, robot)
+        assert live.topics == {JOINT_TOPIC, JPEG_TOPIC}
+        answer = live.observe(START_NS)
+        assert isinstance(answer, Refusal)
+        assert answer.reasons == {"joints": "no message has come", "color": "no message has come"}
+        assert live.first_tick_ns(START_NS) is None
+        for topic, receive_ns, data in opened.records(sorted(live.topics)):
+            live.add(topic, receive_ns, data)
+    end_ns = START_NS + 3 * 10**9
+    first_ns = live.first_tick_ns(end_ns)
+    assert first_ns is not None
+    grid_ns = read_recorded(tmp_path / "out", None).ticks_ns[0]
+    assert abs((first_ns - grid_ns) % (10**9 / 30) / (10**9 / 30) - 0.5) > 0.4, "the phase of the dataset's grid"
+    answer = live.observe(end_ns)
+    assert isinstance(answer, Refusal)
+    assert set(answer.reasons) == {"joints", "color"}
+    assert " ms old, more than 100 ms" in answer.reasons["color"]
+
+
+def test_a_damaged_image_is_named_where_bad_messages_are_refused(tmp_path: Path) -> None:
+    recording = cell(3.0)
+    recording.write(tmp_path / "src" / "bag")
+    run(tmp_path / "src", tmp_path / "out", "data.bad_messages=refuse")
+    damaged = with_images(recording, [40], lambda _, data: data[:200]).write(tmp_path / "damaged")
+    found = answers(damaged, read_recorded(tmp_path / "out", None), DELAY_MS)
+    (refusal,) = [answer for answer in found if isinstance(answer, Refusal)]
+    assert "its end marker is missing" in refusal.reasons["color"]
