@@ -94,16 +94,26 @@ def in_order(stamps_ns: Int64, ticks_ns: Int64, limit_ns: int) -> Picks:
     Samples older than one and a half periods of the grid, or than `limit_ns`, are skipped where a newer one has come. Of
     samples with equal stamps the last counts.
     """
+    period_ns = int(ticks_ns[1] - ticks_ns[0]) if len(ticks_ns) > 1 else limit_ns
+    return in_order_after(None, stamps_ns, ticks_ns, limit_ns, period_ns)
+
+
+def in_order_after(shown: int | None, stamps_ns: Int64, ticks_ns: Int64, limit_ns: int, period_ns: int) -> Picks:
+    """Pick as in_order does where the tick before has shown sample `shown`, counted among those with a stamp of their own.
+
+    It is None at the first tick of a grid, whose period is `period_ns`.
+    """
     distinct = np.flatnonzero(np.diff(stamps_ns, append=stamps_ns[-1] + 1) > 0)
     stamps_ns = stamps_ns[distinct]
-    reach_ns = min(limit_ns, int(ticks_ns[1] - ticks_ns[0]) * 3 // 2) if len(ticks_ns) > 1 else limit_ns
+    reach_ns = min(limit_ns, period_ns * 3 // 2)
     newest = (np.searchsorted(stamps_ns, ticks_ns, side="right") - 1).tolist()
     oldest = np.searchsorted(stamps_ns, ticks_ns - reach_ns, side="left").tolist()
-    current, shown = newest[0] - 1 if newest else 0, []
+    current, found = shown, list[int]()
     for last, first in zip(newest, oldest, strict=True):
+        current = last - 1 if current is None else current
         current = max(current, min(max(current + 1, first), last))
-        shown.append(current)
-    picks = np.array(shown, np.int64)
+        found.append(current)
+    picks = np.array(found, np.int64)
     samples = np.maximum(picks, 0)
     return Picks(distinct[samples], (picks >= 0) & (ticks_ns - stamps_ns[samples] <= limit_ns))
 

@@ -56,23 +56,32 @@ def states_actions(bag_streams: BagStreams, plan: EpisodePlan, span: Span, confi
     """
     rules, data = config.conventions, config.data
     numbers, commands = _numbers(bag_streams, plan, span, config)
-    joints = np.array(config.state_names[: len(data.joint_fields) * len(rules.joint_order)])
-    sign = np.asarray(rules.joint_sign) if rules.apply_joint_sign else None
-    states = {
-        field: conventions.to_states(_stack(numbers, names), sign, rules.wrap_angles and field == "position")
-        for field, names in zip(data.joint_fields, np.split(joints, len(data.joint_fields)), strict=True)
-    }
     actions = []
     if config.has_commands:
+        sign = np.asarray(rules.joint_sign) if rules.apply_joint_sign else None
         actions.append(conventions.to_states(_stack(commands, rules.joint_order), sign, rules.wrap_angles))
     elif rules.action != "command":
-        actions.append(conventions.to_actions(states["position"], rules.action))
+        actions.append(conventions.to_actions(_joint_states(numbers, config)["position"], rules.action))
     actions += [conventions.to_field_actions(_stack(numbers, [name]), rules.action) for name in rules.action_fields]
-    fields = [_stack(numbers, [name]) for name in data.state_fields]
     paths = [_stack(numbers, [name]) for name in data.action_paths]
-    return StatesActions(
-        np.concatenate([*states.values(), *fields], axis=1), np.concatenate([*actions, *paths], axis=1)
-    )
+    return StatesActions(state_vectors(numbers, config), np.concatenate([*actions, *paths], axis=1))
+
+
+def state_vectors(numbers: Mapping[str, Float64], config: Config) -> Float64:
+    """Return the states (frames, dimensions) from the numbers (frames,) as recorded, by the names of the dimensions."""
+    fields = [_stack(numbers, [name]) for name in config.data.state_fields]
+    return np.concatenate([*_joint_states(numbers, config).values(), *fields], axis=1)
+
+
+def _joint_states(numbers: Mapping[str, Float64], config: Config) -> dict[str, Float64]:
+    """Return the states (frames, joints) of each of data.joint_fields."""
+    rules, wanted = config.conventions, config.data.joint_fields
+    joints = np.array(config.state_names[: len(wanted) * len(rules.joint_order)])
+    sign = np.asarray(rules.joint_sign) if rules.apply_joint_sign else None
+    return {
+        field: conventions.to_states(_stack(numbers, names), sign, rules.wrap_angles and field == "position")
+        for field, names in zip(wanted, np.split(joints, len(wanted)), strict=True)
+    }
 
 
 def _numbers(

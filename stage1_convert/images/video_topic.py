@@ -89,6 +89,48 @@ class VideoDecoder:
             raise UserError(f"packet {self.next} gave no image")
 
 
+class FollowsDamageError(UserError):
+    """A packet of a video that is whole, but does not decode without a damaged one before it."""
+
+
+class VideoStream:
+    """Decodes all packets of one topic; behind one that is damaged or left out it waits for the next key frame."""
+
+    def __init__(self) -> None:
+        self._decoder: VideoDecoder | None = None
+        self._awaits_key_frame = True
+        self._last = -1
+
+    def add(self, number: int, packet: Any) -> Iterator[tuple[int, Image | UserError]]:
+        """Take packet `number`; yield the images that are ready, by packet, and in place of one what is wrong with it."""
+        try:
+            if self._awaits_key_frame and not starts_video(packet):
+                yield number, FollowsDamageError("it does not decode without the packets before it, which are left out")
+                return
+            self._awaits_key_frame = False
+            self._decoder, self._last = self._decoder or VideoDecoder(), number
+            yield from self._decoder.add(number, packet)
+        except UserError as error:
+            yield from self.damaged(number, error)
+
+    def damaged(self, number: int, error: UserError) -> Iterator[tuple[int, Image | UserError]]:
+        """Give up on packet `number` and those whose images have not come, and go on with the next key frame."""
+        first = number if self._decoder is None else min(self._decoder.next, number)
+        for held_back in range(first, number):
+            yield held_back, FollowsDamageError(f"its image has not come before packet {number}, which is damaged")
+        yield number, error
+        self._decoder, self._awaits_key_frame = None, True
+
+    def end(self) -> Iterator[tuple[int, Image | UserError]]:
+        """Give what is still held back, as before a packet that is left out."""
+        if self._decoder is not None:
+            try:
+                yield from self._decoder.end()
+            except UserError as error:
+                yield from self.damaged(self._last, error)
+            self._decoder, self._awaits_key_frame = None, True
+
+
 def _codec(packet: Any) -> Codec:
     name = str(packet.encoding if hasattr(packet, "encoding") else packet.format)
     codec = next((codec for part, codec in CODECS.items() if part in name.lower()), None)

@@ -4,12 +4,12 @@ Sample i of a camera is the one with clock.stamps_ns[i] in its Stream.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from common.cli.command import UserError
+from common.lerobot.images import Image
 from stage1_convert.align.streams import BagStreams, Stream
 from stage1_convert.bags.bag import Bag
 from stage1_convert.bags.message_types import VIDEO_TYPES
@@ -17,14 +17,10 @@ from stage1_convert.bags.storage import Bytes
 from stage1_convert.config import DataConfig
 from stage1_convert.images.decode import read_image
 from stage1_convert.images.image import CameraImage, ImageRules
-from stage1_convert.images.video_topic import VideoDecoder, starts_video
+from stage1_convert.images.video_topic import VideoStream
 
 Needed = npt.NDArray[np.bool_ | np.int64]  # (samples,), 0 for those that no frame shows
 Numbered = Iterator[tuple[int, CameraImage | UserError]]  # by sample
-
-
-class FollowsDamageError(UserError):
-    """A packet of a video that is whole, but does not decode without a damaged one before it."""
 
 
 def read_images(
@@ -55,14 +51,12 @@ class _CameraReader:
     def __init__(self, rules: ImageRules, bag: Bag, stream: Stream, needed: Needed) -> None:
         self.name, self.topic, self._rules = rules.camera, stream.topic, rules
         self._bag, self._stream, self._needed = bag, stream, needed
-        self._is_video = bag.topics[self.topic].type in VIDEO_TYPES
-        if self._is_video and rules.encoding:
+        self._video = VideoStream() if bag.topics[self.topic].type in VIDEO_TYPES else None
+        if self._video and rules.encoding:
             raise UserError(
                 f"data.encodings={{{self.name}: {rules.encoding}}} cannot describe the video of topic {self.topic}, whose "
                 "packets say it themselves; remove it"
             )
-        self._video: VideoDecoder | None = None
-        self._awaits_key_frame = False  # after a packet that is damaged or left out
         self._message = -1
         self._sample = 0
 
@@ -71,13 +65,11 @@ class _CameraReader:
         self._message += 1
         sample, numbers = self._sample, self._stream.numbers
         if sample == len(numbers) or numbers[sample] != self._message:
-            if self._video is not None:
-                yield from self.end()
-                self._awaits_key_frame = True
+            yield from self.end()
             return
         self._sample += 1
-        if self._is_video:
-            yield from self._packet(sample, data)
+        if self._video:
+            yield from self._shown(self._packet(self._video, sample, data))
         elif self._needed[sample]:
             try:
                 yield sample, read_image(self._bag.deserialize(self.topic, data), self._rules, lazy=True)
@@ -86,34 +78,18 @@ class _CameraReader:
 
     def end(self) -> Numbered:
         """Give what a video still holds back."""
-        if self._video is not None:
-            try:
-                yield from self._shown(self._video.end())
-            except UserError as error:
-                yield from self._damaged(self._sample - 1, error)
-            self._video = None
+        return self._shown(self._video.end()) if self._video else iter(())
 
-    def _packet(self, sample: int, data: Bytes) -> Numbered:
+    def _packet(self, video: VideoStream, sample: int, data: Bytes) -> Iterator[tuple[int, Image | UserError]]:
         try:
-            packet: Any = self._bag.deserialize(self.topic, data)
-            if self._awaits_key_frame and not starts_video(packet):
-                yield sample, FollowsDamageError("it does not decode without the packets before it, which are left out")
-                return
-            self._awaits_key_frame = False
-            self._video = self._video or VideoDecoder()
-            yield from self._shown(self._video.add(sample, packet))
+            packet = self._bag.deserialize(self.topic, data)
         except UserError as error:
-            yield from self._damaged(sample, error)
+            return video.damaged(sample, error)
+        return video.add(sample, packet)
 
-    def _damaged(self, sample: int, error: UserError) -> Numbered:
-        """Give up on the packets whose images have not come, and go on with the next key frame."""
-        first = sample if self._video is None else min(self._video.next, sample)
-        for held_back in range(first, sample):
-            yield held_back, FollowsDamageError(f"its image has not come before packet {sample}, which is damaged")
-        yield sample, error
-        self._video, self._awaits_key_frame = None, True
-
-    def _shown(self, images: Iterator[tuple[int, Any]]) -> Numbered:
-        for sample, pixels in images:
-            if self._needed[sample]:
-                yield sample, CameraImage.of_pixels(pixels, "video")
+    def _shown(self, images: Iterator[tuple[int, Image | UserError]]) -> Numbered:
+        for sample, image in images:
+            if isinstance(image, UserError):
+                yield sample, image
+            elif self._needed[sample]:
+                yield sample, CameraImage.of_pixels(image, "video")

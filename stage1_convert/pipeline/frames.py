@@ -19,7 +19,8 @@ from stage1_convert.images.compressed import verify_jpeg
 from stage1_convert.images.encode import encode
 from stage1_convert.images.image import CameraImage
 from stage1_convert.images.range_use import RangeUse
-from stage1_convert.pipeline.camera import FollowsDamageError, read_images
+from stage1_convert.images.video_topic import FollowsDamageError
+from stage1_convert.pipeline.camera import read_images
 
 
 class BadImagesError(Exception):

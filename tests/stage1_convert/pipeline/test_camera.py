@@ -16,8 +16,8 @@ from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.bags.message_types import FFMPEG, FOXGLOVE
 from stage1_convert.config import Config
 from stage1_convert.images.image import CameraImage
-from stage1_convert.images.video_topic import starts_video
-from stage1_convert.pipeline.camera import FollowsDamageError, read_images
+from stage1_convert.images.video_topic import FollowsDamageError, starts_video
+from stage1_convert.pipeline.camera import read_images
 from tests.stage1_convert.images.video import packets, write_video_bag
 from tests.stage1_convert.recording import JPEG_TOPIC, RAW_TOPIC, START_NS, cell, compressed_image, number_in
 
