@@ -177,6 +177,7 @@ def run_main(checkpoint: Path, out: Path, *flags: str) -> dict[str, object]:
     return written
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_same_results_again_and_others_untrained(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,7 +56,7 @@ def test_every_package_is_installed_and_copied_into_its_images() -> None:
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
     settings = tomllib.loads(PYPROJECT)["tool"]
     assert {name.rstrip("*") for name in settings["setuptools"]["packages"]["find"]["include"]} == packages
-    assert set(settings["mypy"]["files"]) == packages | {"tests"}
+    assert set(settings["mypy"]["files"]) == packages | {"examples", "tests"}
     assert set(settings["importlinter"]["root_packages"]) == packages
     assert set(settings["vulture"]["paths"]) == packages
     assert set(PRODUCT) == packages

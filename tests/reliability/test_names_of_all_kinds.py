@@ -27,6 +27,7 @@ def convert(warm: Warm, log: Path, src: Path, out: Path) -> Ended:
     return warm.run(log, "stage1_convert", f"--src={src}", f"--out={out}")
 
 
+@pytest.mark.slow
 def test_a_conversion_of_bags_with_such_names_to_such_a_place(warm: Warm, tmp_path: Path) -> None:
     src, plain = tmp_path / "src ü", tmp_path / "plain"
     for number, name in enumerate(sorted((*NAMES, NOT_UTF8))):

@@ -260,6 +260,7 @@ def test_encoder_and_decoder_start_xavier_uniform_and_the_vae_as_torch_starts_it
     assert start["encoder.layers.0.self_attn.in_proj_bias"].count_nonzero() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
 @pytest.mark.parametrize("use_vae", [True, False])
 def test_it_compiles_into_one_graph_with_dropout(use_vae: bool) -> None:

@@ -224,6 +224,7 @@ def bags_in(gate: Gate) -> set[str]:
     return {one.path.partition("?")[0].split("/")[3] for one in gate.asked if "comp=list" not in one.path}
 
 
+@pytest.mark.slow
 def test_twenty_bags_over_a_bad_line_and_with_a_kill_give_the_same_dataset_as_a_folder(
     service: azurite.Azurite, tmp_path: Path
 ) -> None:
