@@ -109,10 +109,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     recorded = read_recorded(arguments.dataset, arguments.name)
     print(f"{len(recorded.messages)} frames; picks that differ from the dataset's, by delay:")
+    is_answered = False
     for delay_ms in arguments.delay_ms:
         refused, differing = differences(recorded, answers(arguments.bag, recorded, delay_ms))
         picks = ", ".join(f"{stream} {count}" for stream, count in sorted(differing.items()))
         print(f"{delay_ms:7g} ms  {picks}; {refused} frames refused")
+        is_answered |= refused < len(recorded.messages)
+    if not is_answered:
+        raise UserError(f"{arguments.bag}: no frame was answered; give the bag of that name, or its name by --name")
     return 0
 
 

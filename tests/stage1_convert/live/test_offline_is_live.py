@@ -217,6 +217,20 @@ def test_without_a_delay_what_is_still_on_its_way_is_missed_and_the_command_coun
     assert "50 ms  color 0, joints 0; 0 frames refused" in printed
 
 
+def test_another_bag_is_refused_and_not_a_bag_without_differences(tmp_path: Path) -> None:
+    recorded().write(tmp_path / "src" / "bag")
+    run(tmp_path / "src", tmp_path / "out")
+    later = recorded()
+    for kind in ("images", "joints"):
+        heard = [said._replace(receive_ns=said.receive_ns + 3600 * 10**9) for said in getattr(later, kind)]
+        setattr(later, kind, heard)
+    bag = later.write(tmp_path / "later")
+    with pytest.raises(
+        UserError, match="later: no frame was answered; give the bag of that name, or its name by --name"
+    ):
+        main([str(tmp_path / "out"), str(bag), "--delay-ms", "50"])
+
+
 @pytest.mark.parametrize(
     ("rule", "stream"), [("data.resample=nearest", "color"), ("data.resample_by_stream={joints: linear}", "joints")]
 )
