@@ -4,7 +4,7 @@
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from common.act.network import Act
 from common.act.normalization import Normalizer
 from common.act.records import Robot
 from common.act.resnet import NORM_EPS
+from common.cli.command import Parser, run
 from common.lerobot.metadata import STATE, image_key
 from common.policy import Policy
 from stage3_eval.metrics.totals import describe_latency
@@ -35,14 +36,16 @@ PUBLISHED = (
 )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run every bar and print the table."""
+    Parser("python -m bench.eval", description=__doc__).parse_args(argv)
     for size in (SMALL, LARGE):
         policy = new_policy(size)
         _batches(policy, size)
         _deployed(policy, size)
         if size == LARGE:
             _latency(policy, size)
+    return 0
 
 
 def new_policy(size: tuple[int, int]) -> Policy:
@@ -159,4 +162,4 @@ def _latency(policy: Policy, size: tuple[int, int]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
