@@ -10,7 +10,7 @@ from common.lerobot.columns import as_array
 from common.lerobot.dataset import Dataset
 from common.lerobot.metadata import ACTION, STATE, data_file
 from common.report.charts import Line, Plot, Span, short, sparkline, timeline
-from common.report.formatting import counted
+from common.report.formatting import counted, words
 from common.report.images import PageImage, film
 from stage1_convert.dataset.record import SYNC_PATH, ConversionRecord
 from stage1_convert.report.issues import NS, EpisodeReport, stop_ns
@@ -52,7 +52,7 @@ def describe_episode(report: EpisodeReport, record: ConversionRecord, dataset: D
         {camera: film(dataset, episode, camera) for camera in dataset.cameras},
         {camera: plot for camera, plot in repeats.items() if len(plot.bars) > 1},
         _curves(report, record, dataset),
-        _ages(record, sync),
+        _ages(report, record, sync),
     )
 
 
@@ -127,15 +127,15 @@ def _sparkline(name: str, kind: str, values: npt.NDArray[np.floating]) -> Plot:
     return sparkline(f"{name}, {kind}", Line(kind, np.arange(len(values)), values, kind), height=height)
 
 
-def _ages(record: ConversionRecord, sync: Sync) -> list[Figure]:
+def _ages(report: EpisodeReport, record: ConversionRecord, sync: Sync) -> list[Figure]:
     """Draw how far the samples of every stream lie from each frame, against the limit."""
     figures = []
     for stream in [name.removesuffix(".stamp_ns") for name in sync if name.endswith(".stamp_ns")]:
         rule, age_ms = record.streams[stream], sample_ages_ms(sync, stream)
-        title = f"{stream} ({rule.resample})"
+        title = f"{stream} ({words(report.bag.resample.get(stream, rule.resample))})"
         line = Line("age", np.arange(len(age_ms)), age_ms, "state")
-        words = f"oldest {short(float(age_ms.max()))} of at most {short(rule.limit_ms)} ms"
-        figures.append(Figure(title, words, [sparkline(title, line, "ms", 64, rule.limit_ms)]))
+        text = f"oldest {short(float(age_ms.max()))} of at most {short(rule.limit_ms)} ms"
+        figures.append(Figure(title, text, [sparkline(title, line, "ms", 64, rule.limit_ms)]))
     return figures
 
 

@@ -56,6 +56,9 @@ def test_the_license_is_a_named_blank_until_it_is_set(card: DatasetCard, dataset
 def test_it_says_what_is_in_the_files(card: DatasetCard, dataset: Path) -> None:
     frames = sum(pq.read_metadata(path).num_rows for path in dataset.glob("data/*/*.parquet"))
     assert f"2 episodes, {frames} frames at 30 Hz" in card.text
+    columns = pq.read_schema(next(dataset.glob("meta/sync/*/*.parquet"))).names
+    assert {name.partition(".")[2] for name in columns if "." in name} == {"stamp_ns", "message"}
+    assert "of every frame and stream: its number and its stamp." in card.text
     assert r"| task | Put this \| that into the box. |" in card.text
     assert "| cameras | color (80 x 60), wrist (80 x 60) |" in card.text
     assert "| `observation.images.wrist` | image | 60 x 80 x 3 | height, width, channels |" in card.text

@@ -112,6 +112,7 @@ def test_repeated_images_and_their_ages_are_drawn(tmp_path: Path) -> None:
     assert plot.label == f"Camera color: 2 frames of {len(numbers)} with the image of the frame before"
     ages = sample_ages_ms(read_sync(opened, 0), "color")
     page = (tmp_path / "out" / PAGE).read_text()
+    assert [figure.caption for figure in details.ages] == ["joints (hold)", "color (in order)"]
     histogram = page[page.index("Camera color: number of frames by the age") :]
     assert "oldest" in histogram[: histogram.index("</figure>")]
     assert ages.max() == pytest.approx(report.entry.age_ms["color"].max, abs=0.001)
