@@ -52,15 +52,13 @@ def find_bags(src: Path) -> list[BagPath]:
     if src.is_file() and is_storage(src.name):
         return [BagPath(src.name, src)]
     if not src.is_dir():
-        raise UserError(f"--src {src} is not a folder and not a bag; give the folder that holds the bags, or one bag")
+        raise UserError(f"{src} is not a folder and not a bag; give the folder that holds the bags, or one bag")
     try:
         found = list(_walk(src, set()))
     except OSError as error:
-        raise UserError(
-            f"--src {src} cannot be listed: {error}; change its permissions or give another folder"
-        ) from error
+        raise UserError(f"{src} cannot be listed: {error}; change its permissions or give another folder") from error
     if not found:
-        raise UserError(f"no bag in --src {src}: expected a folder with metadata.yaml, or a .mcap, .db3 or .bag file")
+        raise UserError(f"no bag in {src}: expected a folder with metadata.yaml, or a .mcap, .db3 or .bag file")
     names = [path.relative_to(src).as_posix() if path != src else src.resolve().name for path in found]
     return sorted(map(BagPath, names, found))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from common.cli.command import UserError
 from stage1_convert.sources.folder import find_bags
 from tests.stage1_convert.conversion import report, run, tree
 from tests.stage1_convert.recording import MS, Recording, Storage, cell
@@ -80,3 +81,10 @@ def test_a_bag_given_as_the_source_is_named_after_itself(tmp_path: Path) -> None
     assert find_bags(tmp_path / "episode_7" / "episode_7.mcap") == [
         ("episode_7.mcap", tmp_path / "episode_7" / "episode_7.mcap")
     ]
+
+
+def test_what_is_no_bag_is_named_without_the_flag_that_only_one_of_the_commands_has(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"^{tmp_path}/nowhere is not a folder and not a bag"):
+        find_bags(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=rf"^no bag in {tmp_path}: expected"):
+        find_bags(tmp_path)
