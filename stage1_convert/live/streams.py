@@ -159,7 +159,7 @@ class Camera(LiveStream):
     def leave_out(self, place: int, fault: str) -> None:
         """Leave out an image of the window that is damaged."""
         self._leave_out(self.name, fault)
-        self.window.drop(place)
+        del self.window.samples[place]
 
     def _decode_video(self, video: VideoStream, sample: Sample) -> None:
         """Give the images that are ready to the samples that wait for them, and leave out those that cannot have any."""

@@ -113,14 +113,6 @@ def test_a_fast_arm_with_noise_and_jitter_is_no_contradiction(seed: int, hz: int
     assert find_contradiction(stamps_ns, angles, np.zeros(2 * hz, np.int64), 30) is None
 
 
-def test_numbers_of_any_unit_that_leap_back_and_forth_are_noticed() -> None:
-    stamps_ns = np.arange(300) * 10 * MS
-    speeds = np.sin(stamps_ns / 1e9)[:, None] / 1000
-    assert find_leaping(stamps_ns, speeds) is None
-    speeds[::5] = 0
-    assert find_leaping(stamps_ns, speeds) == "leap and leap back 57 times in 300 messages"
-
-
 @pytest.mark.parametrize("period_ms", [250, 1000])
 def test_a_gripper_that_is_told_to_open_and_close_is_not_leaping(period_ms: int) -> None:
     opening = (np.arange(40) % 2).astype(np.float64)[:, None]
