@@ -9,7 +9,6 @@ import numpy as np
 from common.cli.command import UserError
 from stage1_convert.align.bad_messages import BadMessage, is_angle, number_faults, require_few
 from stage1_convert.align.clock import Clock, Int64
-from stage1_convert.align.episodes import rule_of
 from stage1_convert.align.joint_fields import JOINT_STATE, TRAJECTORY, check_index
 from stage1_convert.align.joint_groups import JointGroup, find_contradiction, find_leaping, group_joints, partly_missing
 from stage1_convert.align.resample import Bool, Float64
@@ -125,18 +124,17 @@ class StreamReader:
         """Return a stream for each group of joints that come together, the largest by the plain name."""
         name, config, joints = self._name, self._config, self._config.conventions.joint_order
         given, labels = self._given_names(), columns[-1]
-        groups = group_joints(given, labels, joints, lambda joint: rule_of(f"{name}.{joint}", config.data))
+        groups = group_joints(given, labels, name, config)
         nameless = [-1, *(label for label, names in enumerate(given) if not names)]
         named = ~(np.isin(columns[0], list(self._faults)) & np.isin(labels, nameless))
-        self._check_groups([group._replace(rows=group.rows & named) for group in groups])
+        self._check_groups([group._replace(rows=group.rows & named) for group in groups.values()])
         streams: dict[str, Stream] = {}
-        for group in groups:
+        for group_name, group in groups.items():
             numbers, header_ns, receive_ns, labels = (column[group.rows] for column in columns)
             fields = range(values.shape[1] // len(joints))
             kept = [field * len(joints) + joint for field in fields for joint in group.joints]
             number_names = tuple(dimensions(name, config)[column] for column in kept)
             chosen = values if len(groups) == 1 else values[np.flatnonzero(group.rows)[:, None], kept]
-            group_name = f"{name}.{joints[group.joints[0]]}" if streams else name
             stream = self._stream(name, number_names, (numbers, header_ns, receive_ns), chosen)
             if self._type == TRAJECTORY:
                 require_commands_at_a_rate(self.topic, stream.clock.stamps_ns, config.data.fps)

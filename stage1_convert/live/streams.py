@@ -93,13 +93,9 @@ class Numbers(LiveStream):
         """Return the joints that come together in the messages so far, by the names that align.streams gives such streams."""
         labels = self._fields.labels
         if self.name == JOINTS and len(labels) > self._known_labels:
-            self._known_labels, self._groups = len(labels), {}
-            data = self.rules.config.data
-            limits = [rule_of(f"{JOINTS}.{joint}", data) for joint in self.parts]
-            found = group_joints(labels, np.arange(len(labels)), self.parts, lambda j: limits[self.parts.index(j)])
-            for group in found:
-                joints = tuple(self.parts[joint] for joint in group.joints)
-                self._groups[f"{JOINTS}.{joints[0]}" if self._groups else JOINTS] = joints
+            self._known_labels = len(labels)
+            found = group_joints(labels, np.arange(len(labels)), JOINTS, self.rules.config)
+            self._groups = {name: tuple(self.parts[joint] for joint in group.joints) for name, group in found.items()}
         return self._groups
 
     def numbers_of(self, part: str) -> list[str]:
