@@ -10,12 +10,11 @@ import yaml
 from common.cli.command import UserError, one_line
 from stage1_convert.align.camera_rate import rate_of
 from stage1_convert.align.joint_fields import ARRAYS, TRAJECTORY
-from stage1_convert.align.shortage import require_commands_at_a_rate
-from stage1_convert.inspect.joints import choose_joint_topic, choose_joints, is_commanded, joint_names
+from stage1_convert.align.shortage import patient_limit_ms, require_commands_at_a_rate
+from stage1_convert.inspect.joints import DEFAULT_AGE_MS, choose_joint_topic, choose_joints, is_commanded, joint_names
 from stage1_convert.inspect.survey import Survey, TopicStats
 
 FPS, MAX_FPS = 30, 33  # for a camera whose stamps do not tell its rate; the fastest of a proposal
-DEFAULT_AGE_MS = 100.0  # of data.max_age_ms
 # Parts of a topic's name that describe the kind of image and not the camera.
 KIND_WORDS = re.compile(
     r"(image|video)(_?(raw|rect|color|mono|compressed|transport))*|compressed(depth)?|ffmpeg|rgb|raw"
@@ -69,8 +68,9 @@ def _yaml(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) ->
     guesses = {name: stats.camera.guess for name, stats in cameras.items() if stats.camera and stats.camera.guess}
     if guesses:
         data["encodings"] = guesses
-    if 2500 / slowest_hz > DEFAULT_AGE_MS:  # one lost image must not end an episode
-        data["max_age_ms"] = float(math.ceil(2500 / slowest_hz))
+    limit_ms = patient_limit_ms(1000 / slowest_hz)
+    if limit_ms > DEFAULT_AGE_MS:
+        data["max_age_ms"] = limit_ms
     conventions: dict[str, Any] = {"joint_order": chosen.order, "action": "delta"}
     if chosen.fields:
         data["state_fields"], conventions["action_fields"] = chosen.fields, list(chosen.fields)
