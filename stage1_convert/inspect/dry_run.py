@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from common.cli.command import UserError, one_line, progress
 from common.report.formatting import counted
-from common.storage.files import free_bytes
+from common.storage.disk import free_bytes
 from common.storage.worker import Limits, map_isolated
 from stage1_convert.align.camera_rate import describe_counts
 from stage1_convert.align.episodes import EpisodePlan
