@@ -14,9 +14,9 @@ def wrap(angles: Float64) -> Float64:
     return wrapped
 
 
-def to_states(angles: Float64, sign: Sequence[float] | Float64 | None, wrapped: bool) -> Float64:
-    """Return the states (frames, joints) in radians: `angles` times `sign`, wrapped to (-pi, pi] if `wrapped`."""
-    states = angles if sign is None else angles * np.asarray(sign)
+def to_states(angles: Float64, signs: Sequence[float], wrapped: bool) -> Float64:
+    """Return the states (frames, joints) in radians: `angles` times `signs`, wrapped to (-pi, pi] if `wrapped`."""
+    states = angles * np.asarray(signs)
     return wrap(states) if wrapped else states
 
 

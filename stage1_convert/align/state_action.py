@@ -58,8 +58,7 @@ def states_actions(bag_streams: BagStreams, plan: EpisodePlan, span: Span, confi
     numbers, commands = _numbers(bag_streams, plan, span, config)
     actions = []
     if config.has_commands:
-        sign = np.asarray(rules.joint_sign) if rules.apply_joint_sign else None
-        actions.append(conventions.to_states(_stack(commands, rules.joint_order), sign, rules.wrap_angles))
+        actions.append(conventions.to_states(_stack(commands, rules.joint_order), rules.signs, rules.wrap_angles))
     elif rules.action != "command":
         actions.append(conventions.to_actions(_joint_states(numbers, config)["position"], rules.action))
     actions += [
@@ -79,9 +78,8 @@ def _joint_states(numbers: Mapping[str, Float64], config: Config) -> dict[str, F
     """Return the states (frames, joints) of each of data.joint_fields."""
     rules, wanted = config.conventions, config.data.joint_fields
     joints = np.array(config.state_names[: len(wanted) * len(rules.joint_order)])
-    sign = np.asarray(rules.joint_sign) if rules.apply_joint_sign else None
     return {
-        field: conventions.to_states(_stack(numbers, names), sign, rules.wrap_angles and field == "position")
+        field: conventions.to_states(_stack(numbers, names), rules.signs, rules.wrap_angles and field == "position")
         for field, names in zip(wanted, np.split(joints, len(wanted)), strict=True)
     }
 
