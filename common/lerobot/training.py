@@ -20,8 +20,8 @@ def require_trainable(dataset: "Dataset") -> None:
     for camera, channels in odd.items():
         others = ", ".join(name for name in dataset.cameras if name not in odd)
         way_out = f"leave it out by --override 'data.use_cameras=[{others}]'" if others else "there is no other camera"
-        found = f"{channels} channel{'' if channels == 1 else 's'}"
-        raise UserError(f"camera {camera} of {dataset.root} has {found}; images must have 3: {way_out}")
+        has = f"{channels} channel{'' if channels == 1 else 's'}"
+        raise UserError(f"camera {camera} of {dataset.root} has {has}; images must have 3: {way_out}")
     for key in (key for key in VECTORS if key in dataset.features):
         size = dataset.features[key].shape[:1]
         for name in ("mean", "std"):
