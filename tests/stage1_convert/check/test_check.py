@@ -28,7 +28,7 @@ from stage2_train.config import TrainConfig
 from stage2_train.train import open_dataset
 from tests.common.lerobot.foreign import change_info, rename_columns
 from tests.conftest import GOLDEN
-from tests.stage1_convert.check.corrupt import COLOR, FILES, corrupt, expand
+from tests.stage1_convert.check.corrupt import COLOR, FILES, corrupt
 from tests.stage1_convert.conversion import run
 from tests.stage1_convert.recording import RAW_TOPIC, cell
 from tests.stage2_train.tiny import TINY
@@ -83,8 +83,8 @@ def test_whatever_is_converted_and_merged_has_no_findings(settings: list[str], t
     assert report.frames == sum(check(shard).frames for shard in shards)
 
 
-CORRUPTIONS: dict[str, dict[str, Any]] = expand(
-    yaml.safe_load((Path(__file__).parent / "corruptions.yaml").read_text())
+CORRUPTIONS: dict[str, dict[str, Any]] = yaml.safe_load(
+    (Path(__file__).parent / "corruptions.yaml").read_text().replace("COLOR", COLOR)
 )
 
 
