@@ -15,7 +15,6 @@ COLOR = "observation.images.color"
 FILES = {
     "info": "meta/info.json",
     "stats": "meta/stats.json",
-    "record": "meta/conversion.json",
     "tasks": "meta/tasks.parquet",
     "episodes": "meta/episodes/chunk-000/file-000.parquet",
     "data": "data/chunk-000/file-000.parquet",
