@@ -1,6 +1,5 @@
 """Datasets of other tools under LeRobot's names: one mapping, applied where the dataset is opened."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -51,13 +50,6 @@ def test_the_videos_of_a_renamed_camera_are_read() -> None:
     np.testing.assert_array_equal(
         dataset.video_frame(dataset.episodes[1], "front", 3), expected.video_frame(expected.episodes[1], "color", 3)
     )
-
-
-def test_statistics_under_lerobots_names_are_taken(openpi: Path) -> None:
-    path = openpi / "meta" / "stats.json"
-    stats = {OPENPI.get(key, key): value for key, value in json.loads(path.read_text()).items()}
-    path.write_text(json.dumps(stats))
-    np.testing.assert_array_equal(Dataset.open(openpi, OPENPI).stats[STATE]["mean"], stats[STATE]["mean"])
 
 
 def test_a_faulty_value_is_named_by_its_column_in_the_file(openpi: Path, tmp_path: Path) -> None:
