@@ -22,7 +22,6 @@ from common.act.records import PolicySettings, Robot, TrainingRecord
 from common.act.resnet import find_misfit
 from common.act.runs import CONFIG, WEIGHTS
 from common.cli.command import UserError, one_line
-from common.cli.config import to_dict
 from common.cli.validation import validate
 from common.lerobot.metadata import ACTION, ENVIRONMENT, IMAGES, STATE, image_key
 from common.storage.files import MANIFEST, find_damage, read_json, write_json
@@ -110,7 +109,7 @@ class Checkpoint:
         written: dict[str, Any] = {
             **_CONFIG_DEFAULTS,
             **self.settings,
-            **to_dict(self.act),
+            **self.act.model_dump(mode="json"),
             "input_features": self.settings.get("input_features", inputs),
             "output_features": {ACTION: {"type": "ACTION", "shape": [self.shape.action_dim]}},
             "n_action_steps": self.act.n_action_steps or self.act.chunk_size,

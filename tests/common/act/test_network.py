@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from common.act.config import ActConfig
 from common.act.network import Act, ActOutput, parameter_groups
 from common.act.resnet import ResNet, load_backbone_weights
-from common.act.transformer import Attention, Decoder, Encoder, drop, grid_sinusoid
+from common.act.transformer import Attention, Decoder, Encoder, drop
 from common.cli.command import UserError
 from common.cli.config import changed
 from stage2_train.loss import Loss, act_loss
@@ -322,16 +322,6 @@ def test_dropout_draws_every_element_on_its_own() -> None:
     kept = (drop(torch.ones(4000, 100), 0.5) > 0).float()
     correlation = torch.corrcoef(kept.T) - torch.eye(100)
     assert correlation.abs().max() < 0.1
-
-
-def test_grid_positions_are_y_then_x_row_by_row() -> None:
-    table = grid_sinusoid(2, 3, 8)
-    y, x = 2 / (2 + 1e-6) * 2 * math.pi, 3 / (3 + 1e-6) * 2 * math.pi
-    slow = [math.sin(y / 100), math.cos(y / 100)], [math.sin(x / 100), math.cos(x / 100)]
-    last = [math.sin(y), math.cos(y), *slow[0], math.sin(x), math.cos(x), *slow[1]]
-    close(table[-1], torch.tensor(last))
-    close(table[0, :4], table[2, :4])
-    close(table[0, 4:], table[3, 4:])
 
 
 def test_training_works_after_a_prediction_in_inference_mode() -> None:

@@ -93,16 +93,15 @@ def test_of_several_states_the_plainest_is_proposed(openpi: Path) -> None:
         ({"state": "observation_state"}, r"expected observation\.state, .* did you mean observation\.state\?"),
         ({"image": "observation.images.a/../b"}, r"expected observation\.state, action, observation\.images\.NAME"),
         ({"state": STATE, "actions": STATE}, r"would both be observation\.state; give each a name of its own"),
+        (
+            {"qpos": "timestamp"},
+            "the dataset has no qpos; timestamp is there already: leave this rename out, or --rename",
+        ),
     ],
 )
 def test_a_mapping_that_fits_no_names_is_refused(rename: dict[str, str], words: str, openpi: Path) -> None:
     with pytest.raises(UserError, match=words):
         Dataset.open(openpi, rename)
-
-
-def test_a_mapping_of_a_dataset_that_has_lerobots_names_names_the_way_out() -> None:
-    with pytest.raises(UserError, match="is there already: leave this rename out, or --rename without values"):
-        Dataset.open(GOLDEN / "dataset_image", OPENPI)
 
 
 def test_two_cameras_that_change_names_have_maps_of_their_own(tmp_path: Path) -> None:
