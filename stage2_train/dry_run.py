@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from common.cli.config import to_dict
 from common.lerobot.dataset import Dataset
 from common.lerobot.frame_cache import cache_bytes, clear_cache, list_cache
 from common.lerobot.frames import Rows
@@ -38,7 +37,7 @@ def dry_run(config: TrainConfig) -> None:
     """Print the resolved configuration, the dataset's numbers, memory and disk needed, and the time of a step."""
     training = config.training
     dataset, episodes, held_out = open_dataset(config)
-    print(yaml.safe_dump(to_dict(config), sort_keys=False))
+    print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     with init_distributed(training.device) as world:
         set_up_device(training, world.device)
         checkpoint = initial_checkpoint(config, dataset, held_out)

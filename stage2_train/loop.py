@@ -19,7 +19,7 @@ from common.report.formatting import counted
 from stage2_train.batches import BatchOrder, ChunkDataset, FrameStore, load_batches
 from stage2_train.checkpoints.initial import parameter_count
 from stage2_train.checkpoints.resume import ResumePoint
-from stage2_train.checkpoints.writer import CheckpointWriter, TrainingState, TrainingStep
+from stage2_train.checkpoints.writer import CheckpointWriter, TrainingStep
 from stage2_train.config import TrainConfig
 from stage2_train.distributed import AsyncFlags, World
 from stage2_train.finite_check import FiniteCheck
@@ -135,11 +135,14 @@ class Trainer:
                 metrics = self._metrics(done, result) if due.log else {}
                 if self.validation is not None and due.validate:
                     metrics["val_loss"] = self.validation.loss(self.loss_module, world)
-                state = self._state(done) if due.save else None
+                averages = self.averages.state(world) if due.save else None
+                if due.save:
+                    self.saved_s = time.monotonic()
                 if outputs:
                     tracker, writer = outputs
                     tracker.update(done, metrics)
-                    writer.save(done, state, metrics.get("val_loss"))
+                    progress = TrainingStep(done, world.size, training.batch_size, training.grad_accumulation)
+                    writer.save(progress, averages, metrics.get("val_loss"))
                 if stop:
                     self._stop(writer if outputs else None, done)
 
@@ -166,11 +169,6 @@ class Trainer:
             "epoch": done * self.order.global_batch / len(self.dataset),
             "memory_gb": _peak_memory_bytes(self.world.device) / 1e9,
         }
-
-    def _state(self, done: int) -> TrainingState:
-        training, self.saved_s = self.config.training, time.monotonic()
-        step = TrainingStep(done, self.world.size, training.batch_size, training.grad_accumulation)
-        return TrainingState(step, self.averages.state(self.world))
 
     def _stop(self, writer: CheckpointWriter | None, done: int) -> None:
         if writer:

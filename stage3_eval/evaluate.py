@@ -12,7 +12,7 @@ from common.cli.command import UserError
 from common.lerobot.metadata import ACTION, ENVIRONMENT, STATE, Episode
 from common.storage.files import write_json
 from stage3_eval.inputs import Inputs
-from stage3_eval.metrics.scores import EpisodeScores, ScoreSettings, score_episode
+from stage3_eval.metrics.scores import EpisodeScores, score_episode
 from stage3_eval.metrics.summary import MEANING_UNKNOWN, OPEN_LOOP, QUEUE, Header, Identity, Protocol, Summary
 from stage3_eval.metrics.table import episode_table
 from stage3_eval.metrics.totals import summarize_evaluation
@@ -53,12 +53,10 @@ def evaluate(inputs: Inputs, out: Path, settings: Settings) -> Summary:
         if settings.rerun:
             raise UserError(f"--rerun: the evaluation in {out} is finished, its chunks are gone; choose another --out")
         return finished
-    score_settings = _score_settings(inputs, settings)
     with new_results(out) as folder:
-        first_call_s = _first_call(inputs)
-        scores = [
-            _evaluate_episode(inputs, settings, score_settings, header, episode, folder) for episode in inputs.episodes
-        ]
+        first = inputs.episodes[0]
+        first_call_s = time_first_call(inputs.policy, inputs.dataset, first, _read(inputs, first))
+        scores = [_evaluate_episode(inputs, settings, header, episode, folder) for episode in inputs.episodes]
         summary = summarize_evaluation(header, inputs.episodes, scores, first_call_s)
         if len(scores) > 1:
             _join_tables(folder / ALL_EPISODES, [folder / episode_file(episode.number) for episode in inputs.episodes])
@@ -129,16 +127,8 @@ def _speed_limits(inputs: Inputs, speed: Sequence[float] | None) -> list[float] 
     return list(speed) * (n_joints if len(speed) == 1 else 1)
 
 
-def _score_settings(inputs: Inputs, settings: Settings) -> ScoreSettings:
-    dataset, speed = inputs.dataset, _speed_limits(inputs, settings.max_joint_speed)
-    limit_A = None if speed is None else np.asarray(speed) / dataset.fps
-    mean_A = dataset.stats[ACTION]["mean"]
-    n_moments = max(MOMENTS, settings.attention)
-    return ScoreSettings(settings.protocol, inputs.action_meaning, dataset.fps, mean_A, limit_A, n_moments)
-
-
 def _evaluate_episode(
-    inputs: Inputs, settings: Settings, score_settings: ScoreSettings, header: Header, episode: Episode, folder: Path
+    inputs: Inputs, settings: Settings, header: Header, episode: Episode, folder: Path
 ) -> EpisodeScores:
     """Predict, write the parquet file of the episode into `folder`, and return the scores."""
     policy, dataset = inputs.policy, inputs.dataset
@@ -155,19 +145,13 @@ def _evaluate_episode(
     states = dataset.features[STATE].names or [f"joint_{i}" for i in range(rows[STATE].shape[1])]
     table = episode_table(rows, prediction.executed_TA, prediction.latency_T_s, states, header)
     pq.write_table(table, folder / episode_file(episode.number))
-    return score_episode(
-        rows[ACTION], positions(dataset, rows[STATE], inputs.action_meaning), prediction, score_settings
-    )
+    position_TA, mean_A = positions(dataset, rows[STATE], inputs.action_meaning), dataset.stats[ACTION]["mean"]
+    return score_episode(rows[ACTION], position_TA, prediction, header, mean_A, max(MOMENTS, settings.attention))
 
 
 def _read(inputs: Inputs, episode: Episode) -> Columns:
     seen = [STATE, ENVIRONMENT] if inputs.policy.checkpoint.shape.environment_dim else [STATE]
     return read_rows(inputs.dataset, episode, [*seen, ACTION, "episode_index", "frame_index", "timestamp"])
-
-
-def _first_call(inputs: Inputs) -> float:
-    episode = inputs.episodes[0]
-    return time_first_call(inputs.policy, inputs.dataset, episode, _read(inputs, episode))
 
 
 def _draw_first(path: Path, inputs: Inputs, scores: EpisodeScores, header: Header) -> None:

@@ -90,21 +90,23 @@ class PolicyInfo(Record):
 
 
 class Graph(nn.Module):
-    """The policy from observations to a chunk, both in robot units; `keys` names the inputs, in their order."""
+    """The policy from observations to a chunk, both in robot units; `inputs` describes what it takes, in this order."""
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
-        self._policy = policy
-        self.network = policy.network
-        environment = [ENVIRONMENT] if policy.checkpoint.shape.environment_dim else []
-        self.keys = [STATE, *environment, *(image_key(camera) for camera in policy.cameras)]
+        self.policy, self.network, shape = policy, policy.network, policy.checkpoint.shape
+        self.inputs = {STATE: TensorInfo(dtype="float32", shape=[shape.state_dim])}
+        if shape.environment_dim:
+            self.inputs[ENVIRONMENT] = TensorInfo(dtype="float32", shape=[shape.environment_dim])
+        for camera, size in policy.cameras.items():
+            self.inputs[image_key(camera)] = TensorInfo(dtype="uint8", shape=list(size))
 
     def forward(self, *values: Tensor) -> Tensor:
         """Normalize, predict and denormalize; returns (B, chunk, A)."""
-        observation = dict(zip(self.keys, values, strict=True))
-        normalizer = self._policy.normalizer
+        observation = dict(zip(self.inputs, values, strict=True))
+        normalizer = self.policy.normalizer
         environment = normalizer.apply(ENVIRONMENT, observation[ENVIRONMENT]) if ENVIRONMENT in observation else None
-        images = [normalizer.image(key, observation[key]) for key in map(image_key, self._policy.cameras)]
+        images = [normalizer.image(key, observation[key]) for key in map(image_key, self.policy.cameras)]
         output = self.network(normalizer.apply(STATE, observation[STATE]), images, environment_BE=environment)
         return normalizer.restore(ACTION, output.actions_BCA)
 
@@ -139,8 +141,7 @@ def export(inputs: Inputs, folder: Path, batch_size: int) -> str:
 
 
 def _write_graph(graph: Graph, path: Path) -> None:
-    tensors = _inputs(graph._policy, graph.keys).values()
-    example = [torch.zeros(2, *tensor.shape, dtype=getattr(torch, tensor.dtype)) for tensor in tensors]
+    example = [torch.zeros(2, *info.shape, dtype=getattr(torch, info.dtype)) for info in graph.inputs.values()]
     batch = torch.export.Dim("batch")
     for name in ("onnxscript", "onnx_ir", "torch.onnx"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -150,7 +151,7 @@ def _write_graph(graph: Graph, path: Path) -> None:
             graph,
             tuple(example),
             path,
-            input_names=graph.keys,
+            input_names=list(graph.inputs),
             output_names=[ACTION],
             opset_version=OPSET,
             dynamo=True,
@@ -165,10 +166,10 @@ def _verify(inputs: Inputs, graph: Graph, path: Path, batch_size: int) -> Verifi
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    policy, frames = graph._policy, 0
+    policy, frames = graph.policy, 0
     largest = np.zeros(2)  # in robot units, normalized
     renamed = policy.checkpoint.rename_map
-    vectors = [key for key in graph.keys if key in (STATE, ENVIRONMENT)]
+    vectors = [key for key in graph.inputs if key in (STATE, ENVIRONMENT)]
     for episode in inputs.episodes:
         rows = read_rows(inputs.dataset, episode, [*vectors, ACTION])
         chosen = spread(episode.length, VERIFIED)
@@ -190,7 +191,7 @@ def _describe(inputs: Inputs, graph: Graph, verified: Verification) -> PolicyInf
     policy, dataset = inputs.policy, inputs.dataset
     action = TensorInfo(dtype="float32", shape=[policy.chunk_size, policy.checkpoint.shape.action_dim])
     return PolicyInfo(
-        inputs=_inputs(policy, graph.keys),
+        inputs=graph.inputs,
         output={ACTION: action},
         joint_names=list(dataset.joint_names),
         fps=dataset.fps,
@@ -203,16 +204,3 @@ def _describe(inputs: Inputs, graph: Graph, verified: Verification) -> PolicyInf
         checkpoint_sha256=inputs.checkpoint_sha256,
         verified=verified,
     )
-
-
-def _inputs(policy: Policy, keys: list[str]) -> dict[str, TensorInfo]:
-    """Return the inputs of the graph by key, in its order."""
-    shape = policy.checkpoint.shape
-    vectors = {STATE: [shape.state_dim], ENVIRONMENT: [shape.environment_dim]}
-    images = {image_key(camera): list(size) for camera, size in policy.cameras.items()}
-    return {
-        key: TensorInfo(dtype="float32", shape=vectors[key])
-        if key in vectors
-        else TensorInfo(dtype="uint8", shape=images[key])
-        for key in keys
-    }

@@ -19,9 +19,9 @@ from common.act.network import Act
 from common.act.normalization import Normalizer, split_buffers
 from common.act.processors import PREPROCESSOR, read_processors, read_tensors, write_processors
 from common.act.records import PolicySettings, Robot, TrainingRecord
+from common.act.resnet import find_misfit
 from common.act.runs import CONFIG, WEIGHTS
 from common.cli.command import UserError, one_line
-from common.cli.config import to_dict
 from common.cli.validation import validate
 from common.lerobot.metadata import ACTION, ENVIRONMENT, IMAGES, STATE, image_key
 from common.storage.files import MANIFEST, find_damage, read_json, write_json
@@ -109,7 +109,7 @@ class Checkpoint:
         written: dict[str, Any] = {
             **_CONFIG_DEFAULTS,
             **self.settings,
-            **to_dict(self.act),
+            **self.act.model_dump(mode="json"),
             "input_features": self.settings.get("input_features", inputs),
             "output_features": {ACTION: {"type": "ACTION", "shape": [self.shape.action_dim]}},
             "n_action_steps": self.act.n_action_steps or self.act.chunk_size,
@@ -167,14 +167,9 @@ def new_network(act: ActConfig, shape: PolicyShape) -> Act:
 
 def _load_weights(network: Act, tensors: dict[str, Tensor], path: Path) -> None:
     weights = {key.removeprefix("model."): value for key, value in tensors.items()}
-    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in weights.items()}
-    for key in sorted(expected.keys() | found.keys()):
-        if expected.get(key) != found.get(key):
-            raise UserError(
-                f"{path} does not fit config.json: model.{key} is {found.get(key, 'missing')}, "
-                f"config.json asks for {expected.get(key, 'no such tensor')}"
-            )
+    problem = find_misfit(weights, network)
+    if problem:
+        raise UserError(f"{path} does not fit config.json: model.{problem}")
     network.load_state_dict(weights, assign=True)
 
 

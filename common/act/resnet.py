@@ -138,20 +138,23 @@ def load_backbone_weights(backbone: ResNet, source: str) -> None:
         for key, tensor in _read(source).items()
         if not key.startswith("fc.") and not key.endswith("num_batches_tracked")
     }
-    own = backbone.state_dict()
-    for key in sorted(own.keys() | weights.keys()):
-        if key not in weights:
-            problem = f"{key} is missing"
-        elif key not in own:
-            problem = f"{key} is not part of this backbone"
-        elif weights[key].shape != own[key].shape:
-            problem = f"{key} has shape {tuple(weights[key].shape)}, expected {tuple(own[key].shape)}"
-        else:
-            continue
+    problem = find_misfit(weights, backbone)
+    if problem:
         raise UserError(
             f"model.pretrained_backbone_weights={source}: {problem}; give weights of the same model.vision_backbone"
         )
     backbone.load_state_dict(weights)
+
+
+def find_misfit(weights: Mapping[str, Tensor], module: nn.Module) -> str | None:
+    """Return the first tensor that is missing, surplus, or of another shape than the module's; None when all fit."""
+    own = module.state_dict()
+    for key in sorted(own.keys() | weights.keys()):
+        found, expected = (tuple(tensors[key].shape) if key in tensors else None for tensors in (weights, own))
+        if found != expected:
+            shown = "missing" if found is None else found
+            return f"{key} is {shown}, expected {'no such tensor' if expected is None else expected}"
+    return None
 
 
 def _conv(channels_in: int, channels_out: int, size: int, stride: int = 1) -> nn.Conv2d:

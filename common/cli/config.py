@@ -1,12 +1,9 @@
 """Configuration: pydantic models filled from a YAML file and `--override key=value`.
 
 Values convert by the declared type of their field, never by YAML's guesses: YAML 1.1 reads `5e-5` as text, `no` as False and
-`12:30` as 750. Every field carries its default, its range and its description; `python -m common.cli.config MODULE:CLASS`
-prints them as a table in Markdown.
+`12:30` as 750. Every field carries its default, its range and its description, from which the tables in docs/ are written.
 """
 
-import pkgutil
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -80,11 +77,6 @@ def changed(config: S, **values: Any) -> S:
     return validate(type(config), {**dict(config), **values})
 
 
-def to_dict(config: Section) -> dict[str, Any]:
-    """Return the whole configuration as plain dicts, lists and scalars, ready for JSON."""
-    return config.model_dump(mode="json")
-
-
 def describe(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """Yield (dotted key, default, description) of every setting, in the order they are declared."""
     for name, field in cls.model_fields.items():
@@ -137,7 +129,3 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
         tree[name] = child if isinstance(child, dict) else {}
         tree = tree[name]
     tree[last] = value
-
-
-if __name__ == "__main__":
-    print(reference(pkgutil.resolve_name(sys.argv[1])))

@@ -137,11 +137,9 @@ class Dataset:
         path = self.root / "meta" / "stats.json"
         raw = read_json(path)
         try:
-            found = raw.keys() - self.stored.values()  # statistics may have LeRobot's names although the columns do not
-            keys = {name: name if key not in raw and name in found else key for name, key in self.stored.items()}
             return {
                 name: {kind: np.atleast_1d(np.asarray(value, np.float64)) for kind, value in raw[key].items()}
-                for name, key in keys.items()
+                for name, key in self.stored.items()
                 if key in raw
             }
         except (AttributeError, TypeError, ValueError) as error:

@@ -101,7 +101,7 @@ def _fill(
     """Create the folder with a file for each camera, unless it exists or there is none."""
     if folder.is_dir() or not cameras:
         return
-    log.info("caching %d images in %s", dataset.n_frames * len(cameras), folder)
+    log.info("caching the images of %s in %s", dataset.root, folder)
     with new_folder(folder, manifest=False) as temporary:
         for camera in cameras:
             write(dataset, camera, temporary)
@@ -110,6 +110,7 @@ def _fill(
 
 def _write_map(dataset: Dataset, camera: str, folder: Path) -> None:
     path, shape = folder / f"{camera}.u8", (dataset.n_frames, *dataset.cameras[camera])
+    log.info("decoding %d images of %s once (%.2f GB)", dataset.n_frames, camera, np.prod(shape) / 1e9)
     with path.open("wb") as file:
         # Reserve the blocks now: a sparse map on a full disk dies by SIGBUS instead of an error.
         os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)))

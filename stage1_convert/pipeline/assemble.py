@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from common.cli.config import to_dict
 from stage1_convert.align.episodes import rule_of
 from stage1_convert.config import Config, DataConfig
 from stage1_convert.dataset.record import (
@@ -115,7 +114,7 @@ def conversion_settings(config: Config, trust_images: bool) -> ConversionSetting
     return ConversionSettings(
         format=FORMAT,
         tool={"name": "stage1_convert", **versions()},
-        config=to_dict(config),
+        config=config.model_dump(mode="json"),
         action=action_info(config),
         joint_names=rules.joint_order,
         joint_sign=dict(zip(rules.joint_order, rules.signs, strict=True)),

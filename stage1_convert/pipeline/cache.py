@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.cli.command import UserError, one_line
-from common.cli.config import to_dict
 from common.lerobot.metadata import DATA_PATH, IMAGES, VIDEO_PATH, data_file
 from common.storage.disk import DiskFullError, full_disk_named
 from common.storage.files import locked, read_json, remove_folder, remove_stale, sync, temporary_path
@@ -74,7 +73,7 @@ def key_of(bag: str, sums: Mapping[str, str], config: Config, trust_images: bool
 
     The bag's name only decides which of its episodes are wanted.
     """
-    settings = to_dict(config)
+    settings = config.model_dump(mode="json")
     for name in ASSEMBLY_SETTINGS:
         del settings["data"][name]
     del settings["data"]["msg_paths"]  # what the files say counts, not where they are

@@ -17,7 +17,6 @@ from common.act.network import Act
 from common.act.normalization import Normalizer
 from common.act.records import Robot
 from common.act.resnet import load_backbone_weights
-from common.cli.config import to_dict
 from common.lerobot.dataset import Dataset
 from common.lerobot.metadata import ACTION, ENVIRONMENT, STATE, Episode, image_key
 from stage2_train.checkpoints.fine_tuning import read_base
@@ -128,7 +127,7 @@ def parameter_count(network: Act) -> int:
 def _record(config: TrainConfig, dataset: Dataset, held_out: list[Episode]) -> dict[str, Any]:
     return {
         "written_by": "bag2act; LeRobot's inference does not read this file",
-        "config": to_dict(config),
+        "config": config.model_dump(mode="json"),
         "dataset": {
             "fingerprint": dataset.fingerprint,
             "episodes": len(dataset.episodes),

@@ -16,7 +16,6 @@ from common.act.checkpoint import TRAIN_CONFIG
 from common.act.network import Act
 from common.act.runs import PRETRAINED, WEIGHTS
 from common.cli.command import UserError, one_line
-from common.cli.config import to_dict
 from common.storage.files import find_damage, read_json
 from stage2_train.checkpoints.writer import LOG_WINDOW, OPTIMIZER_STATE, STATE, STEP, TrainingStep, list_checkpoints
 from stage2_train.config import TrainConfig
@@ -96,7 +95,7 @@ def refuse_changes(point: ResumePoint, config: TrainConfig, fingerprint: str, wo
     """Raise UserError naming, with old and new value, every setting that would have changed the steps already done."""
     training, done = config.training, point.progress
     record = read_json(point.folder / PRETRAINED / TRAIN_CONFIG)
-    old, new = _flatten(record["config"]), _flatten(to_dict(config))
+    old, new = _flatten(record["config"]), _flatten(config.model_dump(mode="json"))
     free_keys = FREE_KEYS if training.scheduler == "cosine" else FREE_KEYS | SCHEDULE_KEYS
     changes = [
         f"{key} {old[key]!r} -> {value!r}"

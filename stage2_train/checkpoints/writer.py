@@ -47,13 +47,6 @@ class TrainingStep(NamedTuple):
         return self.num_processes * self.batch_size * self.grad_accum_steps
 
 
-class TrainingState(NamedTuple):
-    """What a numbered checkpoint holds besides weights and optimizer state."""
-
-    step: TrainingStep
-    averages: AveragesState
-
-
 def checkpoint_name(step: int) -> str:
     """Return the folder name of a step's checkpoint."""
     return f"checkpoint_{step:06d}"
@@ -99,28 +92,32 @@ class CheckpointWriter:
             in_flight, self._in_flight = self._in_flight, None
             in_flight.result()
 
-    def save(self, step: int, state: TrainingState | None, val_loss: float | None) -> None:
-        """Start to write `best/` if no held-out loss so far was as low, and a numbered checkpoint if there is a `state`.
+    def save(self, done: TrainingStep, averages: AveragesState | None, val_loss: float | None) -> None:
+        """Start to write `best/` if no held-out loss so far was as low, and a numbered checkpoint if there are `averages`.
 
         Returns as soon as weights and optimizer state are copied.
         """
         is_best = val_loss is not None and val_loss < self._best_loss
-        if not is_best and state is None:
+        if not is_best and averages is None:
             return
         self.wait()
-        self._take_snapshot(with_optimizer=state is not None)
+        self._take_snapshot(with_optimizer=averages is not None)
         if val_loss is not None and is_best:
             self._best_loss = val_loss
         groups = self._optimizer.groups()
-        self._in_flight = self._thread.submit(self._write, step, state, val_loss if is_best else None, groups)
+        self._in_flight = self._thread.submit(self._write, done, averages, val_loss if is_best else None, groups)
 
     def _write(
-        self, step: int, state: TrainingState | None, best_loss: float | None, groups: list[dict[str, object]]
+        self,
+        done: TrainingStep,
+        averages: AveragesState | None,
+        best_loss: float | None,
+        groups: list[dict[str, object]],
     ) -> None:
         if best_loss is not None:  # first: once the numbered checkpoint exists, this step is never done again
-            self._write_best(step, best_loss)
-        if state is not None:
-            self._write_numbered(state, groups)
+            self._write_best(done.step, best_loss)
+        if averages is not None:
+            self._write_numbered(done, averages, groups)
             self._remove_old()
             self._after_save()
 
@@ -134,18 +131,18 @@ class CheckpointWriter:
             else:
                 self._optimizer_copy[name].copy_(tensor)
 
-    def _write_numbered(self, state: TrainingState, groups: list[dict[str, object]]) -> None:
-        folder = self._folder / checkpoint_name(state.step.step)
+    def _write_numbered(self, done: TrainingStep, averages: AveragesState, groups: list[dict[str, object]]) -> None:
+        folder = self._folder / checkpoint_name(done.step)
         tensors = [*self._copy.network.state_dict().values(), *self._optimizer_copy.values()]
         require_free(self._folder, sum(tensor.nbytes for tensor in tensors), f"checkpoint {folder.name}")
         with new_folder(folder) as temporary:
-            self._write_policy(temporary, state.step.step)
+            self._write_policy(temporary, done.step)
             training_state = temporary / STATE
             training_state.mkdir()
             save_file(self._optimizer_copy, training_state / OPTIMIZER_STATE)
             write_json(training_state / OPTIMIZER_GROUPS, groups)
-            write_json(training_state / STEP, state.step._asdict())
-            write_json(training_state / LOG_WINDOW, state.averages._asdict())
+            write_json(training_state / STEP, done._asdict())
+            write_json(training_state / LOG_WINDOW, averages._asdict())
         log.info("saved %s", folder)
 
     def _write_best(self, step: int, val_loss: float) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.cli.command import one_line
-from common.cli.config import to_dict
 from common.storage.files import write_file
 from stage2_train.config import TrainConfig
 from stage2_train.tracking.averages import Metrics
@@ -75,7 +74,7 @@ def _start_wandb(folder: Path, config: TrainConfig) -> LogAndFinish:
         dir=str(folder),
         id=id_file.read_text(),
         resume="allow",
-        config=to_dict(config),
+        config=config.model_dump(mode="json"),
     )
     return lambda metrics: run.log(metrics, step=int(metrics["step"])), run.finish
 

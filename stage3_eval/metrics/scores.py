@@ -12,7 +12,7 @@ import numpy.typing as npt
 from stage3_eval.metrics.baselines import baseline_chunks
 from stage3_eval.metrics.errors import Errors, Floats, Frames, chunk_errors, frame_errors
 from stage3_eval.metrics.motion import Drift, Steps, drifts, steps
-from stage3_eval.metrics.summary import OPEN_LOOP, Protocol
+from stage3_eval.metrics.summary import OPEN_LOOP, Header
 
 POLICY = "policy"
 FANS = 2  # chunks kept for drawing per chunk length
@@ -26,17 +26,6 @@ class Prediction(NamedTuple):
     chunk_SCA: npt.NDArray[np.float32]
     executed_TA: npt.NDArray[np.float32]
     latency_T_s: npt.NDArray[np.float64]
-
-
-class ScoreSettings(NamedTuple):
-    """What scoring needs besides the episode; the same for all episodes of an evaluation."""
-
-    protocol: Protocol
-    action_meaning: str | None
-    fps: int
-    mean_action_A: Floats
-    step_limit_A: Floats | None  # the largest allowed step per frame, None: none given
-    n_moments: int
 
 
 class Motion(NamedTuple):
@@ -66,23 +55,28 @@ class EpisodeScores(NamedTuple):
 
 
 def score_episode(
-    recorded_TA: Floats, position_TA: Floats | None, prediction: Prediction, settings: ScoreSettings
+    recorded_TA: Floats,
+    position_TA: Floats | None,
+    prediction: Prediction,
+    header: Header,
+    mean_A: Floats,
+    n_moments: int,
 ) -> EpisodeScores:
-    """Compare the prediction of an episode, and every baseline, with the recording."""
-    start_S, chunk_SCA, executed_TA = prediction.start_S, prediction.chunk_SCA, prediction.executed_TA
-    n_steps, meaning = chunk_SCA.shape[1], settings.action_meaning
+    """Compare the prediction of an episode, and every baseline, with the recording; `mean_A` is the dataset's mean action."""
+    start_S, chunk_SCA, executed_TA, latency_T_s = prediction
+    n_steps, meaning = chunk_SCA.shape[1], header.action_meaning
     errors = {POLICY: chunk_errors(chunk_SCA, recorded_TA, start_S)}
-    for name, chunk_TCA in baseline_chunks(recorded_TA, position_TA, settings.mean_action_A, meaning, n_steps):
+    for name, chunk_TCA in baseline_chunks(recorded_TA, position_TA, mean_A, meaning, n_steps):
         errors[name] = chunk_errors(chunk_TCA[start_S], recorded_TA, start_S)
     error_SA = frame_errors(chunk_SCA, recorded_TA, start_S)
-    heat_TA = error_SA if settings.protocol == OPEN_LOOP else np.abs(executed_TA - recorded_TA)
+    heat_TA = error_SA if header.protocol == OPEN_LOOP else np.abs(executed_TA - recorded_TA)
     error_S = error_SA.mean(axis=1)
-    worst = _worst(error_S, start_S, settings.n_moments, round(APART_S * settings.fps))
+    worst = _worst(error_S, start_S, n_moments, round(APART_S * header.fps))
     fans = np.flatnonzero(np.diff(start_S // max(1, n_steps // FANS), prepend=-1))
     return EpisodeScores(
         errors=errors,
-        motion=None if meaning is None else _motion(recorded_TA, position_TA, prediction, meaning, settings),
-        latency_s=prediction.latency_T_s[np.isfinite(prediction.latency_T_s)],
+        motion=None if meaning is None else _motion(recorded_TA, position_TA, prediction, meaning, header),
+        latency_s=latency_T_s[np.isfinite(latency_T_s)],
         heat_TA=heat_TA.astype(np.float32),
         executed_TA=executed_TA.copy(),  # open_loop: a view that would keep all chunks in memory
         fan_F=start_S[fans],
@@ -94,13 +88,15 @@ def score_episode(
 
 
 def _motion(
-    recorded_TA: Floats, position_TA: Floats | None, prediction: Prediction, meaning: str, settings: ScoreSettings
+    recorded_TA: Floats, position_TA: Floats | None, prediction: Prediction, meaning: str, header: Header
 ) -> Motion:
     start_S, chunk_SCA, executed_TA, _ = prediction
+    speed = header.evaluation.max_joint_speed
+    limit_A = None if speed is None else np.asarray(speed) / header.fps
     return Motion(
-        drifts(chunk_SCA, start_S, executed_TA, recorded_TA, meaning, settings.fps),
-        steps(executed_TA, position_TA, meaning, settings.step_limit_A),
-        steps(recorded_TA, position_TA, meaning, settings.step_limit_A),
+        drifts(chunk_SCA, start_S, executed_TA, recorded_TA, meaning, header.fps),
+        steps(executed_TA, position_TA, meaning, limit_A),
+        steps(recorded_TA, position_TA, meaning, limit_A),
     )
 
 

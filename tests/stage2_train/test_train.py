@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 from common.cli.command import UserError
-from common.cli.config import load, to_dict
+from common.cli.config import load
 from common.lerobot.dataset import Dataset
 from common.policy import Policy
 from stage2_train.__main__ import main
@@ -145,7 +145,7 @@ def test_the_result_depends_on_the_global_batch_not_on_how_it_is_split(
 def test_torchrun_and_plain_python_are_the_same(dataset: Path, tmp_path: Path) -> None:
     train(tiny_config(dataset, tmp_path / "alone"))
     config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump(to_dict(tiny_config(dataset, tmp_path / "torchrun"))))
+    config.write_text(yaml.safe_dump(tiny_config(dataset, tmp_path / "torchrun").model_dump(mode="json")))
     done = run_module("stage2_train", "--config", config, torchrun=1)
     assert done.returncode == 0, done.stderr
     assert without_times(tmp_path / "torchrun") == without_times(tmp_path / "alone")

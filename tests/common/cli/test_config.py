@@ -140,4 +140,4 @@ def test_any_overrides_are_read_or_refused(overrides: dict[str, str]) -> None:
     except UserError as refusal:
         assert str(refusal)
     else:
-        assert validate(Inner, config.to_dict(loaded)["inner"], strict=True) == loaded.inner
+        assert validate(Inner, loaded.model_dump(mode="json")["inner"], strict=True) == loaded.inner

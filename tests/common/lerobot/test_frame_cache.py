@@ -74,7 +74,7 @@ def test_the_map_has_the_announced_size(dataset: Dataset, tmp_path: Path, caplog
         path = filled(dataset, tmp_path) / "color.u8"
     assert path.stat().st_size == cache_bytes(dataset) == 42 * 64 * 96 * 3
     assert path.stat().st_blocks * 512 >= path.stat().st_size  # no holes that a full disk would answer with SIGBUS
-    assert "caching 42 images in" in caplog.text
+    assert "decoding 42 images of color once (0.00 GB)" in caplog.text
 
 
 @pytest.mark.parametrize("mode", ["mmap", "none"])
@@ -86,6 +86,8 @@ def test_it_is_filled_once_and_again_when_the_dataset_changes(mode: str, image_d
     first = files()
     assert len(first) == 1
     assert files() == first
+    copied = shutil.copytree(image_dataset, tmp_path / "copied", copy_function=shutil.copyfile)  # with other times
+    assert frame_cache._key(Dataset.open(Path(copied))) == frame_cache._key(Dataset.open(image_dataset))
     change_info(image_dataset, lambda info: info.update(robot_type="another"))
     assert len(files()) == 2
 

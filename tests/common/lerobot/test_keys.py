@@ -1,6 +1,5 @@
 """Datasets of other tools under LeRobot's names: one mapping, applied where the dataset is opened."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -53,13 +52,6 @@ def test_the_videos_of_a_renamed_camera_are_read() -> None:
     )
 
 
-def test_statistics_under_lerobots_names_are_taken(openpi: Path) -> None:
-    path = openpi / "meta" / "stats.json"
-    stats = {OPENPI.get(key, key): value for key, value in json.loads(path.read_text()).items()}
-    path.write_text(json.dumps(stats))
-    np.testing.assert_array_equal(Dataset.open(openpi, OPENPI).stats[STATE]["mean"], stats[STATE]["mean"])
-
-
 def test_a_faulty_value_is_named_by_its_column_in_the_file(openpi: Path, tmp_path: Path) -> None:
     change_cells(openpi, "actions", lambda cells: cells.__setitem__(27, None))
     dataset = Dataset.open(openpi, OPENPI)
@@ -101,6 +93,10 @@ def test_of_several_states_the_plainest_is_proposed(openpi: Path) -> None:
         ({"state": "observation_state"}, r"expected observation\.state, .* did you mean observation\.state\?"),
         ({"image": "observation.images.a/../b"}, r"expected observation\.state, action, observation\.images\.NAME"),
         ({"state": STATE, "actions": STATE}, r"would both be observation\.state; give each a name of its own"),
+        (
+            {"qpos": "timestamp"},
+            "the dataset has no qpos; timestamp is there already: leave this rename out, or --rename",
+        ),
     ],
 )
 def test_a_mapping_that_fits_no_names_is_refused(rename: dict[str, str], words: str, openpi: Path) -> None:

@@ -27,9 +27,15 @@ def metadata(run: Path, name: str) -> dict[str, Any]:
     return dict(yaml.safe_load(str(card_of(run, name).data)))
 
 
-def test_the_hub_reads_what_the_policy_is(run: Path) -> None:
+def test_the_hub_reads_what_the_policy_is_and_a_person_what_it_was_trained_on(run: Path) -> None:
     tags = {"tags": ["act", "lerobot", "robotics"], "model_name": "act"}
     assert metadata(run, "checkpoint_000008") == {"library_name": "lerobot", "pipeline_tag": "robotics", **tags}
+    record = json.loads((run / "checkpoint_000008" / "pretrained_model" / "train_config.json").read_text())
+    text = card_of(run, "checkpoint_000008").text
+    assert f"| fingerprint | `{record['dataset']['fingerprint']}` |" in text
+    assert "3 episodes, 31 frames; 1 held out" in text
+    step = json.loads((run / "best" / "best.json").read_text())["step"]
+    assert f"ACT policy after {step} steps" in card_of(run, "best").text
 
 
 def test_losses_are_the_newest_of_the_metrics_up_to_its_step(run: Path) -> None:
@@ -41,18 +47,6 @@ def test_losses_are_the_newest_of_the_metrics_up_to_its_step(run: Path) -> None:
         line = next(line for line in text.splitlines() if line.startswith(f"| {word} "))
         assert line.endswith(f"at step {step} |")
         assert float(line.split("|")[2].split()[0]) == pytest.approx(value, rel=1e-2)
-
-
-def test_it_names_the_dataset_by_its_fingerprint(run: Path) -> None:
-    record = json.loads((run / "checkpoint_000008" / "pretrained_model" / "train_config.json").read_text())
-    text = card_of(run, "checkpoint_000008").text
-    assert f"| fingerprint | `{record['dataset']['fingerprint']}` |" in text
-    assert "3 episodes, 31 frames; 1 held out" in text
-
-
-def test_the_best_weights_have_a_card_too(run: Path) -> None:
-    step = json.loads((run / "best" / "best.json").read_text())["step"]
-    assert f"ACT policy after {step} steps" in card_of(run, "best").text
 
 
 def test_a_person_may_fill_in_its_blanks(run: Path) -> None:

@@ -1,18 +1,13 @@
 """The parquet table has exactly the columns, types and metadata that its readers rely on."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from common.lerobot.dataset import Dataset
-from common.lerobot.metadata import ACTION, STATE
 from stage3_eval.metrics.table import COLUMNS, METADATA_KEY, episode_table
-from stage3_eval.recording import read_rows
-from tests.common.lerobot.foreign import change_info
 from tests.stage3_eval.summaries import make_summary
 
 STATES, JOINTS = ["pan", "lift", "grip"], ["pan", "lift"]
@@ -50,19 +45,3 @@ def test_the_schema_documents_its_columns(table: pa.Table) -> None:
     assert (metadata["units"], metadata["joint_names"]) == ("rad", JOINTS)
     assert not {"training", "evaluation"} & metadata.keys()
     assert all(any(field.name.startswith(prefix) for prefix in COLUMNS) for field in table.schema)
-
-
-def test_names_given_twice_give_every_joint_a_column_of_its_own(image_dataset: Path) -> None:
-    names = ["a", "b", "gripper", "d", "e", "gripper"]
-    change_info(image_dataset, lambda info: [info["features"][key].update(names=names) for key in (STATE, ACTION)])
-    dataset = Dataset.open(image_dataset)
-    episode = dataset.episodes[1]
-    rows = read_rows(dataset, episode, [STATE, ACTION, "episode_index", "frame_index", "timestamp"])
-    header = make_summary([1.0], joint_names=list(dataset.joint_names))
-    predicted_TA, latency_T_s = rows[ACTION] + np.arange(6, dtype=np.float32), np.zeros(episode.length)
-    table = episode_table(rows, predicted_TA, latency_T_s, dataset.joint_names, header)
-    assert len(set(table.column_names)) == len(table.column_names) == 3 + 4 * 6 + 1
-    for place, name in ((2, "gripper"), (5, "gripper_2")):
-        for prefix, values_TN in (("gt_action_", rows[ACTION]), ("joint_position_", rows[STATE])):
-            np.testing.assert_array_equal(table[prefix + name].to_numpy(), values_TN[:, place])
-        np.testing.assert_allclose(table[f"abs_error_{name}"].to_numpy(), place, atol=1e-5)
