@@ -30,7 +30,7 @@ TARGET: Color = (226, 24, 34)
 TARGET_CENTER: Color = (255, 120, 120)
 METAL: Color = (150, 158, 170)
 BLUE: Color = (64, 128, 196)
-ORANGE: Color = (222, 128, 36)
+YELLOW: Color = (216, 176, 44)
 DARK: Color = (44, 50, 60)
 TIP: Color = (40, 220, 70)
 
@@ -79,7 +79,7 @@ CELLS = {
         table=(150, 166, 172),
         grid=(128, 146, 152),
         shadow=(185, 185, 185),
-        links=_links((0.085, 0.070, 0.055, 0.030, 0.040, 0.022), (DARK, ORANGE, ORANGE, DARK, ORANGE, DARK)),
+        links=_links((0.085, 0.070, 0.055, 0.030, 0.040, 0.022), (DARK, YELLOW, YELLOW, DARK, YELLOW, DARK)),
     ),
 }
 FRONT = CELLS["front"]
