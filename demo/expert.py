@@ -26,10 +26,11 @@ VISIBLE_PX = 20  # pixels of the target that the camera must see at the start
 
 
 class Task(NamedTuple):
-    """The joint angles (6,) at the start, and the center of the target on the table, xy (2,) in meters."""
+    """The joint angles (6,) at the start, the center of the target on the table, xy (2,) in meters, and the cell."""
 
     start: Array
     target_xy_m: Array
+    cell: scene.Cell = scene.FRONT
 
 
 def task_rng(seed: int, stream: int, index: int) -> np.random.Generator:
@@ -37,7 +38,7 @@ def task_rng(seed: int, stream: int, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, stream, index])
 
 
-def sample_task(rng: np.random.Generator) -> Task:
+def sample_task(rng: np.random.Generator, cell: scene.Cell = scene.FRONT) -> Task:
     """Draw a target, uniform over the workspace, and a start with the tool anywhere above the workspace.
 
     A start that is close to the goal is drawn again, and so is one in which the arm hides the target from the camera.
@@ -47,8 +48,16 @@ def sample_task(rng: np.random.Generator) -> Task:
     while True:
         start = joints_pointing_down(rng.uniform(low, high)) + rng.normal(0.0, START_SPREAD, 6)
         away_m = np.linalg.norm(tool_position(start) - hover_point(target_xy_m))
-        if away_m >= START_AWAY_M and scene.target_pixels(scene.render(start, target_xy_m)) >= VISIBLE_PX:
-            return Task(start, target_xy_m)
+        task = Task(start, target_xy_m, cell)
+        if away_m >= START_AWAY_M and scene.target_pixels(picture(task, start)) >= VISIBLE_PX:
+            return task
+
+def picture(
+    task: Task, joints: npt.ArrayLike, height_px: int = scene.HEIGHT_PX, width_px: int = scene.WIDTH_PX
+) -> scene.Image:
+    """Return what the camera of the task's cell sees, (height_px, width_px, 3) uint8 RGB, for joint angles (6,)."""
+    return scene.render(joints, task.target_xy_m, height_px, width_px, task.cell)
+
 
 
 def hover_point(target_xy_m: npt.ArrayLike) -> Array:

@@ -9,7 +9,8 @@ import numpy as np
 
 from common.storage.files import atomic_path, write_file
 from demo.arm import Array
-from demo.scene import Color, Image, render
+from demo.expert import picture
+from demo.scene import Color, Image
 from stage1_convert.dataset.video_file import VideoFile
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def draw_film(trained: "Rollouts", untrained: "Rollouts", success_m: float) -> I
 
 
 def _panel(title: str, color: Color, rollouts: "Rollouts", index: int, step: int) -> Image:
-    image = render(rollouts.joints[index, step], rollouts.tasks[index].target_xy_m, *PANEL_PX)
+    image = picture(rollouts.tasks[index], rollouts.joints[index, step], *PANEL_PX)
     bar = np.full((TITLE_PX, PANEL_PX[1], 3), 255, np.uint8)
     _text(bar, f"{title}: {rollouts.distances_m[index, step] * 100:.1f} cm from the target", (10, 21), color)
     return np.pad(np.vstack([bar, image]), ((0, 0), (2, 2), (0, 0)), constant_values=255)

@@ -25,8 +25,8 @@ from common.cli.command import Parser, UserError, progress, run
 from common.storage.files import read_json, remove_stale, require_ours, sync, temporary_path, write_json
 from common.storage.worker import Limits, map_isolated
 from demo.arm import JOINT_NAMES, Array
-from demo.expert import EPISODE_S, RECORDING_STREAM, Task, motion, sample_task, task_rng
-from demo.scene import Image, render
+from demo.expert import EPISODE_S, RECORDING_STREAM, Task, motion, picture, sample_task, task_rng
+from demo.scene import CELLS, Image
 
 Nanoseconds = npt.NDArray[np.int64]
 Message = tuple[int, str, bytes]  # receive time in ns, topic, CDR
@@ -70,10 +70,10 @@ class Episode(NamedTuple):
     lost_frames: list[int]
 
 
-def plan_episode(seed: int, index: int) -> Episode:
-    """Draw episode `index` of a recording; seed and index determine it."""
+def plan_episode(seed: int, index: int, cell: str = "front") -> Episode:
+    """Draw episode `index` of a recording; seed, index and cell determine it."""
     rng = task_rng(seed, RECORDING_STREAM, index)
-    task = sample_task(rng)
+    task = sample_task(rng, CELLS[cell])
     start_ns = EPOCH_NS + index * PERIOD_NS
     joints, (camera, lost_frames) = _joint_stamps(rng), _camera_stamps(rng)
     return Episode(
@@ -94,19 +94,19 @@ def messages(episode: Episode) -> list[Message]:
     return sorted(received, key=lambda message: message[0])
 
 
-def record(out: Path, episodes: int = 200, seed: int = 0, workers: int = 1) -> bool:
+def record(out: Path, episodes: int = 200, seed: int = 0, workers: int = 1, cell: str = "front") -> bool:
     """Record `episodes` bags into the folder `out`; return False when they were all there already.
 
     An interrupted recording is completed. Raises UserError when `out` holds anything else.
     """
     remove_stale(out)
-    recording = {"format_version": FORMAT_VERSION, "seed": seed, "episodes": episodes}
-    wanted = f"seed {seed} with {episodes} episodes"
+    recording = {"format_version": FORMAT_VERSION, "seed": seed, "episodes": episodes, "cell": cell}
+    wanted = f"seed {seed} with {episodes} episodes of the cell {cell}"
     if (out / RECORDING).is_file():
         if read_json(out / RECORDING) != recording:
             raise UserError(f"{out} holds another recording than {wanted}; give another --out")
         return False
-    planned = [plan_episode(seed, index) for index in range(episodes)]
+    planned = [plan_episode(seed, index, cell) for index in range(episodes)]
     truth = recording | {"bags": [_truth(episode) for episode in planned]}
     if (out / TRUTH).is_file():
         if read_json(out / TRUTH) != json.loads(json.dumps(truth)):
@@ -116,7 +116,7 @@ def record(out: Path, episodes: int = 200, seed: int = 0, workers: int = 1) -> b
     missing = [index for index, episode in enumerate(planned) if not (out / episode.name).exists()]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / TRUTH, truth)
-    jobs = [(out, seed, index) for index in missing]
+    jobs = [(out, seed, index, cell) for index in missing]
     try:
         with contextlib.closing(map_isolated(_record_episode, jobs, workers, lambda _: LIMITS)) as results:
             for error in progress(results, len(jobs), "recording", "bag"):
@@ -137,8 +137,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--episodes", type=_at_least(1), default=200, help="number of bags (%(default)s)")
     parser.add_argument("--seed", type=_at_least(0), default=0, help="determines every recorded byte (%(default)s)")
     parser.add_argument("--workers", type=_at_least(1), default=os.cpu_count() or 1, help="processes (%(default)s)")
+    parser.add_argument("--cell", choices=CELLS, default="front", help="which simulated cell (%(default)s)")
     args = parser.parse_args(argv)
-    if record(args.out, args.episodes, args.seed, args.workers):
+    if record(args.out, args.episodes, args.seed, args.workers, args.cell):
         print(f"recorded {args.episodes} bags in {args.out}")
     else:
         print(f"already recorded: {args.episodes} bags in {args.out}")
@@ -192,7 +193,7 @@ def _camera_messages(episode: Episode) -> Iterator[Message]:
     header_ns, receive_ns = episode.camera_stamps
     positions, _ = motion(episode.task, (header_ns - episode.start_ns) / 1e9)
     for index, received in enumerate(receive_ns.tolist()):
-        image = render(positions[index], episode.task.target_xy_m)
+        image = picture(episode.task, positions[index])
         body = _raw_image(image) if episode.camera_topic == RAW_TOPIC else _jpeg_image(image)
         cdr = _cdr(TYPES[episode.camera_topic], int(header_ns[index]), "camera_color_optical_frame", body)
         yield received, episode.camera_topic, cdr
@@ -223,9 +224,9 @@ def _cdr(msgtype: str, stamp_ns: int, frame_id: str, body: dict[str, Any]) -> by
     return bytes(store.serialize_cdr(store.types[msgtype](header=header, **body), msgtype))
 
 
-def _record_episode(job: tuple[Path, int, int]) -> None:
-    """Write one bag, (out, seed, index), which appears under its name only when it is complete."""
-    out, episode = job[0], plan_episode(job[1], job[2])
+def _record_episode(job: tuple[Path, int, int, str]) -> None:
+    """Write one bag, (out, seed, index, cell), which appears under its name only when it is complete."""
+    out, episode = job[0], plan_episode(*job[1:])
     # Within a temporary folder the bag has its final name, because rosbags names the storage file after the folder.
     temporary = temporary_path(out / episode.name)
     try:

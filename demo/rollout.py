@@ -19,10 +19,10 @@ from common.lerobot.metadata import STATE, image_key
 from common.policy import Policy
 from common.storage.files import write_file, write_json
 from demo.arm import JOINT_NAMES, Array, tool_position
-from demo.expert import ROLLOUT_STREAM, Task, hover_point, sample_task, task_rng
+from demo.expert import ROLLOUT_STREAM, Task, hover_point, picture, sample_task, task_rng
 from demo.film import write_film
 from demo.record import CAMERA_LATENCY_S
-from demo.scene import HEIGHT_PX, WIDTH_PX, Image, render
+from demo.scene import CELLS, HEIGHT_PX, WIDTH_PX, Image
 
 DEFAULT_FPS = 30
 ROLLOUT_S = 2.5
@@ -88,9 +88,9 @@ class Rollouts:
         return int(np.count_nonzero(self.final_m <= SUCCESS_M))
 
 
-def held_out_tasks(seed: int, count: int) -> list[Task]:
+def held_out_tasks(seed: int, count: int, cell: str = "front") -> list[Task]:
     """Draw `count` tasks from the random stream of the rollouts."""
-    return [sample_task(task_rng(seed, ROLLOUT_STREAM, index)) for index in range(count)]
+    return [sample_task(task_rng(seed, ROLLOUT_STREAM, index), CELLS[cell]) for index in range(count)]
 
 
 def rollout(policy: Driver, tasks: Sequence[Task]) -> Rollouts:
@@ -152,7 +152,7 @@ def draw_strip(rollouts: Rollouts, height_px: int = HEIGHT_PX, width_px: int = W
     for index, task in enumerate(rollouts.tasks[:STRIP_ROLLOUTS]):
         tiles = []
         for step in steps:
-            image = render(rollouts.joints[index, step], task.target_xy_m, height_px, width_px)
+            image = picture(task, rollouts.joints[index, step], height_px, width_px)
             caption = f"target {index}  {step / rollouts.fps:.1f} s  {distances_m[index, step] * 100:.1f} cm"
             tiles.append(_tile(image, caption))
         rows.append(np.concatenate(tiles, axis=1))
@@ -167,11 +167,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1000, help="determines targets and starts (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("rollouts"), help="folder for the results (%(default)s)")
     parser.add_argument("--untrained", action="store_true", help="use random weights, for comparison")
+    parser.add_argument("--cell", choices=CELLS, default="front", help="the cell of the recordings (%(default)s)")
     args = parser.parse_args(argv)
     if args.targets < 1 or args.seed < 0:
         raise UserError(f"--targets {args.targets} --seed {args.seed}: expected at least 1 and 0")
     policy = Policy.load(args.checkpoint, device="cpu")
-    untrained, tasks = policy.with_random_weights(args.seed), held_out_tasks(args.seed, args.targets)
+    untrained, tasks = policy.with_random_weights(args.seed), held_out_tasks(args.seed, args.targets, args.cell)
     policy = untrained if args.untrained else policy
     rollouts = rollout(policy, tasks)
     print(describe(rollouts))
@@ -205,7 +206,7 @@ def _observe(
     """Return the observations of all tasks: the joint angles, and images of the arm as it was `filmed`, (tasks, 6) each."""
     observation = {STATE: torch.from_numpy(joints[:, order].astype(np.float32))}
     for camera, (height_px, width_px, _) in policy.cameras.items():
-        images = [render(q, task.target_xy_m, height_px, width_px) for q, task in zip(filmed, tasks, strict=True)]
+        images = [picture(task, q, height_px, width_px) for q, task in zip(filmed, tasks, strict=True)]
         observation[image_key(camera)] = torch.from_numpy(np.stack(images))
     return observation
 
