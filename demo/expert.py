@@ -52,12 +52,12 @@ def sample_task(rng: np.random.Generator, cell: scene.Cell = scene.FRONT) -> Tas
         if away_m >= START_AWAY_M and scene.target_pixels(picture(task, start)) >= VISIBLE_PX:
             return task
 
+
 def picture(
     task: Task, joints: npt.ArrayLike, height_px: int = scene.HEIGHT_PX, width_px: int = scene.WIDTH_PX
 ) -> scene.Image:
     """Return what the camera of the task's cell sees, (height_px, width_px, 3) uint8 RGB, for joint angles (6,)."""
     return scene.render(joints, task.target_xy_m, height_px, width_px, task.cell)
-
 
 
 def hover_point(target_xy_m: npt.ArrayLike) -> Array:
