@@ -26,8 +26,9 @@ from common.lerobot.metadata import (
     ACTION,
     CONVERT_V21,
     DATA_PATH,
-    IMAGE_DTYPES,
+    FINGERPRINTED,
     IMAGES,
+    IMAGE_DTYPES,
     INDEX_COLUMNS,
     NUMBERS,
     STATE,
@@ -147,10 +148,15 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hex sha256 of the metadata and of the names and sizes of all other files; a copy of the dataset has the same."""
+        """Hex sha256 of LeRobot's metadata and of the names and sizes of its other files; a copy of the dataset has the same.
+
+        A card whose license was filled in, and a page that was drawn again, do not make another dataset.
+        """
         digest = hashlib.sha256()
         for path in sorted(path for path in self.root.rglob("*") if path.is_file()):
             name = path.relative_to(self.root).as_posix()
+            if not name.startswith(FINGERPRINTED):
+                continue
             digest.update(f"{name}\0{path.stat().st_size}\0".encode())
             if name.startswith("meta/"):
                 digest.update(path.read_bytes())

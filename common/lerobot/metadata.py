@@ -18,6 +18,7 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 # Readers concatenate files in the order of their names, in which file-1000 would come before file-101.
+FINGERPRINTED = ("meta/info.json", "meta/stats.json", "meta/tasks", "meta/episodes/", "data/", "videos/", "images/")
 FILES_PER_CHUNK = 1000
 STATE, ACTION, IMAGES = "observation.state", "action", "observation.images."
 ENVIRONMENT = "observation.environment_state"

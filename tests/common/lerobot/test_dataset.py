@@ -40,6 +40,15 @@ def test_the_metadata_of_a_dataset_is_read() -> None:
     assert (dataset.action_meaning, dataset.action_wrapped) == (None, None)
 
 
+def test_the_fingerprint_is_of_what_readers_use(image_dataset: Path) -> None:
+    before = Dataset.open(image_dataset).fingerprint
+    (image_dataset / "README.md").write_text("license: mit")
+    (image_dataset / "meta" / "conversion.html").write_text("drawn again")
+    assert Dataset.open(image_dataset).fingerprint == before
+    change_info(image_dataset, lambda info: info.update(robot_type="another"))
+    assert Dataset.open(image_dataset).fingerprint != before
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
