@@ -91,17 +91,6 @@ def test_a_conversion_whose_disk_fills_up_on_the_way_keeps_what_is_done(
     assert hashes(disk / "out") == hashes(tmp_path / "out")
 
 
-def test_a_conversion_without_a_byte(warm: Warm, tmp_path: Path, small_disk: SmallDisk) -> None:
-    cell(1.0, size=(120, 160)).write(tmp_path / "src" / "bag")
-    disk = small_disk(64 * KB)
-    (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free))
-    command = tmp_path / "log", "stage1_convert", "--src", tmp_path / "src", "--workers", 1, "--out"
-    ended = warm.run(*command, disk / "out")
-    is_one_line(ended)
-    assert f"disk full: {disk}/out" in ended.output
-    assert not (disk / "out").exists()
-
-
 def test_a_bag_that_certainly_does_not_fit_is_not_begun(warm: Warm, tmp_path: Path, small_disk: SmallDisk) -> None:
     cell(2.0, size=(120, 160), topic=RAW_TOPIC).write(tmp_path / "src" / "bag")
     size = sum(path.stat().st_size for path in (tmp_path / "src" / "bag").iterdir())
