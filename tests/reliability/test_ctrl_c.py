@@ -36,7 +36,7 @@ def catches_ctrl_c(pid: int) -> bool:
 
 def test_an_evaluation(warm: Warm, tmp_path: Path, image_dataset: Path, act_tiny: Path) -> None:
     arguments = ("--checkpoint", act_tiny, "--dataset", image_dataset, "--episodes", "all", "--device", "cpu")
-    more = ("--action-meaning", "delta", "--latency-steps", 1, "--out")
+    more = ("--latency-steps", 1, "--out")
     cache, out = os.fspath(tmp_path / "cache"), tmp_path / "out"
     command = warm.start(tmp_path / "log", "stage3_eval", *arguments, *more, out, XDG_CACHE_HOME=cache)
     command.wait_for(lambda: any(tmp_path.rglob("episode_000.parquet")))

@@ -50,7 +50,7 @@ def test_an_evaluation_of_such_a_dataset_to_such_a_place(
     home = deep(tmp_path)
     dataset, checkpoint = image_dataset.rename(home / "daten ü"), act_tiny.rename(tmp_path / "pretrained 🤖")
     flags = (f"--dataset={dataset}", f"--checkpoint={checkpoint}", f"--out={home / 'out ロボット'}", "--episodes=0")
-    more = ("--device=cpu", "--action-meaning=delta", "--latency-steps=1")
+    more = ("--device=cpu", "--latency-steps=1")
     try:
         ended = warm.run(tmp_path / "log", "stage3_eval", *flags, *more, XDG_CACHE_HOME=str(tmp_path / "cache ü"))
     finally:
