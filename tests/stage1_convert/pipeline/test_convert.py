@@ -1,6 +1,7 @@
 """Whole conversions, held against an independent reader of the bags and an independent reader of the dataset."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,9 @@ def gray_jpeg(number: int, stamp_ns: int) -> Any:
 
 
 @pytest.mark.parametrize("make", [png, gray_jpeg, None])
-def test_what_is_no_color_jpeg_becomes_one_of_the_same_image(tmp_path: Path, make: Callable[[int, int], Any]) -> None:
+def test_what_is_no_color_jpeg_becomes_one_of_the_same_image(
+    tmp_path: Path, make: Callable[[int, int], Any] | None
+) -> None:
     recording = with_image_messages(cell(), make) if make else cell(topic=RAW_TOPIC)
     for data in jpegs(convert_one(tmp_path, recording)):
         assert data.startswith(b"\xff\xd8")
