@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
@@ -75,12 +74,12 @@ def check(root: Path, rename: Mapping[str, str] | None = None, use_cameras: Coll
     if not (root / "meta" / "info.json").is_file():
         raise UserError(f"no dataset in {root}: meta/info.json is missing")
     findings: list[Finding] = []
-    with _logged_warnings(root, findings), TemporaryDirectory() as cache:
+    with _logged_warnings(root, findings):
         try:
             dataset = Dataset.open(root, rename, use_cameras)
         except UserError as error:
             return Report(0, 0, [*findings, _fault(root, error, is_refused=True)])
-        columns = _read(dataset, Path(cache), findings)
+        columns = _read(dataset, findings)
         measured = measure_images(dataset)
         findings += measured.findings
         for rule in RULES:
@@ -89,7 +88,7 @@ def check(root: Path, rename: Mapping[str, str] | None = None, use_cameras: Coll
     return Report(dataset.n_frames, measured.images, list(reversed(first.values())))
 
 
-def _read(dataset: Dataset, cache: Path, findings: list[Finding]) -> dict[str, npt.NDArray[Any]]:
+def _read(dataset: Dataset, findings: list[Finding]) -> dict[str, npt.NDArray[Any]]:
     """Read the columns: first as a training does, whose refusals count, then each that is still missing."""
     columns: dict[str, npt.NDArray[Any]] = {}
     try:
@@ -97,13 +96,13 @@ def _read(dataset: Dataset, cache: Path, findings: list[Finding]) -> dict[str, n
     except UserError as error:
         findings.append(_fault(dataset.root, error, is_refused=True))
     try:
-        columns |= training_columns(dataset, cache / "training")
+        columns |= training_columns(dataset)
     except UserError as error:
         findings.append(_fault(dataset.root, error, is_refused=True))
     for key, feature in dataset.features.items():
         if key not in columns and feature.dtype not in (*IMAGE_DTYPES, "string"):
             try:
-                columns |= dataset.columns([key], cache / key)
+                columns |= dataset.columns([key])
             except UserError as error:
                 findings.append(_fault(dataset.root, error))
     return columns

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from common.cli.command import UserError, one_line, progress
 from common.report.formatting import counted
-from common.storage.files import free_bytes
+from common.storage.disk import free_bytes
 from common.storage.worker import Limits, map_isolated
 from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config

@@ -51,7 +51,7 @@ FOUND = {
 def read_dataset(home: Path) -> None:
     dataset = Dataset.open(home / "dataset")
     assert dataset.stats
-    dataset.columns(["observation.state", "action", "timestamp"], home / "cache")
+    dataset.columns(["observation.state", "action", "timestamp"])
     for episode, camera in itertools.product(dataset.episodes, dataset.cameras):
         list(dataset.images(episode, camera))
 

@@ -113,7 +113,7 @@ def training_takes(root: Path, cache: Path) -> bool:
         config = load(TrainConfig, None, [*settings, f"data.fps={Dataset.open(root).fps}"])
         dataset, _, held_out = open_dataset(config)
         initial_checkpoint(config, dataset, held_out)
-        FrameStore(dataset, open_frames(dataset, cache, "mmap"), cache)
+        FrameStore(dataset, open_frames(dataset, cache, "mmap"))
     except UserError:
         return False
     return True

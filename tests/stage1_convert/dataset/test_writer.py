@@ -93,5 +93,5 @@ def test_our_own_reader_opens_it(dataset: Path, tmp_path: Path) -> None:
     assert (opened.n_frames, len(opened.episodes), opened.fps) == (88, 2, 30)
     assert opened.cameras == {"color": (64, 96, 3)}
     assert (opened.action_meaning, opened.action_wrapped) == ("delta", False)
-    assert opened.columns(["action"], tmp_path)["action"].shape == (88, 6)
+    assert opened.columns(["action"])["action"].shape == (88, 6)
     assert sum(1 for _ in opened.images(opened.episodes[1], "color")) == 44
