@@ -20,7 +20,7 @@ from stage1_convert.align.resample import grid
 from stage1_convert.config import Config
 from tests.reliability.harness import loops
 from tests.stage1_convert.align.test_episodes import planned, steady
-from tests.stage1_convert.conversion import jpegs, reason, report, run, sources_of
+from tests.stage1_convert.conversion import convert_one, jpegs, reason, report, run, sources_of
 from tests.stage1_convert.recording import (
     JOINT_TOPIC,
     JPEG_TOPIC,
@@ -153,9 +153,8 @@ def test_each_trouble_has_its_rule_and_is_counted(trouble: str, tmp_path: Path) 
     expected = TROUBLE[trouble]
     recording = cell(3.0, size=(16, 64))
     expected.spoil(recording)
-    recording.write(tmp_path / "src" / "bag")
-    run(tmp_path / "src", tmp_path / "out")
-    (bag,) = report(tmp_path / "out")["bags"]
+    dataset = convert_one(tmp_path, recording)
+    (bag,) = report(dataset)["bags"]
     assert bag["clock"]["joints"]["source"] == "header"
     assert bag["clock"]["color"]["source"] == expected.source
     assert expected.reason in bag["clock"]["color"]["reason"]
@@ -163,7 +162,7 @@ def test_each_trouble_has_its_rule_and_is_counted(trouble: str, tmp_path: Path) 
     assert len(bag["episodes"]) == expected.gaps + 1
     assert bag["warm_up_s"] == pytest.approx(expected.warm_up_s, abs=0.05)  # up to a period of the grid later
     assert bag["tail_s"] == pytest.approx(expected.tail_s, abs=0.12)
-    no_frame_shows_the_future(tmp_path / "out")
+    no_frame_shows_the_future(dataset)
 
 
 def no_frame_shows_the_future(out: Path) -> None:

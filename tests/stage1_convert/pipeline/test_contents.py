@@ -16,6 +16,7 @@ from stage1_convert.pipeline.convert import Options, RefusedError, convert
 from stage1_convert.sources.folder import LocalBags
 from tests.stage1_convert.conversion import (
     actions_of,
+    convert_one,
     jpegs,
     report,
     rows,
@@ -99,11 +100,10 @@ def test_a_field_is_interpolated_as_a_number_and_not_as_an_angle(tmp_path: Path)
     recording = equipped()
     for n, said in enumerate(said for said in recording.others if said.topic == GRIPPER):
         said.message.data = n * 10.0  # steps of more than a turn
-    recording.write(tmp_path / "src" / "bag")
-    run(tmp_path / "src", tmp_path / "out", FIELD, "data.resample_by_stream={gripper: linear}")
-    steps = np.diff(states_of(tmp_path / "out")[:, 6])
+    dataset = convert_one(tmp_path, recording, FIELD, "data.resample_by_stream={gripper: linear}")
+    steps = np.diff(states_of(dataset)[:, 6])
     assert 14 < steps.min() < steps.max() < 19
-    streams = report(tmp_path / "out")["streams"]
+    streams = report(dataset)["streams"]
     assert [streams[name]["resample"] for name in ("joints", "color", "gripper")] == ["hold", "auto", "linear"]
 
 
@@ -167,10 +167,9 @@ def test_an_image_that_the_camera_sent_twice_is_counted(tmp_path: Path) -> None:
         said = recording.images[n]
         again = compressed_image(stamp_of(said), recording.images[n - 1].message.data.tobytes())
         recording.images[n] = said._replace(message=again)
-    recording.write(tmp_path / "src" / "bag")
-    run(tmp_path / "src", tmp_path / "out")
-    (episode,) = report(tmp_path / "out")["bags"][0]["episodes"]
-    seen = set(shown(tmp_path / "out"))
+    dataset = convert_one(tmp_path, recording)
+    (episode,) = report(dataset)["bags"][0]["episodes"]
+    seen = set(shown(dataset))
     assert episode["identical"]["color"] == len(seen & {20, 21, 30}) > 0
 
 
