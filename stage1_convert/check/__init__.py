@@ -19,7 +19,7 @@ from common.lerobot.metadata import IMAGE_DTYPES
 from common.lerobot.training import require_trainable, training_columns
 from common.report.formatting import counted
 from stage1_convert.check.findings import Finding, Kind, Opened
-from stage1_convert.check.images import measure_images
+from stage1_convert.check.images import check_images, readable_cameras
 from stage1_convert.check.metadata import (
     check_axes,
     check_columns,
@@ -28,7 +28,7 @@ from stage1_convert.check.metadata import (
     check_left_over,
     check_tasks,
 )
-from stage1_convert.check.records import check_actions, check_record, check_sync, check_timestamps
+from stage1_convert.check.records import check_actions, check_record
 from stage1_convert.check.rows import check_data_files, check_finite, check_index_columns
 from stage1_convert.check.statistics import check_statistics
 
@@ -46,8 +46,6 @@ RULES: tuple[Rule, ...] = (
     check_index_columns,
     check_finite,
     check_record,
-    check_sync,
-    check_timestamps,
     check_actions,
     check_statistics,
 )
@@ -80,12 +78,12 @@ def check(root: Path, rename: Mapping[str, str] | None = None, use_cameras: Coll
         except UserError as error:
             return Report(0, 0, [*findings, _fault(root, error, is_refused=True)])
         columns = _read(dataset, findings)
-        measured = measure_images(dataset)
-        findings += measured.findings
+        findings += check_images(dataset)
         for rule in RULES:
-            findings += _apply(rule, Opened(dataset, columns, measured.stats))
+            findings += _apply(rule, Opened(dataset, columns))
     first = {finding.text: finding for finding in reversed(findings)}
-    return Report(dataset.n_frames, measured.images, list(reversed(first.values())))
+    images = dataset.n_frames * len(readable_cameras(dataset))
+    return Report(dataset.n_frames, images, list(reversed(first.values())))
 
 
 def _read(dataset: Dataset, findings: list[Finding]) -> dict[str, npt.NDArray[Any]]:
