@@ -131,20 +131,32 @@ def test_images_are_resized_on_demand(tmp_path: Path) -> None:
     assert np.abs(image.astype(int) - expected).mean() < 3
 
 
+def test_statistics_cover_every_row_and_the_pixels_of_short_episodes(tmp_path: Path) -> None:
+    cell(seed=1, seconds=3.0).write(tmp_path / "src" / "a")  # more rows than are written at a time
+    cell(seed=2, seconds=1.0).write(tmp_path / "src" / "b")
+    run(tmp_path / "src", tmp_path / "out")
+    dataset = Dataset.open(tmp_path / "out")
+    found = dataset.stats[COLOR]
+    assert found["count"].tolist() == [dataset.n_frames]
+    assert found["mean"].shape == (3, 1, 1)
+    assert_near_pixels(found, np.stack([decode(data) for data in jpegs(tmp_path / "out")]))
+    actions = actions_of(tmp_path / "out").astype(np.float64)
+    np.testing.assert_allclose(dataset.stats["action"]["std"], actions.std(0), rtol=1e-12)
+    np.testing.assert_allclose(dataset.stats["action"]["q10"], np.quantile(actions, 0.1, axis=0), rtol=1e-12)
+
+
+def assert_near_pixels(found: dict[str, Any], images: Any) -> None:
+    pixels = images.reshape(-1, 3) / 255
+    expected = {"min": pixels.min(0), "max": pixels.max(0), "mean": pixels.mean(0), "std": pixels.std(0)}
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name].ravel(), value, rtol=0, atol=1e-12, err_msg=name)
+
+
 def test_images_compressed_here_are_measured_before_that_and_the_record_says_so(tmp_path: Path) -> None:
     out = convert_one(tmp_path, cell(topic=RAW_TOPIC))
     dataset = Dataset.open(out)
     shown = [number_in(image) for image in dataset.images(dataset.episodes[0], "color")]
-    pixels = np.concatenate([draw(number).reshape(-1, 3) for number in shown]) / 255
-    found = dataset.stats[COLOR]
-    assert found["mean"].shape == (3, 1, 1)
-    for name, value in {
-        "min": pixels.min(0),
-        "max": pixels.max(0),
-        "mean": pixels.mean(0),
-        "std": pixels.std(0),
-    }.items():
-        np.testing.assert_allclose(found[name].ravel(), value, rtol=0, atol=1e-12, err_msg=name)
+    assert_near_pixels(dataset.stats[COLOR], np.stack([draw(number) for number in shown]))
     assert report(out)["bags"][0]["compressed"] == ["color"]
     assert not check(out).findings
 
