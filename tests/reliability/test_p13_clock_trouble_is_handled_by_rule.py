@@ -53,6 +53,13 @@ def test_header_stamps_that_go_back_are_refused_when_they_are_demanded(tmp_path:
     assert "go back 1 times, first at message 80" in reason(tmp_path, recording, "data.time_source=header")
 
 
+def test_a_wrong_topic_is_refused_with_the_topics_there_are(tmp_path: Path) -> None:
+    text = reason(tmp_path, cell(), "data.cameras.color=/cam")
+    assert "/cam/compressed or /cam" in text
+    assert f"{JPEG_TOPIC} (sensor_msgs/msg/CompressedImage)" in text
+    assert JOINT_TOPIC in text
+
+
 def test_streams_that_never_overlap_are_refused(tmp_path: Path) -> None:
     recording = cell(seconds=3.0)
     recording.joints, recording.images = recording.joints[:50], recording.images[60:]

@@ -74,6 +74,12 @@ def test_a_bag_whose_size_differs_from_the_first_good_bag_is_refused(tmp_path: P
     assert run(tmp_path / "src", tmp_path / "out", "conventions.image_resize=[24, 32]").refused == []
 
 
+def test_a_gap_is_refused_when_configured(tmp_path: Path) -> None:
+    recording = cell(seconds=3.0)
+    del recording.images[40:55]
+    assert "nothing from color" in reason(tmp_path, recording, "data.on_gap=fail")
+
+
 def test_a_topic_of_another_type_is_refused(tmp_path: Path) -> None:
     text = reason(tmp_path, cell(), f"data.joint_topic={JPEG_TOPIC}")
     assert "expected sensor_msgs/msg/JointState" in text
