@@ -47,7 +47,10 @@ def test_damage_to_any_of_its_files_is_noticed(
     for path in paths:
         data = path.read_bytes()
         for harmed in (*harms(data, chance), None):
-            path.unlink() if harmed is None else path.write_bytes(harmed)
+            if harmed is None:
+                path.unlink()
+            else:
+                path.write_bytes(harmed)
             caplog.clear()
             start = find_resume_point(config, fingerprint, 1)
             assert start is not None
