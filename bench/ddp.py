@@ -1,21 +1,16 @@
 """Gradients of two processes over gloo against those of one process on the same global batch, and the buckets reduced.
 
-`python -m bench.ddp`: it starts both processes itself.
+`python -m bench.ddp`: it starts both processes itself, by torchrun.
 """
 
 import logging
 import os
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.bars import print_bar
@@ -33,7 +28,7 @@ def gradients(world: World) -> tuple[dict[str, Tensor], int]:
     """Return this rank's averaged gradients of a global batch, in float64, and how many buckets were reduced."""
     torch.manual_seed(0)
     network = Act(ActConfig(dim_model=128, dim_feedforward=256, dropout=0.0), 6, 6, 1).double().train()
-    state, (image,), action, is_pad, noise = random_inputs(BATCH, SIZE, 100, world.device)
+    state, (image,), action, is_pad, noise = random_inputs(BATCH, SIZE, 100)
     image, reduced = image.double(), 0
     model = world.wrap(network, static_graph=True)
 
@@ -55,41 +50,23 @@ def gradients(world: World) -> tuple[dict[str, Tensor], int]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare and print the bars; with --out, be one of the two processes."""
-    parser = Parser("python -m bench.ddp", description=__doc__)
-    parser.add_argument("--out", type=Path)
-    flags = parser.parse_args(argv)
+    """Start two processes; in the first of them, compare and print the bars."""
+    Parser("python -m bench.ddp", description=__doc__).parse_args(argv)
+    if "RANK" not in os.environ:
+        torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "bench.ddp"]
+        return subprocess.run([sys.executable, "-m", *torchrun], check=False).returncode
     logging.getLogger().setLevel(logging.WARNING)
-    if flags.out:
-        with init_distributed("cpu") as world:
-            averaged, reduced = gradients(world)
-            if world.is_main:
-                save_file(averaged, flags.out, {"reduced": str(reduced)})
-        return 0
-    alone, _ = gradients(World(0, 1, torch.device("cpu")))
-    with tempfile.TemporaryDirectory() as folder:
-        together, reduced = _two_processes(Path(folder) / "gradients.safetensors")
-    worst = max(
-        float((together[name] - value).abs().max() / value.abs().max().clamp(min=1)) for name, value in alone.items()
-    )
-    print_bar("ddp", "largest difference of a gradient <= 1e-6", worst, worst <= 1e-6)
-    print_bar("ddp", "buckets reduced = 1", reduced, reduced == 1)
+    with init_distributed("cpu") as world:
+        averaged, reduced = gradients(world)
+        if world.is_main:
+            alone, _ = gradients(World(0, 1, torch.device("cpu")))
+            worst = max(
+                float((averaged[name] - value).abs().max() / value.abs().max().clamp(min=1))
+                for name, value in alone.items()
+            )
+            print_bar("ddp", "largest difference of a gradient <= 1e-6", worst, worst <= 1e-6)
+            print_bar("ddp", "buckets reduced = 1", reduced, reduced == 1)
     return 0
-
-
-def _two_processes(out: Path) -> tuple[dict[str, Tensor], int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-m", "bench.ddp", "--out", str(out)]
-    processes = [subprocess.Popen(command, env={**environment, "RANK": str(rank)}) for rank in (0, 1)]
-    for process in processes:
-        if process.wait(300):
-            raise RuntimeError(f"a process of bench.ddp ended with {process.returncode}")
-    with safe_open(out, framework="pt") as file:
-        reduced = int(file.metadata()["reduced"])
-    return dict(load_file(out)), reduced
 
 
 if __name__ == "__main__":

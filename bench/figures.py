@@ -3,11 +3,9 @@
 import gc
 import json
 import signal
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import product
-from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -19,31 +17,37 @@ COLUMNS = ("figure", "batch", "step_ms", "samples_per_s", "peak_gb", "plain_by_t
 
 
 class Figure(NamedTuple):
-    """One thing to measure, and the seconds it may take where no time is left over from others."""
+    """One thing to measure; what cannot be had on this device gives {"left_out": why}."""
 
     name: str
     batch: int
-    budget_s: float
     measure: Callable[[], Result]
 
 
-class LeftOutError(Exception):
-    """A figure cannot be had here; the text says why."""
-
-
 class TimeIsUp(BaseException):
-    """The time of a figure is over."""
+    """The time of all figures is over."""
 
 
 def measure_all(listed: Sequence[Figure], seconds: float) -> list[Result]:
-    """Measure the figures in turn and print each; one may use what others have left over, but not the time of later ones."""
-    results, deadline_s = list[Result](), time.monotonic() + seconds
-    for number, figure in enumerate(listed):
-        later_s = sum(later.budget_s for later in listed[number + 1 :])
-        found = measured(figure, deadline_s - time.monotonic() - later_s)
-        result = {"bench": "gpu", "figure": figure.name, "batch": figure.batch, **found}
+    """Measure the figures in turn and print each; those for which no time is left are left out."""
+
+    def stop(*_: object) -> NoReturn:
+        raise TimeIsUp
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    results: list[Result] = []
+    is_time_up = False
+    for figure in listed:
+        result: Result = {"bench": "gpu", "figure": figure.name, "batch": figure.batch}
+        try:
+            result |= {"left_out": "no time left"} if is_time_up else measured(figure)
+        except TimeIsUp:
+            is_time_up = True
+            result["left_out"] = f"not done within {seconds:.0f} s"
         results.append(result | _ratio(results, result))
         print(json.dumps(results[-1]), flush=True)
+    signal.setitimer(signal.ITIMER_REAL, 0)
     return results
 
 
@@ -56,15 +60,10 @@ def _ratio(earlier: Sequence[Result], result: Result) -> Result:
     return {}
 
 
-def measured(figure: Figure, limit_s: float) -> Result:
-    """Return what a figure gives, or why it gives nothing."""
+def measured(figure: Figure) -> Result:
+    """Return what a figure gives, or the error with which it failed."""
     try:
-        with time_limit(limit_s):
-            return figure.measure()
-    except TimeIsUp:
-        return {"left_out": f"not done within {max(limit_s, 0):.0f} s"}
-    except LeftOutError as reason:
-        return {"left_out": str(reason)}
+        return figure.measure()
     except Exception as error:  # the other figures are worth having
         return {"failed": f"{type(error).__name__}: {one_line(error)[:300]}"}
     finally:
@@ -72,22 +71,6 @@ def measured(figure: Figure, limit_s: float) -> Result:
         gc.collect()
         with suppress(RuntimeError):  # after some errors, nothing works on the device any more
             torch.cuda.empty_cache()  # does nothing without one
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeIsUp in the block once so many seconds have passed."""
-
-    def stop(_: int, __: FrameType | None) -> NoReturn:
-        raise TimeIsUp
-
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 def print_table(results: Sequence[Result]) -> None:

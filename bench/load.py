@@ -24,6 +24,8 @@ from common.lerobot.metadata import Episode
 from stage2_train.batches import Batch, BatchOrder, ChunkDataset, FrameStore, load_batches
 
 CHUNK, EPISODE_FRAMES = 100, 400
+STEPS, WORKERS = 60, 2
+STEP_S = 0.05  # duration of a step behind which batches are loaded
 
 
 class SyntheticStore(FrameStore):
@@ -60,23 +62,23 @@ def measure(store: SyntheticStore, flags: argparse.Namespace) -> tuple[float, fl
     """
     order = BatchOrder(1000, flags.batch, 0, 1, 32)
     samples = ChunkDataset(store, split_into_episodes(flags.frames), CHUNK)
-    rows = [samples.batch(order, step).rows for step in range(flags.steps)]
+    rows = [samples.batch(order, step).rows for step in range(STEPS)]
     # As many buffers as the loader has: a batch must outlive the gathering of the next one.
-    buffers = [np.empty((flags.batch, *flags.size, 3), np.uint8) for _ in range(flags.workers + 1)]
+    buffers = [np.empty((flags.batch, *flags.size, 3), np.uint8) for _ in range(WORKERS + 1)]
     # One loader for all rounds, as in a training.
-    loader = load_batches(samples, order, 0, 10**9, flags.workers)
+    loader = load_batches(samples, order, 0, 10**9, WORKERS)
     next(loader)
     before = anonymous_bytes()
-    with ThreadPoolExecutor(flags.workers) as pool:  # threads that copy at once slow each other, on either side
+    with ThreadPoolExecutor(WORKERS) as pool:  # threads that copy at once slow each other, on either side
         take_s, loader_s = cpu_seconds(
             [
                 lambda: list(pool.map(partial(_take, store), rows, cycle(buffers))),
-                lambda: deque(islice(loader, flags.steps), maxlen=0),
+                lambda: deque(islice(loader, STEPS), maxlen=0),
             ],
             5,
         )
     grown_bytes = anonymous_bytes() - before
-    wait = _wait_share(loader, flags.steps, flags.step_s)
+    wait = _wait_share(loader)
     loader.close()
     return take_s, loader_s, grown_bytes, wait
 
@@ -87,20 +89,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=2000)
     parser.add_argument("--size", type=int, nargs=2, default=[480, 640])
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--step-s", type=float, default=0.05, help="duration of a step that batches load behind (0.05)")
     flags = parser.parse_args(argv)
     logging.getLogger().setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as name:
         store = SyntheticStore(Path(name), flags.frames, flags.size)
         take_s, loader_s, grown_bytes, wait = measure(store, flags)
-    map_bytes, n_samples = flags.frames * int(np.prod(flags.size)) * 3, flags.batch * flags.steps
+    map_bytes, n_samples = flags.frames * int(np.prod(flags.size)) * 3, flags.batch * STEPS
     ratio, grown = take_s / loader_s, grown_bytes / map_bytes
     rates = f"np.take {n_samples / take_s:.0f} samples/s, loader {n_samples / loader_s:.0f} samples/s"
     print(f"{rates}, {map_bytes / 1e9:.2f} GB map")
     print_bar("load", "loader / np.take >= 0.7", ratio, ratio >= 0.7)
-    print_bar("load", f"data wait / step of {flags.step_s:g} s <= 0.02", wait, wait <= 0.02)
+    print_bar("load", f"data wait / step of {STEP_S:g} s <= 0.02", wait, wait <= 0.02)
     print_bar("load", "anonymous memory grown / size of the map <= 0.05", grown, grown <= 0.05)
     return 0
 
@@ -109,11 +108,11 @@ def _take(store: SyntheticStore, rows: Rows, buffer: np.ndarray) -> None:
     np.take(store.mapped.map, rows, axis=0, out=buffer, mode="clip")
 
 
-def _wait_share(loader: Iterator[Batch], steps: int, step_s: float) -> float:
-    """Return the share of the time spent waiting for data when a step takes so long."""
+def _wait_share(loader: Iterator[Batch]) -> float:
+    """Return the share of the time spent waiting for data when a step takes STEP_S."""
     waited_s, started = 0.0, time.perf_counter()
-    for _ in range(steps):
-        time.sleep(step_s)
+    for _ in range(STEPS):
+        time.sleep(STEP_S)
         asked = time.perf_counter()
         next(loader)
         waited_s += time.perf_counter() - asked

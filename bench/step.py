@@ -1,6 +1,6 @@
 """Duration of an optimizer step of ACT, against its own bare operations and against ACT as it is usually written.
 
-`python -m bench.step [--batch 4] [--size 480 640] [--rounds 3] [--profile]`; on CUDA as well: `--device cuda`.
+`python -m bench.step [--batch 4] [--size 480 640] [--rounds 3] [--profile]`, on a CPU; `python -m bench.gpu` measures a GPU.
 """
 
 import copy
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.bars import cpu_seconds, has_bf16, print_bar, seconds
-from bench.plain import PlainAct, plain_step
+from bench.bars import cpu_seconds, has_bf16, print_bar
+from bench.plain import plain_act, plain_step
 from common.act.config import ActConfig
 from common.act.network import Act
 from common.cli.command import Parser, run
@@ -54,26 +54,24 @@ class Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 func(*args, **kwargs)
 
 
-def random_inputs(batch: int, size: Sequence[int], chunk: int, device: torch.device) -> list[Any]:
-    """Return state, images, actions, padding and noise, normalized, on the device."""
-    image = torch.randn(batch, *size, 3, device=device).permute(0, 3, 1, 2)  # channels last, as the loader gives it
-    is_pad = torch.arange(chunk, device=device).expand(batch, -1) >= chunk - 10
-    action = torch.randn(batch, chunk, ACTION, device=device)
-    return [torch.randn(batch, STATE, device=device), [image], action, is_pad, torch.randn(batch, 32, device=device)]
+def random_inputs(batch: int, size: Sequence[int], chunk: int) -> list[Any]:
+    """Return state, images, actions, padding and noise, normalized."""
+    image = torch.randn(batch, *size, 3).permute(0, 3, 1, 2)  # channels last, as the loader gives it
+    is_pad = torch.arange(chunk).expand(batch, -1) >= chunk - 10
+    action = torch.randn(batch, chunk, ACTION)
+    return [torch.randn(batch, STATE), [image], action, is_pad, torch.randn(batch, 32)]
 
 
 def trainer_step(act: Act, inputs: list[Any], amp: bool) -> Callable[[], object]:
     """Return one step as the trainer does it."""
     network = copy.deepcopy(act)
     optimizer = Optimizer(network, TrainingConfig())
-    device = inputs[0].device.type
 
     def step() -> None:
-        with torch.autocast(device, torch.bfloat16, enabled=amp):
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
             output = network(*inputs)
         optimizer.backward(act_loss(output, inputs[2], inputs[3], 10.0).total)
         optimizer.step(0)
-        _wait(device)
 
     return step
 
@@ -84,22 +82,12 @@ def bare_step(act: Act, inputs: list[Any], amp: bool) -> Callable[[], object]:
     step()
     with record:
         step()
-
-    def replay() -> None:
-        record.replay()
-        _wait(inputs[0].device.type)
-
-    return replay
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+    return record.replay
 
 
 def _require_same_output(act: Act, inputs: list[Any]) -> None:
     """Check that the baseline computes the same function, without which the comparison would mean nothing."""
-    network, plain = copy.deepcopy(act).eval(), PlainAct(copy.deepcopy(act)).eval()
+    network, plain = copy.deepcopy(act).eval(), plain_act(act).eval()
     with torch.no_grad():
         torch.testing.assert_close(network(*inputs)[0], plain(*inputs)[0], atol=1e-4, rtol=1e-4)
 
@@ -119,29 +107,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--size", type=int, nargs=2, default=[480, 640])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--profile", action="store_true", help="show where a step's time goes instead")
     flags = parser.parse_args(argv)
     logging.getLogger().setLevel(logging.WARNING)
     torch.manual_seed(0)
-    device = torch.device(flags.device)
-    if device.type == "cpu":
-        keep_freed_memory()  # as the trainer does
-        torch.set_num_threads(1)  # CPU time then does not depend on how busy the machine is
-    act = Act(ActConfig(), STATE, ACTION, n_cameras=1).to(device).train()
-    inputs = random_inputs(flags.batch, flags.size, act.config.chunk_size, device)
+    keep_freed_memory()  # as the trainer does
+    torch.set_num_threads(1)  # CPU time then does not depend on how busy the machine is
+    act = Act(ActConfig(), STATE, ACTION, n_cameras=1).train()
+    inputs = random_inputs(flags.batch, flags.size, act.config.chunk_size)
     if flags.profile:
         _profile(trainer_step(act, inputs, amp=False))
         return 0
     _require_same_output(act, inputs)
     contiguous = [inputs[0], [image.contiguous() for image in inputs[1]], *inputs[2:]]
     sides = [trainer_step(act, inputs, False), bare_step(act, inputs, False), plain_step(act, lambda: contiguous)]
-    with_bf16 = device.type != "cpu" or has_bf16()
-    sides += [trainer_step(act, inputs, True), bare_step(act, inputs, True)] if with_bf16 else []
+    sides += [trainer_step(act, inputs, True), bare_step(act, inputs, True)] if has_bf16() else []
     for side in sides:
         side()
-    timed = cpu_seconds if device.type == "cpu" else seconds
-    step_s, bare_s, plain_s, *half = timed(sides, flags.rounds)
+    step_s, bare_s, plain_s, *half = cpu_seconds(sides, flags.rounds)
     print(f"float32: step {step_s:.3f} s, bare {bare_s:.3f} s, plain {plain_s:.3f} s")
     print_bar("step", "bare primitives / step in fp32 >= 0.85", bare_s / step_s, bare_s / step_s >= 0.85)
     print_bar("step", "plain / step in fp32 >= 1", plain_s / step_s, plain_s >= step_s)

@@ -2,15 +2,17 @@
 
 import bisect
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from common.cli.command import UserError
-from common.lerobot.dataset import Dataset
 from common.lerobot.images import Image, decode_image, image_file
+
+if TYPE_CHECKING:  # batches need no pydantic
+    from common.lerobot.dataset import Dataset
 
 Rows = npt.NDArray[np.int64]
 
@@ -39,7 +41,7 @@ class MappedFrames:
 class DecodedFrames:
     """Images that are decoded at every use, from memory-mapped cells {bytes, path} or from the dataset's videos."""
 
-    def __init__(self, dataset: Dataset, camera: str, cells: Path | None) -> None:
+    def __init__(self, dataset: "Dataset", camera: str, cells: Path | None) -> None:
         """`cells` is an Arrow file with a cell for every row; None: they are in videos."""
         self.shape = dataset.cameras[camera]
         self._dataset, self._camera = dataset, camera

@@ -83,23 +83,14 @@ UNKNOWN_KEYS: dict[str, dict[str, str]] = {
         "volumes mounts": "there are no bind mounts; bring data by inputs: - url: azure://ACCOUNT/CONTAINER/PATH",
         "localpath": "only an entry of files: takes a localpath; bring folders by inputs: - url: or "
         "- dataset: (up to 6.3)",
-        "script": "write command: [bash, -c] and the script under args:",
-        "entrypoint": "write command:",
-        "working_dir workdir": "write cd FOLDER in the command",
+        "script entrypoint": "write command: [bash, -c] and the script under args:",
     },
     "inputs": {**_IO, "update_dataset": "update_dataset belongs to outputs; an input is - dataset: {name: NAME}"},
     "outputs": _IO,
     "groups": {"count replicas": _COUNT},
-    "files": {"content": "write contents:", "local_path": "write localpath:"},
     "workflow": {
         "labels": "labels came with 6.4; leave them out",
-        "env": "environment: belongs to each task",
-        "secrets": "credentials: belong to each task",
-        "inputs": "inputs: belong to each task",
-        "outputs": "outputs: belong to each task",
-    },
-    "exitActions": {
-        "RESTART": "OSMO knows COMPLETE, FAIL and RESCHEDULE; its documentation's RESTART is refused: write RESCHEDULE",
+        "env secrets inputs outputs": "each task has its own environment:, credentials:, inputs: and outputs:",
     },
 }
 _INSTEAD = {
@@ -130,7 +121,7 @@ def explain(error: ValidationError) -> Iterator[tuple[Keys, str]]:
             f"{', '.join(missing)} is missing: {form if form == DATASET else FORMS.get(missing[0], form)}",
         )
     elif "propertyNames" in error.schema_path:
-        yield where, f"{value}: {_INSTEAD.get((part, value), form)}"
+        yield where, f"{value}: {form}"
     else:
         keys = value if isinstance(value, dict) else ()
         hint = next((_INSTEAD[part, key] for key in keys if (part, key) in _INSTEAD), form)

@@ -4,14 +4,12 @@ The file is the one that `osmo workflow submit` takes. `image` becomes this Pyth
 """
 
 import argparse
-import contextlib
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -21,7 +19,7 @@ from common.cli.validation import validate
 from common.storage.files import locked, read_json, write_file
 from osmo.check.spec import RELEASES, check_releases, refusals, require_accepted
 from osmo.check.template import TemplateError, all_tasks, parse_set, read, submitted
-from osmo.local.runner import SPEC, STATE, Result, Run, Runner, credentials
+from osmo.local.runner import LOG, SPEC, STATE, Result, Run, Runner, credentials
 from osmo.local.status_table import Status
 from osmo.local.storage import Storage
 from osmo.local.task_graph import read_graph
@@ -50,14 +48,13 @@ def run(
     if work.exists() and any(work.iterdir()):
         raise UserError(f"{work} is not empty; python -m osmo.local restart {work} resumes the run that is there")
     settings = Run(
-        file=file.resolve(),
         workflow_id=f"{name}-1",
         maps={key: path.resolve() for key, path in (maps or {}).items()},
         environment=dict(environment or {}),
         retries=retries,
     )
-    graph = read_graph(document)
-    storage = Storage(work, settings.maps, graph.written_urls, file.parent)
+    graph = read_graph(document, settings.workflow_id)
+    storage = Storage(work, settings.maps, graph.written_urls)
     for task in graph.tasks:
         credentials(task)
         for entry in task.inputs:
@@ -77,13 +74,13 @@ def restart(work: Path, jobs: int | None = None) -> Result:
 
 
 def _run(work: Path, settings: Run, jobs: int | None) -> Result:
-    graph = read_graph(yaml.safe_load((work / SPEC).read_text()))
+    graph = read_graph(yaml.safe_load((work / SPEC).read_text()), settings.workflow_id)
     done = {name for name, row in settings.tasks.items() if row.status == Status.COMPLETED}
     groups = [{task.name for task in group.tasks} for group in graph.groups]
     # A group runs as a whole or not at all.
     kept = {name: settings.tasks[name] for names in groups if names <= done for name in names}
     busy = f"{work} is being run by another process; wait for it or stop it"
-    with locked(work, busy), _sigterm_as_interrupt():
+    with locked(work, busy):
         return Runner(graph, settings.model_copy(update={"tasks": kept}), work, jobs or os.cpu_count() or 1).run()
 
 
@@ -104,14 +101,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if flags.command == "restart":
             return _report(restart(flags.work, flags.jobs))
-        site = read_site(flags.site)
+        site, texts = read_site(flags.site), flags.set_string
         if flags.command == "check":
-            given = {
-                file: parse_set(with_site(site, file, flags.set, flags.set_string), flags.set_string)
-                for file in flags.files
-            }
-            return _check(given, flags.release)
-        values = parse_set(with_site(site, flags.file, flags.set, flags.set_string), flags.set_string)
+            files = {file: parse_set(with_site(site, file, flags.set, texts), texts) for file in flags.files}
+            return _check(files, flags.release)
+        values = parse_set(with_site(site, flags.file, flags.set, texts), texts)
         environment = dict(_pair(text, "--set-env") for text in flags.set_env)
         maps = {key: Path(folder) for key, folder in (_pair(text, "--map") for text in flags.map)}
         return _report(run(flags.file, values, flags.work, maps, environment, flags.jobs, flags.retries))
@@ -169,10 +163,12 @@ def _check(files: Mapping[Path, Mapping[str, Any]], release: str | None) -> int:
 
 def _report(result: Result) -> int:
     """Print the end of the log of each failed task, and return the exit code that tells why."""
-    for name, task in result.tasks.items():
-        if task.status in (Status.FAILED, Status.TIMED_OUT):
-            print(f"\n{name} {task.status} with exit code {task.exit_code}; the end of {task.log}:", file=sys.stderr)
-            lines = task.log.read_text(errors="replace").splitlines() if task.log.exists() else []
+    for name, row in result.tasks.items():
+        if row.status == Status.FAILED:
+            log = result.work / name / LOG
+            how = "failed at its start" if row.exit_code is None else f"failed with exit code {row.exit_code}"
+            print(f"\n{name} {how}; the end of {log}:", file=sys.stderr)
+            lines = log.read_text(errors="replace").splitlines() if log.exists() else []
             for line in lines[-TAIL_LINES:]:
                 print(f"  {line}", file=sys.stderr)
     print(f"workflow {result.status}: {result.work}")
@@ -180,7 +176,7 @@ def _report(result: Result) -> int:
         print(f"resume with: python -m osmo.local restart {result.work}", file=sys.stderr)
     if result.status != Status.FAILED:
         return 0 if result.status == Status.COMPLETED else 130
-    codes = {task.exit_code for task in result.tasks.values() if task.status == Status.FAILED}
+    codes = {row.exit_code for row in result.tasks.values() if row.status == Status.FAILED}
     return EXIT_TRANSIENT if codes == {EXIT_TRANSIENT} else 1 if 1 in codes else 2
 
 
@@ -189,20 +185,15 @@ def _next_folder(name: str) -> Path:
     return RUNS / f"{name}-{max((int(suffix) for suffix in suffixes if suffix.isdecimal()), default=0) + 1}"
 
 
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # Python allows signal handlers there only
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _interrupt(*_: object) -> NoReturn:
+    """Stop the tasks; unlike Python's own handling of a second Ctrl-C, a second signal leaves none of them behind."""
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)
+    if (
+        signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    ):  # else a background job of a shell, which ignores it
+        signal.signal(signal.SIGINT, _interrupt)
     run_command(main)

@@ -11,8 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common.cli.command import UserError, one_line
-
 GRACE_S = 30.0  # what a cluster usually grants between SIGTERM and SIGKILL
 MARK = "OSMO_LOCAL_TASK"  # a variable that all descendants of a task inherit, whatever session they are in
 MASKED_CHARACTERS = 8  # shorter secrets are not masked, as in OSMO
@@ -24,30 +22,21 @@ class Process:
     def __init__(
         self, words: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path, secrets: Sequence[str]
     ) -> None:
-        self._mark = str(log.parent)
-        self._kill_descendants()  # of an earlier runner that was killed
         self._secrets = [secret.encode() for secret in secrets if len(secret) >= MASKED_CHARACTERS]
-        self.log, self.last_line = log, ""
+        self._log, self.last_line = log, ""
         self._is_terminating = False
         self.started = time.monotonic()
-        try:
-            self._child = subprocess.Popen(
-                words,
-                env={**environment, MARK: self._mark},
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            self.pid = self._child.pid
-            self._log_writer = threading.Thread(target=self._write_log, daemon=True)
-            self._log_writer.start()
-        except (OSError, ValueError) as error:  # fails this task alone, as in a container
-            raise UserError(f"{words[0]!r} cannot be started: {one_line(error)}") from error
-        except BaseException:  # Ctrl-C after the task was started, before the runner knows this object
-            self._kill_descendants()
-            raise
+        self._child = subprocess.Popen(
+            words,
+            env={**environment, MARK: str(log.parent)},
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._log_writer = threading.Thread(target=self._write_log, daemon=True)
+        self._log_writer.start()
 
     def poll(self) -> int | None:
         """Return the exit code once the process has ended (128 + the signal's number if one killed it), else None."""
@@ -70,7 +59,7 @@ class Process:
 
     def kill(self) -> None:
         """Kill everything that the task has started."""
-        self._kill_descendants()
+        kill_marked(self._log.parent)
         self._child.wait()
         self._log_writer.join()
 
@@ -81,24 +70,9 @@ class Process:
             return False
         return True
 
-    def _kill_descendants(self) -> None:
-        """Kill every process with the task's mark until none is found: a process may be starting others meanwhile."""
-        while pids := [int(entry.name) for entry in Path("/proc").iterdir() if self._is_descendant(entry)]:
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.01)
-
-    def _is_descendant(self, entry: Path) -> bool:
-        try:
-            mark = f"{MARK}={self._mark}".encode()
-            return entry.name.isdecimal() and mark in (entry / "environ").read_bytes().split(b"\0")
-        except OSError:  # it has ended, or belongs to another user
-            return False
-
     def _write_log(self) -> None:
         assert self._child.stdout is not None
-        with self.log.open("ab") as file, self._child.stdout as lines:
+        with self._log.open("ab") as file, self._child.stdout as lines:
             for raw in lines:
                 line = functools.reduce(lambda text, secret: text.replace(secret, b"[MASKED]"), self._secrets, raw)
                 file.write(line)
@@ -106,17 +80,38 @@ class Process:
                 self.last_line = line.decode(errors="replace").strip() or self.last_line
 
 
-def stop(processes: Sequence[Process], grace_s: float = GRACE_S) -> None:
-    """Send SIGTERM to processes, wait up to `grace_s` for all of them, and kill what is left."""
+def stop(processes: Sequence[Process]) -> None:
+    """Send SIGTERM to processes, wait up to GRACE_S for all of them, and kill what is left."""
     for process in processes:
         process.terminate()
-    end = time.monotonic() + grace_s
+    end = time.monotonic() + GRACE_S
     try:
         while any(process.poll() is None for process in processes) and time.monotonic() < end:
             time.sleep(0.05)
     finally:  # also on a second Ctrl-C
         for process in processes:
             process.kill()
+
+
+def kill_marked(folder: Path) -> None:
+    """Kill every process of the tasks whose folder is `folder` or below it.
+
+    It looks until none is found: a process may be starting others meanwhile.
+    """
+    mark = f"{MARK}={folder}".encode()
+    while pids := [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if _is_marked(entry, mark)]:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _is_marked(process: Path, mark: bytes) -> bool:
+    try:
+        variables = (process / "environ").read_bytes().split(b"\0")
+    except OSError:  # it has ended, or belongs to another user
+        return False
+    return any(text == mark or text.startswith(mark + b"/") for text in variables)
 
 
 def current_environment(root: Path) -> dict[str, str]:

@@ -5,25 +5,24 @@ log.txt, input/N, output and root (the task's own file system), and the results 
 """
 
 import base64
+import contextlib
 import logging
 import os
 import shutil
 import socket
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import BaseModel
 
 from common.cli.command import UserError, one_line
 from common.storage.files import write_file
-from osmo.check.template import is_true
-from osmo.local.processes import GRACE_S, Process, current_environment, stop
+from osmo.local.processes import GRACE_S, Process, current_environment, kill_marked, stop
 from osmo.local.status_table import Row, Status, StatusTable
-from osmo.local.storage import Storage, transfer
-from osmo.local.task_graph import Group, Task, TaskGraph, fill
+from osmo.local.storage import Storage
+from osmo.local.task_graph import File, Group, Task, TaskGraph
 from osmo.task.container_paths import CONTAINER_PATHS, moved
 
 STATE, SPEC, LOG = "run.json", "workflow.yaml", "log.txt"
@@ -32,28 +31,17 @@ TICK_S = 0.1
 log = logging.getLogger(__name__)
 
 
-class TaskResult(NamedTuple):
-    """How a task ended."""
-
-    status: str
-    exit_code: int | None
-    tries: int
-    output: Path
-    log: Path
-
-
 class Result(NamedTuple):
-    """How a workflow ended: completed, failed or stopped, and its tasks by name."""
+    """How a workflow ended: completed, failed or stopped; its tasks by name, whose folders are in `work`."""
 
-    status: str
-    tasks: dict[str, TaskResult]
+    status: Status
+    tasks: dict[str, Row]
     work: Path
 
 
 class Run(BaseModel, frozen=True, extra="forbid"):
     """A run of a workflow on this machine, as run.json keeps it: all that `restart` needs."""
 
-    file: Path  # the workflow file; localpath is relative to its folder
     workflow_id: str
     maps: dict[str, Path]  # --map: url or dataset name -> folder
     environment: dict[str, str]  # --set-env: for every task
@@ -66,20 +54,19 @@ class Runner:
 
     def __init__(self, graph: TaskGraph, run: Run, work: Path, jobs: int) -> None:
         self._graph, self._settings, self._work, self._jobs = graph, run, work, jobs
-        self._storage = Storage(work, run.maps, graph.written_urls, run.file.parent)
+        self._storage = Storage(work, run.maps, graph.written_urls)
         self._rows = {task.name: run.tasks.get(task.name, Row()) for task in graph.tasks}
         self._table = StatusTable(run.tasks)
         self._running: dict[str, dict[str, Process]] = {}  # group -> task -> process
         self._uploaded: dict[tuple[str, str], float] = {}
-        concurrent = min(jobs, graph.width)
         self._threads: dict[str, str] = {}
-        if (
-            concurrent > 1 and "OMP_NUM_THREADS" not in os.environ
-        ):  # else the threads of several tasks wait for each other
+        concurrent = min(jobs, graph.width)
+        if concurrent > 1 and "OMP_NUM_THREADS" not in os.environ:  # else the threads of all tasks wait for each other
             self._threads["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // concurrent))
 
     def run(self) -> Result:
         """Run to the end. A signal that raises KeyboardInterrupt stops all tasks; the run can then be resumed."""
+        kill_marked(self._work)  # what an earlier runner has left behind that was killed
         self._save()
         try:
             while self._step():
@@ -87,30 +74,30 @@ class Runner:
                 time.sleep(TICK_S)
         except KeyboardInterrupt:
             self._stop_all()
+        finally:
+            kill_marked(self._work)
         self._save()
         self._table.finish(self._rows)
         statuses = {row.status for row in self._rows.values()}
         status = Status.COMPLETED if statuses == {Status.COMPLETED} else Status.FAILED
-        status = Status.STOPPED if Status.STOPPED in statuses else status
-        return Result(status, {name: self._result(name) for name in self._rows}, self._work)
+        return Result(Status.STOPPED if Status.STOPPED in statuses else status, self._rows, self._work)
 
     def _step(self) -> bool:
-        """Handle what has ended and start what can start; returns whether the run goes on."""
+        """Start what can start and handle what has ended; returns whether the run goes on."""
+        for group in self._graph.groups:
+            if self._status(group) == Status.WAITING:
+                needed = {self._rows[name].status for name in group.needs}
+                if needed & {Status.FAILED, Status.UPSTREAM_FAILED}:
+                    self._mark(group, Status.UPSTREAM_FAILED)
+                elif needed <= {Status.COMPLETED} and self._has_room(group):
+                    self._start(group)
         for group in self._graph.groups:
             if group.name in self._running:
                 self._poll(group)
-        for group in self._graph.groups:
-            if self._status(group) == Status.WAITING:
-                needed = [self._status(other) for other in self._graph.groups if other.name in group.needs]
-                if any(status in (Status.FAILED, Status.UPSTREAM_FAILED) for status in needed):
-                    self._mark(group, Status.UPSTREAM_FAILED)
-                elif all(status == Status.COMPLETED for status in needed) and self._has_room(group):
-                    self._start(group)
         return any(self._status(group) in (Status.RUNNING, Status.WAITING) for group in self._graph.groups)
 
     def _status(self, group: Group) -> Status:
-        status = self._rows[group.lead.name].status
-        return Status.FAILED if status == Status.TIMED_OUT else status
+        return self._rows[group.lead.name].status
 
     def _has_room(self, group: Group) -> bool:
         busy = sum(map(len, self._running.values()))
@@ -123,9 +110,9 @@ class Runner:
             self._rows[task.name] = Row(Status.RUNNING, tries=self._rows[task.name].tries + 1)
             try:
                 processes[task.name] = self._start_task(task, port)
-            except UserError as error:
+            except (UserError, OSError, ValueError) as error:  # fails its group alone, as in the cluster
                 with (self._folder(task) / LOG).open("a") as file:
-                    file.write(f"error: {error}\n")
+                    file.write(f"error: task {task.name} cannot be started: {one_line(error)}\n")
                 stop(list(processes.values()))
                 del self._running[group.name]
                 self._mark(group, Status.FAILED)
@@ -141,41 +128,31 @@ class Runner:
             shutil.rmtree(stale, ignore_errors=True)
         for new in (output, inputs, root / "workspace"):
             new.mkdir(parents=True, exist_ok=True)
-        tokens = {"output": str(output), "workflow_id": self._settings.workflow_id}
-        tokens |= {f"host:{name}": "127.0.0.1" for name in self._rows}
-        tokens |= self._fetch_inputs(task, inputs, tokens)
-        written = {file["path"]: _write(file, root, tokens) for file in task.files}
-        words = [written.get(word, word) for word in fill(task.words, tokens)]
+        tokens = {"output": str(output)}
+        for number, entry in enumerate(task.inputs):
+            names = [str(number), entry.task] if entry.task else [str(number)]
+            tokens |= {f"input:{name}": str(inputs / str(number)) for name in names}
+        task = task.filled(tokens)
+        for number, entry in enumerate(task.inputs):
+            self._storage.fetch(entry, inputs / str(number))
+        written = {file.path: _write(file, root) for file in task.files}
+        words = [written.get(word, word) for word in (*task.command, *task.args)]
         secrets = credentials(task)
         environment = {
             **current_environment(PACKAGES),
             **self._threads,
             **{variable: moved(path, root) for variable, path in CONTAINER_PATHS.items()},
             **self._settings.environment,
-            **{key: moved(value, root) for key, value in fill(task.environment, tokens).items()},
+            **{key: moved(value, root) for key, value in task.environment.items()},
             **secrets,
             **({"MASTER_PORT": str(port)} if port else {}),
         }
         return Process(words, environment, root / "workspace", folder / LOG, list(secrets.values()))
 
-    def _fetch_inputs(self, task: Task, inputs: Path, tokens: Mapping[str, str]) -> dict[str, str]:
-        """Fill `inputs`/N with each input of a task; returns the tokens of these folders."""
-        found = {}
-        for number, entry in enumerate(task.inputs):
-            folder = inputs / str(number)
-            found[f"input:{number}"] = str(folder)
-            if "task" in entry:
-                found[f"input:{entry['task']}"] = str(folder)
-                folder.mkdir()
-                transfer(self._work / entry["task"] / "output", folder, entry.get("regex"))
-            else:
-                self._storage.fetch(fill(entry, tokens), folder)
-        return found
-
     def _poll(self, group: Group) -> None:
         """Update the rows of a running group, and end it once its result is known."""
         codes = self._exit_codes(group)
-        decisive = [task for task in group.tasks if task.is_lead or not group.ignores_nonlead]
+        decisive = [task for task in group.tasks if task == group.lead or not group.ignores_nonlead]
         failed = [task for task in decisive if task.name in codes and task.action(codes[task.name]) != "COMPLETE"]
         seconds = {task.name: self._rows[task.name].seconds for task in group.tasks}
         if failed:
@@ -185,8 +162,6 @@ class Runner:
             self._end(group, Status.WAITING if wants_retry and may_retry else Status.FAILED)
         elif len(codes) == len(group.tasks) or seconds[group.lead.name] + GRACE_S < max(seconds.values()):
             self._end(group, Status.COMPLETED)  # all have ended, or the lead has and the others do not follow
-        elif max(seconds.values()) > self._graph.exec_timeout_s:
-            self._end(group, Status.TIMED_OUT)
 
     def _exit_codes(self, group: Group) -> dict[str, int]:
         """Return the exit codes of the tasks that have ended; update the rows and due checkpoints of the others."""
@@ -208,22 +183,19 @@ class Runner:
         processes = self._running.pop(group.name)
         stop(list(processes.values()))
         for task in group.tasks:
-            row = replace(self._rows[task.name], status=status, note=processes[task.name].last_line)
-            self._rows[task.name] = row
+            row, process = self._rows[task.name], processes[task.name]
+            code = process.poll() if row.exit_code is None else row.exit_code
+            self._rows[task.name] = replace(row, status=status, exit_code=code, note=process.last_line)
             self._upload_checkpoints(task)
             for entry in task.outputs:  # after a failure too: OSMO uploads what a failing command left
-                self._storage.keep(
-                    fill(entry, {"workflow_id": self._settings.workflow_id}), self._folder(task) / "output"
-                )
-            if status == Status.WAITING:
-                self._table.show({**self._rows, task.name: replace(row, status=Status.RESTARTING)})
+                self._storage.keep(entry, self._folder(task) / "output")
         self._save()
 
     def _upload_checkpoints(self, task: Task, started: float | None = None) -> None:
         """Copy the checkpoint folders of a task to their urls under their own names, as OSMO does: all, or those due."""
         for checkpoint in task.checkpoints:
             last = self._uploaded.get((task.name, checkpoint.path), started or 0.0)
-            if started is not None and time.monotonic() - last < checkpoint.period_s:
+            if started is not None and time.monotonic() - last < checkpoint.frequency:
                 continue
             source = self._folder(task) / "root" / checkpoint.path.lstrip("/")
             self._storage.upload(source, checkpoint.url, checkpoint.regex, link=False, prefix=f"{source.name}/")
@@ -232,7 +204,8 @@ class Runner:
     def _stop_all(self) -> None:
         processes = [process for group in self._running.values() for process in group.values()]
         log.info("stopping %d tasks", len(processes))
-        stop(processes)
+        with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C only ends the wait
+            stop(processes)
         for group in self._graph.groups:
             if group.name in self._running:
                 for task in group.tasks:
@@ -251,10 +224,6 @@ class Runner:
         folder.mkdir(exist_ok=True)
         return folder
 
-    def _result(self, name: str) -> TaskResult:
-        row, folder = self._rows[name], self._work / name
-        return TaskResult(row.status, row.exit_code, row.tries, folder / "output", folder / LOG)
-
     def _save(self) -> None:
         run = self._settings.model_copy(update={"tasks": self._rows})
         write_file(self._work / STATE, run.model_dump_json(indent=2).encode())
@@ -264,7 +233,7 @@ def credentials(task: Task) -> dict[str, str]:
     """Return the variables of a task's credentials, from those of the same name here; UserError when one is missing."""
     found = {}
     for name, payload in task.credentials.items():
-        if not isinstance(payload, Mapping):
+        if isinstance(payload, str):
             raise UserError(f"task {task.name}: credential {name} is mounted as files, which only the cluster can do")
         for variable in payload:
             if not os.environ.get(variable):
@@ -273,18 +242,11 @@ def credentials(task: Task) -> dict[str, str]:
     return found
 
 
-def _write(file: Mapping[str, Any], root: Path, tokens: Mapping[str, str]) -> str:
-    """Write an entry of `files` below `root` and return its path."""
-    path = root / str(file["path"]).lstrip("/")
-    text = str(file["contents"])
-    is_base64 = is_true(file.get("base64"))
-    if ".." in path.parts:
-        raise UserError(f"file {file['path']} would be outside the task's folder; write its path without ..")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(base64.b64decode(text) if is_base64 else fill(text, tokens).encode())
-    except (OSError, ValueError) as error:
-        raise UserError(f"file {file['path']} cannot be written: {one_line(error)}") from error
+def _write(file: File, root: Path) -> str:
+    """Write a file of the container below `root` and return its path."""
+    path = root / file.path.lstrip("/")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(base64.b64decode(file.contents) if file.base64 else file.contents.encode())
     return str(path)
 
 

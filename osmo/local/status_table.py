@@ -23,8 +23,6 @@ class Status(StrEnum):
     FAILED = "failed"
     UPSTREAM_FAILED = "upstream failed"
     STOPPED = "stopped"
-    TIMED_OUT = "timed out"
-    RESTARTING = "starting again"
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,8 @@ def _table(rows: Mapping[str, Row], width: int | None) -> list[str]:
 def _describe(row: Row) -> str:
     if row.status == Status.RUNNING:
         return "started" if row.tries == 1 else f"started, try {row.tries}"
-    if row.status in (Status.COMPLETED, Status.FAILED, Status.TIMED_OUT, Status.RESTARTING):
-        code = "" if row.exit_code in (0, None) else f", exit code {row.exit_code}"
-        return f"{row.status} after {row.seconds:.0f} s{code}"
+    if row.status in (Status.COMPLETED, Status.FAILED, Status.WAITING):
+        what = "starting again" if row.status == Status.WAITING else row.status
+        code = f", exit code {row.exit_code}" if row.exit_code else ""
+        return f"{what} after {row.seconds:.0f} s{code}"
     return row.status

@@ -6,38 +6,30 @@ A url is the folder that --map gives it, else a folder below urls/ in the work f
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from common.cli.command import UserError
+from osmo.local.task_graph import Dataset, Entry
 
 CONNECTION = "AZURE_STORAGE_CONNECTION_STRING"  # what OSMO's DATA credential holds, too
 
 
-def transfer(source: Path, target: Path, regex: str | None = None, link: bool = True, prefix: str = "") -> None:
+def transfer(source: Path, target: Path, regex: str = "", link: bool = True, prefix: str = "") -> None:
     """Copy the files below `source` to `target` as OSMO's upload does: linked folders and empty folders are left out.
 
     `regex` must match the start of `prefix` + relative path, which is the name below `target`. Files become hard links
     where the disk allows it, else copies.
     """
-    matches = _matcher(regex)
     files = (
         [source] if source.is_file() else [Path(folder, name) for folder, _, names in os.walk(source) for name in names]
     )
     for file in files:
         name = prefix + file.relative_to(source if source.is_dir() else source.parent).as_posix()
-        if matches(name) and file.is_file():
+        if re.match(regex, name) and file.is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             _copy(file.resolve(), target / name, link)
-
-
-def _matcher(regex: str | None) -> Callable[[str], object]:
-    try:
-        return re.compile(regex or "").match
-    except re.error as error:
-        raise UserError(f"regex {regex}: {error}") from error
 
 
 def _copy(file: Path, target: Path, link: bool) -> None:
@@ -58,52 +50,50 @@ def _copy(file: Path, target: Path, link: bool) -> None:
 class Storage:
     """Everything outside the tasks' own folders: urls and datasets."""
 
-    def __init__(self, work: Path, maps: Mapping[str, Path], written_urls: list[str], localpath_root: Path) -> None:
-        self._work, self._localpath_root = work, localpath_root
+    def __init__(self, work: Path, maps: Mapping[str, Path], written_urls: Sequence[str]) -> None:
+        self._work = work
         self._maps = {key.rstrip("/"): path for key, path in maps.items()}
         self._written = [url.rstrip("/") for url in written_urls]
 
-    def require(self, entry: Mapping[str, Any]) -> None:
+    def require(self, entry: Entry) -> None:
         """Raise UserError, before anything runs, when an input cannot be found on this machine."""
-        if "url" in entry:
-            url = entry["url"]
+        if entry.url:
+            url = entry.url.rstrip("/")
             if self._mapped(url) is None and not self._is_written_here(url) and not os.environ.get(CONNECTION):
-                raise UserError(
-                    f"input {url} is not on this machine: give its folder with --map {url.rstrip('/')}=FOLDER"
-                )
-        elif "dataset" in entry:
-            self._dataset(entry["dataset"])
-        elif ":" in entry["task"]:
+                raise UserError(f"input {entry.url} is not on this machine: give its folder with --map {url}=FOLDER")
+        elif entry.dataset:
+            self._dataset(entry.dataset)
+        elif entry.task and ":" in entry.task:
             raise UserError(
-                f"input task {entry['task']} is of an earlier run in the cluster, which is not on this machine"
+                f"input task {entry.task} is of an earlier run in the cluster, which is not on this machine"
             )
 
-    def fetch(self, entry: Mapping[str, Any], target: Path) -> None:
-        """Fill `target` with what a url or dataset input holds."""
-        target.mkdir(parents=True, exist_ok=True)
-        if "dataset" in entry:
-            dataset = entry["dataset"]
-            transfer(self._dataset(dataset), target / _plain_name(dataset["name"]), dataset.get("regex"))
-            return
-        url, regex = entry["url"], entry.get("regex")
-        folder = self._mapped(url)
-        if folder is None and not self._is_written_here(url):
-            _download(url, target, regex)
-        else:
-            transfer(folder or self._own_folder(url), target, regex)
+    def fetch(self, entry: Entry, target: Path) -> None:
+        """Fill `target` with what an input holds."""
+        target.mkdir(parents=True)
+        if entry.task:
+            transfer(self._work / entry.task / "output", target, entry.regex)
+        elif entry.dataset:
+            dataset = entry.dataset
+            transfer(self._dataset(dataset), target / _plain_name(dataset.name), dataset.regex)
+        elif entry.url:
+            folder = self._mapped(entry.url)
+            if folder is None and not self._is_written_here(entry.url):
+                _download(entry.url, target, entry.regex)
+            else:
+                transfer(folder or self._own_folder(entry.url), target, entry.regex)
 
-    def keep(self, entry: Mapping[str, Any], output: Path) -> None:
+    def keep(self, entry: Entry, output: Path) -> None:
         """Copy a task's output folder to where an entry of `outputs` says."""
-        if "url" in entry:
-            self.upload(output, entry["url"], entry.get("regex"))
-            return
-        dataset = entry.get("dataset") or entry["update_dataset"]
-        folder = self._work / "datasets" / _plain_name(dataset["name"])
-        if "dataset" in entry:  # a new version, not an addition
-            shutil.rmtree(folder, ignore_errors=True)
-        transfer(output, folder / dataset.get("path", ""), dataset.get("regex"))
+        if entry.url:
+            self.upload(output, entry.url, entry.regex)
+        elif dataset := entry.dataset or entry.update_dataset:
+            folder = self._work / "datasets" / _plain_name(dataset.name)
+            if entry.dataset:  # a new version, not an addition
+                shutil.rmtree(folder, ignore_errors=True)
+            transfer(output, folder / dataset.path, dataset.regex)
 
-    def upload(self, source: Path, url: str, regex: str | None, link: bool = True, prefix: str = "") -> None:
+    def upload(self, source: Path, url: str, regex: str, link: bool = True, prefix: str = "") -> None:
         """Copy files to a url."""
         transfer(source, self._mapped(url) or self._own_folder(url), regex, link, prefix)
 
@@ -121,12 +111,9 @@ class Storage:
     def _own_folder(self, url: str) -> Path:
         return self._work / "urls" / url.replace("://", "/").rstrip("/")
 
-    def _dataset(self, dataset: Mapping[str, Any]) -> Path:
-        name = _plain_name(dataset["name"])
-        candidates = [self._maps.get(name), self._work / "datasets" / name]
-        if "localpath" in dataset:
-            candidates.insert(0, self._localpath_root / dataset["localpath"])
-        for folder in candidates:
+    def _dataset(self, dataset: Dataset) -> Path:
+        name = _plain_name(dataset.name)
+        for folder in (dataset.localpath, self._maps.get(name), self._work / "datasets" / name):
             if folder is not None and folder.exists():
                 return folder
         raise UserError(f"dataset {name} is not on this machine: give its folder with --map {name}=FOLDER")
@@ -137,7 +124,7 @@ def _plain_name(name: str) -> str:
     return name.rpartition("/")[2].partition(":")[0]
 
 
-def _download(url: str, target: Path, regex: str | None) -> None:
+def _download(url: str, target: Path, regex: str) -> None:
     """Download the blobs below an azure:// url from the account of $AZURE_STORAGE_CONNECTION_STRING, such as Azurite's."""
     from azure.core.exceptions import AzureError
     from azure.storage.blob import ContainerClient
@@ -149,15 +136,13 @@ def _download(url: str, target: Path, regex: str | None) -> None:
         raise UserError(
             f"{CONNECTION} is of account {client.account_name}, not of {url}; use --map {url}=FOLDER instead"
         )
-    matches = _matcher(regex)
     try:
         for blob in client.list_blobs(name_starts_with=f"{prefix}/" if prefix else None):
             name = blob.name[len(prefix) :].lstrip("/")
-            if ".." in Path(name).parts or not matches(name):
-                continue
-            path = target / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file:
-                client.download_blob(blob.name).readinto(file)
+            if re.match(regex, name):
+                path = target / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("wb") as file:
+                    client.download_blob(blob.name).readinto(file)
     except AzureError as error:
         raise UserError(f"{url} cannot be downloaded: {type(error).__name__}; see {CONNECTION}") from error

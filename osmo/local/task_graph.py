@@ -1,38 +1,87 @@
-"""Reads a rendered workflow into groups, their tasks and the groups that each waits for."""
+"""Reads a rendered workflow into groups of tasks. Keys that mean something in the cluster only, such as image, are left out."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Self
 
-from osmo.check.template import TOKEN, is_true
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter
+
+from common.cli.validation import validate
+from osmo.check.template import TOKEN, all_tasks, is_true
 
 UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-class Checkpoint(NamedTuple):
+def seconds(value: str | float) -> float:
+    """Return the seconds of an OSMO duration: a number, `90m`, or ISO 8601 such as `PT1H30M`."""
+    if match := re.fullmatch(r"(\d+)\s*(us|ms|[smhd])?", str(value)):
+        return int(match[1]) * UNITS_S[match[2] or "s"]
+    return TypeAdapter(timedelta).validate_python(value).total_seconds()
+
+
+def _environment_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+Text = Annotated[str, BeforeValidator(str)]
+EnvironmentText = Annotated[str, BeforeValidator(_environment_text)]
+Boolean = Annotated[bool, BeforeValidator(is_true)]
+Seconds = Annotated[float, BeforeValidator(seconds)]
+
+
+class Dataset(BaseModel, frozen=True):
+    """An OSMO dataset that is read or written."""
+
+    name: str  # [BUCKET/]NAME[:TAG]
+    path: Text = ""
+    regex: str = ""
+    localpath: Path | None = None
+
+
+class Entry(BaseModel, frozen=True):
+    """A line of `inputs` or `outputs`, with one of the first four keys."""
+
+    task: str | None = None
+    url: str | None = None
+    dataset: Dataset | None = None
+    update_dataset: Dataset | None = None
+    regex: str = ""
+
+
+class File(BaseModel, frozen=True):
+    """A file that the task finds in its container."""
+
+    path: Text
+    contents: Text
+    base64: Boolean = False
+
+
+class Checkpoint(BaseModel, frozen=True):
     """A folder of the container that is copied to a url periodically, and once more at the end."""
 
-    path: str
+    path: Text
     url: str
-    period_s: float
-    regex: str | None
+    frequency: Seconds
+    regex: str = ""
 
 
-@dataclass(frozen=True)
-class Task:
-    """One process of the workflow, with its tokens not yet replaced."""
+class Task(BaseModel, frozen=True):
+    """One process of the workflow."""
 
     name: str
-    words: list[str]
-    is_lead: bool
-    environment: dict[str, str]
-    credentials: dict[str, Any]
-    inputs: list[dict[str, Any]]
-    outputs: list[dict[str, Any]]
-    files: list[dict[str, Any]]
-    exit_actions: dict[str, str]
-    checkpoints: list[Checkpoint]
+    command: list[Text]
+    args: list[Text] = []
+    lead: Boolean = False
+    environment: dict[str, EnvironmentText] = {}
+    credentials: dict[str, str | dict[str, str]] = {}  # name -> where it is mounted, or variable -> key of the payload
+    inputs: list[Entry] = []
+    outputs: list[Entry] = []
+    files: list[File] = []
+    exit_actions: dict[str, Text] = Field({}, alias="exitActions")
+    checkpoints: list[Checkpoint] = Field([], alias="checkpoint")
 
     def action(self, code: int) -> str:
         """Return what an exit code leads to: COMPLETE, FAIL or RESCHEDULE."""
@@ -40,31 +89,36 @@ class Task:
             for part in codes.split(","):
                 low, _, high = part.partition("-")
                 if int(low) <= code <= int(high or low):
-                    return action
+                    return action.upper()
         return "FAIL" if code else "COMPLETE"
 
+    def filled(self, tokens: Mapping[str, str]) -> Self:
+        """Return the task with its tokens replaced."""
+        return self.model_validate(_fill(self.model_dump(by_alias=True), tokens))
 
-@dataclass(frozen=True)
-class Group:
+
+class Group(BaseModel, frozen=True):
     """Tasks that start together; a task that stands alone is a group of one."""
 
     name: str
     tasks: list[Task]
-    ignores_nonlead: bool
-    needs: list[str]  # groups that must have completed
+    ignores_nonlead: Boolean = Field(True, alias="ignoreNonleadStatus")
 
     @property
     def lead(self) -> Task:
         """The task whose end is the end of the group."""
-        return next(task for task in self.tasks if task.is_lead)
+        return next((task for task in self.tasks if task.lead), self.tasks[0])
+
+    @property
+    def needs(self) -> set[str]:
+        """The tasks that must have completed."""
+        return {entry.task for task in self.tasks for entry in task.inputs if entry.task and ":" not in entry.task}
 
 
 class TaskGraph(NamedTuple):
-    """A workflow that can be run; `written_urls` are those that its own tasks write."""
+    """A workflow that can be run."""
 
     groups: list[Group]
-    exec_timeout_s: float
-    written_urls: list[str]
 
     @property
     def tasks(self) -> list[Task]:
@@ -72,70 +126,35 @@ class TaskGraph(NamedTuple):
         return [task for group in self.groups for task in group.tasks]
 
     @property
+    def written_urls(self) -> list[str]:
+        """The urls that the tasks write."""
+        written = [entry.url for task in self.tasks for entry in task.outputs if entry.url]
+        return written + [checkpoint.url for task in self.tasks for checkpoint in task.checkpoints]
+
+    @property
     def width(self) -> int:
         """The largest number of tasks that may run at the same time."""
         depth: dict[str, int] = {}
         for group in self.groups:
-            depth[group.name] = 1 + max((depth[need] for need in group.needs), default=0)
-        return max(sum(len(g.tasks) for g in self.groups if depth[g.name] == level) for level in set(depth.values()))
+            level = 1 + max((depth[name] for name in group.needs), default=0)
+            depth |= {task.name: level for task in group.tasks}
+        return max(Counter(depth.values()).values())
 
 
-def read_graph(document: Mapping[str, Any]) -> TaskGraph:
+def read_graph(document: Mapping[str, Any], workflow_id: str) -> TaskGraph:
     """Read the workflow that `template.submitted` returned; it has passed the checks."""
-    workflow = document["workflow"]
-    described = workflow.get("groups") or [
+    hosts = {f"host:{task['name']}": "127.0.0.1" for task in all_tasks(document)}
+    workflow = _fill(document["workflow"], {"workflow_id": workflow_id, **hosts})
+    groups = workflow.get("groups") or [
         {"name": f"{task['name']}-group", "tasks": [task]} for task in workflow["tasks"]
     ]
-    groups: list[Group] = []
-    group_of: dict[str, str] = {}
-    for group in described:
-        tasks = [_read_task(task, len(group["tasks"]) == 1) for task in group["tasks"]]
-        upstream = [entry["task"] for task in tasks for entry in task.inputs if "task" in entry]
-        needs = list(dict.fromkeys(group_of[name] for name in upstream if ":" not in name))
-        groups.append(Group(group["name"], tasks, is_true(group.get("ignoreNonleadStatus", True)), needs))
-        group_of |= {task.name: group["name"] for task in tasks}
-    all_tasks = [task for group in groups for task in group.tasks]
-    urls = [entry["url"] for task in all_tasks for entry in task.outputs if "url" in entry]
-    urls += [checkpoint.url for task in all_tasks for checkpoint in task.checkpoints]
-    return TaskGraph(groups, seconds(workflow.get("timeout", {}).get("exec_timeout", "60d")), urls)
+    return TaskGraph(validate(list[Group], groups, "workflow: "))
 
 
-def seconds(text: str | float) -> float:
-    """Return the seconds of an OSMO duration: a number, `90m`, or ISO 8601 such as `PT1H30M`."""
-    if isinstance(text, int | float):
-        return float(text)
-    match = re.fullmatch(r"(\d+)\s*(us|ms|[smhd])?", text)
-    if match:
-        return int(match[1]) * UNITS_S[match[2] or "s"]
-    parts = re.fullmatch(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:([\d.]+)S)?)?", text)
-    assert parts, f"{text}: the check refuses other durations"
-    return sum(float(part or 0) * unit for part, unit in zip(parts.groups(), (86400, 3600, 60, 1), strict=True))
-
-
-def fill(value: Any, tokens: Mapping[str, str]) -> Any:
+def _fill(value: Any, tokens: Mapping[str, str]) -> Any:
     """Replace the tokens in every text of a value; an unknown token stays as it is, as in OSMO."""
     if isinstance(value, str):
         return TOKEN.sub(lambda match: tokens.get(match[1], match[0]), value)
     if isinstance(value, dict):
-        return {key: fill(item, tokens) for key, item in value.items()}
-    return [fill(item, tokens) for item in value] if isinstance(value, list) else value
-
-
-def _read_task(task: Mapping[str, Any], is_alone: bool) -> Task:
-    checkpoints = [
-        Checkpoint(entry["path"], entry["url"], seconds(entry["frequency"]), entry.get("regex"))
-        for entry in task.get("checkpoint", ())
-    ]
-    environment = task.get("environment", {}).items()
-    return Task(
-        name=task["name"],
-        words=[str(word) for word in [*task["command"], *task.get("args", ())]],
-        is_lead=is_alone or is_true(task.get("lead", False)),
-        environment={key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in environment},
-        credentials=dict(task.get("credentials", {})),
-        inputs=list(task.get("inputs", ())),
-        outputs=list(task.get("outputs", ())),
-        files=list(task.get("files", ())),
-        exit_actions={key.upper(): str(value) for key, value in task.get("exitActions", {}).items()},
-        checkpoints=checkpoints,
-    )
+        return {key: _fill(item, tokens) for key, item in value.items()}
+    return [_fill(item, tokens) for item in value] if isinstance(value, list) else value

@@ -117,7 +117,7 @@ def stop_ns(entry: EpisodeEntry | Gap, fps: float) -> int:
 
 def has_excess(record: ConversionRecord, entry: EpisodeEntry) -> bool:
     """Whether the frames repeat or pass over more images of a camera than it lost and its rate makes unavoidable."""
-    return any(_excess(entry, camera) > _tolerated(entry) for camera in record.cameras)
+    return any(entry.excess.get(camera, 0) > _tolerated(entry) for camera in record.cameras)
 
 
 def report_streams(record: ConversionRecord, reports: Sequence[EpisodeReport]) -> list[StreamReport]:
@@ -162,7 +162,7 @@ def _issues(record: ConversionRecord, bag: BagEntry, entry: EpisodeEntry, fps: f
 
 
 def _camera_issues(entry: EpisodeEntry, camera: str) -> Iterator[Issue]:
-    excess, identical = _excess(entry, camera), entry.identical.get(camera, 0)
+    excess, identical = entry.excess.get(camera, 0), entry.identical.get(camera, 0)
     repeated, passed_over = entry.repeated.get(camera, 0), entry.passed_over.get(camera, 0)
     if excess > _tolerated(entry):
         text = (
@@ -177,12 +177,6 @@ def _camera_issues(entry: EpisodeEntry, camera: str) -> Iterator[Issue]:
     if identical > FROZEN_SHARE * entry.frames:
         text = f"{camera}: {identical} of {entry.frames} images are identical to the one before: does the camera hang?"
         yield Issue("warn", text, identical / entry.frames)
-
-
-def _excess(entry: EpisodeEntry, camera: str) -> int:
-    """Return how many images were repeated or passed over for no need; format 3 does not say what was lost."""
-    known = entry.excess.get(camera)
-    return min(entry.repeated.get(camera, 0), entry.passed_over.get(camera, 0)) if known is None else known
 
 
 def _tolerated(entry: EpisodeEntry) -> float:

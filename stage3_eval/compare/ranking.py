@@ -170,10 +170,10 @@ def find_changed(configs: Mapping[str, Mapping[str, JsonValue]]) -> dict[str, di
 def verdict(comparison: Comparison) -> str:
     """Return in one line who wins, and whether that is significant."""
     if comparison.incomparable:
-        return f"no winner: {comparison.incomparable}"
+        return f"No winner: {comparison.incomparable}"
     winner, second, lead = comparison.winner, comparison.runner_up, comparison.lead
     if winner is None:
-        return f"no winner: {comparison.order[0]} and {second} have the same {comparison.metric}"
+        return f"No winner: {comparison.order[0]} and {second} have the same {comparison.metric}"
     if lead is None:
         return f"{winner} is ahead of {second}, but there are too few common episodes to tell whether by chance"
     if lead.larger_than_spread:

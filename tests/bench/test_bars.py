@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from bench.bars import has_bf16
-from bench.eval import main as eval_main
 
 
 @pytest.mark.parametrize(
@@ -22,12 +21,3 @@ def test_bfloat16_is_native_where_the_cpu_says_so(tmp_path: Path, flags: str, is
     cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
     assert has_bf16(cpuinfo) == is_native
     assert not has_bf16(tmp_path / "missing")
-
-
-def test_help_of_the_evaluations_bench_measures_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exited:
-        eval_main(["--help"])
-    assert exited.value.code == 0
-    printed = capsys.readouterr().out
-    assert printed.startswith("usage: python -m bench.eval")
-    assert "ratio" not in printed

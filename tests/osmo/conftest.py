@@ -6,11 +6,20 @@ import sys
 import time
 from pathlib import Path
 
+from osmo.local.runner import LOG, Result
 from tests.conftest import ROOT, TINY_TRAINING
 
 OSMO = ROOT / "osmo"
 WORKFLOWS = sorted(path for path in OSMO.glob("*.yaml") if "\nworkflow:" in path.read_text())
 TINY = " ".join([*(text for text in TINY_TRAINING if "steps" not in text), "data.val_fraction=0.5"])
+
+
+def log_of(result: Result, name: str) -> Path:
+    return result.work / name / LOG
+
+
+def output_of(result: Result, name: str) -> Path:
+    return result.work / name / "output"
 
 
 def start(*args: object) -> "subprocess.Popen[str]":

@@ -8,7 +8,7 @@ import pytest
 from demo.record import record
 from osmo.local.__main__ import run
 from tests.azurite import ACCOUNT, Azurite, running, sas
-from tests.osmo.conftest import OSMO, TINY
+from tests.osmo.conftest import OSMO, TINY, log_of
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_blob_yaml_downloads_by_itself_with_a_sas(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     values = {"auth": "sas", "account": ACCOUNT, "steps": 2, "warmup_steps": 1, "train_overrides": TINY}
     result = run(OSMO / "blob.yaml", values, tmp_path / "work")
-    assert result.status == "completed", {name: task.log.read_text() for name, task in result.tasks.items()}
+    assert result.status == "completed", {name: log_of(result, name).read_text() for name in result.tasks}
     assert (tmp_path / "work/datasets/ur10e-act-checkpoint/train-rosbag-act/checkpoint_000002").is_dir()
     written = [path for path in (tmp_path / "work").rglob("*") if path.is_file()]
     signature = token.partition("sig=")[2].partition("&")[0].encode()
@@ -57,7 +57,7 @@ workflow:
 default-values: {{a: 1}}
 """)
     result = run(tmp_path / "flow.yaml", work=tmp_path / "work")
-    found = result.tasks["look"].log.read_text().split()
+    found = log_of(result, "look").read_text().split()
     assert found == [
         f"./episode_000{i}/metadata.yaml" for i in range(2)
     ]  # the prefix is a folder: no houston_recordings2

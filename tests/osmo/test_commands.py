@@ -43,18 +43,3 @@ def test_only_dataset_commands_are_missing_in_6_4() -> None:
     found = {" ".join(shlex.split(command)[1:3]) for command in commands((ROOT / "docs" / "cluster.md").read_text())}
     gone = {name for name in found if name in KNOWN and "6.4" not in KNOWN[name]["releases"]}
     assert gone == {"dataset upload", "dataset download"}
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "osmo login --url https://192.168.1.100",
-        "`osmo workflow logs ID --task train-act --follow`",
-        "# osmo secret create wandb-api-key --value x",
-        "osmo workflow submit x.yaml \\\n    --set a=1 \\\n    --set b=2",
-        "mkdir -p a && osmo dataset download ur10e-act-checkpoint --output a",
-    ],
-)
-def test_a_wrong_command_would_be_found(text: str) -> None:
-    (command,) = commands(text)
-    assert mistakes(command)

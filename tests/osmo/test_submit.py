@@ -161,23 +161,13 @@ def test_a_site_gives_the_login_the_pool_and_the_values_that_the_file_uses(tools
     assert "osmo login https://osmo.example.com" in submit(tools, FILE, *site).stderr
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("value: {a: 1}", "unknown key value; did you mean values?"),
-        ("values: [a]", "expected a map such as"),
-        ("a: {b", "is not valid YAML"),
-    ],
-)
-def test_a_site_that_is_none_is_refused_by_submit_check_and_run(
-    tools: Path, tmp_path: Path, text: str, words: str
-) -> None:
-    (tmp_path / "site.yaml").write_text(text)
+def test_a_site_that_is_none_is_refused_by_submit_check_and_run(tools: Path, tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text("value: {a: 1}")
     site = ["--site", str(tmp_path / "site.yaml")]
     done = submit(tools, FILE, *site)
-    assert (done.returncode, words in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, "unknown key value; did you mean values?" in done.stderr) == (2, True), done.stderr
     for command in ("check", "run"):
-        with pytest.raises(UserError, match=re.escape(words)):
+        with pytest.raises(UserError, match="did you mean values"):
             local.main([command, str(FILE), *site])
 
 

@@ -63,11 +63,10 @@ SNIPPETS = [
 HOSTILE = {
     "no default-values": ("  word: hello\n", "", "'word' is undefined"),
     "half a command": ('["true"], lead', '["tr*ue"], lead', "cannot be started"),
-    "no base64": ('contents: "{{output}}"', 'contents: "x", base64: true', "cannot be written"),
+    "no base64": ('contents: "{{output}}"', 'contents: "x", base64: true', "cannot be started"),
     "a file where a folder is": (
-        'contents: "{{output}}"}', 'contents: ""}, {path: /tmp/x/y, contents: ""}', "cannot be written"
+        'contents: "{{output}}"}', 'contents: ""}, {path: /tmp/x/y, contents: ""}', "cannot be started"
     ),
-    "a file outside": ("path: /tmp/x", "path: /tmp/../../../outside", "would be outside"),
     "no regular expression": ('regex: ".*"', 'regex: "("', "expected a regular expression"),
 }  # fmt: skip
 

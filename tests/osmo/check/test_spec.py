@@ -59,16 +59,6 @@ def test_what_every_release_takes_is_taken_without_a_word(folder: Path, case: di
     assert check_releases(folder / "flow.yaml", RELEASES, {}) == {release: [] for release in RELEASES}
 
 
-def test_groups_take_every_spelling_of_a_boolean(folder: Path) -> None:
-    for old, new in (
-        ("'true' if i == 0 else 'false'", "1 if i == 0 else 'off'"),
-        ("    tasks:\n    # {%", "    barrier: 'no'\n    tasks:\n    # {%"),
-    ):
-        assert old in GOOD
-        (folder / "flow.yaml").write_text(GOOD.replace(old, new))
-        assert check_releases(folder / "flow.yaml", RELEASES, {}) == {release: [] for release in RELEASES}
-
-
 def test_a_fixed_version_of_a_dataset_that_is_written_anew_is_no_mistake(folder: Path) -> None:
     text = CASES["plain"].replace("[bash]\n", "[bash]\n    outputs: [{dataset: {name: d}}]\n", 1)
     for name, hints in (("d:5", 0), ("d", 1)):
@@ -215,14 +205,6 @@ def test_a_switch_accepts_only_its_documented_values() -> None:
             (finding,) = check(path, "6.3", {name: "perhaps"})
             assert f"# {name}:" in finding.message
             assert SWITCHES[name][0] in finding.message
-
-
-def test_the_sweep_is_the_grid_of_three_learning_rates_and_two_kl_weights() -> None:
-    arms = {arm["name"]: arm["overrides"] for arm in read(OSMO / "sweep.yaml").defaults["arms"]}
-    assert list(arms) == [f"lr{lr}-kl{kl}" for kl in (10, 1) for lr in ("1e5", "5e5", "1e4")]
-    for name, overrides in arms.items():
-        lr, kl = name.removeprefix("lr").split("-kl")
-        assert overrides == f"training.lr={lr.replace('e', 'e-')} training.kl_weight={kl}"
 
 
 def test_the_configs_contain_only_differences_from_the_defaults() -> None:

@@ -3,9 +3,6 @@
 import json
 import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from textwrap import dedent, indent
 
@@ -17,8 +14,8 @@ from osmo.local.runner import Result
 from osmo.local.status_table import Row, Status, StatusTable
 from osmo.local.storage import transfer
 from osmo.local.task_graph import seconds
-from tests.conftest import ROOT, run_module
-from tests.osmo.conftest import running, start, wait_for
+from tests.conftest import run_module
+from tests.osmo.conftest import log_of, output_of, running, start, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -56,7 +53,7 @@ def test_outputs_are_the_inputs_of_downstream_tasks(tmp_path: Path) -> None:
     result = go(tmp_path, a, b, values={"word": "there"})
     assert statuses(result) == {"a": "completed", "b": "completed"}
     # linked and empty folders do not survive OSMO's upload, so they must not survive here
-    assert result.tasks["b"].log.read_text().split() == ["there", "there", "d", "toy-1"]
+    assert log_of(result, "b").read_text().split() == ["there", "there", "d", "toy-1"]
 
 
 def test_files_and_paths_of_the_container_are_below_the_folder_of_the_task(tmp_path: Path) -> None:
@@ -69,10 +66,10 @@ def test_files_and_paths_of_the_container_are_below_the_folder_of_the_task(tmp_p
     b = "- {name: b, image: i/j, command: [bash, /opt/run.sh], files: [{path: /opt/run.sh, contents: echo ran}]}\n"
     result = go(tmp_path, a, b)
     root = tmp_path / "work" / "a" / "root"
-    assert result.tasks["a"].log.read_text().split() == [
-        "out:", str(result.tasks["a"].output), f"{root}/output/train-rosbag-act", f"{root}/data/rosbags",
+    assert log_of(result, "a").read_text().split() == [
+        "out:", str(output_of(result, "a")), f"{root}/output/train-rosbag-act", f"{root}/data/rosbags",
     ]  # fmt: skip
-    assert result.tasks["b"].log.read_text() == "ran\n"
+    assert log_of(result, "b").read_text() == "ran\n"
 
 
 def test_a_file_is_rendered_as_the_server_does(tmp_path: Path) -> None:
@@ -83,31 +80,27 @@ def test_a_file_is_rendered_as_the_server_does(tmp_path: Path) -> None:
     path = flow(tmp_path, task("a", script, files))
     path.write_text("# {{ nobody }} {% endif %}\n" + path.read_text())
     result = run(path, {"given": "there"}, tmp_path / "work")
-    assert result.tasks["a"].log.read_text() == "there hello\nthere in a file\n"
+    assert log_of(result, "a").read_text() == "there hello\nthere in a file\n"
     with pytest.raises(UserError, match="'given' is undefined"):
         run(path, {}, tmp_path / "work2")
-
-
-def test_a_folder_and_a_file_of_this_machine_in_one_workflow_are_refused_with_the_reason(tmp_path: Path) -> None:
-    (tmp_path / "bags").mkdir()
-    (tmp_path / "file").write_text("text")
-    more = "inputs: [{dataset: {name: bags, localpath: bags}}]\nfiles: [{path: /a, localpath: file}]\n"
-    with pytest.raises(UserError, match="the command line posts the workflow once before it inlines the file"):
-        go(tmp_path, task("a", "true", more))
 
 
 def test_a_failing_task_fails_only_the_tasks_that_depend_on_it(tmp_path: Path) -> None:
     a = task("a", "echo the reason >&2; exit 7")
     b = task("b", "true", "inputs: [{task: a}]\n")
     c = task("c", "true", "inputs: [{task: b}]\n")
-    path = flow(tmp_path, a, b, c, task("d", "true"))
+    e = "- {name: e, image: i/j, command: [no-such-program]}\n"
+    path = flow(tmp_path, a, b, c, task("d", "true"), e)
     done = run_module("osmo.local", "run", path, "--work", tmp_path / "work")
     assert done.returncode == 2
     state = json.loads((tmp_path / "work" / "run.json").read_text())["tasks"]
     assert {name: row["status"] for name, row in state.items()} == {
-        "a": "failed", "b": "upstream failed", "c": "upstream failed", "d": "completed",
+        "a": "failed", "b": "upstream failed", "c": "upstream failed", "d": "completed", "e": "failed",
     }  # fmt: skip
     assert re.search(r"a failed with exit code 7; the end of .*/a/log.txt:\n  the reason\n", done.stderr)
+    assert re.search(
+        "e failed at its start; .*/e/log.txt:\n  error: task e cannot be started: .*'no-such-program'", done.stderr
+    )
     assert f"python -m osmo.local restart {tmp_path}/work" in done.stderr
 
 
@@ -121,14 +114,11 @@ def test_restart_runs_only_tasks_that_did_not_complete(tmp_path: Path) -> None:
     result = restart(tmp_path / "work")
     assert statuses(result) == {"a": "completed", "b": "completed"}
     assert (tmp_path / "work" / "a-ran").read_text() == "once\n"
-    assert result.tasks["b"].log.read_text().split() == ["x", "toy-2"]  # a restart is a new workflow
+    assert log_of(result, "b").read_text().split() == ["x", "toy-2"]  # a restart is a new workflow
 
 
-def test_a_damaged_run_json_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_not_restarted(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"run\.json is missing"):
-        restart(tmp_path)
-    (tmp_path / "run.json").write_text('{"file": "flow.yaml"}')
-    with pytest.raises(UserError, match=r"run\.json: workflow_id is missing"):
         restart(tmp_path)
 
 
@@ -150,6 +140,11 @@ def test_independent_tasks_run_at_the_same_time(tmp_path: Path) -> None:
         """
     result = go(tmp_path, task("a", meet % "b"), task("b", meet % "a"), jobs=2)
     assert statuses(result) == {"a": "completed", "b": "completed"}
+
+
+def test_the_timeout_of_the_cluster_is_not_applied(tmp_path: Path) -> None:
+    path = flow(tmp_path, task("a", "sleep 0.5"), above="timeout: {exec_timeout: 100ms}\n")
+    assert run(path, work=tmp_path / "work").status == "completed"
 
 
 def test_no_more_tasks_run_than_jobs(tmp_path: Path) -> None:
@@ -179,11 +174,8 @@ def test_each_group_has_a_free_port_on_loopback(tmp_path: Path) -> None:
 
 
 def test_a_dead_worker_fails_its_group_at_once(tmp_path: Path) -> None:
-    start = time.monotonic()
     result = go_group(tmp_path, ["sleep 60", "exit 3"])
-    assert set(statuses(result).values()) == {"failed"}
-    assert result.tasks["w-1"].exit_code == 3
-    assert time.monotonic() - start < 20
+    assert [(row.status, row.exit_code) for row in result.tasks.values()] == [("failed", 143), ("failed", 3)]
 
 
 def test_a_dead_worker_does_not_fail_a_group_that_ignores_nonleads(tmp_path: Path) -> None:
@@ -191,12 +183,6 @@ def test_a_dead_worker_does_not_fail_a_group_that_ignores_nonleads(tmp_path: Pat
         "w-0": "completed",
         "w-1": "completed",
     }
-
-
-def test_a_task_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
-    path = flow(tmp_path, task("a", "sleep 60"), above="timeout: {exec_timeout: 300ms}\n")
-    result = run(path, work=tmp_path / "work")
-    assert (result.status, statuses(result)) == ("failed", {"a": "timed out"})
 
 
 def test_urls_are_folders_and_datasets_have_their_names(tmp_path: Path) -> None:
@@ -217,8 +203,8 @@ def test_urls_are_folders_and_datasets_have_their_names(tmp_path: Path) -> None:
         task("a", 'cd "{{input:0}}"; find . -type f; cd ..; ls 1/local 2/given; echo made > "{{output}}/made"', io),
         maps={"azure://acct/c": tmp_path, "given": tmp_path / "bags"},
     )
-    assert result.status == "completed", result.tasks["a"].log.read_text()
-    assert result.tasks["a"].log.read_text().split() == ["./run1/a.mcap", "1/local:", "run1", "2/given:", "run1"]
+    assert result.status == "completed", log_of(result, "a").read_text()
+    assert log_of(result, "a").read_text().split() == ["./run1/a.mcap", "1/local:", "run1", "2/given:", "run1"]
     for place in ("urls/azure/acct/out/toy-1/made", "datasets/kept/made"):
         assert (tmp_path / "work" / place).read_text() == "made\n"
 
@@ -238,9 +224,9 @@ def test_checkpoints_are_copied_to_their_url_and_read_from_it(tmp_path: Path) ->
         exit 1
         """
     result = go(tmp_path, task("a", script, state), maps={"azure://acct/state": tmp_path / "state"})
-    assert result.tasks["a"].log.read_text() == ""  # a url with nothing there is an empty folder
+    assert log_of(result, "a").read_text() == ""  # a url with nothing there is an empty folder
     assert [path.name for path in (tmp_path / "state" / "output").iterdir()] == ["step"]
-    assert restart(tmp_path / "work").tasks["a"].log.read_text() == "step\n"
+    assert log_of(restart(tmp_path / "work"), "a").read_text() == "step\n"
 
 
 @pytest.mark.parametrize(
@@ -267,7 +253,7 @@ def test_credentials_come_from_the_environment_and_are_masked_in_the_log(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
     result = go(tmp_path, task("a", "echo key=$WANDB_API_KEY", "credentials: {w: {WANDB_API_KEY: wandb_api_key}}\n"))
-    assert result.tasks["a"].log.read_text() == "key=[MASKED]\n"
+    assert log_of(result, "a").read_text() == "key=[MASKED]\n"
     assert not any(
         b"0123456789abcdef" in path.read_bytes() for path in (tmp_path / "work").rglob("*") if path.is_file()
     )
@@ -275,7 +261,7 @@ def test_credentials_come_from_the_environment_and_are_masked_in_the_log(
 
 def test_set_env_reaches_every_task(tmp_path: Path) -> None:
     result = go(tmp_path, task("a", "echo $X"), task("b", "echo $X"), environment={"X": "1"})
-    assert [result.tasks[name].log.read_text() for name in "ab"] == ["1\n", "1\n"]
+    assert [log_of(result, name).read_text() for name in "ab"] == ["1\n", "1\n"]
 
 
 def test_ctrl_c_stops_everything_and_the_run_can_be_resumed(tmp_path: Path) -> None:
@@ -291,6 +277,21 @@ def test_ctrl_c_stops_everything_and_the_run_can_be_resumed(tmp_path: Path) -> N
     assert not running("61.5")
     (tmp_path / "work" / "free").touch()
     assert run_module("osmo.local", "restart", tmp_path / "work").returncode == 0
+
+
+def test_a_second_ctrl_c_kills_the_tasks_that_do_not_stop(tmp_path: Path) -> None:
+    process = start("run", flow(tmp_path, task("a", "trap '' INT TERM; sleep 64.5")), "--work", tmp_path / "work")
+    state = tmp_path / "work" / "run.json"
+    while not (state.exists() and '"running"' in state.read_text()):
+        assert process.poll() is None
+    assert process.stderr
+    process.send_signal(signal.SIGINT)
+    while "stopping 1 tasks" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)  # less than the time that a task has for stopping
+    assert (process.returncode, "a stopped" in errors) == (130, True)
+    assert not running("64.5")
 
 
 def test_a_command_in_a_shell_may_save_before_it_is_stopped(tmp_path: Path) -> None:
@@ -368,27 +369,3 @@ def test_a_log_shows_the_last_line_of_a_running_task(
         table.show({"train-act": Row(Status.RUNNING, seconds=1.0, tries=1, note=note)})
     said = capsys.readouterr().err.splitlines()
     assert said[1:] == ["train-act: step 50 of 100", "train-act: step 100 of 100"]
-
-
-INTERRUPTED_START = """
-import os, sys, threading, time
-from pathlib import Path
-from osmo.local.processes import Process
-
-def interrupted(thread):
-    while not Path(sys.argv[1], "begun").exists():
-        time.sleep(0.01)
-    raise KeyboardInterrupt
-
-threading.Thread.start = interrupted
-script = 'touch begun; setsid sleep 63.5 & sleep 63.5'
-Process(["bash", "-c", script], dict(os.environ), Path(sys.argv[1]), Path(sys.argv[1], "log.txt"), [])
-"""
-
-
-def test_ctrl_c_while_a_task_is_being_started_leaves_nothing_behind(tmp_path: Path) -> None:
-    """The signal comes when the child runs already, and before anybody could stop it by name."""
-    words = [sys.executable, "-c", INTERRUPTED_START, str(tmp_path)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert "KeyboardInterrupt" in done.stderr
-    assert not running("63.5")

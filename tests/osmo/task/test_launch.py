@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from common.cli.command import TransientError, UserError
-from osmo.task.container_paths import CONTAINER_PATHS, container_path
 from osmo.task.launch import copy_run, find, main, restore, training_exit_code, wait_for_host
 from tests.conftest import GOLDEN, ROOT
 from tests.stage2_train.tiny import TINY, write_dataset
@@ -84,18 +83,6 @@ def test_a_host_that_cannot_be_resolved_is_a_temporary_failure() -> None:
         TransientError, match=r"the name of the lead, no-such-host.invalid, cannot be resolved after 0 s"
     ):
         wait_for_host("no-such-host.invalid", 0)
-
-
-def test_the_paths_are_those_of_the_container_unless_the_environment_changes_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for variable in CONTAINER_PATHS:
-        monkeypatch.delenv(variable, raising=False)
-    assert str(container_path("OUTPUT_DIR")) == "/output/train-rosbag-act"
-    assert str(container_path("BAGS_DIR")) == "/data/rosbags"
-    assert str(container_path("CONFIG_FILE")) == "/workspace/config.yaml"
-    monkeypatch.setenv("OUTPUT_DIR", "/elsewhere")
-    assert str(container_path("OUTPUT_DIR")) == "/elsewhere"
 
 
 def test_a_bags_argument_that_is_no_folder_is_refused(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_evaluations_of_other_data_or_rules_have_no_common_winner(key: str, othe
 def test_a_tie_has_no_winner() -> None:
     comparison = compare_summaries({"a": make_summary([1, 2, 3]), "b": make_summary([1, 2, 3])}, METRIC)
     assert (comparison.winner, comparison.lead) == (None, None)
-    assert verdict(comparison) == f"no winner: a and b have the same {METRIC}"
+    assert verdict(comparison) == f"No winner: a and b have the same {METRIC}"
     ahead = compare_summaries({"a": make_summary([1, 2, 3]), "b": make_summary([1, 2, 2])}, METRIC)
     assert ahead.winner == "b"
 
