@@ -1,7 +1,5 @@
-"""The examples fit the product: each robot's three settings belong together, and ROS is imported by the node alone."""
+"""The examples fit the product: each robot's three settings belong together."""
 
-import ast
-import py_compile
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +14,6 @@ from stage2_train.config import TrainConfig
 from tests.conftest import ROOT
 
 ROBOTS = sorted(path.parent for path in ROOT.glob("examples/*/convert.yaml"))
-NODE = ROOT / "examples" / "ros2_node.py"
-ROS = {"rclpy", "builtin_interfaces", "rosidl_runtime_py", "std_msgs", "trajectory_msgs"}
 
 
 def test_the_robots_are_there() -> None:
@@ -35,27 +31,6 @@ def test_a_robots_settings_belong_together(robot: Path) -> None:
         cameras=dict.fromkeys(config.data.cameras, (240, 320, 3)),
     )
     require_fit(policy, config, load(DriveConfig, robot / "drive.yaml"))
-
-
-def test_ros_is_imported_by_the_node_alone(tmp_path: Path) -> None:
-    py_compile.compile(str(NODE), cfile=str(tmp_path / "node.pyc"), doraise=True)
-    importers = {
-        path.relative_to(ROOT).as_posix()
-        for folder in ("common", "stage1_convert", "stage2_train", "stage3_eval", "demo", "osmo", "bench", "examples")
-        for path in (ROOT / folder).rglob("*.py")
-        if ROS & _imported(path)
-    }
-    assert importers == {"examples/ros2_node.py"}
-
-
-def _imported(path: Path) -> set[str]:
-    """Return the packages that a module imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        found |= {name.partition(".")[0] for name in names}
-    return found
 
 
 def test_the_settings_in_the_documentation_are_valid(tmp_path: Path) -> None:

@@ -91,6 +91,22 @@ class Gate:
         return sum(one.body_bytes for one in self.asked if "comp=list" not in one.path)
 
 
+class Stall:
+    """As `alter`: lets so many bytes of blobs through; from then on nothing comes, and `reached` is set."""
+
+    def __init__(self, after_bytes: int) -> None:
+        self.reached, self._left = threading.Event(), after_bytes
+
+    def __call__(self, method: str, path: str, answer: Answer) -> Answer | None:
+        if answer.status == 206:
+            self._left -= len(answer.body)
+        if self._left >= 0:
+            return answer
+        self.reached.set()
+        threading.Event().wait(60)
+        return None
+
+
 def _forward(port: int, method: str, path: str, headers: dict[str, str]) -> Answer:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request(method, path, headers=headers)

@@ -1,46 +1,26 @@
 """The recorder: what other readers find in its bags, and what it does with a folder that has something in it."""
 
 import json
-import os
 import shutil
-import signal
-import sqlite3
-import subprocess
-import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import pytest
-from mcap.reader import make_reader
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
 from common.cli.command import UserError
 from demo.arm import JOINT_NAMES, tool_position
 from demo.expert import HOVER_M, motion
-from demo.record import EPOCH_NS, JOINT_TOPIC, JPEG_TOPIC, PERIOD_NS, RAW_TOPIC, Episode, main, plan_episode, record
-from demo.scene import render, target_pixels
-from tests.conftest import ROOT, group_ends
+from demo.record import JOINT_TOPIC, JPEG_TOPIC, RAW_TOPIC, Episode, main, plan_episode, record
+from demo.scene import render
 
 pytestmark = pytest.mark.integration
 
 SEED, COUNT = 4, 8
-KILLED = """
-import os, signal, sys
-from demo.record import main
-
-def kill(event, args):
-    if event == "os.rename" and os.fspath(args[1]).endswith("episode_0002"):
-        os.killpg(0, signal.SIGKILL)
-
-sys.addaudithook(kill)  # in the worker, too, which imports this file
-if __name__ == "__main__":
-    main()
-"""
-
+NAMES = [f"episode_{index:04d}" for index in range(COUNT)]
 Received = tuple[str, int, bytes]  # topic, bag time in ns, CDR
 
 
@@ -74,7 +54,7 @@ def truth(bags: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def decoded(bags: Path) -> list[Decoded]:
-    return [decode(bags / name) for name in every_bag()]
+    return [decode(bags / name) for name in NAMES]
 
 
 def decode(bag: Path) -> Decoded:
@@ -106,13 +86,9 @@ def raw(bag: Path) -> list[Received]:
         return [(connection.topic, received, bytes(data)) for connection, received, data in reader.messages()]
 
 
-def every_bag(count: int = COUNT) -> list[str]:
-    return [f"episode_{index:04d}" for index in range(count)]
-
-
 def test_storage_and_image_types_occur_in_all_four_combinations(bags: Path, truth: list[dict[str, Any]]) -> None:
     found = set()
-    for name in every_bag():
+    for name in NAMES:
         assert {path.stem for path in (bags / name).iterdir()} == {name, "metadata"}
         (storage,) = (path.suffix for path in (bags / name).iterdir() if path.suffix != ".yaml")
         found |= {(storage, topic) for topic, *_ in raw(bags / name) if topic != JOINT_TOPIC}
@@ -128,22 +104,14 @@ def test_joints_are_named_in_the_order_of_the_ur_driver(decoded: list[Decoded]) 
         assert message.name == [f"{name}_joint" for name in names]
 
 
-@pytest.mark.parametrize("index", range(4))
 def test_a_motion_starts_at_the_start_and_ends_above_the_target(
-    decoded: list[Decoded], truth: list[dict[str, Any]], index: int
+    decoded: list[Decoded], truth: list[dict[str, Any]]
 ) -> None:
-    first, last = decoded[index].joints.values[0], decoded[index].joints.values[-1]
-    np.testing.assert_allclose(first.position, [truth[index]["start_joints"][joint] for joint in first.name], atol=1e-6)
+    first, last = decoded[1].joints.values[0], decoded[1].joints.values[-1]
+    np.testing.assert_allclose(first.position, [truth[1]["start_joints"][joint] for joint in first.name], atol=1e-6)
     joints = dict(zip(last.name, last.position, strict=True))
     tip = tool_position([joints[joint] for joint in JOINT_NAMES])
-    np.testing.assert_allclose(tip, [*truth[index]["target_xy_m"], HOVER_M], atol=1e-6)
-
-
-def test_velocities_are_the_derivative_of_the_positions(decoded: list[Decoded]) -> None:
-    bag = decoded[1]
-    time_s = (bag.joints.header_ns - EPOCH_NS) / 1e9
-    measured = np.gradient(np.array([message.position for message in bag.joints.values]), time_s, axis=0)
-    np.testing.assert_allclose([message.velocity for message in bag.joints.values], measured, atol=5e-3)
+    np.testing.assert_allclose(tip, [*truth[1]["target_xy_m"], HOVER_M], atol=1e-6)
 
 
 def test_joint_states_come_at_500_hz_a_millisecond_after_their_stamp(decoded: list[Decoded]) -> None:
@@ -153,9 +121,8 @@ def test_joint_states_come_at_500_hz_a_millisecond_after_their_stamp(decoded: li
     assert np.mean(bag.joints.receive_ns - bag.joints.header_ns) == pytest.approx(1e6, abs=0.1e6)
 
 
-@pytest.mark.parametrize("index", range(4))
-def test_images_come_near_30_hz_with_jitter_and_20_ms_late(decoded: list[Decoded], index: int) -> None:
-    bag = decoded[index]
+def test_images_come_near_30_hz_with_jitter_and_20_ms_late(decoded: list[Decoded]) -> None:
+    bag = decoded[0]
     periods, latencies = np.diff(bag.images.header_ns), bag.images.receive_ns - bag.images.header_ns
     assert np.median(periods) == pytest.approx(1e9 / 30, abs=1e6)
     assert 1e6 < np.std(periods[periods < 50e6]) < 4e6
@@ -181,11 +148,6 @@ def test_the_gaps_in_the_bags_are_the_lost_frames_of_the_truth(
     assert any(described["lost_frames"] for described in truth)
 
 
-def test_about_one_frame_in_a_hundred_is_lost() -> None:
-    lost = sum(len(plan_episode(0, index).lost_frames) for index in range(200))
-    assert 0.005 < lost / (200 * 60) < 0.015
-
-
 def test_no_two_consecutive_frames_are_lost_nor_the_first_or_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("demo.record.LOST_SHARE", 0.3)  # so that it would happen often
     lost = [plan_episode(0, index).lost_frames for index in range(20)]
@@ -194,22 +156,14 @@ def test_no_two_consecutive_frames_are_lost_nor_the_first_or_the_last(monkeypatc
     assert not any({0, 59} & set(frames) for frames in lost)
 
 
-def test_the_target_is_visible_in_the_first_image_of_every_bag(decoded: list[Decoded]) -> None:
-    assert min(target_pixels(np.ascontiguousarray(bag.images.values[0])) for bag in decoded) >= 15
-
-
-def test_an_image_shows_the_arm_when_it_was_taken_not_when_it_arrived(decoded: list[Decoded]) -> None:
-    episode, bag = plan_episode(SEED, 2), decoded[2]
-    assert episode.camera_topic == RAW_TOPIC
-    np.testing.assert_array_equal(bag.images.values[20], rendered(episode, bag.images.header_ns[20]))
-    assert np.any(bag.images.values[20] != rendered(episode, bag.images.receive_ns[20]))
-
-
-def test_jpeg_images_differ_from_the_rendered_ones_only_by_compression(decoded: list[Decoded]) -> None:
-    episode, bag = plan_episode(SEED, 0), decoded[0]
-    assert episode.camera_topic == JPEG_TOPIC
-    difference = np.abs(bag.images.values[0].astype(int) - rendered(episode, bag.images.header_ns[0]))
-    assert 0 < difference.mean() < 3
+@pytest.mark.parametrize(("index", "topic", "most"), [(2, RAW_TOPIC, 0), (0, JPEG_TOPIC, 3)])
+def test_an_image_shows_the_arm_when_it_was_taken_not_when_it_arrived(
+    decoded: list[Decoded], index: int, topic: str, most: float
+) -> None:
+    episode, images = plan_episode(SEED, index), decoded[index].images
+    assert episode.camera_topic == topic
+    assert np.abs(images.values[20].astype(int) - rendered(episode, images.header_ns[20])).mean() <= most
+    assert np.any(images.values[20] != rendered(episode, images.receive_ns[20]))
 
 
 def rendered(episode: Episode, time_ns: int) -> np.ndarray:
@@ -217,67 +171,23 @@ def rendered(episode: Episode, time_ns: int) -> np.ndarray:
     return render(positions[0], episode.task.target_xy_m)
 
 
-def test_the_mcap_library_reads_types_times_and_counts(bags: Path) -> None:
-    with (bags / "episode_0001" / "episode_0001.mcap").open("rb") as file:
-        read = list(make_reader(file).iter_messages())
-    counts = Counter((channel.topic, schema.name) for schema, channel, _ in read if schema)
-    joints, images = (JOINT_TOPIC, "sensor_msgs/msg/JointState"), (JPEG_TOPIC, "sensor_msgs/msg/CompressedImage")
-    assert counts == {joints: 1000, images: len(read) - 1000}
-    times = [message.log_time for *_, message in read]
-    assert times == sorted(times)
-    assert EPOCH_NS + PERIOD_NS < times[0] < times[-1] < EPOCH_NS + PERIOD_NS + 2.1e9
-
-
-def test_sqlite_reads_topics_types_and_counts(bags: Path) -> None:
-    database = sqlite3.connect(bags / "episode_0002" / "episode_0002.db3")
-    rows = database.execute(
-        "SELECT name, type, count(*) FROM topics JOIN messages ON topics.id = topic_id GROUP BY topics.id"
-    ).fetchall()
-    database.close()
-    assert rows[0] == ("/joint_states", "sensor_msgs/msg/JointState", 1000)
-    assert rows[1][:2] == ("/camera/color/image_raw", "sensor_msgs/msg/Image")
-    assert rows[1][2] in range(55, 61)
-
-
 def test_two_workers_record_the_same_messages_as_one(bags: Path, tmp_path: Path) -> None:
     record(tmp_path / "bags", COUNT, SEED, workers=2)
-    for name in every_bag():
+    for name in NAMES:
         assert raw(tmp_path / "bags" / name) == raw(bags / name)
     assert (tmp_path / "bags" / "truth.json").read_bytes() == (bags / "truth.json").read_bytes()
 
 
-def test_an_episode_does_not_depend_on_how_many_are_recorded(bags: Path, tmp_path: Path) -> None:
-    record(tmp_path / "bags", 2, SEED)
-    for name in every_bag(2):
-        assert raw(tmp_path / "bags" / name) == raw(bags / name)
-
-
-def test_another_seed_records_other_tasks() -> None:
-    first, second = plan_episode(0, 0), plan_episode(1, 0)
-    assert np.any(first.task.target_xy_m != second.task.target_xy_m)
-    assert np.any(first.camera_stamps.header_ns != second.camera_stamps.header_ns)
-
-
-def test_a_finished_recording_is_left_alone(bags: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {path: path.stat().st_mtime_ns for path in bags.rglob("*")}
-    assert main(["--out", str(bags), "--episodes", str(COUNT), "--seed", str(SEED), "--workers", "1"]) == 0
-    assert "already recorded" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in bags.rglob("*")} == before
-
-
-@pytest.mark.parametrize("other", [["--seed", "5"], ["--episodes", "3"]])
-def test_a_finished_recording_of_something_else_is_refused(bags: Path, other: list[str]) -> None:
-    command = ["--out", str(bags), "--episodes", str(COUNT), "--seed", str(SEED), *other]
+@pytest.mark.parametrize("other", [{"seed": SEED + 1}, {"episodes": 3}])
+def test_another_recording_is_refused_whether_it_is_finished_or_not(
+    bags: Path, tmp_path: Path, other: dict[str, int]
+) -> None:
+    wanted = {"episodes": COUNT, "seed": SEED} | other
     with pytest.raises(UserError, match="another recording than"):
-        main(command)
-
-
-def test_an_unfinished_recording_of_something_else_is_refused(bags: Path, tmp_path: Path) -> None:
-    out = tmp_path / "bags"
-    out.mkdir()
-    shutil.copy(bags / "truth.json", out)
+        record(bags, **wanted)
+    shutil.copy(bags / "truth.json", tmp_path)
     with pytest.raises(UserError, match="part of another recording"):
-        record(out, COUNT, SEED + 1)
+        record(tmp_path, **wanted)
 
 
 def test_a_folder_of_other_files_or_a_file_is_refused_and_not_touched(tmp_path: Path) -> None:
@@ -295,23 +205,12 @@ def test_impossible_numbers_are_refused(tmp_path: Path, flags: list[str]) -> Non
     assert not (tmp_path / "bags").exists()
 
 
-def test_a_killed_recording_leaves_whole_bags_only_and_is_completed_by_the_same_command(
-    bags: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "bags"
+def test_an_unfinished_recording_is_completed_by_the_same_command(bags: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(bags, tmp_path / "bags"))
+    (out / "recording.json").unlink()
+    for name in NAMES[2:]:
+        shutil.rmtree(out / name)
     flags = ["--out", str(out), "--episodes", str(COUNT), "--seed", str(SEED), "--workers", "1"]
-    (tmp_path / "killed.py").write_text(KILLED)
-    command = [sys.executable, str(tmp_path / "killed.py"), *flags]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, env=environment, start_new_session=True) as killed:
-        assert killed.wait(120) == -signal.SIGKILL
-    assert group_ends(killed.pid)
-    assert any(out.glob(".tmp-episode_0002-*"))
-    survivors = sorted(path.name for path in out.glob("episode_*"))
-    assert survivors == every_bag(2)
-    assert not (out / "recording.json").exists()
-    assert all(raw(out / name) == raw(bags / name) for name in survivors)
-
     assert main(flags) == 0
-    assert sorted(path.name for path in out.iterdir()) == sorted([*every_bag(), "recording.json", "truth.json"])
-    assert all(raw(out / name) == raw(bags / name) for name in every_bag())
+    assert sorted(path.name for path in out.iterdir()) == sorted([*NAMES, "recording.json", "truth.json"])
+    assert all(raw(out / name) == raw(bags / name) for name in NAMES)

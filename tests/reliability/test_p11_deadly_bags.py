@@ -55,19 +55,6 @@ def test_a_bag_that_kills_its_reader_costs_that_bag_only(warm: Warm, tmp_path: P
     assert hashes(tmp_path / "whole" / "data") == hashes(tmp_path / "out" / "data")
 
 
-def test_a_part_of_a_split_recording_that_kills_its_reader_does_not_end_the_listing(warm: Warm, tmp_path: Path) -> None:
-    for number in range(2):  # without metadata.yaml, only a look into them tells whether they belong together
-        file = cell(0.8, seed=number, size=(16, 64)).write(tmp_path / "src" / "x", "sqlite3") / "x.db3"
-        file.parent.joinpath("metadata.yaml").unlink()
-        file.rename(file.parent.parent / f"take_{number}.db3")
-        file.parent.rmdir()
-    deadly(tmp_path / "src" / "take_1.db3")
-    ended = warm.run(tmp_path / "log", "stage1_convert", "--src", tmp_path / "src", "--out", tmp_path / "out")
-    assert ended.code == 0, ended.output
-    assert "1 converted, 1 refused" in ended.output
-    assert "refused: bag take_1.db3: the process that read it died (SIGSEGV); it is damaged" in ended.output
-
-
 @pytest.mark.parametrize("look", [("--inspect",), ("--dry-run", "--src")])
 def test_a_look_at_bags_tells_of_the_one_that_kills_its_reader(
     warm: Warm, tmp_path: Path, look: tuple[str, ...]
@@ -79,14 +66,3 @@ def test_a_look_at_bags_tells_of_the_one_that_kills_its_reader(
     assert ended.code == (2 if look[0] == "--inspect" else 0), ended.output
     assert "the process that read it died (SIGSEGV); it is damaged" in ended.output
     assert "/camera/color/image_raw" in ended.output or "bags      1 would be converted, 1 refused" in ended.output
-
-
-def test_metadata_that_kills_its_reader_costs_that_bag_only(warm: Warm, tmp_path: Path) -> None:
-    for name in "ab":
-        cell(0.8, size=(16, 64)).write(tmp_path / "src" / name)
-    with (tmp_path / "src" / "a" / "metadata.yaml").open("a") as file:  # libyaml parses by recursion
-        file.write(f"\n  custom_data: {{task: {'[' * 100_000}}}\n")
-    ended = warm.run(tmp_path / "log", "stage1_convert", "--src", tmp_path / "src", "--out", tmp_path / "out")
-    assert ended.code == 0, ended.output
-    assert "1 converted, 1 refused" in ended.output
-    assert "refused: bag a: the process that read it died (SIGSEGV); it is damaged" in ended.output

@@ -7,14 +7,14 @@ bags beside it are converted.
 import functools
 import sqlite3
 import struct
-import zlib
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import cv2
-import pandas as pd
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pytest
 import zstandard
@@ -28,7 +28,7 @@ from stage1_convert.bags.mcap import CHUNK, DATA_END
 from stage1_convert.bags.message_types import FFMPEG, FOREIGN
 from stage1_convert.images.decode import read_image
 from stage1_convert.images.video_topic import VideoDecoder
-from tests.stage1_convert.conversion import report, run
+from tests.stage1_convert.conversion import report, run, sources_of
 from tests.stage1_convert.images.video import video_message
 from tests.stage1_convert.memory import at_most
 from tests.stage1_convert.recording import (
@@ -52,25 +52,10 @@ MOST = 2**32 - 1
 DEPTH_HEAD = struct.pack("<iff", 0, 0, 0)
 
 
-def chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
-@functools.cache
-def flat_png(side: int, bits: int, color: int, pixel_bytes: int) -> bytes:
-    """Return a true black PNG, a thousand times smaller than its pixels, made without holding them."""
-    packer = zlib.compressobj(1)
-    rows = b"".join(packer.compress(bytes(1 + side * pixel_bytes)) for _ in range(side)) + packer.flush()
-    head = struct.pack(">IIBBBBB", side, side, bits, color, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-
-
-def swollen_png(name: bytes, head: bytes) -> bytes:
-    """Return a small image with a text or a color profile that unpacks to 256 MB."""
-    packer = zlib.compressobj(1)
-    packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(1 << 8)) + packer.flush()
-    data = cv2.imencode(".png", draw(0))[1].tobytes()
-    return data[:33] + chunk(name, head + packed) + data[33:]
+def png_that_claims(image: npt.NDArray[Any], side: int) -> bytes:
+    """Return a PNG whose header says another size."""
+    data = cv2.imencode(".png", image)[1].tobytes()
+    return data[:16] + struct.pack(">II", side, side) + data[24:]
 
 
 def with_frame_header(data: bytes, height: int, width: int) -> bytes:
@@ -87,23 +72,15 @@ def raw(**claims: int) -> Any:
 
 
 IMAGES: dict[str, Callable[[], Any]] = {
-    "a PNG of 144 million pixels": lambda: compressed_image(START_NS, flat_png(12_000, 8, 2, 3), "png"),
+    "a PNG of 144 million pixels": lambda: compressed_image(START_NS, png_that_claims(draw(0), 12_000), "png"),
     "a depth PNG of as many": lambda: compressed_image(
-        START_NS, DEPTH_HEAD + flat_png(12_000, 16, 0, 2), "16UC1; compressedDepth png"
-    ),
-    "an inverse depth PNG of as many": lambda: compressed_image(
-        START_NS, DEPTH_HEAD + flat_png(12_000, 16, 0, 2), "32FC1; compressedDepth png"
+        START_NS, DEPTH_HEAD + png_that_claims(np.zeros((4, 4), np.uint16), 12_000), "16UC1; compressedDepth png"
     ),
     "a JPEG that claims four billion": lambda: compressed_image(
         START_NS, with_frame_header(jpeg(draw(0)), 65_000, 65_000)
     ),
-    "a JPEG one pixel high and wide enough": lambda: compressed_image(
-        START_NS, with_frame_header(jpeg(draw(0)), 65_535, 257)
-    ),
     "rows without end": lambda: raw(height=MOST, width=MOST, step=MOST),
     "a height without data": lambda: raw(height=4_000_000_000),
-    "a width without data": lambda: raw(width=MOST),
-    "a step without data": lambda: raw(step=MOST),
     "a step of nothing": lambda: raw(step=0, height=MOST),
     "a size that is nothing in 32 bits": lambda: raw(height=1 << 16, width=1 << 14, step=1 << 16),
 }
@@ -114,16 +91,6 @@ def test_an_image_that_claims_to_be_huge(kind: str) -> None:
     message = IMAGES[kind]()
     with pytest.raises(UserError, match=r"is refused; the limit|does not fit"), at_most(MOST_BYTES):
         read_image(message)
-
-
-@pytest.mark.parametrize(("name", "head"), [(b"zTXt", b"note\0\0"), (b"iCCP", b"profile\0\0")])
-def test_what_an_image_carries_along_is_not_unpacked(name: bytes, head: bytes) -> None:
-    message = compressed_image(START_NS, swollen_png(name, head), "png")
-    with at_most(MOST_BYTES):
-        try:
-            assert read_image(message).pixels is not None
-        except UserError as error:
-            assert "libpng error" in str(error)
 
 
 def test_a_video_whose_images_are_huge() -> None:
@@ -140,36 +107,34 @@ def test_a_video_whose_images_are_huge() -> None:
         list(VideoDecoder().add(0, message))
 
 
-def zstd_bomb(size: int, declare: bool = True, level: int = 3, window_bits: int = 0) -> bytes:
-    """Return a zstd frame of some KB that unpacks to `size` zero bytes."""
-    settings = zstandard.ZstdCompressionParameters.from_level(level, window_log=window_bits, write_content_size=declare)
-    compressor = zstandard.ZstdCompressor(compression_params=settings).compressobj(size if declare else -1)
+@functools.cache
+def zstd_bomb(size: int, declare: bool = True) -> bytes:
+    """Return a zstd frame of some KB that unpacks to `size` zero bytes, with or without saying so."""
+    compressor = zstandard.ZstdCompressor(write_content_size=declare).compressobj(size if declare else -1)
     parts = [compressor.compress(bytes(1 << 20)) for _ in range(size >> 20)]
     return b"".join([*parts, compressor.flush()])
 
 
-ZSTD: dict[str, Callable[[], bytes]] = {
-    "that says how large it is": lambda: zstd_bomb(1 << 30),
-    "that does not say": lambda: zstd_bomb(1 << 30, declare=False),
-    "that wants a window of 2 GB": lambda: zstd_bomb(1 << 30, declare=False, window_bits=31),
-}
-
-
-@pytest.mark.parametrize("kind", ZSTD)
-def test_a_compressed_message(tmp_path: Path, kind: str) -> None:
-    bag = cell(seconds=0.2).write(tmp_path / "bag", "sqlite3", "message")
-    with sqlite3.connect(bag / "bag.db3") as database:
-        database.execute("UPDATE messages SET data = ? WHERE id = 5", [ZSTD[kind]()])
+def with_bomb(bag: Path, declare: bool = True) -> Path:
+    """Replace the fifth message of an sqlite bag by a bomb."""
+    with sqlite3.connect(bag / f"{bag.name}.db3") as database:
+        database.execute("UPDATE messages SET data = ? WHERE id = 5", [zstd_bomb(1 << 30, declare)])
     database.close()
+    return bag
+
+
+@pytest.mark.parametrize("declare", [True, False])
+def test_a_compressed_message(tmp_path: Path, declare: bool) -> None:
+    bag = with_bomb(cell(seconds=0.2).write(tmp_path / "bag", "sqlite3", "message"), declare)
     with at_most(MOST_BYTES), open_bag(bag, tmp_path, "humble") as opened:
         sizes = [len(record.data) for record in opened.records([JOINT_TOPIC, JPEG_TOPIC])]
     assert sizes.count(0) == 1
     assert len(sizes) == 26
 
 
-@pytest.mark.parametrize("kind", ZSTD)
-def test_a_compressed_file_fills_no_disk_either(tmp_path: Path, kind: str) -> None:
-    (tmp_path / "bomb.db3.zstd").write_bytes(ZSTD[kind]())
+@pytest.mark.parametrize("declare", [True, False])
+def test_a_compressed_file_fills_no_disk_either(tmp_path: Path, declare: bool) -> None:
+    (tmp_path / "bomb.db3.zstd").write_bytes(zstd_bomb(1 << 30, declare))
     with (
         pytest.raises(UserError, match=r"unpack|memory"),
         at_most(MOST_BYTES),
@@ -190,7 +155,7 @@ def with_chunk(bag: Path, claimed: int, codec: bytes, packed: bytes) -> Path:
     return bag
 
 
-@pytest.mark.parametrize("claimed", [100, 1 << 20, 1 << 30, 1 << 40, (1 << 64) - 1])
+@pytest.mark.parametrize("claimed", [100, (1 << 64) - 1])
 @pytest.mark.parametrize("codec", ["zstd", "lz4"])
 def test_a_chunk(tmp_path: Path, codec: str, claimed: int) -> None:
     packed = zstd_bomb(1 << 30) if codec == "zstd" else pa.Codec("lz4").compress(bytes(80 << 20), asbytes=True)
@@ -255,10 +220,7 @@ def test_the_bags_beside_them_are_converted(tmp_path: Path) -> None:
         recording = cell(seconds=1.0, topic=RAW_TOPIC if name == "raw" else JPEG_TOPIC)
         recording.images[9] = recording.images[9]._replace(message=message)
         recording.write(src / name)
-    packed = cell(seconds=1.0).write(src / "zstd", "sqlite3", "message")
-    with sqlite3.connect(packed / "zstd.db3") as database:
-        database.execute("UPDATE messages SET data = ? WHERE id = 5", [zstd_bomb(1 << 30)])
-    database.close()
+    with_bomb(cell(seconds=1.0).write(src / "zstd", "sqlite3", "message"))
     cell(seconds=1.0).write(src / "good")
     with at_most(MOST_BYTES):
         summary = run(src, tmp_path / "out")
@@ -269,8 +231,8 @@ def test_the_bags_beside_them_are_converted(tmp_path: Path) -> None:
     for name in ("png", "raw"):
         bad = left_out[name]["color"]
         assert (bad["count"], bad["first_message"]) == (1, 9)
-    sources = pd.concat([pd.read_parquet(path) for path in sorted((tmp_path / "out").glob("meta/sync/*/*.parquet"))])
-    assert len(sources) == summary.frames
-    shown = sources.groupby((sources["frame_index"] == 0).cumsum())["color.message"].agg(set)
+    traced = sources_of(tmp_path / "out")
+    assert len(traced) == summary.frames
+    shown = traced.groupby((traced["frame_index"] == 0).cumsum())["color.message"].agg(set)
     assert len(shown) == 4
     assert not any(9 in numbers for numbers in shown[1:3])  # behind the good bag

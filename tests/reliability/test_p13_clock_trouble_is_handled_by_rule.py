@@ -8,22 +8,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.cli.command import UserError
 from common.cli.config import load
-from stage1_convert.align.clock import Clock, Int64, choose_clock
+from stage1_convert.align.clock import Int64, choose_clock
 from stage1_convert.align.episodes import make_plan
 from stage1_convert.align.resample import grid
 from stage1_convert.config import Config
 from tests.reliability.harness import loops
 from tests.stage1_convert.align.test_episodes import planned, steady
-from tests.stage1_convert.conversion import report, rows, run
-from tests.stage1_convert.pipeline.test_refusals import reason
+from tests.stage1_convert.conversion import convert_one, jpegs, reason, report, run, sources_of
 from tests.stage1_convert.recording import (
     JOINT_TOPIC,
     JPEG_TOPIC,
@@ -32,12 +29,13 @@ from tests.stage1_convert.recording import (
     RecordedMessage,
     Recording,
     cell,
+    decode,
     header,
     joint_state,
     number_in,
     stamp_of,
+    with_joints,
 )
-from tests.stage1_convert.recording import decode as decode_jpeg
 
 T0 = 1_700_000_000 * 10**9
 MINUTE_NS = 60 * 10**9
@@ -48,74 +46,10 @@ def test_a_clock_that_jumped_by_years_is_refused() -> None:
         grid(0, T0, 30)
 
 
-def clock(header_ns: npt.ArrayLike, receive_ns: npt.ArrayLike, wanted: str = "auto") -> Clock:
-    return choose_clock(np.array(header_ns, np.int64), np.array(receive_ns, np.int64), wanted)
-
-
-RECEIVED = T0 + np.arange(100) * 10 * MS
-
-
-@pytest.mark.parametrize(
-    ("header_ns", "words"),
-    [
-        (np.zeros(100), "100 of 100 header stamps are zero"),
-        (np.arange(100) * 10 * MS + 1, "before the receive times"),
-        (RECEIVED - 2 * 10**9, "2.000 s before the receive times"),
-        (np.where(np.arange(100) < 40, RECEIVED - 400 * MS, RECEIVED + 400 * MS), "wander by 0.800 s"),
-        (np.where(np.arange(100) == 50, RECEIVED - 100 * MS, RECEIVED), "go back 1 times, first at message 50"),
-    ],
-)
-def test_auto_falls_back_to_the_receive_time_and_says_why(header_ns: npt.ArrayLike, words: str) -> None:
-    chosen = clock(header_ns, RECEIVED)
-    assert chosen.source == "receive"
-    assert words in chosen.reason
-    np.testing.assert_array_equal(chosen.stamps_ns, RECEIVED)
-
-
-def test_auto_takes_sound_header_stamps_and_measures_their_delay() -> None:
-    chosen = clock(RECEIVED - 5 * MS, RECEIVED)
-    assert (chosen.source, chosen.latency_ms) == ("header", 5.0)
-    np.testing.assert_array_equal(chosen.stamps_ns, RECEIVED - 5 * MS)
-
-
-def test_header_stamps_from_another_clock_are_used_when_they_are_demanded() -> None:
-    assert clock(np.arange(100) * MS + 1, RECEIVED, "header").source == "header"
-
-
-def test_receive_times_are_used_when_they_are_demanded() -> None:
-    assert clock(RECEIVED - 5 * MS, RECEIVED, "receive")[1:3] == ("receive", "configured")
-
-
-def test_simulation_time_in_the_headers_falls_back_to_the_receive_time(tmp_path: Path) -> None:
-    recording = cell()
-    for at, said in enumerate(recording.joints):
-        message = joint_state(at * 10 * MS + 1, said.message.name, said.message.position)
-        recording.joints[at] = said._replace(message=message)
-    recording.write(tmp_path / "src" / "bag")
-    run(tmp_path / "src", tmp_path / "out")
-    clock = report(tmp_path / "out")["bags"][0]["clock"]
-    assert (clock["joints"]["source"], clock["color"]["source"]) == ("receive", "header")
-    assert "before the receive times" in clock["joints"]["reason"]
-    sources = pd.read_parquet(tmp_path / "out" / "meta" / "sync" / "chunk-000" / "file-000.parquet")
-    receive_ns = {said.receive_ns for said in recording.joints}
-    assert set(sources["joints.stamp_ns"]) <= receive_ns
-    assert min(receive_ns) > START_NS
-
-
-def test_a_stream_that_starts_late_is_reported_as_warm_up(tmp_path: Path) -> None:
-    recording = cell(seconds=2.0)
-    del recording.images[:15]
-    recording.write(tmp_path / "src" / "bag")
-    run(tmp_path / "src", tmp_path / "out")
-    (bag,) = report(tmp_path / "out")["bags"]
-    assert bag["warm_up_s"] == pytest.approx(0.5, abs=0.04)
-
-
 def test_header_stamps_that_go_back_are_refused_when_they_are_demanded(tmp_path: Path) -> None:
-    recording = cell()
-    said = recording.joints[80]
-    message = joint_state(stamp_of(said) - 50 * MS, said.message.name, said.message.position)
-    recording.joints[80] = said._replace(message=message)
+    recording = with_joints(
+        cell(), 80, 81, lambda said: joint_state(stamp_of(said) - 50 * MS, said.message.name, said.message.position)
+    )
     assert "go back 1 times, first at message 80" in reason(tmp_path, recording, "data.time_source=header")
 
 
@@ -226,9 +160,8 @@ def test_each_trouble_has_its_rule_and_is_counted(trouble: str, tmp_path: Path) 
     expected = TROUBLE[trouble]
     recording = cell(3.0, size=(16, 64))
     expected.spoil(recording)
-    recording.write(tmp_path / "src" / "bag")
-    run(tmp_path / "src", tmp_path / "out")
-    (bag,) = report(tmp_path / "out")["bags"]
+    dataset = convert_one(tmp_path, recording)
+    (bag,) = report(dataset)["bags"]
     assert bag["clock"]["joints"]["source"] == "header"
     assert bag["clock"]["color"]["source"] == expected.source
     assert expected.reason in bag["clock"]["color"]["reason"]
@@ -236,19 +169,19 @@ def test_each_trouble_has_its_rule_and_is_counted(trouble: str, tmp_path: Path) 
     assert len(bag["episodes"]) == expected.gaps + 1
     assert bag["warm_up_s"] == pytest.approx(expected.warm_up_s, abs=0.05)  # up to a period of the grid later
     assert bag["tail_s"] == pytest.approx(expected.tail_s, abs=0.12)
-    no_frame_shows_the_future(tmp_path / "out")
+    no_frame_shows_the_future(dataset)
 
 
 def no_frame_shows_the_future(out: Path) -> None:
     """Assert that every frame shows a sample not after it and at most 100 ms old, and that no image comes back."""
-    sources = pd.concat([pd.read_parquet(path) for path in sorted(out.glob("meta/sync/*/*.parquet"))])
-    assert len(sources) > 40
+    traced = sources_of(out)
+    assert len(traced) > 40
     for stream in ("joints", "color"):
-        ages_ns = sources["tick_ns"] - sources[f"{stream}.stamp_ns"]
+        ages_ns = traced["tick_ns"] - traced[f"{stream}.stamp_ns"]
         assert ages_ns.between(0, 100 * MS).all()
-        assert (sources[f"{stream}.message"].diff().dropna() >= 0).all()
-    shown = [number_in(decode_jpeg(image["bytes"])) for image in rows(out)["observation.images.color"]]
-    assert shown == sorted(shown)
+        assert (traced[f"{stream}.message"].diff().dropna() >= 0).all()
+    numbers = [number_in(decode(data)) for data in jpegs(out)]
+    assert numbers == sorted(numbers)
 
 
 @pytest.mark.parametrize("topic", [JOINT_TOPIC, JPEG_TOPIC])
@@ -283,7 +216,7 @@ def test_whatever_the_stamps_do_no_frame_shows_what_its_rule_forbids(one: Any, t
     clocks = {}
     for name, stream in (("joints", one), ("color", two)):
         header_ns, receive_ns = stamps_of(stream)
-        clocks[name] = clock(header_ns, receive_ns)
+        clocks[name] = choose_clock(header_ns, receive_ns, "auto")
         chosen, steps = clocks[name], np.diff(header_ns)
         assert (np.diff(chosen.stamps_ns) >= 0).all()
         np.testing.assert_array_equal(chosen.stamps_ns, header_ns if chosen.source == "header" else receive_ns)

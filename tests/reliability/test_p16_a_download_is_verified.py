@@ -16,8 +16,7 @@ import pytest
 
 from common.cli.command import TransientError
 from tests import azurite
-from tests.azurite.gate import Answer, Gate
-from tests.azurite.line import Line
+from tests.azurite.gate import Answer, Gate, Stall
 from tests.azurite.transfer import download, fault_of, upload, upload_in_blocks
 from tests.conftest import ROOT
 from tests.reliability.harness import loops
@@ -30,21 +29,6 @@ Alter = Callable[[Answer], Answer | None]
 pytestmark = pytest.mark.usefixtures("impatient")
 
 
-def test_a_line_that_breaks_again_and_again_delivers_in_the_end(service: azurite.Azurite, tmp_path: Path) -> None:
-    with Line(service.port) as line:
-        line.cut_after = 5 * MB  # more than one range, less than two
-        (source,) = download(line.port, tmp_path, upload(service, "broken", BIG))
-        assert line.cuts
-    assert source.path.read_bytes() == BIG
-
-
-def test_a_service_that_is_down_is_transient(service: azurite.Azurite, tmp_path: Path) -> None:
-    with Line(service.port) as line:
-        line.cut_after = 0
-        with pytest.raises(TransientError, match="no connection to the storage service"):
-            download(line.port, tmp_path, upload(service, "down", b"x"))
-
-
 CHILD = "from stage1_convert.sources.azure import AzureBags as B; import sys; b = B(sys.argv[1], True); list(b.fetch(b.bags))"
 
 
@@ -53,11 +37,11 @@ def test_a_download_that_was_killed_starts_that_file_again_and_no_other(
 ) -> None:
     address = upload(service, "killed", BIG)
     service.container("killed").upload_blob("a.mcap", BIG[:MB])
-    with Line(service.port) as line:
-        line.stall_after = 7 * MB
-        variables = {**os.environ, **azurite.environment(line.port, tmp_path), "PYTHONPATH": str(ROOT)}
+    stall = Stall(7 * MB)
+    with Gate(service.port, stall) as gate:
+        variables = {**os.environ, **azurite.environment(gate.port, tmp_path), "PYTHONPATH": str(ROOT)}
         with subprocess.Popen([sys.executable, "-c", CHILD, address], env=variables, cwd=ROOT) as child:
-            assert line.stalled.wait(60)
+            assert stall.reached.wait(60)
             child.send_signal(signal.SIGKILL)
     assert not (tmp_path / "big.mcap").exists()
     assert (tmp_path / "a.mcap").exists()

@@ -28,7 +28,7 @@ def start(warm: Warm, ram: Path, image_dataset: Path, act_tiny: Path) -> Start:
 
     def evaluate(to: Path, die_at: int = 0) -> Command:
         arguments = ("--checkpoint", act_tiny, "--dataset", image_dataset, "--out", to, "--episodes", "all")
-        more = ("--device", "cpu", "--action-meaning", "delta", "--latency-steps", 2)
+        more = ("--device", "cpu", "--latency-steps", 2)
         log, cache = ram / "log", str(ram / "cache")
         return warm.start(log, "stage3_eval", *arguments, *more, die_at=die_at, XDG_CACHE_HOME=cache)
 

@@ -1,7 +1,6 @@
 """A dataset of 10,000 episodes opens in seconds and in little memory; an hour's bag converts within 600 MB.
 
-The long form converts an hour of 500 Hz joint states and 30 Hz images, and has a day refused, which does not fit the
-memory of a worker; the short form converts six minutes.
+The long form converts an hour of 500 Hz joint states and 30 Hz images, the short form four minutes.
 """
 
 import shutil
@@ -10,12 +9,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from common.lerobot.dataset import Dataset
 from common.storage.files import read_json, write_json
 from common.storage.worker import Limits, map_isolated
-from stage1_convert.pipeline.convert import RefusedError
 from tests.reliability.harness import SOAK
 from tests.stage1_convert.conversion import report, run
 from tests.stage1_convert.longbag import write_long_bag
@@ -24,7 +21,7 @@ from tests.stage1_convert.memory import memory_of
 EPISODES, FRAMES = 10_000, 300
 MOST_CPU_S = 5.0
 JOINT_HZ, FPS = 500, 30
-MINUTES = 60 if SOAK else 6
+MINUTES = 60 if SOAK else 4
 MOST_BYTES = 600 << 20
 MOST_GROWN_BYTES = (80 << 20) + MINUTES * (6 << 20)
 EPISODE_MINUTES = MINUTES // 2
@@ -82,11 +79,3 @@ def test_an_hour_converts_within_600_mb(tmp_path: Path) -> None:
     print(f"{MINUTES} minutes take {most >> 20} MB, {(most - before) >> 20} MB of them for the bag")
     assert most < MOST_BYTES
     assert most - before < MOST_GROWN_BYTES
-
-
-@pytest.mark.slow
-def test_a_bag_that_does_not_fit_a_workers_memory_is_refused_with_its_size_and_the_way_out(tmp_path: Path) -> None:
-    source = write_long_bag(tmp_path / "day.mcap", 24 * 3600, JOINT_HZ, 1)
-    words = rf"{source.stat().st_size:,} bytes: split a long one into several bags with `ros2 bag convert`"
-    with pytest.raises(RefusedError, match=words):
-        run(source, tmp_path / "out", "data.fps=1", workers=1)

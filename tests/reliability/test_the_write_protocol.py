@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.storage.files import find_damage, remove_stale
-from tests.reliability.harness import Warm, leftovers, loops
+from tests.reliability.harness import SOAK, Warm, leftovers, loops
 from tests.reliability.warm import LARGE_BYTES
 
 Operation = tuple[str, str, str]  # kind, name, text
@@ -70,4 +70,5 @@ def test_a_replacement_may_be_killed_at_every_change(warm: Warm, ram: Path) -> N
     assert whole.changes > 20
     for die_at in range(1, whole.changes + 1):
         kill(warm, ram, todo, die_at)
-        kill(warm, ram, todo, -die_at)
+        if SOAK or die_at % 3 == 0:  # many changes are followed by the same large write
+            kill(warm, ram, todo, -die_at)

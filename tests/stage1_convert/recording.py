@@ -1,5 +1,6 @@
 """Bags for tests, written with rosbags' own Writer: streams that a test can tamper with before they are written."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -70,6 +71,29 @@ def stamp_of(said: RecordedMessage) -> int:
     """Return the header stamp of a message in nanoseconds."""
     stamp = said.message.header.stamp
     return int(stamp.sec * 10**9 + stamp.nanosec)
+
+
+def with_joints(recording: Recording, first: int, stop: int, make: Callable[[RecordedMessage], Any]) -> Recording:
+    """Replace the joint messages `first` to `stop` by make(the message)."""
+    changed = [said._replace(message=make(said)) for said in recording.joints[first:stop]]
+    recording.joints[first:stop] = changed
+    return recording
+
+
+def with_images(recording: Recording, numbers: Iterable[int], make: Callable[[int, bytes], bytes]) -> Recording:
+    """Replace the files in these image messages by make(number, file)."""
+    for number in numbers:
+        said = recording.images[number]
+        data = make(number, said.message.data.tobytes())
+        recording.images[number] = said._replace(message=compressed_image(stamp_of(said), data))
+    return recording
+
+
+def with_image_messages(recording: Recording, make: Callable[[int, int], Any]) -> Recording:
+    """Replace every image message by make(number, stamp in ns)."""
+    made = [said._replace(message=make(number, stamp_of(said))) for number, said in enumerate(recording.images)]
+    recording.images = made
+    return recording
 
 
 def header(stamp_ns: int) -> Any:

@@ -83,20 +83,6 @@ def compressed_samples(bag: Path, topic: str) -> list[Sample]:
     return samples
 
 
-def raw_samples(bag: Path, topic: str) -> list[Sample]:
-    """Return every Image's pixel rows, without their padding, as (height, width, encoding, bytes)."""
-    samples = []
-    for stamp_ns, cdr in _stamped(bag, topic):
-        height, width, encoding = cdr.number("I"), cdr.number("I"), cdr.text()
-        cdr.number("B")
-        step = cdr.number("I")
-        pixels = cdr.block(cdr.number("I"))
-        size = width * {"rgb8": 3, "bgr8": 3, "mono8": 1}[encoding]
-        rows = b"".join(pixels[row * step : row * step + size] for row in range(height))
-        samples.append(Sample(stamp_ns, (height, width, encoding, rows)))
-    return samples
-
-
 def newest(samples: list[Sample], tick_ns: int) -> Sample | None:
     """Return the last sample that is not after the tick."""
     found = None

@@ -28,10 +28,9 @@ from tests.recordings.publishers import (
 from tests.stage1_convert.bags.test_bag import split
 from tests.stage1_convert.conversion import jpegs, report, rows, run
 from tests.stage1_convert.images.video import packets, video_message
-from tests.stage1_convert.pipeline.test_bad_messages import BAD_JOINTS, with_images
+from tests.stage1_convert.pipeline.test_bad_messages import BAD_JOINTS
 from tests.stage1_convert.pipeline.test_pairing import VARIANTS, recorded
 from tests.stage1_convert.pipeline.test_publishers import COMMAND, SEVEN
-from tests.stage1_convert.pipeline.test_refusals import with_joints
 from tests.stage1_convert.pipeline.test_streams_that_publish_on_change import FIELD, PATIENT, gripping
 from tests.stage1_convert.recording import (
     JOINT_TOPIC,
@@ -44,6 +43,8 @@ from tests.stage1_convert.recording import (
     cell,
     compressed_image,
     stamp_of,
+    with_images,
+    with_joints,
 )
 
 DELAY_MS = 100  # more than any message of these recordings is on its way

@@ -1,9 +1,7 @@
 """What a dataset holds besides positions and JPEGs: more numbers, commands, ages, tasks, and other ways to store images."""
 
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -14,34 +12,35 @@ from common.cli.config import load
 from common.lerobot.dataset import Dataset
 from common.storage.files import read_json
 from stage1_convert.config import Config
-from stage1_convert.dataset.record import BagEntry
 from stage1_convert.pipeline.convert import Options, RefusedError, convert
-from stage1_convert.pipeline.plan_bag import open_by_settings, read_and_plan
-from stage1_convert.sources.folder import LocalBags, find_bags
-from tests.stage1_convert.conversion import jpegs, report, rows, run, tree
+from stage1_convert.sources.folder import LocalBags
+from tests.stage1_convert.conversion import (
+    actions_of,
+    convert_one,
+    jpegs,
+    report,
+    rows,
+    run,
+    shown,
+    sources_of,
+    states_of,
+    tree,
+)
 from tests.stage1_convert.recording import (
     JOINT_STATE,
     JOINTS,
     MS,
-    RAW_TOPIC,
     TYPES,
     RecordedMessage,
     Recording,
     cell,
     compressed_image,
-    draw,
     joint_state,
-    jpeg,
-    number_in,
+    stamp_of,
 )
 
 GRIPPER, COMMANDS = "/gripper/state", "/commands"
 FIELD = f"data.state_fields={{gripper: '{GRIPPER}:data'}}"
-
-
-def stamp_of(said: RecordedMessage) -> int:
-    stamp = said.message.header.stamp
-    return int(stamp.sec * 10**9 + stamp.nanosec)
 
 
 def equipped() -> Recording:
@@ -73,20 +72,12 @@ def full(src: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def columns(dataset: Path, key: str) -> Any:
-    return np.stack(rows(dataset)[key])
-
-
-def sources(dataset: Path) -> Any:
-    return pd.read_parquet(dataset / "meta/sync/chunk-000/file-000.parquet")
-
-
 def test_velocities_and_fields_of_other_topics_join_the_state(full: Path) -> None:
     dataset = Dataset.open(full)
     names = (*JOINTS, *(f"{joint}.velocity" for joint in JOINTS), "gripper")
     assert dataset.features["observation.state"].names == names
     assert dataset.joint_names == (*JOINTS, "gripper")
-    states, actions, traced = columns(full, "observation.state"), columns(full, "action"), sources(full)
+    states, actions, traced = states_of(full), actions_of(full), sources_of(full)
     # The driver's order is shoulder_lift ... wrist_3, shoulder_pan: the velocity of the pan joint is the last one.
     np.testing.assert_allclose(states[:, 6], traced["joints.message"] + 5)
     np.testing.assert_allclose(states[:, 7], traced["joints.message"])
@@ -95,7 +86,7 @@ def test_velocities_and_fields_of_other_topics_join_the_state(full: Path) -> Non
 
 
 def test_the_age_of_every_sample_is_a_column_on_demand(full: Path) -> None:
-    table, traced = rows(full), sources(full)
+    table, traced = rows(full), sources_of(full)
     for stream in ("joints", "color", "gripper"):
         age_ms = table[f"sync.{stream}_age_ms"]
         assert age_ms.dtype == np.float32
@@ -109,18 +100,19 @@ def test_a_field_is_interpolated_as_a_number_and_not_as_an_angle(tmp_path: Path)
     recording = equipped()
     for n, said in enumerate(said for said in recording.others if said.topic == GRIPPER):
         said.message.data = n * 10.0  # steps of more than a turn
-    recording.write(tmp_path / "src" / "bag")
-    run(tmp_path / "src", tmp_path / "out", FIELD, "data.resample_by_stream={gripper: linear}")
-    steps = np.diff(columns(tmp_path / "out", "observation.state")[:, 6])
+    dataset = convert_one(tmp_path, recording, FIELD, "data.resample_by_stream={gripper: linear}")
+    steps = np.diff(states_of(dataset)[:, 6])
     assert 14 < steps.min() < steps.max() < 19
-    streams = report(tmp_path / "out")["streams"]
+    streams = report(dataset)["streams"]
     assert [streams[name]["resample"] for name in ("joints", "color", "gripper")] == ["hold", "auto", "linear"]
 
 
 def test_commands_are_stored_as_they_were_published(src: Path, tmp_path: Path) -> None:
     run(src, tmp_path / "out", "conventions.action=command", f"data.command_topic={COMMANDS}")
-    states, actions = (columns(tmp_path / "out", key) for key in ("observation.state", "action"))
-    same = (sources(tmp_path / "out")["joints.stamp_ns"] == sources(tmp_path / "out")["command.stamp_ns"]).to_numpy()
+    states, actions = states_of(tmp_path / "out"), actions_of(tmp_path / "out")
+    same = (
+        sources_of(tmp_path / "out")["joints.stamp_ns"] == sources_of(tmp_path / "out")["command.stamp_ns"]
+    ).to_numpy()
     assert same.mean() > 0.9
     np.testing.assert_allclose(actions[same], states[same] + 0.25, rtol=0, atol=1e-6)
     info = read_json(tmp_path / "out/meta/info.json")["features"]["action"]["info"]
@@ -175,29 +167,27 @@ def test_an_image_that_the_camera_sent_twice_is_counted(tmp_path: Path) -> None:
         said = recording.images[n]
         again = compressed_image(stamp_of(said), recording.images[n - 1].message.data.tobytes())
         recording.images[n] = said._replace(message=again)
-    recording.write(tmp_path / "src" / "bag")
-    run(tmp_path / "src", tmp_path / "out")
-    (episode,) = report(tmp_path / "out")["bags"][0]["episodes"]
-    shown = set(sources(tmp_path / "out")["color.message"])
-    assert episode["identical"]["color"] == len(shown & {20, 21, 30}) > 0
+    dataset = convert_one(tmp_path, recording)
+    (episode,) = report(dataset)["bags"][0]["episodes"]
+    seen = set(shown(dataset))
+    assert episode["identical"]["color"] == len(seen & {20, 21, 30}) > 0
 
 
-def test_png_keeps_every_pixel_and_says_so(tmp_path: Path) -> None:
-    recording = cell(size=(16, 64), topic=RAW_TOPIC)
-    recording.write(tmp_path / "src" / "bag")
-    run(tmp_path / "src", tmp_path / "out", "data.storage=png")
-    first = rows(tmp_path / "out")["observation.images.color"][0]
-    assert first["path"] == "frame-000000.png"
-    image = np.asarray(cv2.imdecode(np.frombuffer(first["bytes"], np.uint8), cv2.IMREAD_COLOR_RGB), np.uint8)
-    np.testing.assert_array_equal(image, draw(number_in(image), 16, 64))
-    info = read_json(tmp_path / "out/meta/info.json")["features"]["observation.images.color"]["info"]
-    assert info == {"storage": "png"}
-
-
-def test_resizing_names_its_method(src: Path, tmp_path: Path) -> None:
-    run(src, tmp_path / "out", "conventions.image_resize=[8, 32]", "conventions.jpeg_quality=80")
-    info = read_json(tmp_path / "out/meta/info.json")["features"]["observation.images.color"]["info"]
-    assert info == {"storage": "jpeg", "quality": 80, "resize": "pixel area where both sides shrink, else bilinear"}
+@pytest.mark.parametrize(
+    ("settings", "declared"),
+    [
+        (["data.storage=png"], {"storage": "png"}),
+        (
+            ["conventions.image_resize=[8, 32]", "conventions.jpeg_quality=80"],
+            {"storage": "jpeg", "quality": 80, "resize": "pixel area where both sides shrink, else bilinear"},
+        ),
+    ],
+)
+def test_a_camera_declares_how_its_images_are_stored(
+    settings: list[str], declared: dict[str, object], src: Path, tmp_path: Path
+) -> None:
+    run(src, tmp_path / "out", *settings)
+    assert read_json(tmp_path / "out/meta/info.json")["features"]["observation.images.color"]["info"] == declared
 
 
 @pytest.fixture(scope="module")
@@ -240,14 +230,6 @@ def test_a_video_dataset_declares_its_codec_and_has_no_image_column(film: Path) 
     assert info["video_path"].startswith("videos/{video_key}/")
 
 
-def test_a_videos_statistics_are_near_those_of_its_frames(film: Path) -> None:
-    """They are of the images before they are compressed, as LeRobot takes them."""
-    dataset = Dataset.open(film)
-    pixels = np.concatenate([np.stack(list(dataset.images(e, "color"))).reshape(-1, 3) for e in dataset.episodes])
-    found = dataset.stats["observation.images.color"]["mean"].ravel()
-    np.testing.assert_allclose(found, pixels.mean(0) / 255, atol=0.02)
-
-
 def test_a_video_of_odd_size_is_refused(tmp_path: Path) -> None:
     cell(size=(15, 64)).write(tmp_path / "src" / "bag")
     with pytest.raises(RefusedError, match="15x64 needs an even height and width"):
@@ -263,31 +245,10 @@ def test_trusted_images_give_the_same_rows_and_the_record_says_so(src: Path, tmp
     assert trusted == verified
 
 
-def test_a_trusted_image_is_still_refused_when_it_is_cut_off(tmp_path: Path) -> None:
-    recording = cell(size=(16, 64))
-    for n in range(20, 25):
-        said = recording.images[n]
-        recording.images[n] = said._replace(message=compressed_image(stamp_of(said), jpeg(draw(n, 16, 64))[:-20]))
-    recording.write(tmp_path / "src" / "bag")
-    with pytest.raises(RefusedError, match="end marker is missing"):
-        convert(LocalBags(tmp_path / "src"), tmp_path / "out", load(Config, None), Options(trust_images=True))
-
-
-def test_a_plan_tells_what_the_conversion_then_does(full: Path, src: Path, tmp_path: Path) -> None:
-    config, entry = load(Config, None, [FIELD]), BagEntry(bag="", status="converted", reason=None, warnings=[])
-    with open_by_settings(find_bags(src)[0], tmp_path, config.data) as opened:
-        _, plan = read_and_plan(opened, config, entry)
-    (bag,) = report(full)["bags"]
-    for key in ("messages", "clock", "gaps", "left_out", "warm_up_s"):
-        assert entry.model_dump(exclude_unset=True)[key] == bag[key]
-    assert [span.frames for span in plan.episodes] == [e["frames"] for e in bag["episodes"]]
-
-
-@pytest.mark.parametrize("wanted", ["header", "receive"])
-def test_the_clock_of_a_single_stream_can_be_set(src: Path, tmp_path: Path, wanted: str) -> None:
-    run(src, tmp_path / "out", f"data.time_source_by_stream={{color: {wanted}}}")
+def test_the_clock_of_a_single_stream_can_be_set(src: Path, tmp_path: Path) -> None:
+    run(src, tmp_path / "out", "data.time_source_by_stream={color: receive}")
     clock = report(tmp_path / "out")["bags"][0]["clock"]
-    assert (clock["color"]["source"], clock["color"]["reason"]) == (wanted, "configured")
+    assert (clock["color"]["source"], clock["color"]["reason"]) == ("receive", "configured")
     assert clock["joints"]["reason"] != "configured"
     assert 9 < clock["color"]["latency_ms"] < 21
 

@@ -47,7 +47,7 @@ def whole(bags: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def shutil_copy(bags: Path, target: Path, *names: str) -> Path:
+def copied(bags: Path, target: Path, *names: str) -> Path:
     for name in names:
         shutil.copytree(bags / name, target / name)
     return target
@@ -84,70 +84,59 @@ def test_a_file_of_the_dataset_that_lost_rows_is_made_again(bags: Path, whole: P
     assert tree(tmp_path / "out") == tree(whole)
 
 
-def test_shards_join_to_the_dataset_that_one_conversion_gives(bags: Path, tmp_path: Path) -> None:
+def shards(src: Path, folder: Path, count: int, *settings: str) -> list[Path]:
+    """Convert so many shards, each a dataset of its own."""
+    outs = [folder / f"{part} of {count}" for part in range(1, count + 1)]
+    for part, out in enumerate(outs, 1):
+        convert(LocalBags(src), out, load(Config, None, settings), Options(shard=(part, count)))
+    return outs
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_shards_join_to_the_dataset_that_one_conversion_gives(bags: Path, tmp_path: Path, count: int) -> None:
     run(bags, tmp_path / "whole", *TASKS)
-    for count in (2, 3):
-        parts = [tmp_path / f"{part} of {count}" for part in range(count, 0, -1)]
-        for part, out in zip(range(count, 0, -1), parts, strict=True):
-            convert(LocalBags(bags), out, load(Config, None, TASKS), Options(shard=(part, count)))
-        assert merge(parts, tmp_path / "out").episodes == 5
-        assert tree(tmp_path / "out") == tree(tmp_path / "whole")
-
-
-def test_a_joined_dataset_is_brought_up_to_date_like_any_other(bags: Path, whole: Path, tmp_path: Path) -> None:
-    for part in (1, 2):
-        convert(LocalBags(bags), tmp_path / f"part{part}", load(Config, None), Options(shard=(part, 2)))
-    merge([tmp_path / "part1", tmp_path / "part2"], tmp_path / "out")
-    assert run(bags, tmp_path / "out").reused == 4
-    assert tree(tmp_path / "out") == tree(whole)
+    parts = shards(bags, tmp_path, count, *TASKS)
+    assert merge(parts[::-1], tmp_path / "out").episodes == 5
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert run(bags, tmp_path / "out", *TASKS).reused == 4, "it is brought up to date like any other"
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
 def test_a_joined_dataset_names_the_versions_that_made_its_rows(bags: Path, tmp_path: Path) -> None:
-    shards = [tmp_path / "part1", tmp_path / "part2"]
-    for part, out in enumerate(shards, 1):
-        convert(LocalBags(bags), out, load(Config, None), Options(shard=(part, 2)))
+    parts = shards(bags, tmp_path, 2)
+    for out in parts:
         record = report(out)
         write_json(out / RECORD_PATH, {**record, "tool": {**record["tool"], "numpy": "1.26.0"}})
-    merge(shards, tmp_path / "out")
+    merge(parts, tmp_path / "out")
     assert report(tmp_path / "out")["tool"]["numpy"] == "1.26.0"
 
 
 def test_shards_whose_bags_are_refused_or_that_have_none_join_as_well(bags: Path, tmp_path: Path) -> None:
-    src = shutil_copy(bags, tmp_path / "src", "a", "c")
+    src = copied(bags, tmp_path / "src", "a", "c")
     cell(seconds=0.1).write(src / "b")
     (src / "d.mcap").write_bytes(b"no bag")
     run(src, tmp_path / "whole")
-    shards = [tmp_path / f"part{part}" for part in range(1, 6)]
-    for part, out in enumerate(shards, 1):
+    parts = [tmp_path / f"part{part}" for part in range(1, 6)]
+    for part, out in enumerate(parts, 1):
         assert main(["--src", str(src), "--out", str(out), "--shard", f"{part}/5", "--workers", "1"]) == 0
-    assert [(out / "meta" / "info.json").exists() for out in shards] == [True, False, True, False, False]
-    assert merge(shards, tmp_path / "out").refused == run(src, tmp_path / "whole").refused
-    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
-    for out in shards[1:2]:  # the bag is mended
-        shutil.rmtree(src / "b")
-        shutil_copy(bags, src, "b")
-        convert(LocalBags(src), out, load(Config, None), Options(shard=(2, 5)))
-    run(src, tmp_path / "whole")
-    merge(shards, tmp_path / "out")
+    assert [(out / "meta" / "info.json").exists() for out in parts] == [True, False, True, False, False]
+    assert merge(parts, tmp_path / "out").refused == run(src, tmp_path / "whole").refused
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
 def test_what_is_no_shard_of_the_same_conversion_is_refused(bags: Path, tmp_path: Path) -> None:
-    for part in (1, 5, 6):
-        convert(LocalBags(bags), tmp_path / f"part{part}", load(Config, None), Options(shard=(part, 6)))
-    other = load(Config, None, ["data.task=Something else."])
-    convert(LocalBags(bags), tmp_path / "other", other, Options(shard=(2, 6)))
-    first = tmp_path / "part1"
-    for shards, words in (
-        ((first, tmp_path / "other"), "were converted with another `config`"),
+    first, *_, fifth, sixth = shards(bags, tmp_path, 6)
+    other = shards(bags, tmp_path / "other", 2, "data.task=Something else.")[1]
+    for datasets, words in (
+        ((first, other), "were converted with another `config`"),
         ((first, GOLDEN / "dataset_image"), "dataset_image holds no meta/conversion.json"),
         ((first, shutil.copytree(first, tmp_path / "copy")), "both hold bag a"),
     ):
         with pytest.raises(UserError, match=words) as caught:
-            merge(shards, tmp_path / "out")
+            merge(datasets, tmp_path / "out")
         assert "lerobot-edit-dataset --operation.type merge" in str(caught.value)
     with pytest.raises(UserError, match="none of the 0 bags"):
-        merge([tmp_path / "part5", tmp_path / "part6"], tmp_path / "out")
+        merge([fifth, sixth], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -174,7 +163,7 @@ def test_episodes_that_are_not_there_are_named(bags: Path, tmp_path: Path) -> No
 
 
 def test_the_same_recording_under_two_names_is_reported(bags: Path, tmp_path: Path) -> None:
-    src = shutil_copy(bags, tmp_path / "src", "a")
+    src = copied(bags, tmp_path / "src", "a")
     shutil.copytree(bags / "a", src / "again")
     run(src, tmp_path / "out")
     first, second = report(tmp_path / "out")["bags"]

@@ -34,6 +34,7 @@ from tests.stage1_convert.recording import (
     number_in,
     raw_image,
     stamp_of,
+    with_image_messages,
 )
 from tests.stage1_convert.reference import Sample
 
@@ -54,7 +55,7 @@ def recorded(seconds: float = 2.0, **settings: Any) -> Recording:
     return cell(seconds=seconds, size=SIZE, seed=5, **settings)
 
 
-def with_joints(change: Callable[[int, dict[str, float]], dict[str, float]]) -> Variant:
+def of_joints(change: Callable[[int, dict[str, float]], dict[str, float]]) -> Variant:
     """Return a recording whose joint messages have other names, positions or order."""
     recording = recorded()
     for n, said in enumerate(recording.joints):
@@ -63,11 +64,9 @@ def with_joints(change: Callable[[int, dict[str, float]], dict[str, float]]) -> 
     return Variant(recording)
 
 
-def with_images(make: Callable[[int, int], Any], *overrides: str) -> Variant:
+def of_images(make: Callable[[int, int], Any], *overrides: str) -> Variant:
     """Return a recording whose images are made from their numbers and stamps."""
-    recording = recorded(topic=RAW_TOPIC)
-    recording.images = [said._replace(message=make(n, stamp_of(said))) for n, said in enumerate(recording.images)]
-    return Variant(recording, overrides)
+    return Variant(with_image_messages(recorded(topic=RAW_TOPIC), make), overrides)
 
 
 def order_switched(n: int, angles: dict[str, float]) -> dict[str, float]:
@@ -119,24 +118,24 @@ def joint_gap(*overrides: str) -> Variant:
 
 def two_cameras() -> Variant:
     recording = recorded()
-    wrist = cell(seconds=2.0, size=SIZE, seed=6, camera_hz=15, topic=RAW_TOPIC)
+    wrist = cell(seconds=2.0, size=(32, 64), seed=6, camera_hz=15, topic=RAW_TOPIC)
     recording.others = [said._replace(topic="/wrist/image") for said in wrist.images]
     return Variant(recording, cameras={"color": RAW_TOPIC, "wrist": "/wrist/image"})
 
 
 VARIANTS: dict[str, Callable[[], Variant]] = {
     "plain": lambda: Variant(recorded()),
-    "order switched midway": lambda: with_joints(order_switched),
-    "gripper among the joints": lambda: with_joints(with_gripper),
-    "crossing pi": lambda: with_joints(crossing_pi),
+    "order switched midway": lambda: of_joints(order_switched),
+    "gripper among the joints": lambda: of_joints(with_gripper),
+    "crossing pi": lambda: of_joints(crossing_pi),
     "burst loss": burst_loss,
     "joint gap": joint_gap,
-    "padded rows": lambda: with_images(padded_rows),
+    "padded rows": lambda: of_images(padded_rows),
     "two cameras": two_cameras,
     "one topic by two names": lambda: Variant(
         recorded(), cameras={"color": RAW_TOPIC, "same": f"{RAW_TOPIC}/compressed"}
     ),
-    "depth": lambda: with_images(depth, "data.depth_range_m=[0.4, 2.0]"),
+    "depth": lambda: of_images(depth, "data.depth_range_m=[0.4, 2.0]"),
     "jitter of 1.5 ms": lambda: jittered(1.5),
     "jitter of 8 ms": lambda: jittered(8.0),
     "camera at 60 Hz": lambda: Variant(recorded(camera_hz=60)),

@@ -3,13 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from common.lerobot.dataset import Dataset
 from common.storage.files import read_json
 from stage1_convert.check import check
-from stage1_convert.pipeline.convert import RefusedError
 from tests.recordings.publishers import (
     ARRAY_TOPIC,
     FINGER,
@@ -22,31 +20,11 @@ from tests.recordings.publishers import (
     gripper_with_publisher_of_its_own,
     zeros_beside_the_arm,
 )
-from tests.stage1_convert.conversion import convert_one, report, rows, run
-from tests.stage1_convert.recording import JOINT_TOPIC, JOINTS, MS, START_NS, TYPES, Recording, joint_state, stamp_of
+from tests.stage1_convert.conversion import actions_of, convert_one, reason, report, rows, sources_of, states_of
+from tests.stage1_convert.recording import JOINT_TOPIC, JOINTS, MS, START_NS, TYPES, joint_state, stamp_of
 
 SEVEN = f"conventions.joint_order=[{', '.join(JOINTS)}, {FINGER}]"
 COMMAND = "conventions.action=command"
-
-
-def states(dataset: Path) -> np.ndarray:
-    return np.stack(rows(dataset)["observation.state"])
-
-
-def actions(dataset: Path) -> np.ndarray:
-    return np.stack(rows(dataset)["action"])
-
-
-def sync(dataset: Path) -> pd.DataFrame:
-    return pd.read_parquet(dataset / "meta/sync/chunk-000/file-000.parquet")
-
-
-def reason(folder: Path, recording: Recording, *overrides: str) -> str:
-    """Return why the only bag is refused."""
-    with pytest.raises(RefusedError) as caught:
-        convert_one(folder, recording, *overrides)
-    ((_, text),) = caught.value.refused
-    return text
 
 
 def newest_opening(tick_ns: int, hz: int) -> float:
@@ -59,15 +37,15 @@ def newest_opening(tick_ns: int, hz: int) -> float:
 def test_arm_and_gripper_in_messages_of_their_own_have_each_their_newest_value(tmp_path: Path, rule: str) -> None:
     recording = gripper_with_publisher_of_its_own()
     dataset = convert_one(tmp_path, recording, SEVEN, f"data.resample_by_stream={{joints: {rule}}}")
-    ticks_ns = sync(dataset)["tick_ns"].to_numpy()
+    ticks_ns = sources_of(dataset)["tick_ns"].to_numpy()
     exact = (ticks_ns - START_NS) / 1e10
     expected = exact if rule == "linear" else [newest_opening(int(tick_ns), 50) for tick_ns in ticks_ns]
-    np.testing.assert_allclose(states(dataset)[:, 6], expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(states_of(dataset)[:, 6], expected, rtol=0, atol=1e-6)
     if rule == "hold":
         stamps_ns = [stamp_of(said) for said in recording.joints]
         newest = [recording.joints[at - 1].message for at in np.searchsorted(stamps_ns, ticks_ns, side="right")]
         angles = [[message.position[message.name.index(joint)] for joint in JOINTS] for message in newest]
-        np.testing.assert_array_equal(states(dataset)[:, :6], np.array(angles, np.float32))
+        np.testing.assert_array_equal(states_of(dataset)[:, :6], np.array(angles, np.float32))
     bag = report(dataset)["bags"][0]
     assert bag["warnings"] == []
     assert {"joints", f"joints.{FINGER}"} <= bag["clock"].keys() & report(dataset)["streams"].keys()
@@ -79,9 +57,9 @@ def test_a_slow_gripper_has_a_limit_of_its_own(tmp_path: Path) -> None:
     assert f"joints.{FINGER}" in reason(tmp_path, recording, SEVEN)
     settings = SEVEN, f"data.max_age_ms_by_stream={{joints.{FINGER}: 600}}", "data.sync_columns=true"
     dataset = convert_one(tmp_path / "slow", recording, *settings)
-    ticks_ns = sync(dataset)["tick_ns"]
+    ticks_ns = sources_of(dataset)["tick_ns"]
     expected = [newest_opening(int(tick_ns), 2) for tick_ns in ticks_ns]
-    np.testing.assert_allclose(states(dataset)[:, 6], expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(states_of(dataset)[:, 6], expected, rtol=0, atol=1e-6)
     (episode,) = report(dataset)["bags"][0]["episodes"]
     assert 450 < episode["age_ms"][f"joints.{FINGER}"]["max"] <= 500
     assert episode["age_ms"]["joints"]["max"] < 15
@@ -101,12 +79,12 @@ def test_an_arm_that_falls_silent_is_a_gap_however_long_the_gripper_may_hold(tmp
 def test_a_joint_state_is_read_by_the_name_of_a_joint(tmp_path: Path, path: str, own: bool) -> None:
     recording = gripper_with_publisher_of_its_own() if own else gripper_in_the_arms_message()
     dataset = convert_one(tmp_path, recording, f"data.state_fields={{gripper: '{JOINT_TOPIC}:{path}'}}")
-    traced = sync(dataset)
+    traced = sources_of(dataset)
     if own:
         expected = [newest_opening(int(tick_ns), 50) for tick_ns in traced["tick_ns"]]
     else:
         expected = (traced["gripper.message"] / 1000).tolist()
-    np.testing.assert_allclose(states(dataset)[:, 6], expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(states_of(dataset)[:, 6], expected, rtol=0, atol=1e-6)
 
 
 def test_a_name_that_is_a_number_is_read_in_brackets(tmp_path: Path) -> None:
@@ -115,7 +93,7 @@ def test_a_name_that_is_a_number_is_read_in_brackets(tmp_path: Path) -> None:
         names = [*said.message.name[:-1], "7"]
         recording.joints[number] = said._replace(message=joint_state(stamp_of(said), names, said.message.position))
     dataset = convert_one(tmp_path, recording, f"data.state_fields={{gripper: '{JOINT_TOPIC}:position[7]'}}")
-    np.testing.assert_allclose(states(dataset)[:, 6], sync(dataset)["gripper.message"] / 1000, atol=1e-6)
+    np.testing.assert_allclose(states_of(dataset)[:, 6], sources_of(dataset)["gripper.message"] / 1000, atol=1e-6)
 
 
 def test_a_joint_by_index_is_refused_where_it_is_another_one_in_some_messages(tmp_path: Path) -> None:
@@ -125,7 +103,7 @@ def test_a_joint_by_index_is_refused_where_it_is_another_one_in_some_messages(tm
     assert "position.finger_joint" in text
     last = field.replace("position.0", "position.6")
     dataset = convert_one(tmp_path / "same", gripper_in_the_arms_message(), last)
-    np.testing.assert_allclose(states(dataset)[:, 6], sync(dataset)["gripper.message"] / 1000, atol=1e-6)
+    np.testing.assert_allclose(states_of(dataset)[:, 6], sources_of(dataset)["gripper.message"] / 1000, atol=1e-6)
 
 
 def test_a_name_that_no_message_has_is_refused_with_the_names_there_are(tmp_path: Path) -> None:
@@ -166,37 +144,17 @@ def test_actions_that_leap_back_and_forth_warn_of_a_second_publisher(tmp_path: P
     assert warning.startswith(f"topic {TWIST_TOPIC}: the values of vz leap and leap back ")
 
 
-def test_a_joint_state_without_any_joint_is_left_out_and_counted(tmp_path: Path) -> None:
-    recording = gripper_with_publisher_of_its_own()
-    recording.joints[0] = recording.joints[0]._replace(message=joint_state(stamp_of(recording.joints[0]), [], []))
-    bag = report(convert_one(tmp_path, recording, SEVEN))["bags"][0]
-    assert bag["bad_messages"]["joints"]["count"] == 1
-    assert bag["bad_messages"]["joints"]["reason"] == "0 joints are named and 0 positions given"
-    assert not any("only" in warning for warning in bag["warnings"])
-
-
 def test_vectors_of_one_number_are_stored_as_plain_numbers_as_lerobot_does(tmp_path: Path) -> None:
     paths = f"data.action_paths={{vz: '{TWIST_TOPIC}:twist.linear.z'}}"
     settings = paths, COMMAND, "conventions.joint_order=[elbow_joint]"
     dataset = convert_one(tmp_path, commands_of_many_kinds(), *settings)
     found = rows(dataset)
-    np.testing.assert_allclose(found["action"], sync(dataset)["vz.message"] / 100, atol=1e-6)
+    np.testing.assert_allclose(found["action"], sources_of(dataset)["vz.message"] / 100, atol=1e-6)
     assert check(dataset).findings == []
     opened = Dataset.open(dataset)
     for key, values in opened.columns(["observation.state", "action"]).items():
         assert values.shape == (len(found), 1)
         np.testing.assert_array_equal(values[:, 0], found[key])
-
-
-def test_zeros_are_a_legal_pose(tmp_path: Path) -> None:
-    recording = zeros_beside_the_arm(hz=1)
-    recording.others = []
-    for number, said in enumerate(recording.joints):
-        message = joint_state(stamp_of(said), said.message.name, np.zeros(6))
-        recording.joints[number] = said._replace(message=message)
-    dataset = convert_one(tmp_path, recording)
-    assert not states(dataset).any()
-    assert len(rows(dataset)) == 44
 
 
 def test_a_leader_arms_joints_are_called_otherwise(tmp_path: Path) -> None:
@@ -206,13 +164,13 @@ def test_a_leader_arms_joints_are_called_otherwise(tmp_path: Path) -> None:
     assert "data.command_joints" in text
     renamed = ", ".join(f"leader_{joint}: {joint}" for joint in JOINTS)
     dataset = convert_one(tmp_path / "named", commands_of_many_kinds(), *settings, f"data.command_joints={{{renamed}}}")
-    np.testing.assert_allclose(actions(dataset), states(dataset) + 0.25, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(actions_of(dataset), states_of(dataset) + 0.25, rtol=0, atol=1e-6)
 
 
 def test_commands_may_be_an_array_of_float32(tmp_path: Path) -> None:
     settings = f"data.command_topic={ARRAY_TOPIC}", COMMAND, "data.time_source=receive"
     dataset = convert_one(tmp_path, commands_of_many_kinds(), *settings)
-    np.testing.assert_allclose(actions(dataset), states(dataset) + 0.5, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(actions_of(dataset), states_of(dataset) + 0.5, rtol=0, atol=1e-6)
 
 
 def test_numbers_of_any_topic_are_actions_and_no_state(tmp_path: Path) -> None:
@@ -220,8 +178,8 @@ def test_numbers_of_any_topic_are_actions_and_no_state(tmp_path: Path) -> None:
     assert "data.action_paths takes numbers of any topic as actions" in text
     paths = f"data.action_paths={{vx: '{TWIST_TOPIC}:twist.linear.x', vz: '{TWIST_TOPIC}:twist.linear.z'}}"
     dataset = convert_one(tmp_path / "twist", commands_of_many_kinds(), paths, COMMAND)
-    np.testing.assert_allclose(actions(dataset)[:, 0], 0.1, rtol=1e-6)
-    np.testing.assert_allclose(actions(dataset)[:, 1], sync(dataset)["vz.message"] / 100, atol=1e-6)
+    np.testing.assert_allclose(actions_of(dataset)[:, 0], 0.1, rtol=1e-6)
+    np.testing.assert_allclose(actions_of(dataset)[:, 1], sources_of(dataset)["vz.message"] / 100, atol=1e-6)
     features = read_json(dataset / "meta/info.json")["features"]
     assert features["action"]["names"] == ["vx", "vz"]
     assert features["action"]["info"]["paths"]["vx"] == f"{TWIST_TOPIC}:twist.linear.x"
@@ -232,15 +190,7 @@ def test_numbers_of_any_topic_are_actions_and_no_state(tmp_path: Path) -> None:
 def test_numbers_of_any_topic_follow_the_commands_of_the_joints(tmp_path: Path) -> None:
     paths = f"data.action_paths={{vz: '{TWIST_TOPIC}:twist.linear.z'}}"
     dataset = convert_one(tmp_path, commands_of_many_kinds(), paths, "conventions.action=next_position")
-    found = actions(dataset)
+    found = actions_of(dataset)
     assert found.shape[1] == 7
-    np.testing.assert_array_equal(found[:-1, :6], states(dataset)[1:])
-    np.testing.assert_allclose(found[:, 6], sync(dataset)["vz.message"] / 100, atol=1e-6)
-
-
-def test_workers_change_nothing_about_joints_in_messages_of_their_own(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        gripper_with_publisher_of_its_own().write(tmp_path / "src" / name)
-    for workers in (0, 2):
-        run(tmp_path / "src", tmp_path / f"out{workers}", SEVEN, workers=workers)
-    np.testing.assert_array_equal(states(tmp_path / "out0"), states(tmp_path / "out2"))
+    np.testing.assert_array_equal(found[:-1, :6], states_of(dataset)[1:])
+    np.testing.assert_allclose(found[:, 6], sources_of(dataset)["vz.message"] / 100, atol=1e-6)

@@ -10,7 +10,7 @@ import pytest
 from common.cli.command import UserError
 from common.cli.config import load
 from stage1_convert.config import Config
-from tests.stage1_convert.conversion import report, rows, run
+from tests.stage1_convert.conversion import report, run, shown, sources_of, states_of
 from tests.stage1_convert.recording import (
     JOINTS,
     MS,
@@ -42,10 +42,9 @@ def converted(folder: Path, recording: Recording, *settings: str) -> tuple[Any, 
     """Return the frames as a table with the gripper's state and source, and the warnings."""
     recording.write(folder / "src" / "bag")
     summary = run(folder / "src", folder / "out", FIELD, *settings)
-    sources = pd.concat([pd.read_parquet(path) for path in sorted(folder.glob("out/meta/sync/*/*.parquet"))])
-    frames = pd.DataFrame({"second": (sources["tick_ns"].to_numpy() - START_NS) / 1e9})
-    frames["gripper"] = np.stack(rows(folder / "out")["observation.state"])[:, 6]
-    frames["message"] = sources["gripper.message"].to_numpy()
+    frames = pd.DataFrame({"second": (sources_of(folder / "out")["tick_ns"] - START_NS) / 1e9})
+    frames["gripper"] = states_of(folder / "out")[:, 6]
+    frames["message"] = shown(folder / "out", "gripper")
     return frames, [text for _, text in summary.warnings]
 
 

@@ -71,9 +71,3 @@ def test_thumbnails_have_a_row_for_each_camera(card: DatasetCard, dataset: Path)
     assert "(meta/thumbnails.jpg)" in card.text
     image = decode_image((dataset / "meta" / "thumbnails.jpg").read_bytes())
     assert image.shape == (2 * 120, FILM_FRAMES * FILM_PX, 3)
-
-
-def test_equal_conversions_give_equal_cards(dataset: Path, tmp_path: Path) -> None:
-    run(dataset.parent / "src", tmp_path / "elsewhere", *SETTINGS, workers=2)
-    for name in ("README.md", "meta/thumbnails.jpg"):
-        assert (tmp_path / "elsewhere" / name).read_bytes() == (dataset / name).read_bytes()
