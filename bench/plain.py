@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.act.network import Act, Layer, grid_sinusoid
+from common.act.network import Act
 from common.act.resnet import NORM_EPS, FrozenBatchNorm2d, ResNet
+from common.act.transformer import Layer, grid_sinusoid
 from stage2_train.loss import act_loss
 
 if TYPE_CHECKING:

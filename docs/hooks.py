@@ -1,16 +1,22 @@
-"""Pages of the documentation that are files elsewhere in the repository, and links to what is not in the documentation."""
+"""Pages that are files elsewhere in the repository, links to what is not in the documentation, and diagrams as SVG."""
 
 import re
 from pathlib import Path
 from typing import Any
 
+from diagram import svg
+
 ROOT = Path(__file__).parent.parent
 ELSEWHERE = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
+MERMAID = re.compile(r"```mermaid\n(.*?)```\n", re.DOTALL)
 LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|#)([^)]+)\)")
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Return a page's text: that of a file elsewhere, its links made to lead to pages; a link to code becomes its words."""
+    """Return a page's text: that of a file elsewhere, its links made to lead to pages; a link to code becomes its words.
+
+    Diagrams are drawn here, because Material loads the script that draws Mermaid from elsewhere.
+    """
     path = page.file.src_uri
     if path in ELSEWHERE:
         markdown = (ROOT / ELSEWHERE[path]).read_text()
@@ -25,4 +31,4 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         moved = {ROOT / file: name for name, file in ELSEWHERE.items()}
         return f"[{words}]({moved[inside]})" if inside in moved else words
 
-    return LINK.sub(replace, markdown)
+    return MERMAID.sub(lambda match: svg(match[1]) + "\n", LINK.sub(replace, markdown))

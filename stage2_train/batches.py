@@ -7,11 +7,10 @@ U random numbers for augmentation, N frames of the dataset.
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -104,9 +103,9 @@ def step_seed(*parts: int) -> int:
 class FrameStore:
     """All frames of a dataset: columns as arrays, images as `open_frames` returns them."""
 
-    def __init__(self, dataset: "Dataset", frames: dict[str, Frames], cache_dir: Path) -> None:
+    def __init__(self, dataset: "Dataset", frames: Mapping[str, Frames]) -> None:
         """Read the columns; raises UserError naming episode and frame where a value is not finite."""
-        columns = training_columns(dataset, cache_dir)
+        columns = training_columns(dataset)
         self.state_NS, self.action_NA, self.environment_NE = columns[STATE], columns[ACTION], columns.get(ENVIRONMENT)
         self.frames = list(frames.values())
 

@@ -7,6 +7,8 @@ from pydantic import Field, field_validator, model_validator
 from common.act.config import ActConfig
 from common.cli.config import Section
 
+Pixels = Annotated[int, Field(ge=32, le=4096)]
+
 
 class DataConfig(Section):
     """The dataset, and how its images are read."""
@@ -32,7 +34,7 @@ class DataConfig(Section):
     image_stats: Literal["imagenet", "dataset"] = Field(
         default="imagenet", description="statistics that normalize the images: ImageNet's or the dataset's"
     )
-    image_size: list[Annotated[int, Field(ge=32, le=4096)]] | None = Field(
+    image_size: tuple[Pixels, Pixels] | None = Field(
         default=None, description="[height, width] of the images that the network sees, resized once; null: as stored"
     )
     frame_cache: Literal["auto", "mmap", "none"] = Field(
@@ -43,18 +45,6 @@ class DataConfig(Section):
         ),
     )
     cache_dir: str | None = Field(default=None, description="folder of the decoded images; null: ~/.cache/bag2act")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        """Refuse an image size that is not two numbers."""
-        if self.image_size is not None and len(self.image_size) != 2:
-            raise ValueError(f"data.image_size={self.image_size}: expected [height, width] or null")
-        return self
-
-    @property
-    def size(self) -> tuple[int, int] | None:
-        """Height and width of the images, None as they are stored."""
-        return (self.image_size[0], self.image_size[1]) if self.image_size else None
 
 
 class ModelConfig(ActConfig):

@@ -31,7 +31,6 @@ class World:
     rank: int
     size: int
     device: torch.device
-    local_rank: int = 0
     # A second group over gloo, whatever the device: control messages never make a step wait for a GPU.
     control_group: "dist.ProcessGroup | None" = field(default=None, repr=False)
 
@@ -140,13 +139,13 @@ def init_distributed(device: str) -> Iterator[World]:
     if use_cuda:
         torch.cuda.set_device(torch_device)
     if size == 1:
-        yield World(rank, size, torch_device, local_rank)
+        yield World(rank, size, torch_device)
         return
     control_group: dist.ProcessGroup | None = None
     try:
         dist.init_process_group("nccl" if use_cuda else "gloo", timeout=STEP_TIMEOUT)
         control_group = dist.new_group(backend="gloo", timeout=SETUP_TIMEOUT)
-        yield World(rank, size, torch_device, local_rank, control_group)
+        yield World(rank, size, torch_device, control_group)
         dist.barrier(group=control_group)  # to the others, a process that leaves early looks like a dead one
     except RuntimeError as error:
         if not _is_lost_connection(error):

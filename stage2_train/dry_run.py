@@ -1,9 +1,7 @@
 """Shows what a training would do, with one step of it timed, and what is cached; nothing is written."""
 
-import tempfile
 import time
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +11,7 @@ from common.cli.config import to_dict
 from common.lerobot.dataset import Dataset
 from common.lerobot.frame_cache import cache_bytes, clear_cache, list_cache
 from common.lerobot.frames import Rows
-from common.storage.files import free_bytes
+from common.storage.disk import free_bytes
 from stage2_train.batches import FrameStore, load_batches
 from stage2_train.checkpoints.initial import initial_checkpoint, parameter_count
 from stage2_train.config import TrainConfig
@@ -40,11 +38,11 @@ def dry_run(config: TrainConfig) -> None:
     training = config.training
     dataset, episodes, held_out = open_dataset(config)
     print(yaml.safe_dump(to_dict(config), sort_keys=False))
-    with init_distributed(training.device) as world, tempfile.TemporaryDirectory() as scratch:
+    with init_distributed(training.device) as world:
         set_up_device(training, world.device)
         checkpoint = initial_checkpoint(config, dataset, held_out)
         frames = {camera: FirstFrames(dataset, camera, training.batch_size) for camera in dataset.cameras}
-        store = FrameStore(dataset, dict(frames), Path(scratch))
+        store = FrameStore(dataset, frames)
         trainer = Trainer(config, dataset, store, episodes, held_out, checkpoint, world)
         trainer.start_from(None, 0)
         step_s = _time_step(trainer)
@@ -67,7 +65,7 @@ def dry_run(config: TrainConfig) -> None:
 
 
 def show_cache(config: TrainConfig, clear: bool) -> None:
-    """List the decoded images and copied columns in data.cache_dir, and remove them if asked to."""
+    """List the images in data.cache_dir, and remove them if asked to."""
     folder = cache_dir(config)
     for line in list_cache(folder) or [f"nothing is cached in {folder}"]:
         print(line)

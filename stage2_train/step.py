@@ -19,12 +19,10 @@ from stage2_train.tracking.averages import Averages
 
 
 class StepResult(NamedTuple):
-    """What one optimizer step did; the tensors are on the device and not yet read."""
+    """What one optimizer step did; the norm is on the device and not yet read."""
 
-    loss: Loss  # of this rank's part of the global batch
     grad_norm: Tensor
     lr: float
-    duration_s: float
     data_wait_s: float
 
 
@@ -58,7 +56,7 @@ class Stepper:
 
         lr, grad_norm = self.optimizer.step(step)  # clips, too
         mean_loss = Loss(*torch.stack(losses).sum(dim=0))
-        result = StepResult(mean_loss, grad_norm, lr, time.perf_counter() - started_s, data_wait_s)
+        duration_s = time.perf_counter() - started_s
         self.finite_check.record(step, mean_loss.total, grad_norm)
-        self.averages.add(mean_loss, result.duration_s, data_wait_s)
-        return result
+        self.averages.add(mean_loss, duration_s, data_wait_s)
+        return StepResult(grad_norm, lr, data_wait_s)

@@ -62,7 +62,7 @@ def open_dataset(config: TrainConfig) -> tuple[Dataset, list[Episode], list[Epis
     Raises UserError for what cannot be trained on, and warns of what is probably a mistake.
     """
     data = config.data
-    dataset = Dataset.open(Path(data.dataset), data.rename, data.use_cameras).in_size(data.size)
+    dataset = Dataset.open(Path(data.dataset), data.rename, data.use_cameras).in_size(data.image_size)
     episodes, held_out = split_episodes(dataset, data.episodes, data.val_fraction)
     if dataset.fps != data.fps:
         raise UserError(f"data.fps={data.fps}, but {dataset.root} has {dataset.fps} frames per second; set data.fps")
@@ -79,21 +79,17 @@ def open_dataset(config: TrainConfig) -> tuple[Dataset, list[Episode], list[Epis
 
 
 def cache_dir(config: TrainConfig) -> Path:
-    """Return where decoded images and copied columns are kept."""
+    """Return where images are cached."""
     return Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()
 
 
 def _open_frame_store(config: TrainConfig, dataset: Dataset, world: World) -> FrameStore:
-    """Open columns and images: one process of each machine fills the cache, the others wait for it."""
-    folder, builds = cache_dir(config), world.local_rank == 0
+    """Open columns and images: the first process of each machine fills the cache, the others wait for it."""
+    folder = cache_dir(config)
     _require_writable(folder)
-
-    def open_store() -> FrameStore:
-        return FrameStore(dataset, open_frames(dataset, folder, config.data.frame_cache, build=builds), folder)
-
-    store = open_store() if builds else None
-    world.barrier()
-    return store or open_store()
+    store = FrameStore(dataset, open_frames(dataset, folder, config.data.frame_cache))
+    world.barrier()  # machines take different times
+    return store
 
 
 def _require_writable(folder: Path) -> None:

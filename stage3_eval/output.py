@@ -8,10 +8,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from common.cli.command import UserError
-from common.storage.files import LOCK, full_disk_named, locked, read_json, require_ours, sync
+from common.cli.validation import validate
+from common.storage.disk import full_disk_named
+from common.storage.files import LOCK, locked, read_json, require_ours, sync
 from stage3_eval.metrics.summary import FORMAT_VERSION, Identity, Summary
 
 SUMMARY, PAGE, CURVES, ALL_EPISODES = "summary.json", "report.html", "curves.png", "all_episodes.parquet"
@@ -28,15 +28,8 @@ def require_evaluation(out: Path) -> None:
 def read_summary(folder: Path) -> Summary:
     """Read the summary in `folder`; raises UserError when it is missing, damaged, or of another version."""
     path = folder / SUMMARY
-    tree = read_json(path)
-    try:
-        return Summary.model_validate(tree)
-    except ValidationError as error:
-        keys = ".".join(map(str, error.errors()[0]["loc"]))
-        raise UserError(
-            f"{path} is not a summary of format version {FORMAT_VERSION}: {keys}: {error.errors()[0]['msg']}; evaluate "
-            "again into another folder"
-        ) from error
+    where = f"{path} is not a summary of format version {FORMAT_VERSION}, evaluate again into another folder: "
+    return validate(Summary, read_json(path), where)
 
 
 def read_finished(out: Path, identity: Identity) -> Summary | None:

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.cli.command import UserError
-from common.lerobot.columns import explain
 from common.lerobot.dataset import Dataset
 from common.lerobot.metadata import ACTION, STATE, Episode
+from common.lerobot.values import explain
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -28,7 +28,7 @@ def read_rows(dataset: Dataset, episode: Episode, names: Sequence[str]) -> Colum
     shapes = dataset.stored_shapes([*names, "index", "episode_index"])
     try:
         table = pq.read_table(path, columns=list(shapes), filters=[("episode_index", "=", episode.number)])
-        columns = {name: dataset.array(table, name).copy() for name in (*names, "index")}  # writable
+        columns = {name: dataset.array(table, name) for name in (*names, "index")}
     except (pa.ArrowException, OSError, TypeError, ValueError) as error:
         raise explain(path, shapes, error) from error
     if not np.array_equal(columns.pop("index"), np.arange(episode.start, episode.stop)):

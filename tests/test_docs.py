@@ -4,11 +4,14 @@ import os
 import re
 import shutil
 from functools import cache
+from itertools import combinations
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from tests.architecture import PAGE, redrawn
+from docs.diagram import svg
+from tests.architecture import PAGE, diagrams, redrawn
 from tests.conftest import ROOT, run_bash_blocks, run_module
 
 PAGES = [
@@ -22,6 +25,29 @@ PAGES += [ROOT / "README.md", ROOT / "tests" / "reliability" / "README.md"]
 
 def test_the_pictures_of_the_architecture_are_those_of_the_imports() -> None:
     assert PAGE.read_text() == redrawn(PAGE.read_text()), "run python -m tests.architecture"
+
+
+def test_a_diagram_draws_every_arrow_downward_from_box_to_box() -> None:
+    for _, flowchart in diagrams():
+        drawing = ElementTree.fromstring(svg(flowchart))
+        rects, texts, paths = (
+            list(drawing.iter(f"{{http://www.w3.org/2000/svg}}{tag}")) for tag in ("rect", "text", "path")
+        )
+        boxes = {
+            text.text: [float(rect.attrib[key]) for key in ("x", "y", "width", "height")]
+            for rect, text in zip(rects, texts, strict=True)
+        }
+        for (x, y, width, _), (other_x, other_y, other_width, _) in combinations(boxes.values(), 2):
+            assert y != other_y or x + width < other_x or other_x + other_width < x, "boxes of a row overlap"
+        arrows = re.findall(r"(\w+) --> (\w+)", flowchart)
+        drawn = [path.attrib["d"] for path in paths if path.attrib["class"] == "arrow"]
+        for (importer, imported), d in zip(arrows, drawn, strict=True):
+            (x, y, width, height), (end_x, end_y, end_width, _) = boxes[importer], boxes[imported]
+            first, *_, last = re.findall(r"(\d+) (-?[\d.]+)", d)
+            assert x < float(first[0]) < x + width, f"{importer} --> {imported}"
+            assert end_x < float(last[0]) < end_x + end_width, f"{importer} --> {imported}"
+            assert (float(first[1]), float(last[1])) == (y + height, end_y), f"{importer} --> {imported}"
+            assert end_y > y
 
 
 def test_the_steps_of_converting_one_bag_are_modules_that_exist() -> None:
@@ -59,6 +85,10 @@ def test_the_documentation_builds_and_needs_nothing_from_elsewhere(tmp_path: Pat
     assert done.returncode == 0, done.stdout + done.stderr
     pages = sorted((tmp_path / "site").rglob("*.html"))
     assert len(pages) > len(list(ROOT.glob("docs/*.md")))
+    architecture = (tmp_path / "site" / "architecture.html").read_text()
+    assert architecture.count('<svg class="diagram"') == len(list(diagrams())), (
+        "a diagram that is not drawn is shown as its source"
+    )
     loaded = r"<(?:script|img|link|iframe|source)\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\"' >]+)"
     assert not [
         found for page in pages for found in re.findall(loaded, page.read_text()) if "rel=canonical" not in found

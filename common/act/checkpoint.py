@@ -191,12 +191,10 @@ def _read_train_config(path: Path) -> dict[str, Any]:
     return dict(raw)
 
 
-# Keys and order of the config.json that LeRobot 0.4.0 to 0.6.1 all parse (they refuse unknown keys).
+# What LeRobot 0.4.0 to 0.6.1 all parse beside the settings of the network (they refuse unknown keys).
 _CONFIG_DEFAULTS: dict[str, Any] = {
     "type": "act",
     "n_obs_steps": 1,
-    "input_features": {},
-    "output_features": {},
     "device": "cpu",
     "use_amp": False,
     "push_to_hub": False,
@@ -204,24 +202,7 @@ _CONFIG_DEFAULTS: dict[str, Any] = {
     "private": None,
     "tags": None,
     "license": None,
-    "chunk_size": 100,
-    "n_action_steps": 100,
-    "normalization_mapping": {},
-    "vision_backbone": "resnet18",
-    "pretrained_backbone_weights": None,
     "replace_final_stride_with_dilation": False,
-    "pre_norm": False,
-    "dim_model": 512,
-    "n_heads": 8,
-    "dim_feedforward": 3200,
-    "feedforward_activation": "relu",
-    "n_encoder_layers": 4,
-    "n_decoder_layers": 1,
-    "use_vae": True,
-    "latent_dim": 32,
-    "n_vae_encoder_layers": 4,
-    "temporal_ensemble_coeff": None,
-    "dropout": 0.1,
     "kl_weight": 10.0,
     "optimizer_lr": 1e-05,
     "optimizer_weight_decay": 0.0001,

@@ -1,4 +1,4 @@
-"""A LeRobot v3.0 dataset on disk: features, episodes, statistics, memory-mapped columns and images.
+"""A LeRobot v3.0 dataset on disk: features, episodes, statistics, columns and images.
 
 This is the contract between the stages. The layout is LeRobot's (`codebase_version` v3.0). Two things it has no place for
 are stored beside it: how bags became rows, in `meta/conversion.json`, and what actions mean, in the action feature's `info`.
@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 
 from common.cli.command import UserError, one_line
 from common.cli.validation import validate
-from common.lerobot.columns import as_array, copy_again_if_damaged, explain, mapped
 from common.lerobot.images import Image, decode_image, decode_video, image_file, resize
 from common.lerobot.info import Info
 from common.lerobot.keys import require_names, stored_keys, used_features
@@ -36,9 +35,11 @@ from common.lerobot.metadata import (
     VIDEO_PATH,
     Episode,
     Feature,
+    check_episodes,
     image_key,
     iterate_episodes,
 )
+from common.lerobot.values import as_array, explain
 from common.storage.files import read_json
 
 log = logging.getLogger(__name__)
@@ -101,8 +102,12 @@ class Dataset:
     @property
     def cameras(self) -> dict[str, tuple[int, int, int]]:
         """Camera name -> shape (height, width, channels) of the images, resized to `size`, in the dataset's order."""
-        stored = {key: _image_shape(feature) for key, feature in self.features.items() if feature.dtype in IMAGE_DTYPES}
-        return {key.removeprefix(IMAGES): (*(self.size or shape[:2]), shape[2]) for key, shape in stored.items()}
+        found = {}
+        for key, feature in self.features.items():
+            if feature.dtype in IMAGE_DTYPES:
+                height, width, channels = feature.shape
+                found[key.removeprefix(IMAGES)] = (*(self.size or (height, width)), channels)
+        return found
 
     def in_size(self, size: tuple[int, int] | None) -> "Dataset":
         """Return the same dataset with its images resized to (height, width); None leaves them as they are stored."""
@@ -145,51 +150,37 @@ class Dataset:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hex sha256 of the metadata and of the names and sizes of all other files; a copy of the dataset has the same."""
-        return self._digest(with_times=False)
-
-    @functools.cached_property
-    def cache_key(self) -> str:
-        """The fingerprint with the times of the files: a cache of files that were changed later has another key."""
-        return self._digest(with_times=True)
-
-    def _digest(self, with_times: bool) -> str:
         digest = hashlib.sha256()
         for path in sorted(path for path in self.root.rglob("*") if path.is_file()):
-            name, stat = path.relative_to(self.root).as_posix(), path.stat()
-            digest.update(f"{name}\0{stat.st_size}\0".encode())
+            name = path.relative_to(self.root).as_posix()
+            digest.update(f"{name}\0{path.stat().st_size}\0".encode())
             if name.startswith("meta/"):
                 digest.update(path.read_bytes())
-            elif with_times:
-                digest.update(str(stat.st_mtime_ns).encode())
         return digest.hexdigest()
 
-    def columns(self, names: Sequence[str], cache_dir: Path) -> dict[str, npt.NDArray[Any]]:
-        """Return whole columns as `array` does, read through `datasets`' memory-mapped Arrow table.
+    def columns(self, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+        """Return whole columns as `array` does.
 
-        Only the named columns are copied into the Arrow cache, never the images. Raises UserError when rows are
-        missing.
+        Raises UserError naming the first value that cannot be taken, and when rows are missing, surplus or in another order
+        than their `index` says.
         """
-        wanted = list(dict.fromkeys([*names, "index"]))
-
-        def read() -> dict[str, npt.NDArray[Any]]:
-            try:
-                table = self._mapped(wanted, cache_dir)
-                arrays = {name: self.array(table, name) for name in wanted}
-            except (UserError, ValueError) as error:
-                raise explain(self.root / "data", self.stored_shapes(wanted), error) from error
-            self._require_every_row(arrays["index"])
-            return {name: arrays[name] for name in names}
-
-        return copy_again_if_damaged(self._columns_folder(cache_dir), read)
-
-    def _require_every_row(self, index: npt.NDArray[Any]) -> None:
-        """Raise UserError when rows are missing, surplus or in another order than their `index` says."""
+        data, wanted = self.root / "data", list(dict.fromkeys([*names, "index"]))
+        paths = sorted(data.glob("*/*.parquet"))  # the order in which readers concatenate them
+        if not paths:
+            raise UserError(f"{data} holds no parquet files")
+        try:
+            table = pq.read_table(paths, columns=[self.stored[name] for name in wanted], partitioning=None)
+            arrays = {name: self.array(table, name) for name in wanted}
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise explain(data, self.stored_shapes(wanted), error) from error
+        index = arrays["index"]
         moved = np.flatnonzero(index != np.arange(len(index)))
         if len(moved):
             place = f"{self.root}/data: row {moved[0]} has index {index[moved[0]]}, expected {moved[0]}"
             raise UserError(f"{place}: rows are missing or in another order; convert the dataset again")
         if len(index) != self.n_frames:
             raise UserError(f"{self.root}/data holds {len(index)} rows, and meta/ declares {self.n_frames}")
+        return {name: arrays[name] for name in names}
 
     def array(self, table: Any, name: str) -> npt.NDArray[Any]:
         """Return a column of a table as (rows, dimensions), or (rows,) for LeRobot's own columns such as `index`.
@@ -201,19 +192,6 @@ class Dataset:
     def stored_shapes(self, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
         """Return the shapes of features by their keys in the files."""
         return {self.stored[name]: self.features[name].shape for name in names}
-
-    def encoded_column(self, camera: str, cache_dir: Path) -> Any:
-        """Return the column of a camera's encoded images, copied once, as they are, and memory-mapped."""
-        key = image_key(camera)
-        return copy_again_if_damaged(
-            self._columns_folder(cache_dir), lambda: self._mapped([key], cache_dir).column(self.stored[key])
-        )
-
-    def _mapped(self, names: Sequence[str], cache_dir: Path) -> Any:
-        return mapped(self.root / "data", [self.stored[name] for name in names], self._columns_folder(cache_dir))
-
-    def _columns_folder(self, cache_dir: Path) -> Path:
-        return cache_dir / "columns" / self.cache_key[:24]
 
     def video(self, episode: Episode, camera: str) -> tuple[Path, float]:
         """Return the file that holds an episode's video of a camera, and at which second it begins there."""
@@ -254,8 +232,7 @@ class Dataset:
         except UserError as error:
             raise self.image_fault(episode, camera, count, error) from error
         if count != episode.length:
-            found = f"{self.root}: camera {camera}, episode {episode.number}: {count} images, {episode.length} rows"
-            raise explain(self.rows_path(episode), self.stored_shapes(["episode_index"]), UserError(found))
+            raise self.count_fault(episode, camera, count)
 
     def encoded_images(self, episode: Episode, camera: str) -> Iterator[bytes]:
         """Yield the stored JPEG or PNG files of one camera of an episode, in order; raises UserError where there is none."""
@@ -264,13 +241,18 @@ class Dataset:
 
     def image_cells(self, episode: Episode, camera: str) -> Iterator[dict[str, Any] | None]:
         """Yield the cells {bytes, path} of one camera of an episode as they are stored, in order."""
-        key = self.stored[image_key(camera)]
+        key, path = self.stored[image_key(camera)], self.rows_path(episode)
         try:
-            for batch in self.rows(episode, [key], 64):
-                for cell in batch.column(key):
-                    yield cell.as_py()
+            with pq.ParquetFile(path) as file:
+                groups = [
+                    i for i in range(file.num_row_groups) if _may_hold(file.metadata.row_group(i), episode.number)
+                ]
+                for batch in file.iter_batches(64, row_groups=groups, columns=[key, "episode_index"]):
+                    for cell, number in zip(batch.column(key), batch.column("episode_index"), strict=True):
+                        if number.as_py() == episode.number:
+                            yield cell.as_py()
         except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{self.rows_path(episode)} cannot be read: {one_line(error)}") from error
+            raise UserError(f"{path} cannot be read: {one_line(error)}") from error
 
     def image_fault(self, episode: Episode, camera: str, frame: int, error: Exception) -> UserError:
         """Return the refusal of an image: camera, episode and frame, and file, row and column where it is in a data file."""
@@ -280,6 +262,11 @@ class Dataset:
             return UserError(words)
         file = self.rows_path(episode).relative_to(self.root)
         return UserError(f"{words} ({file}, row {self.row_in_file(episode, frame)}, {self.stored[key]})")
+
+    def count_fault(self, episode: Episode, camera: str, count: int) -> UserError:
+        """Return the refusal of an episode with too few or too many images."""
+        found = f"{self.root}: camera {camera}, episode {episode.number}: {count} images, {episode.length} rows"
+        return explain(self.rows_path(episode), self.stored_shapes(["episode_index"]), UserError(found))
 
     def row_in_file(self, episode: Episode, frame: int) -> int:
         """Return the row of a frame in the file of its episode."""
@@ -291,19 +278,6 @@ class Dataset:
         """Return the file that holds an episode's rows."""
         return self.root / DATA_PATH.format(chunk_index=episode.data_file[0], file_index=episode.data_file[1])
 
-    def rows(self, episode: Episode, columns: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
-        """Yield an episode's rows, these columns of the file and episode_index, only from row groups that may hold them.
-
-        Raises what Arrow raises on a damaged file.
-        """
-        with pq.ParquetFile(self.rows_path(episode)) as file:
-            groups = [i for i in range(file.num_row_groups) if _may_hold(file.metadata.row_group(i), episode.number)]
-            wanted = [*columns, "episode_index"]
-            for batch in file.iter_batches(batch_size=batch_rows, row_groups=groups, columns=wanted):
-                belongs = np.asarray(batch.column("episode_index")) == episode.number
-                if belongs.any():
-                    yield batch.filter(pa.array(belongs))
-
     def _check(self) -> None:
         if "index" not in self.features:
             raise UserError(f"{self.root} has no index; it has {', '.join(self.features)}")
@@ -311,24 +285,7 @@ class Dataset:
             if key in (STATE, ACTION, *INDEX_COLUMNS) and (feature.dtype not in NUMBERS or len(feature.shape) > 1):
                 found = f"dtype {feature.dtype!r} and shape {list(feature.shape)}"
                 raise UserError(f"{self.root}/meta/info.json: {key} has {found}; expected a list of numbers")
-        if not self.episodes:
-            raise UserError(f"{self.root} holds no episodes")
-        expected = 0
-        for position, episode in enumerate(self.episodes):
-            if (episode.number, episode.start) != (position, expected) or episode.length < 1:
-                raise UserError(
-                    f"{self.root}/meta/episodes: episode {episode.number} does not follow the one before it"
-                )
-            expected = episode.stop
-        if self.info.total_frames != expected:
-            raise UserError(
-                f"{self.root}: info.json declares {self.info.total_frames} frames, the episodes hold {expected}"
-            )
-
-
-def _image_shape(feature: Feature) -> tuple[int, int, int]:
-    height, width, channels = feature.shape
-    return height, width, channels
+        check_episodes(self.root, self.episodes, self.info.total_frames)
 
 
 def _may_hold(group: pq.RowGroupMetaData, episode: int) -> bool:

@@ -1,6 +1,6 @@
 """The metadata of a LeRobot v3.0 dataset: paths, features and meta/episodes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,3 +112,16 @@ def iterate_episodes(root: Path) -> Iterator[Episode]:
             yield Episode(row["episode_index"], row["dataset_from_index"], row["dataset_to_index"], file, videos)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{root}/meta/episodes is damaged: {one_line(error)}") from error
+
+
+def check_episodes(root: Path, episodes: Sequence[Episode], total_frames: int) -> None:
+    """Raise UserError unless there are episodes that follow each other, with the frames that meta/info.json declares."""
+    if not episodes:
+        raise UserError(f"{root} holds no episodes")
+    expected = 0
+    for position, episode in enumerate(episodes):
+        if (episode.number, episode.start) != (position, expected) or episode.length < 1:
+            raise UserError(f"{root}/meta/episodes: episode {episode.number} does not follow the one before it")
+        expected = episode.stop
+    if total_frames != expected:
+        raise UserError(f"{root}: info.json declares {total_frames} frames, the episodes hold {expected}")

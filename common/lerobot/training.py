@@ -1,6 +1,5 @@
 """What a training needs of an opened dataset; `stage2_train` and `stage1_convert --check` both ask here, so they agree."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,12 +35,12 @@ def require_trainable(dataset: "Dataset") -> None:
                 )
 
 
-def training_columns(dataset: "Dataset", cache_dir: Path) -> dict[str, npt.NDArray[Any]]:
+def training_columns(dataset: "Dataset") -> dict[str, npt.NDArray[Any]]:
     """Return the vectors that a training reads, (rows, dimensions) by feature.
 
     Raises UserError naming file, row and column of a value that cannot be taken or is not finite.
     """
-    columns = dataset.columns([key for key in VECTORS if key in dataset.features], cache_dir)
+    columns = dataset.columns([key for key in VECTORS if key in dataset.features])
     for key, values in columns.items():
         bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
         if bad.size:

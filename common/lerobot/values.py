@@ -1,13 +1,17 @@
-"""Values of data files that are not what meta/info.json declares: nulls, and lists of another length."""
+"""Columns of data files as arrays, and the values in them that are not what meta/info.json declares."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from common.cli.command import UserError, one_line
+from common.lerobot.metadata import INDEX_COLUMNS, Feature
 
 
 class Fault(NamedTuple):
@@ -17,38 +21,46 @@ class Fault(NamedTuple):
     text: str
 
 
+def as_array(key: str, column: pa.ChunkedArray, feature: Feature) -> npt.NDArray[Any]:
+    """Return a column of numbers as (rows, *shape) float32, one of INDEX_COLUMNS as (rows,) in its own type.
+
+    Vectors of one number are stored as plain numbers. Raises ValueError naming the row of a null or of a list of another
+    length: its values would move into other rows.
+    """
+    values = column.combine_chunks()
+    fault = find_fault(values, feature.shape)
+    if fault is not None:
+        raise ValueError(f"row {fault.row} {fault.text}")
+    while is_list(values.type):
+        values = values.flatten()
+    is_index = key in INDEX_COLUMNS
+    # A copy even of the right type, because Arrow's memory is read-only.
+    array: npt.NDArray[Any] = values.to_numpy(zero_copy_only=False).astype(feature.dtype if is_index else "float32")
+    return array if is_index else array.reshape(len(column), *feature.shape)
+
+
+def explain(data: Path, shapes: Mapping[str, tuple[int, ...]], error: Exception) -> UserError:
+    """Return the refusal of a data file, or of all below `data`: the first fault in it, `error` where there is none.
+
+    `shapes` has the declared shape of each column.
+    """
+    for path in [data] if data.is_file() else sorted(data.glob("*/*.parquet")):
+        try:
+            fault = _first_fault(path, shapes)
+        except (pa.ArrowException, OSError):
+            continue
+        if fault:
+            return UserError(f"{fault}; repair it or leave its episode out of the dataset")
+    return error if isinstance(error, UserError) else UserError(f"{data} cannot be read: {one_line(error)}")
+
+
 def is_list(kind: pa.DataType) -> bool:
     """Return whether the type is a list, of whatever kind."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def find_fault(column: pa.ChunkedArray, shape: tuple[int, ...]) -> Fault | None:
+def find_fault(values: pa.Array, shape: tuple[int, ...]) -> Fault | None:
     """Return the first row whose value is null, holds a null, or is a list of another length than `shape` has."""
-    first: Fault | None = None
-    start = 0
-    for chunk in column.chunks:
-        fault = _chunk_fault(chunk, shape)
-        if fault is not None:
-            first = Fault(start + fault.row, fault.text)
-            break
-        start += len(chunk)
-    return first
-
-
-def first_fault(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """Return "<file>: row <row>: <column> <fault>" of a data file's first faulty column; None when there is none.
-
-    `shapes` has the declared shape of each column. Raises what Arrow raises on a damaged file.
-    """
-    with pq.ParquetFile(path) as file:
-        for key, shape in shapes.items():
-            fault = find_fault(file.read([key]).column(key), shape) if key in file.schema_arrow.names else None
-            if fault is not None:
-                return f"{path}: row {fault.row}: {key} {fault.text}"
-    return None
-
-
-def _chunk_fault(values: pa.Array, shape: tuple[int, ...]) -> Fault | None:
     rows = len(values)
     per_row = 1
     for size in (*(() if shape == (1,) and not is_list(values.type) else shape), None):
@@ -64,4 +76,15 @@ def _chunk_fault(values: pa.Array, shape: tuple[int, ...]) -> Fault | None:
             bad = int(np.flatnonzero(lengths != size)[0])
             return Fault(bad // per_row, f"has {lengths[bad]} values, the dataset declares {size}")
         values, per_row = values.flatten(), per_row * size
+    return None
+
+
+def _first_fault(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    with pq.ParquetFile(path) as file:
+        for key, shape in shapes.items():
+            if key not in file.schema_arrow.names:
+                return f"{path} has no column {key}"
+            fault = find_fault(file.read([key]).column(key).combine_chunks(), shape)
+            if fault is not None:
+                return f"{path}: row {fault.row}: {key} {fault.text}"
     return None

@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from common.cli.command import TransientError, UserError
-from common.storage.files import DiskFullError
+from common.storage.disk import DiskFullError
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -193,9 +193,8 @@ def _interrupt_deferred() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        with contextlib.ExitStack() as stack:  # a second one ends the process at once, though the first one raises
-            for number in received:
-                stack.callback(signal.raise_signal, number)
+        if received:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:

@@ -14,26 +14,18 @@ def wrap(angles: Float64) -> Float64:
     return wrapped
 
 
-def to_states(angles: Float64, sign: Sequence[float] | Float64 | None, wrapped: bool) -> Float64:
-    """Return the states (frames, joints) in radians: `angles` times `sign`, wrapped to (-pi, pi] if `wrapped`."""
-    states = angles if sign is None else angles * np.asarray(sign)
+def to_states(angles: Float64, signs: Sequence[float], wrapped: bool) -> Float64:
+    """Return the states (frames, joints) in radians: `angles` times `signs`, wrapped to (-pi, pi] if `wrapped`."""
+    states = angles * np.asarray(signs)
     return wrap(states) if wrapped else states
 
 
-def to_actions(states: Float64, meaning: str) -> Float64:
-    """Return the actions (frames, joints) of one episode's states, in radians.
+def to_actions(values: Float64, meaning: str, are_angles: bool = True) -> Float64:
+    """Return the actions (frames, dimensions) of one episode's states: angles in radians, or a field such as a gripper's.
 
-    delta: the step to the next state along the shortest arc, in (-pi, pi]; zero for the last frame.
-    next_position: the next state; the last frame's is its own.
-    """
-    following = np.concatenate([states[1:], states[-1:]])
-    return wrap(following - states) if meaning == "delta" else following
-
-
-def to_field_actions(values: Float64, meaning: str) -> Float64:
-    """Return the actions (frames, 1) of a state field that is no angle, such as a gripper's opening.
-
-    delta: the difference to the next value; next_position: the next value; command: the value, which was commanded.
+    delta: the step to the next state, of angles along the shortest arc, in (-pi, pi]; zero for the last frame.
+    next_position: the next state; the last frame's is its own. command: the value, which was commanded.
     """
     following = np.concatenate([values[1:], values[-1:]])
-    return {"delta": following - values, "next_position": following, "command": values}[meaning]
+    step = following - values
+    return {"delta": wrap(step) if are_angles else step, "next_position": following, "command": values}[meaning]

@@ -55,33 +55,22 @@ def describe_cuts(
     steady = _steady(clocks, data)
     start_s = (shown_ns[0] - min(int(clocks[stream].stamps_ns[0]) for stream in steady)) / SECOND_NS
     end_s = (max(int(clocks[stream].stamps_ns[-1]) for stream in steady) - shown_ns[1]) / SECOND_NS
-    cuts = []
-    if start_s > TOLD_S:
-        late = max(clocks, key=lambda stream: int(clocks[stream].stamps_ns[0]))
-        if silent[0]:
-            reason = _nothing_from(silent[0])
-        elif late in data.state_fields:
-            reason = (
-                f"{late} publishes its first message then; data.initial_values={{{late}: NUMBER}} stands in until then"
-            )
-        else:
-            reason = f"{late} publishes its first message then"
-        cuts.append(f"the first {start_s:.1f} s are in no frame: {reason}")
-    if end_s > TOLD_S:
-        early = min(steady, key=lambda stream: int(clocks[stream].stamps_ns[-1]))
-        reason = (
-            _nothing_from(silent[1])
-            if silent[1]
-            else (
-                f"{early} publishes its last message before; if it publishes on change, "
-                f"data.max_age_ms_by_stream={{{early}: 60000}} holds it"
-            )
-        )
-        cuts.append(f"the last {end_s:.1f} s are in no frame: {reason}")
-    return cuts
+    late = max(clocks, key=lambda stream: int(clocks[stream].stamps_ns[0]))
+    early = min(steady, key=lambda stream: int(clocks[stream].stamps_ns[-1]))
+    first = f"{late} publishes its first message then"
+    if late in data.state_fields:
+        first += f"; data.initial_values={{{late}: NUMBER}} stands in until then"
+    last = (
+        f"{early} publishes its last message before; if it publishes on change, data.max_age_ms_by_stream={{{early}: 60000}} "
+        "holds it"
+    )
+    cuts = [("first", start_s, _nothing_from(silent[0]) or first), ("last", end_s, _nothing_from(silent[1]) or last)]
+    return [f"the {end} {cut_s:.1f} s are in no frame: {reason}" for end, cut_s, reason in cuts if cut_s > TOLD_S]
 
 
 def _nothing_from(streams: Sequence[str]) -> str:
+    if not streams:
+        return ""
     limits = ", ".join(f"{stream}: 60000" for stream in streams)
     return f"nothing new from {', '.join(streams)}; data.max_age_ms_by_stream={{{limits}}} holds a value longer"
 

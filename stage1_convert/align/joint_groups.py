@@ -5,13 +5,15 @@ joints has its own newest message.
 """
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from stage1_convert.align.clock import SECOND_NS, Int64
+from stage1_convert.align.episodes import ResampleRule, rule_of
 from stage1_convert.align.resample import Bool, Float64, interpolate
+from stage1_convert.config import Config
 
 MIN_LEAP_RAD = 0.05  # more than the noise of an encoder, whatever the time between two messages
 MIN_LEAPS = 3  # fewer are faults of single messages
@@ -28,22 +30,25 @@ class JointGroup(NamedTuple):
     rows: Bool
 
 
-def group_joints(
-    names: Sequence[Sequence[str]], labels: Int64, joints: Sequence[str], limit: Callable[[str], Hashable]
-) -> list[JointGroup]:
-    """Divide `joints` by the messages they come in and by their `limit`; the largest group is the first.
+def group_joints(names: Sequence[Sequence[str]], labels: Int64, whole: str, config: Config) -> dict[str, JointGroup]:
+    """Divide the joints of `whole`, which is joints or command, by the messages they come in, their rule and their limit.
 
-    `names` are the different sequences of names in the messages, `labels` (samples,) which of them a message has: -1 for one
-    that is damaged, which counts for every joint. Messages without any names, such as arrays, hold all joints.
+    Returns the groups by the names of their streams: the largest one has the plain name, each other that of its first joint,
+    such as joints.finger_joint. `names` are the different sequences of names in the messages, `labels` (samples,) which of
+    them a message has: -1 for one that is damaged, which counts for every joint. Messages without any names, such as arrays,
+    hold all joints.
     """
+    joints = config.conventions.joint_order
     carried = np.ones((len(names) + 1, len(joints)), np.bool_)  # the last row is that of label -1
     for label, given in enumerate(names):
         carried[label] = [not given or joint in given for joint in joints]
-    together: dict[tuple[bytes, Hashable], list[int]] = {}
+    together: dict[tuple[bytes, ResampleRule], list[int]] = {}
     for number, joint in enumerate(joints):
-        together.setdefault((carried[:, number].tobytes(), limit(joint)), []).append(number)
-    groups = [JointGroup(group, carried[labels, group[0]]) for group in together.values()]
-    return sorted(groups, key=lambda group: -len(group.joints))
+        rule = rule_of(f"{whole}.{joint}", config.data)
+        together.setdefault((carried[:, number].tobytes(), rule), []).append(number)
+    largest, *others = sorted(together.values(), key=lambda group: -len(group))
+    named = {whole: largest, **{f"{whole}.{joints[group[0]]}": group for group in others}}
+    return {name: JointGroup(group, carried[labels, group[0]]) for name, group in named.items()}
 
 
 def partly_missing(groups: Sequence[JointGroup]) -> list[JointGroup]:

@@ -12,7 +12,7 @@ from stage1_convert.align.clock import SECOND_NS, Int64
 Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 
-MAX_SPAN_NS = 48 * 3600 * SECOND_NS
+MAX_SPAN_S = 48 * 3600
 LONG_PAUSE_NS = 3600 * SECOND_NS
 PAUSE_EDGE_NS = 120 * SECOND_NS  # no limit of a stream is longer than a minute
 
@@ -34,22 +34,17 @@ def grid(start_ns: int, stop_ns: int, fps: int, pauses_ns: Sequence[tuple[int, i
     Those within one of `pauses_ns`, pairs of a start and an end in order, are left out. Raises UserError when more ticks
     remain than any recording has, which means that a clock jumped.
     """
-    parts, begin_ns = [], start_ns
+    first_ticks_ns, counts, begin_ns = list[int](), list[int](), start_ns
     for pause_ns, resume_ns in [*pauses_ns, (stop_ns + 1, stop_ns + 1)]:
-        seconds = -((start_ns - begin_ns) // SECOND_NS)  # whole ones, after which the grid repeats itself
-        first_ns, end_ns = start_ns + seconds * SECOND_NS, min(pause_ns, stop_ns + 1)
-        parts.append((first_ns, max(0, end_ns - first_ns)))
+        first_ns = start_ns + -((start_ns - begin_ns) // SECOND_NS) * SECOND_NS  # the grid repeats itself every second
+        first_ticks_ns.append(first_ns)
+        counts.append(max(0, -((first_ns - min(pause_ns, stop_ns + 1)) * fps // SECOND_NS)))
         begin_ns = max(begin_ns, resume_ns)
-    total_ns = sum(length_ns for _, length_ns in parts)
-    if total_ns > MAX_SPAN_NS:
-        hours = total_ns / SECOND_NS / 3600
+    if sum(counts) > MAX_SPAN_S * fps:
+        hours = sum(counts) / fps / 3600
         raise UserError(f"the stamps span {hours:.1f} h without a long pause: a clock jumped; look at data.time_source")
-    counts = [(length_ns * fps - 1) // SECOND_NS + 1 if length_ns else 0 for _, length_ns in parts]
-    ticks_ns = [
-        first_ns + np.arange(count, dtype=np.int64) * SECOND_NS // fps
-        for (first_ns, _), count in zip(parts, counts, strict=True)
-    ]
-    return np.concatenate(ticks_ns)
+    steps = [np.arange(count, dtype=np.int64) * SECOND_NS // fps for count in counts]
+    return np.concatenate([first_ns + step for first_ns, step in zip(first_ticks_ns, steps, strict=True)])
 
 
 def long_pauses(streams_ns: Iterable[Int64]) -> list[tuple[int, int]]:

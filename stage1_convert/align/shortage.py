@@ -25,15 +25,18 @@ def describe_slow_streams(clocks: Mapping[str, Clock], limits_ns: Mapping[str, i
         f"samples count for {limits_ns[stream] / 1e6:g} ms"
         for stream in slow
     ]
-    wanted = {
-        stream.partition(".")[0]: min(MAX_LIMIT_MS, math.ceil(SPARE * periods_ns[stream] / 1e6)) for stream in slow
-    }
+    wanted = {stream.partition(".")[0]: patient_limit_ms(periods_ns[stream] / 1e6) for stream in slow}
     longest = ", ".join(f"{stream}: {limit_ms}" for stream, limit_ms in wanted.items())
     remedy = f"set data.max_age_ms_by_stream={{{longest}}}"
     fps = round(1e9 / max(periods_ns[stream] for stream in slow))
     if 1 <= fps < data.fps:
         remedy += f" and data.fps={fps}"
     return f": {'; '.join(texts)}; {remedy}"
+
+
+def patient_limit_ms(period_ms: float) -> int:
+    """Return a limit, in milliseconds, for a stream with this time between its messages, one of which may be lost."""
+    return min(MAX_LIMIT_MS, math.ceil(SPARE * period_ms))
 
 
 def require_commands_at_a_rate(topic: str, stamps_ns: Int64, fps: int) -> None:

@@ -10,7 +10,7 @@ from stage1_convert.align import conventions
 from stage1_convert.align.bad_messages import is_angle, number_faults
 from stage1_convert.align.camera_rate import ImageCounts, count_images
 from stage1_convert.align.clock import Clock, Int64
-from stage1_convert.align.episodes import EpisodePlan, rule_of
+from stage1_convert.align.episodes import EpisodePlan
 from stage1_convert.align.resample import Float64, interpolate
 from stage1_convert.align.split import Span
 from stage1_convert.align.streams import BagStreams, Stream
@@ -30,7 +30,7 @@ def check_numbers(bag_streams: BagStreams, plan: EpisodePlan, config: Config) ->
         if name in config.data.cameras:
             continue
         used = np.unique(plan.shown(name))
-        if rule_of(name, config.data).name == "linear":  # between it and the next one
+        if plan.rules[name] == "linear":  # between it and the next one
             used = np.unique(np.minimum([used, used + 1], len(stream.values) - 1))
         faults = number_faults(stream.names, stream.numbers[used], stream.values[used], stream.faults, config)
         for number, fault in faults.items():
@@ -58,11 +58,12 @@ def states_actions(bag_streams: BagStreams, plan: EpisodePlan, span: Span, confi
     numbers, commands = _numbers(bag_streams, plan, span, config)
     actions = []
     if config.has_commands:
-        sign = np.asarray(rules.joint_sign) if rules.apply_joint_sign else None
-        actions.append(conventions.to_states(_stack(commands, rules.joint_order), sign, rules.wrap_angles))
+        actions.append(conventions.to_states(_stack(commands, rules.joint_order), rules.signs, rules.wrap_angles))
     elif rules.action != "command":
         actions.append(conventions.to_actions(_joint_states(numbers, config)["position"], rules.action))
-    actions += [conventions.to_field_actions(_stack(numbers, [name]), rules.action) for name in rules.action_fields]
+    actions += [
+        conventions.to_actions(_stack(numbers, [name]), rules.action, are_angles=False) for name in rules.action_fields
+    ]
     paths = [_stack(numbers, [name]) for name in data.action_paths]
     return StatesActions(state_vectors(numbers, config), np.concatenate([*actions, *paths], axis=1))
 
@@ -77,9 +78,8 @@ def _joint_states(numbers: Mapping[str, Float64], config: Config) -> dict[str, F
     """Return the states (frames, joints) of each of data.joint_fields."""
     rules, wanted = config.conventions, config.data.joint_fields
     joints = np.array(config.state_names[: len(wanted) * len(rules.joint_order)])
-    sign = np.asarray(rules.joint_sign) if rules.apply_joint_sign else None
     return {
-        field: conventions.to_states(_stack(numbers, names), sign, rules.wrap_angles and field == "position")
+        field: conventions.to_states(_stack(numbers, names), rules.signs, rules.wrap_angles and field == "position")
         for field, names in zip(wanted, np.split(joints, len(wanted)), strict=True)
     }
 
@@ -158,7 +158,7 @@ def describe_images(clocks: Mapping[str, Clock], plan: EpisodePlan, data: DataCo
 def _resampled(name: str, stream: Stream, plan: EpisodePlan, span: Span, config: Config) -> Float64:
     """Return the numbers (frames, dimensions) of a stream at the ticks of an episode."""
     samples = plan.picks[name][span.start : span.stop]
-    if rule_of(name, config.data).name == "linear":
+    if plan.rules[name] == "linear":
         ticks_ns = plan.ticks_ns[span.start : span.stop]
         return interpolate(stream.clock.stamps_ns, stream.values, ticks_ns, samples, is_angle(stream.names, config))
     return stream.values[samples]

@@ -2,14 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from common.cli.command import UserError
-from stage1_convert.align.bad_messages import BadMessage, number_faults, require_few
+from stage1_convert.align.bad_messages import BadMessage, is_angle, number_faults, require_few
 from stage1_convert.align.clock import Clock, Int64
-from stage1_convert.align.episodes import rule_of
 from stage1_convert.align.joint_fields import JOINT_STATE, TRAJECTORY, check_index
 from stage1_convert.align.joint_groups import JointGroup, find_contradiction, find_leaping, group_joints, partly_missing
 from stage1_convert.align.resample import Bool, Float64
@@ -22,34 +21,35 @@ from stage1_convert.bags.message_types import VIDEO_TYPES
 from stage1_convert.bags.storage import Bytes
 from stage1_convert.config import COMMAND, JOINTS, Config
 
+MARKERS = ""  # the name of the stream of data.split_topic
 StartsVideo = Callable[[Any], bool]  # tells whether the decoding of a video can begin with this packet
 
 
 def read_streams(bag: Bag, config: Config, starts_video: StartsVideo) -> BagStreams:
     """Read every message of the wanted topics once; raises UserError when a topic is missing, empty or has no clock."""
-    readers = {
-        name: StreamReader(bag, topic, stream_fields(name, topic, bag, config), starts_video, config.data.bad_messages)
+    readers = [
+        StreamReader(bag, name, topic, stream_fields(name, topic, bag, config), config, starts_video)
         for name, topic in find_topics(bag.topics, config).items()
-    }
-    markers = _marker_reader(bag, config.data.split_topic, starts_video)
-    _read_messages(bag, [*readers.values(), *([markers] if markers else [])])
+    ]
+    markers = _marker_readers(bag, config, starts_video)
+    read_messages(bag, [*readers, *markers])
     streams: dict[str, Stream] = {}
-    for name, reader in readers.items():
-        streams |= reader.finish(name, config)
-    markers_ns = markers.finish("", config)[""].clock.stamps_ns if markers and markers.read else np.zeros(0, np.int64)
-    return BagStreams(streams, markers_ns)
+    for reader in readers:
+        streams |= reader.finish()
+    marked = [marker.finish()[MARKERS].clock.stamps_ns for marker in markers if marker.read]
+    return BagStreams(streams, np.concatenate([np.zeros(0, np.int64), *marked]))
 
 
 class StreamReader:
     """Collects the samples of one stream, a few messages at a time; `read` counts the messages of its topic."""
 
     def __init__(
-        self, bag: Bag, topic: str, fields: FieldReader | None, starts_video: StartsVideo, bad_messages: str = "refuse"
+        self, bag: Bag, name: str, topic: str, fields: FieldReader | None, config: Config, starts_video: StartsVideo
     ) -> None:
         self.topic, self.read = topic, 0
-        self._skip = bad_messages == "skip"
-        self._bag, self._type, self._fields = bag, bag.topics[topic].type, fields
-        self._starts_video = starts_video
+        self._bag, self._name, self._type, self._fields = bag, name, bag.topics[topic].type, fields
+        self._config, self._starts_video = config, starts_video
+        self._skip = config.data.bad_messages == "skip" and name != MARKERS
         self._awaits_key_frame = self._type in VIDEO_TYPES
         self._leading = 0  # packets before the first key frame
         self._parts: list[tuple[Int64, Int64, Int64, Int64, Float64]] = []
@@ -65,17 +65,18 @@ class StreamReader:
         self._faults |= {self.read + row: fault for row, fault in found.faults.items()}
         self.read += len(messages)
 
-    def finish(self, name: str, config: Config) -> dict[str, Stream]:
+    def finish(self) -> dict[str, Stream]:
         """Return the whole stream, or the streams of its groups of joints, by name.
 
         Raises UserError when it has no sample or no clock, a joint is missing, or two publishers contradict each other.
         """
-        if not self.read and name in config.data.initial_values:
+        name, data = self._name, self._config.data
+        if not self.read and name in data.initial_values:
             none = np.zeros(0, np.int64)
             silent = Clock(none, "receive", "no message: data.initial_values alone", None)
             return {name: Stream(self.topic, (name,), 0, silent, none, np.zeros((0, 1)), {}, none, none)}
         if not any(len(part[0]) for part in self._parts):
-            raise UserError(self._without_sample(name, config))
+            raise UserError(self._without_sample())
         if self._leading:
             self._bag.warnings.append(
                 f"topic {self.topic}: {self._leading} packets before the first key frame carry no image"
@@ -84,30 +85,30 @@ class StreamReader:
             np.concatenate(part) for part in zip(*self._parts, strict=True)
         )
         self._parts = []
-        if name not in (JOINTS, COMMAND):
-            self._check_index(name, config)
-            names = () if name in ("", *config.data.cameras) else (name,)
-            stream = self._stream(name, names, (numbers, header_ns, receive_ns), values, config)
-            if name in config.data.action_paths and (leaping := find_leaping(stream.clock.stamps_ns, stream.values)):
-                self._bag.warnings.append(
-                    f"topic {self.topic}: the values of {name} {leaping}: two publishers may contradict each other; record "
-                    "one of them alone"
-                )
-            return {name: stream}
-        return self._joint_streams(name, config, (numbers, header_ns, receive_ns, labels), values)
+        if name in (JOINTS, COMMAND):
+            return self._joint_streams((numbers, header_ns, receive_ns, labels), values)
+        self._check_index()
+        names = () if name in (MARKERS, *data.cameras) else (name,)
+        stream = self._stream(name, names, (numbers, header_ns, receive_ns), values)
+        if name in data.action_paths and (leaping := find_leaping(stream.clock.stamps_ns, stream.values)):
+            self._bag.warnings.append(
+                f"topic {self.topic}: the values of {name} {leaping}: two publishers may contradict each other; record one "
+                "of them alone"
+            )
+        return {name: stream}
 
     def _stream(
-        self, name: str, names: tuple[str, ...], columns: tuple[Int64, Int64, Int64], values: Float64, config: Config
+        self, name: str, names: tuple[str, ...], columns: tuple[Int64, Int64, Int64], values: Float64
     ) -> Stream:
         """Return a stream of the usable ones of some messages; `columns` are their numbers, stamps and receive times."""
         numbers, header_ns, receive_ns = columns
         clock = Clock(receive_ns, "receive", f"{self._type} has no stamp", None)
         stream = Stream(self.topic, names, self.read, clock, numbers, values, self._faults, header_ns, receive_ns)
-        faults = number_faults(names, numbers, values, self._faults, config) if self._skip else {}
+        faults = number_faults(names, numbers, values, self._faults, self._config) if self._skip else {}
         usable = choose_samples(stream, ~np.isin(numbers, list(faults)))
         if self._fields and self._fields.has_stamp:
-            usable = with_clock(name, usable, config.data)
-        elif wanted_clock(name, config.data) == "header":
+            usable = with_clock(name, usable, self._config.data)
+        elif wanted_clock(name, self._config.data) == "header":
             raise UserError(
                 f"topic {self.topic}: {self._type} has no stamp; set data.time_source_by_stream.{name}=receive"
             )
@@ -116,45 +117,43 @@ class StreamReader:
             row = int(np.searchsorted(numbers, number))
             stamp_ns = int(header_ns[row]) if usable.clock.source == "header" else 0
             bad.append(BadMessage(number, stamp_ns or int(receive_ns[row]), fault))
-        require_few(subject(name, stream, config), bad, len(numbers))
+        require_few(subject(name, stream, self._config), bad, len(numbers))
         return usable._replace(bad=tuple(bad))
 
-    def _joint_streams(
-        self, name: str, config: Config, columns: tuple[Int64, Int64, Int64, Int64], values: Float64
-    ) -> dict[str, Stream]:
+    def _joint_streams(self, columns: tuple[Int64, Int64, Int64, Int64], values: Float64) -> dict[str, Stream]:
         """Return a stream for each group of joints that come together, the largest by the plain name."""
-        joints = config.conventions.joint_order
-        groups = group_joints(
-            self._names(name, config), columns[-1], joints, lambda joint: rule_of(f"{name}.{joint}", config.data)
-        )
-        nameless = [-1, *(label for label, names in enumerate(self._names(name, config)) if not names)]
-        named = ~(np.isin(columns[0], list(self._faults)) & np.isin(columns[-1], nameless))
-        self._check_groups(name, [group._replace(rows=group.rows & named) for group in groups], config)
+        name, config, joints = self._name, self._config, self._config.conventions.joint_order
+        given, labels = self._given_names(), columns[-1]
+        groups = group_joints(given, labels, name, config)
+        nameless = [-1, *(label for label, names in enumerate(given) if not names)]
+        named = ~(np.isin(columns[0], list(self._faults)) & np.isin(labels, nameless))
+        self._check_groups([group._replace(rows=group.rows & named) for group in groups.values()])
         streams: dict[str, Stream] = {}
-        for group in groups:
+        for group_name, group in groups.items():
             numbers, header_ns, receive_ns, labels = (column[group.rows] for column in columns)
             fields = range(values.shape[1] // len(joints))
             kept = [field * len(joints) + joint for field in fields for joint in group.joints]
             number_names = tuple(dimensions(name, config)[column] for column in kept)
             chosen = values if len(groups) == 1 else values[np.flatnonzero(group.rows)[:, None], kept]
-            stream = self._stream(name, number_names, (numbers, header_ns, receive_ns), chosen, config)
+            stream = self._stream(name, number_names, (numbers, header_ns, receive_ns), chosen)
             if self._type == TRAJECTORY:
                 require_commands_at_a_rate(self.topic, stream.clock.stamps_ns, config.data.fps)
-            self._check_publishers(stream, labels[np.isin(numbers, stream.numbers)], config)
-            streams[f"{name}.{joints[group.joints[0]]}" if streams else name] = stream
+            self._check_publishers(stream, labels[np.isin(numbers, stream.numbers)])
+            streams[group_name] = stream
         return streams
 
-    def _names(self, name: str, config: Config) -> list[list[str]]:
+    def _given_names(self) -> list[list[str]]:
         """Return the different sequences of names in the messages, those of commands as data.command_joints renames them."""
-        assert self._fields
-        renamed = config.data.command_joints if name == COMMAND else {}
-        return [[renamed.get(joint, joint) for joint in names] for names in self._fields.labels]
+        renamed = self._config.data.command_joints if self._name == COMMAND else {}
+        return [
+            [renamed.get(joint, joint) for joint in names] for names in (self._fields.labels if self._fields else ())
+        ]
 
-    def _check_groups(self, name: str, groups: Sequence[JointGroup], config: Config) -> None:
-        joints = config.conventions.joint_order
+    def _check_groups(self, groups: Sequence[JointGroup]) -> None:
+        joints = self._config.conventions.joint_order
         for group in groups:
             if not group.rows.any():
-                held = ", ".join(dict.fromkeys(joint for names in self._names(name, config) for joint in names))
+                held = ", ".join(dict.fromkeys(joint for names in self._given_names() for joint in names))
                 raise UserError(
                     f"topic {self.topic}: joint {joints[group.joints[0]]} is missing; its messages name {held}; name the "
                     "joints in conventions.joint_order"
@@ -165,38 +164,41 @@ class StreamReader:
                 f"topic {self.topic}: only {np.count_nonzero(group.rows)} of {len(group.rows)} messages hold {named}"
             )
 
-    def _check_publishers(self, stream: Stream, labels: Int64, config: Config) -> None:
-        angles = [index for index, name in enumerate(stream.names) if name in config.conventions.joint_order]
-        values = stream.values if len(angles) == len(stream.names) else stream.values[:, angles]
-        found = find_contradiction(stream.clock.stamps_ns, values, labels, config.data.max_joint_speed_rad_s)
+    def _check_publishers(self, stream: Stream, labels: Int64) -> None:
+        angles = is_angle(stream.names, self._config)
+        values = stream.values if angles.all() else stream.values[:, angles]
+        found = find_contradiction(stream.clock.stamps_ns, values, labels, self._config.data.max_joint_speed_rad_s)
         if found:
             raise UserError(
                 f"topic {self.topic}: two publishers contradict each other about {', '.join(stream.names)}: {found}; "
                 "record one of them alone, by another topic for the other, or raise the setting if the joints are so fast"
             )
 
-    def _check_index(self, name: str, config: Config) -> None:
-        path = {**config.data.state_fields, **config.data.action_paths}.get(name)
+    def _check_index(self) -> None:
+        path = self._config.data.paths.get(self._name)
         if path and self._fields and self._type == JOINT_STATE:
             try:
                 check_index(split_path(path)[1], self._fields.labels)
             except UserError as error:
                 raise UserError(f"topic {self.topic}: {error}") from error
 
-    def _without_sample(self, name: str, config: Config) -> str:
+    def _without_sample(self) -> str:
         """Return why the stream has no sample; the names in the messages are those of other joints."""
-        wanted = config.conventions.joint_order
-        path = {**config.data.state_fields, **config.data.action_paths}.get(name)
+        name, data, wanted = self._name, self._config.data, self._config.conventions.joint_order
+        path = data.paths.get(name)
         held = dict.fromkeys(joint for names in (self._fields.labels if self._fields else ()) for joint in names)
         about = f" that names any of {', '.join(wanted)}" if self.read and name in (JOINTS, COMMAND) else ""
         about = f" that holds {path}" if self.read and path else about
         names = f"; they name {', '.join(held)}" if held and about else ""
-        hint = "; data.command_joints says how they are called there" if names and name == COMMAND else ""
-        hint = "; conventions.joint_order names the joints" if names and name == JOINTS else hint
-        hint = (
-            f"; data.initial_values={{{name}: NUMBER}} stands in for it" if name in config.data.state_fields else hint
-        )
-        hint = "; leave it out of data.cameras" if name in config.data.cameras else hint
+        hint = ""
+        if names and name == COMMAND:
+            hint = "; data.command_joints says how they are called there"
+        elif names and name == JOINTS:
+            hint = "; conventions.joint_order names the joints"
+        elif name in data.state_fields:
+            hint = f"; data.initial_values={{{name}: NUMBER}} stands in for it"
+        elif name in data.cameras:
+            hint = "; leave it out of data.cameras"
         declared = self._bag.topics[self.topic].declared
         return f"topic {self.topic} holds no message{about}; {declared} are declared{names}{hint}"
 
@@ -218,8 +220,17 @@ class StreamReader:
         return usable
 
 
-def _read_messages(bag: Bag, readers: Sequence[StreamReader]) -> None:
-    """Hand every message to the readers of its topic: several streams may share one."""
+class TopicReader(Protocol):
+    """What takes the messages of a topic."""
+
+    topic: str
+
+    def add(self, messages: Sequence[tuple[int, Bytes]], /) -> None:
+        """Take the next messages, pairs of receive time and CDR."""
+
+
+def read_messages(bag: Bag, readers: Sequence[TopicReader]) -> None:
+    """Hand every message to the readers of its topic: several of them may share one."""
     for batch in bag.batches(dict.fromkeys(reader.topic for reader in readers)):
         by_topic: dict[str, list[tuple[int, Bytes]]] = {}
         for topic, receive_ns, data in batch:
@@ -229,13 +240,15 @@ def _read_messages(bag: Bag, readers: Sequence[StreamReader]) -> None:
                 reader.add(by_topic[reader.topic])
 
 
-def _marker_reader(bag: Bag, topic: str | None, starts_video: StartsVideo) -> StreamReader | None:
+def _marker_readers(bag: Bag, config: Config, starts_video: StartsVideo) -> list[StreamReader]:
+    """Return the reader of data.split_topic, none without such a topic."""
+    topic = config.data.split_topic
     if topic is None:
-        return None
+        return []
     if topic not in bag.topics:
         bag.warnings.append(f"has no topic {topic} (data.split_topic): it is not split by it")
-        return None
+        return []
     fields = None
     with contextlib.suppress(UserError):  # markers may be of a type that nobody defines: their receive times count
         fields = stamp_reader(bag.types(topic), bag.topics[topic].type)
-    return StreamReader(bag, topic, fields, starts_video)
+    return [StreamReader(bag, MARKERS, topic, fields, config, starts_video)]

@@ -36,7 +36,7 @@ def find_topics(known: Mapping[str, Topic], config: Config) -> dict[str, str]:
     for camera, topic in data.cameras.items():
         siblings = [] if topic.endswith(IMAGE_TRANSPORTS) else [f"{topic}/{kind}" for kind in IMAGE_TRANSPORTS]
         topics[camera] = _find_topic(known, [*siblings[:1], topic, *siblings[1:]], IMAGE_TYPES)
-    for name, path in {**data.state_fields, **data.action_paths}.items():
+    for name, path in data.paths.items():
         topics[name] = _find_topic(known, [split_path(path)[0]], ())
     if config.has_commands:
         try:
@@ -50,7 +50,6 @@ def find_topics(known: Mapping[str, Topic], config: Config) -> dict[str, str]:
 def stream_fields(name: str, topic: str, source: TypedTopics, config: Config) -> FieldReader:
     """Return the reader of the fields that a stream is made of; raises UserError when its topic's type has none of them."""
     types, msgtype, joints = source.types(topic), source.topics[topic].type, tuple(config.conventions.joint_order)
-    paths = {**config.data.state_fields, **config.data.action_paths}
     if name == JOINTS:
         return joint_state_reader(types, joints, config.data.joint_fields)
     if name == COMMAND:
@@ -58,7 +57,7 @@ def stream_fields(name: str, topic: str, source: TypedTopics, config: Config) ->
     if name in config.data.cameras:
         return stamp_reader(types, msgtype)
     try:
-        return field_reader(types, msgtype, split_path(paths[name])[1])
+        return field_reader(types, msgtype, split_path(config.data.paths[name])[1])
     except UserError as error:
         raise UserError(f"topic {topic}: {error}") from error
 

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
@@ -20,7 +19,7 @@ from common.lerobot.metadata import IMAGE_DTYPES
 from common.lerobot.training import require_trainable, training_columns
 from common.report.formatting import counted
 from stage1_convert.check.findings import Finding, Kind, Opened
-from stage1_convert.check.images import measure_images
+from stage1_convert.check.images import check_images, readable_cameras
 from stage1_convert.check.metadata import (
     check_axes,
     check_columns,
@@ -29,7 +28,7 @@ from stage1_convert.check.metadata import (
     check_left_over,
     check_tasks,
 )
-from stage1_convert.check.records import check_actions, check_record, check_sync, check_timestamps
+from stage1_convert.check.records import check_actions, check_record
 from stage1_convert.check.rows import check_data_files, check_finite, check_index_columns
 from stage1_convert.check.statistics import check_statistics
 
@@ -47,8 +46,6 @@ RULES: tuple[Rule, ...] = (
     check_index_columns,
     check_finite,
     check_record,
-    check_sync,
-    check_timestamps,
     check_actions,
     check_statistics,
 )
@@ -75,21 +72,21 @@ def check(root: Path, rename: Mapping[str, str] | None = None, use_cameras: Coll
     if not (root / "meta" / "info.json").is_file():
         raise UserError(f"no dataset in {root}: meta/info.json is missing")
     findings: list[Finding] = []
-    with _logged_warnings(root, findings), TemporaryDirectory() as cache:
+    with _logged_warnings(root, findings):
         try:
             dataset = Dataset.open(root, rename, use_cameras)
         except UserError as error:
             return Report(0, 0, [*findings, _fault(root, error, is_refused=True)])
-        columns = _read(dataset, Path(cache), findings)
-        measured = measure_images(dataset)
-        findings += measured.findings
+        columns = _read(dataset, findings)
+        findings += check_images(dataset)
         for rule in RULES:
-            findings += _apply(rule, Opened(dataset, columns, measured.stats))
+            findings += _apply(rule, Opened(dataset, columns))
     first = {finding.text: finding for finding in reversed(findings)}
-    return Report(dataset.n_frames, measured.images, list(reversed(first.values())))
+    images = dataset.n_frames * len(readable_cameras(dataset))
+    return Report(dataset.n_frames, images, list(reversed(first.values())))
 
 
-def _read(dataset: Dataset, cache: Path, findings: list[Finding]) -> dict[str, npt.NDArray[Any]]:
+def _read(dataset: Dataset, findings: list[Finding]) -> dict[str, npt.NDArray[Any]]:
     """Read the columns: first as a training does, whose refusals count, then each that is still missing."""
     columns: dict[str, npt.NDArray[Any]] = {}
     try:
@@ -97,13 +94,13 @@ def _read(dataset: Dataset, cache: Path, findings: list[Finding]) -> dict[str, n
     except UserError as error:
         findings.append(_fault(dataset.root, error, is_refused=True))
     try:
-        columns |= training_columns(dataset, cache / "training")
+        columns |= training_columns(dataset)
     except UserError as error:
         findings.append(_fault(dataset.root, error, is_refused=True))
     for key, feature in dataset.features.items():
         if key not in columns and feature.dtype not in (*IMAGE_DTYPES, "string"):
             try:
-                columns |= dataset.columns([key], cache / key)
+                columns |= dataset.columns([key])
             except UserError as error:
                 findings.append(_fault(dataset.root, error))
     return columns

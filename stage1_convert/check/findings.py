@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from common.lerobot.dataset import Dataset
-from stage1_convert.dataset.stats import Stats
 
 # What a finding breaks: a rule of LeRobot's format or of the training; a rule of ours alone, about our own records; none.
 Kind = Literal["fault", "own rule", "warning"]
@@ -33,13 +32,11 @@ class Finding(NamedTuple):
 class Opened:
     """A dataset with what could be read of it.
 
-    `columns` has numbers, (rows,) or (rows, dimensions), by feature; `image_stats` has the statistics of a camera's images
-    by feature and episode, None where no image of an episode decodes.
+    `columns` has numbers, (rows,) or (rows, dimensions), by feature.
     """
 
     dataset: Dataset
     columns: dict[str, npt.NDArray[Any]]
-    image_stats: dict[str, list[Stats | None]]
 
     @property
     def root(self) -> Path:
@@ -61,9 +58,7 @@ class Opened:
         path, start, _ = next(file for file in self.files if file[1] <= row < file[2])
         return f"{path.relative_to(self.root)}: row {row - start}"
 
-    def compare(
-        self, key: str, right: npt.NDArray[Any], tolerance: float = 0.0, kind: Kind = "fault"
-    ) -> Iterator[Finding]:
+    def compare(self, key: str, right: npt.NDArray[Any], tolerance: float = 0.0) -> Iterator[Finding]:
         """Yield a finding about the first row of a column that is off by more than the tolerance, and how many others are."""
         found = self.columns.get(key)
         if found is None or found.shape != right.shape:
@@ -72,7 +67,7 @@ class Opened:
         for row in np.flatnonzero(off)[:1]:
             more = f" (and {off.sum() - 1} more rows)" if off.sum() > 1 else ""
             yield Finding(
-                kind, f"{self.place(row)}: {key}: found {_text(found[row])}, expected {_text(right[row])}{more}"
+                "fault", f"{self.place(row)}: {key}: found {_text(found[row])}, expected {_text(right[row])}{more}"
             )
 
 

@@ -49,3 +49,8 @@ class ConventionsConfig(Section):
         if self.image_resize is not None and len(self.image_resize) != 2:
             raise ValueError(f"conventions.image_resize={self.image_resize}: expected [height, width] or null")
         return self
+
+    @property
+    def signs(self) -> list[float]:
+        """Return the factor of each joint's angle, by joint_order."""
+        return self.joint_sign if self.apply_joint_sign else [1.0] * len(self.joint_order)

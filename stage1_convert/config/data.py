@@ -236,6 +236,11 @@ class DataConfig(Section):
         return self
 
     @property
+    def paths(self) -> dict[str, str]:
+        """Return TOPIC:path of every number that is read by its path, by name."""
+        return {**self.state_fields, **self.action_paths}
+
+    @property
     def streams(self) -> tuple[str, ...]:
         """Return the names of all streams that a bag may have."""
         return (JOINTS, *self.cameras, *self.state_fields, *self.action_paths, COMMAND)

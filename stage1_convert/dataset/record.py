@@ -170,29 +170,10 @@ def write_record(path: Path, record: BaseModel) -> None:
     write_json(path, record.model_dump(exclude_unset=True))
 
 
-def read_record(dataset: Path, earlier: bool = False) -> ConversionRecord | None:
-    """Return the record of a dataset; None where there is none of this format or, with `earlier`, of format 3.
-
-    Raises UserError when the file is not JSON.
-    """
+def read_record(dataset: Path) -> ConversionRecord | None:
+    """Return the record of a dataset; None where there is none of this format. Raises UserError when it is not JSON."""
     path = dataset / RECORD_PATH
-    if not path.is_file():
-        return None
-    tree = read_json(path)
     try:
-        return ConversionRecord.model_validate(to_current(tree) if earlier else tree)
+        return ConversionRecord.model_validate(read_json(path)) if path.is_file() else None
     except ValidationError:
         return None
-
-
-def to_current(tree: Any) -> Any:
-    """Return the JSON of a record of format 3 in the words of format 4, and anything else as it is."""
-    if not isinstance(tree, dict) or tree.get("format") != 3 or not isinstance(tree.get("bags"), list):
-        return tree
-    bags = [{**bag, "episodes": [_renamed(episode) for episode in bag.get("episodes", [])]} for bag in tree["bags"]]
-    return {**tree, "format": FORMAT, "bags": bags}
-
-
-def _renamed(episode: dict[str, Any]) -> dict[str, Any]:
-    words = {"held": "repeated", "dropped": "passed_over", "repeated": "identical"}
-    return {words.get(name, name): value for name, value in episode.items()}

@@ -1,19 +1,20 @@
 """Choose the joints that a configuration proposes, and name those that it leaves out. Pure."""
 
-import math
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from stage1_convert.align.joint_fields import JOINT_STATE
-from stage1_convert.config import JOINTS, UR_JOINTS
+from stage1_convert.align.shortage import MAX_LIMIT_MS, patient_limit_ms
+from stage1_convert.config import JOINTS, UR_JOINTS, DataConfig
 from stage1_convert.inspect.survey import Survey, TopicStats
 
 GRIPPER = re.compile(r"finger|gripper|jaw|hand", re.IGNORECASE)
 PASSIVE = re.compile(r"knuckle|mimic|inner|_tip|_pad", re.IGNORECASE)  # parts of a gripper that follow its one joint
 COMMANDED = re.compile(r"leader|command|target|desired|reference|master", re.IGNORECASE)
 SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
-DEFAULT_AGE_MS, LONGEST_AGE_MS = 100.0, 60_000.0  # of data.max_age_ms
+DEFAULT_AGE_MS = DataConfig().max_age_ms
+ON_CHANGE_MS = 1000  # between two messages; a slower joint is taken for one that publishes on change
 
 
 class JointChoice(NamedTuple):
@@ -117,6 +118,7 @@ def _slow_joints(survey: Survey, topic: TopicStats, order: Sequence[str]) -> Ite
 def _limit_ms(messages: int, seconds: float) -> float | None:
     """Return a limit that bridges a lost message, or the longest for a joint that publishes on change; None: the usual."""
     interval_ms = 1000 * seconds / max(messages, 1)
-    if 2.5 * interval_ms <= DEFAULT_AGE_MS:
-        return None
-    return LONGEST_AGE_MS if interval_ms > 1000 else float(math.ceil(2.5 * interval_ms))
+    if interval_ms > ON_CHANGE_MS:
+        return MAX_LIMIT_MS
+    limit_ms = patient_limit_ms(interval_ms)
+    return limit_ms if limit_ms > DEFAULT_AGE_MS else None

@@ -4,8 +4,8 @@ import contextlib
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -42,8 +42,7 @@ def inspect(path: Path, out: Path | None = None, data: DataConfig = DATA) -> int
     folder = out or Path(tempfile.mkdtemp(prefix="inspect-"))
     folder.mkdir(parents=True, exist_ok=True)
     surveys, refused = [], 0
-    tasks = [(source, data) for source in sources]
-    with contextlib.closing(map_isolated(_survey, tasks, 1, _limits)) as answers:
+    with contextlib.closing(map_isolated(partial(survey, data=data), sources, 1, _limits)) as answers:
         for source, found in zip(sources, answers, strict=True):
             if isinstance(found, UserError):
                 print(f"bag {source.name}: {one_line(found)}\n")
@@ -63,25 +62,20 @@ def inspect(path: Path, out: Path | None = None, data: DataConfig = DATA) -> int
     return 2 if refused or any(found.error for found in surveys) else 0
 
 
-def _survey(arguments: tuple[BagPath, DataConfig]) -> Survey:
-    return survey(*arguments)
-
-
-def _limits(arguments: tuple[BagPath, Any]) -> Limits:
-    return limits_for(size_bytes(arguments[0].path))
-
-
 def _describe_trial(source: BagPath, text: str) -> str:
-    """Return a proposed configuration with a line before it that says what would prevent its use, if anything would."""
+    """Return a proposed configuration below what its frames make of the images, or what would prevent its use."""
     config = Config.model_validate(yaml.safe_load(text))
-    with contextlib.closing(map_isolated(_estimate, [(source, config)], 1, _limits)) as answers:
+    with contextlib.closing(map_isolated(partial(estimate_bag, config=config), [source], 1, _limits)) as answers:
         estimate = next(answers)
-    refused = estimate if isinstance(estimate, UserError) else estimate.refused
-    return f"# bag {source.name} would still be refused: {one_line(UserError(refused))}\n{text}" if refused else text
+    if isinstance(estimate, UserError):
+        estimate = BagEstimate(source.name, refused=one_line(estimate))
+    refused = f"bag {source.name} would still be refused: {estimate.refused}"
+    lines = estimate.images if estimate.refused is None else [refused]
+    return "".join(f"# {line}\n" for line in lines) + text
 
 
-def _estimate(arguments: tuple[BagPath, Config]) -> BagEstimate:
-    return estimate_bag(*arguments)
+def _limits(source: BagPath) -> Limits:
+    return limits_for(size_bytes(source.path))
 
 
 def describe(found: Survey, thumbnails: dict[str, Path]) -> list[str]:

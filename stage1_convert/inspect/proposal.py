@@ -5,21 +5,16 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import yaml
 
 from common.cli.command import UserError, one_line
-from stage1_convert.align.camera_rate import describe_counts, rate_of
-from stage1_convert.align.episodes import make_plan
+from stage1_convert.align.camera_rate import rate_of
 from stage1_convert.align.joint_fields import ARRAYS, TRAJECTORY
-from stage1_convert.align.shortage import require_commands_at_a_rate
-from stage1_convert.align.state_action import describe_images
-from stage1_convert.config import JOINTS, Config
-from stage1_convert.inspect.joints import choose_joint_topic, choose_joints, is_commanded, joint_names
+from stage1_convert.align.shortage import patient_limit_ms, require_commands_at_a_rate
+from stage1_convert.inspect.joints import DEFAULT_AGE_MS, choose_joint_topic, choose_joints, is_commanded, joint_names
 from stage1_convert.inspect.survey import Survey, TopicStats
 
 FPS, MAX_FPS = 30, 33  # for a camera whose stamps do not tell its rate; the fastest of a proposal
-DEFAULT_AGE_MS = 100.0  # of data.max_age_ms
 # Parts of a topic's name that describe the kind of image and not the camera.
 KIND_WORDS = re.compile(
     r"(image|video)(_?(raw|rect|color|mono|compressed|transport))*|compressed(depth)?|ffmpeg|rgb|raw"
@@ -73,8 +68,9 @@ def _yaml(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) ->
     guesses = {name: stats.camera.guess for name, stats in cameras.items() if stats.camera and stats.camera.guess}
     if guesses:
         data["encodings"] = guesses
-    if 2500 / slowest_hz > DEFAULT_AGE_MS:  # one lost image must not end an episode
-        data["max_age_ms"] = float(math.ceil(2500 / slowest_hz))
+    limit_ms = patient_limit_ms(1000 / slowest_hz)
+    if limit_ms > DEFAULT_AGE_MS:
+        data["max_age_ms"] = limit_ms
     conventions: dict[str, Any] = {"joint_order": chosen.order, "action": "delta"}
     if chosen.fields:
         data["state_fields"], conventions["action_fields"] = chosen.fields, list(chosen.fields)
@@ -83,14 +79,8 @@ def _yaml(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) ->
     changing = [stats.camera.sizes for stats in cameras.values() if stats.camera and len(stats.camera.sizes) > 1]
     if changing:
         conventions["image_resize"] = list(changing[0][0])
-    tree = {"data": data, "conventions": conventions}
-    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
-    remarks = [
-        *_remarks(survey, joints, cameras),
-        *_command_remarks(survey, chosen.order, fps),
-        *chosen.remarks,
-        *_image_remarks(joints, cameras, Config.model_validate(tree)),
-    ]
+    text = yaml.safe_dump({"data": data, "conventions": conventions}, sort_keys=False, allow_unicode=True, width=100)
+    remarks = [*_remarks(survey, joints, cameras), *_command_remarks(survey, chosen.order, fps), *chosen.remarks]
     return "".join(f"# {line}\n" for line in remarks) + text
 
 
@@ -101,20 +91,6 @@ def _rate_hz(stats: TopicStats) -> float:
 def _fps(rate_hz: float) -> int:
     """Return the rate of the frames for a camera: its own, or of a fast one every second, third, ... image."""
     return max(1, round(rate_hz / math.ceil(rate_hz / MAX_FPS)))
-
-
-def _image_remarks(joints: TopicStats, cameras: dict[str, TopicStats], config: Config) -> list[str]:
-    """Say of each camera how many images the frames of the bag would repeat and pass over."""
-    clocks = {name: stats.clock for name, stats in {JOINTS: joints, **cameras}.items() if stats.clock}
-    try:
-        plan = make_plan(clocks, {JOINTS: np.zeros((joints.read, 1))}, np.zeros(0, np.int64), config)
-    except UserError:
-        return []  # the trial of the proposal says why
-    episodes = describe_images(clocks, plan, config.data)
-    return [
-        f"{camera}: {describe_counts([counts[camera] for counts in episodes], _rate_hz(stats), config.data.fps)}"
-        for camera, stats in cameras.items()
-    ]
 
 
 def _remarks(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) -> list[str]:

@@ -1,34 +1,30 @@
 """Read a whole bag and describe its topics: rates, clocks, orders of joints, cameras."""
 
-import contextlib
 import tempfile
-from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rosbags.typesys.store import Typestore
 
 from common.cli.command import UserError, one_line
 from common.lerobot.images import Image
 from stage1_convert.align.clock import Clock, Int64, choose_clock
 from stage1_convert.align.joint_fields import JOINT_STATE
+from stage1_convert.align.stream_reader import read_messages
 from stage1_convert.bags.bag import Bag
 from stage1_convert.bags.cdr import FieldReader, stamp_reader
 from stage1_convert.bags.message_types import IMAGE_TYPES, VIDEO_TYPES
 from stage1_convert.bags.storage import Bytes, storage_files
 from stage1_convert.config import DataConfig, Encoding
 from stage1_convert.images.decode import read_image
-from stage1_convert.images.image import ImageRules
+from stage1_convert.images.image import CameraImage, ImageRules
 from stage1_convert.images.raw import GUESSES
 from stage1_convert.images.shades import Measured
-from stage1_convert.images.video_topic import VideoDecoder, starts_video
+from stage1_convert.images.video_topic import VideoStream
 from stage1_convert.pipeline.plan_bag import open_by_settings
 from stage1_convert.sources.source import BagPath
-
-HEAD_BYTES = 4096  # of a message; they include its stamp
-BATCH_MESSAGES = 1024
-NAMES_OFFSET = 12  # in a JointState: 4 bytes of encapsulation and 8 of the stamp come before
 
 
 class JointOrder(NamedTuple):
@@ -40,11 +36,11 @@ class JointOrder(NamedTuple):
 
 
 class Camera(NamedTuple):
-    """The images of a topic: their encoding, mean size, and one from the middle, or the error that prevents showing it.
+    """The images of a topic: their encoding, mean size, and one from the middle, or why none can be shown.
 
-    `sizes` are the different sizes (height, width) of the first, the middle and the last one. `kind` is as what the encoding
-    is understood, and `measured` what that image holds where it has more than 8 bits. `guess` is the encoding of an image
-    whose own word leaves it open.
+    `sizes` are the different sizes (height, width) of the first, the middle and the last one, as far as they decode. `kind`
+    is as what the encoding is understood, and `measured` what the image holds where it has more than 8 bits. `guess` is the
+    encoding of an image whose own word leaves it open.
     """
 
     encoding: str
@@ -99,132 +95,113 @@ def survey(source: BagPath, data: DataConfig) -> Survey:
     """Read a whole bag once; raises UserError when it cannot be opened at all."""
     files = storage_files(source.path) if source.path.is_dir() else [source.path]
     with tempfile.TemporaryDirectory() as scratch, open_by_settings(source, Path(scratch), data) as bag:
-        readers = {name: _TopicReader(bag, name) for name in sorted(bag.topics)}
-        first_ns = last_ns = 0
+        readers = [_TopicReader(bag, name) for name in sorted(bag.topics)]
         failure = None
         try:
-            for topic, receive_ns, message in bag.records([n for n, reader in readers.items() if reader.error is None]):
-                first_ns, last_ns = first_ns or receive_ns, receive_ns
-                readers[topic].add(receive_ns, message)
+            read_messages(bag, [reader for reader in readers if reader.error is None])
         except UserError as error:
             failure = one_line(error)
-        topics = [reader.finish() for reader in readers.values()]
-        size_bytes, seconds = sum(file.stat().st_size for file in files), (last_ns - first_ns) / 1e9
+        times_ns = [time_ns for reader in readers for time_ns in reader.received_ns()] or [0]
+        seconds, size_bytes = (max(times_ns) - min(times_ns)) / 1e9, sum(file.stat().st_size for file in files)
+        topics = [reader.finish() for reader in readers]
         return Survey(source.name, len(files), size_bytes, seconds, topics, bag.custom, list(bag.warnings), failure)
 
 
 class _TopicReader:
     """Collects the statistics of one topic."""
 
-    def __init__(self, bag: Bag, name: str) -> None:
-        self._bag, self._name, self._topic = bag, name, bag.topics[name]
+    def __init__(self, bag: Bag, topic: str) -> None:
+        self._bag, self.topic, self._type = bag, topic, bag.topics[topic].type
         self.error: str | None = None
-        self._reader: FieldReader | None = None
+        self._fields: FieldReader | None = None
         try:
-            bag.check_topic(name)
-            stamps = stamp_reader(bag.types(name), self._topic.type)
-            self._reader = stamps if stamps.has_stamp else None
+            bag.check_topic(topic)
+            self._fields = _reader(bag.types(topic), self._type)
         except UserError as error:
             self.error = one_line(error)
-        self._receive_ns, self._header_ns = array("q"), array("q")
-        self._heads: list[bytes] = []
-        self._orders: dict[tuple[str, ...], JointOrder] = {}
-        self._prefixes: dict[bytes, tuple[str, ...]] = {}
+        self._parts: list[tuple[Int64, Int64, Int64]] = []
+        self._read = 0
         self._image_bytes = 0
         self._samples: list[bytes] = []  # the first, the middle and the last image
-        self._video = VideoDecoder() if self._topic.type in VIDEO_TYPES else None
+        self._video = VideoStream() if self._type in VIDEO_TYPES else None
         self._frame: Image | None = None
-        self._video_begun = False
+        self._fault = ""
 
-    def add(self, receive_ns: int, data: Bytes) -> None:
-        """Add the next message."""
-        number = len(self._receive_ns)
-        self._receive_ns.append(receive_ns)
-        self._heads.append(bytes(data[:HEAD_BYTES]))
-        if len(self._heads) == BATCH_MESSAGES:
-            self._flush()
-        if self._topic.type == JOINT_STATE:
-            self._count_order(number, bytes(data))
-        elif self._topic.type in IMAGE_TYPES:
+    def add(self, messages: Sequence[tuple[int, Bytes]]) -> None:
+        """Take the next messages, pairs of receive time and CDR."""
+        assert self._fields
+        found, declared = self._fields.read([data for _, data in messages]), self._bag.topics[self.topic].declared
+        receive_ns = np.array([receive_ns for receive_ns, _ in messages], np.int64)
+        self._parts.append((receive_ns, found.header_ns, found.labels))
+        for number, (_, data) in enumerate(messages, self._read) if self._type in IMAGE_TYPES else ():
             self._image_bytes += len(data)
-            if self._video is not None:
-                self._decode_video(number, data)
-            elif number in (0, self._topic.declared // 2, self._topic.declared - 1):
+            if self._video:
+                self._decode_video(self._video, number, data)
+            elif number in (0, declared // 2, declared - 1):
                 self._samples.append(bytes(data))
+        self._read += len(messages)
 
     def finish(self) -> TopicStats:
         """Return the statistics."""
-        self._flush()
-        receive_ns = np.array(self._receive_ns, np.int64)
-        has_header = self._reader is not None
-        header_ns = np.array(self._header_ns, np.int64) if has_header else np.zeros(len(receive_ns), np.int64)
-        clock = _clock(header_ns, receive_ns, has_header) if len(receive_ns) else None
-        camera = self._camera() if self._topic.type in IMAGE_TYPES and len(receive_ns) else None
-        orders = sorted(self._orders.values(), key=lambda order: order.first)
-        topic = self._topic
-        return TopicStats(self._name, topic.type, topic.declared, len(receive_ns), clock, orders, camera, self.error)
+        name, msgtype, declared = self.topic, self._type, self._bag.topics[self.topic].declared
+        if not self._parts:
+            return TopicStats(name, msgtype, declared, 0, None, [], None, self.error)
+        receive_ns, header_ns, labels = (np.concatenate(part) for part in zip(*self._parts, strict=True))
+        clock = Clock(receive_ns, "receive", "messages of this type carry no stamp", None)
+        if self._fields and self._fields.has_stamp:
+            clock = choose_clock(header_ns, receive_ns, "auto")
+        camera = self._camera() if msgtype in IMAGE_TYPES else None
+        orders = self._orders(labels) if msgtype == JOINT_STATE else []
+        return TopicStats(name, msgtype, declared, self._read, clock, orders, camera, self.error)
 
-    def _flush(self) -> None:
-        if self._heads and self._reader is not None:
-            self._header_ns.frombytes(self._reader.read(self._heads).header_ns.astype(np.int64).tobytes())
-        self._heads = []
+    def received_ns(self) -> list[int]:
+        """Return the first and the last receive time that is not 0, as it is before simulation time is known."""
+        times_ns = [part[0][part[0] > 0] for part in self._parts]
+        return [int(part[end]) for part in times_ns if len(part) for end in (0, -1)]
 
-    def _count_order(self, number: int, data: bytes) -> None:
-        """Count the order of the names in a JointState; names with the same bytes are deserialized once."""
-        length = next((len(p) for p in self._prefixes if data[NAMES_OFFSET : NAMES_OFFSET + len(p)] == p), 0)
-        names = self._prefixes.get(data[NAMES_OFFSET : NAMES_OFFSET + length])
-        if names is None:
-            try:
-                message = self._bag.deserialize(self._name, data)
-            except UserError:
-                return  # the conversion reports damaged messages
-            names = tuple(message.name)
-            end = data.rfind(names[-1].encode() + b"\0") + len(names[-1].encode()) + 1 if names else NAMES_OFFSET
-            self._prefixes = {data[NAMES_OFFSET:end]: names, **dict(list(self._prefixes.items())[:15])}
-        order = self._orders.get(names, JointOrder(names, 0, number))
-        self._orders[names] = order._replace(messages=order.messages + 1)
+    def _orders(self, labels: Int64) -> list[JointOrder]:
+        """Return the orders of the names; messages that are damaged have none, and the conversion reports them."""
+        assert self._fields
+        labels, firsts, counts = np.unique(labels, return_index=True, return_counts=True)
+        found = zip(labels.tolist(), counts.tolist(), firsts.tolist(), strict=True)
+        orders = [JointOrder(self._fields.labels[label], count, first) for label, count, first in found if label >= 0]
+        return sorted(orders, key=lambda order: order.first)
 
-    def _decode_video(self, number: int, data: Bytes) -> None:
+    def _decode_video(self, video: VideoStream, number: int, data: Bytes) -> None:
         """Decode packets until the first image."""
-        if self._frame is not None or self.error or self._video is None:
-            return
-        try:
-            packet: Any = self._bag.deserialize(self._name, data)
-            if self._video_begun or starts_video(packet):
-                self._video_begun = True
-                self._frame = next((image for _, image in self._video.add(number, packet)), None)
-        except UserError as error:
-            self.error = one_line(error)
+        if self._frame is None:
+            try:
+                for _, image in video.add(number, self._bag.deserialize(self.topic, data)):
+                    if isinstance(image, UserError):
+                        raise image
+                    self._frame = image
+            except UserError as error:
+                self._fault = one_line(error)
 
     def _camera(self) -> Camera:
-        mean_bytes = self._image_bytes / len(self._receive_ns)
-        encoding = "unknown"
-        try:
-            if self._video is not None:
-                return Camera("video", mean_bytes, self._frame, None if self._frame is not None else "no key frame")
-            message: Any = self._bag.deserialize(self._name, self._samples[:2][-1])
-            encoding = str(message.encoding if hasattr(message, "encoding") else message.format).strip()
-            guess = GUESSES.get(encoding)
-            image = read_image(message, ImageRules(encoding=guess))
-            return Camera(
-                encoding, mean_bytes, image.pixels, None, image.kind, image.measured, guess, self._sizes(guess)
-            )
-        except UserError as error:
-            return Camera(encoding, mean_bytes, None, one_line(error))
-
-    def _sizes(self, guess: Encoding | None) -> tuple[tuple[int, int], ...]:
-        sizes = []
+        mean_bytes = self._image_bytes / self._read
+        if self._video:
+            return Camera("video", mean_bytes, self._frame, None if self._frame is not None else self._fault)
+        encoding, guess, images = "unknown", None, list[CameraImage]()
         for data in self._samples:
-            with contextlib.suppress(UserError):  # the conversion reports damaged messages
-                image = read_image(self._bag.deserialize(self._name, data), ImageRules(encoding=guess))
-                sizes.append((image.height, image.width))
-        return tuple(dict.fromkeys(sizes))
+            try:
+                message: Any = self._bag.deserialize(self.topic, data)
+                encoding = str(message.encoding if hasattr(message, "encoding") else message.format).strip()
+                guess = GUESSES.get(encoding)
+                images.append(read_image(message, ImageRules(encoding=guess)))
+            except UserError as error:
+                self._fault = one_line(error)
+        if not images:
+            return Camera(encoding, mean_bytes, None, self._fault)
+        image, sizes = images[len(images) // 2], dict.fromkeys((image.height, image.width) for image in images)
+        return Camera(encoding, mean_bytes, image.rgb(), None, image.kind, image.measured, guess, tuple(sizes))
 
 
-def _clock(header_ns: Int64, receive_ns: Int64, has_header: bool) -> Clock:
-    if not has_header:
-        return Clock(receive_ns, "receive", "messages of this type carry no stamp", None)
-    return choose_clock(header_ns, receive_ns, "auto")
+def _reader(types: Typestore, msgtype: str) -> FieldReader:
+    """Return a reader of the stamps, and of joint states also of the orders of their names."""
+    if msgtype == JOINT_STATE:
+        return FieldReader(types, msgtype, ("name",), 0, lambda _: None)
+    return stamp_reader(types, msgtype)
 
 
 def changes(orders: list[JointOrder]) -> Iterator[str]:

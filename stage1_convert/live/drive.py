@@ -125,7 +125,7 @@ def to_targets(action: npt.NDArray[np.float32], current: Mapping[str, float], co
     target is the one on the shortest arc.
     """
     rules, targets = config.conventions, {}
-    signs = dict(zip(rules.joint_order, rules.joint_sign, strict=True)) if rules.apply_joint_sign else {}
+    signs = dict(zip(rules.joint_order, rules.signs, strict=True))
     for name, value in zip(config.action_names, action.astype(np.float64), strict=True):
         wanted, position = signs.get(name, 1.0) * value, current[name]
         if rules.action == "delta":

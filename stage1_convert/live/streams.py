@@ -73,18 +73,14 @@ class Numbers(LiveStream):
         number, self.read = self.read, self.read + 1
         if not found.relevant[0]:
             return
-        label, row, faults = (
-            int(found.labels[0]),
-            found.values[0],
-            {number + at: text for at, text in found.faults.items()},
-        )
+        label, row = int(found.labels[0]), found.values[0]
         named = (self._fields.labels[label] if label >= 0 and self.name == JOINTS else ()) or self.parts
         for stream, parts in self.groups().items():
             if parts[0] not in named:
                 continue
             names = [name for part in parts for name in self.numbers_of(part)]
             values = row[[self.dimensions.index(name) for name in names]]
-            fault = number_faults(names, np.array([number]), values[None], faults, self.rules.config).get(number)
+            fault = number_faults(names, np.array([0]), values[None], found.faults, self.rules.config).get(0)
             if fault and self._skip:
                 self._leave_out(stream, fault)
                 continue
@@ -97,13 +93,9 @@ class Numbers(LiveStream):
         """Return the joints that come together in the messages so far, by the names that align.streams gives such streams."""
         labels = self._fields.labels
         if self.name == JOINTS and len(labels) > self._known_labels:
-            self._known_labels, self._groups = len(labels), {}
-            data = self.rules.config.data
-            limits = [rule_of(f"{JOINTS}.{joint}", data) for joint in self.parts]
-            found = group_joints(labels, np.arange(len(labels)), self.parts, lambda j: limits[self.parts.index(j)])
-            for group in found:
-                joints = tuple(self.parts[joint] for joint in group.joints)
-                self._groups[f"{JOINTS}.{joints[0]}" if self._groups else JOINTS] = joints
+            self._known_labels = len(labels)
+            found = group_joints(labels, np.arange(len(labels)), JOINTS, self.rules.config)
+            self._groups = {name: tuple(self.parts[joint] for joint in group.joints) for name, group in found.items()}
         return self._groups
 
     def numbers_of(self, part: str) -> list[str]:
@@ -136,11 +128,10 @@ class Camera(LiveStream):
         found = self._fields.read([data])
         number, self.read = self.read, self.read + 1
         stamp_ns = self._stamp_ns(self.name, int(found.header_ns[0]), receive_ns)
-        sample = Sample(number, stamp_ns, data=bytes(data))
-        for fault in found.faults.values():
-            sample.image = UserError(fault)
-        if isinstance(sample.image, UserError) and self._skip:
-            self._leave_out(self.name, str(sample.image))
+        fault = found.faults.get(0)
+        sample = Sample(number, stamp_ns, data=bytes(data), image=UserError(fault) if fault else None)
+        if fault and self._skip:
+            self._leave_out(self.name, fault)
         elif not self.window.add(sample):
             self._leave_out(self.name, f"its stamp {stamp_ns} ns goes back")
         elif self._video:
@@ -159,7 +150,7 @@ class Camera(LiveStream):
     def leave_out(self, place: int, fault: str) -> None:
         """Leave out an image of the window that is damaged."""
         self._leave_out(self.name, fault)
-        self.window.drop(place)
+        del self.window.samples[place]
 
     def _decode_video(self, video: VideoStream, sample: Sample) -> None:
         """Give the images that are ready to the samples that wait for them, and leave out those that cannot have any."""

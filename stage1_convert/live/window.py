@@ -68,10 +68,6 @@ class Window:
         place = int(picks.samples[0])
         return Choice(place, bool(picks.within[0]) or self.samples[place].number < 0)
 
-    def drop(self, place: int) -> None:
-        """Leave out a sample that turned out to be bad."""
-        del self.samples[place]
-
     def show(self, place: int) -> Sample:
         """Return the sample that a tick shows, and forget those before it."""
         for _ in range(place):

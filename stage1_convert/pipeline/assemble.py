@@ -112,14 +112,13 @@ def stream_rules(streams: Iterable[str], data: DataConfig) -> dict[str, StreamRu
 def conversion_settings(config: Config, trust_images: bool) -> ConversionSettings:
     """Return what conversion.json says of all bags alike; the streams are known when the bags are."""
     rules, data = config.conventions, config.data
-    signs = rules.joint_sign if rules.apply_joint_sign else [1.0] * len(rules.joint_order)
     return ConversionSettings(
         format=FORMAT,
         tool={"name": "stage1_convert", **versions()},
         config=to_dict(config),
         action=action_info(config),
         joint_names=rules.joint_order,
-        joint_sign=dict(zip(rules.joint_order, signs, strict=True)),
+        joint_sign=dict(zip(rules.joint_order, rules.signs, strict=True)),
         state_names=list(config.state_names),
         action_names=list(config.action_names),
         cameras=list(data.cameras),

@@ -24,16 +24,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from common.cli.command import UserError, one_line
 from common.cli.config import to_dict
 from common.lerobot.metadata import DATA_PATH, IMAGES, VIDEO_PATH, data_file
-from common.storage.files import (
-    DiskFullError,
-    full_disk_named,
-    locked,
-    read_json,
-    remove_folder,
-    remove_stale,
-    sync,
-    temporary_path,
-)
+from common.storage.disk import DiskFullError, full_disk_named
+from common.storage.files import locked, read_json, remove_folder, remove_stale, sync, temporary_path
 from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.config import Config
 from stage1_convert.dataset.record import SYNC_PATH, BagEntry, write_record

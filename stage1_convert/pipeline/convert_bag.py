@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from common.cli.command import UserError, one_line
 from common.lerobot.metadata import ACTION, IMAGES, STATE
 from common.report.formatting import counted
-from common.storage.files import DiskFullError, free_bytes, sha256
+from common.storage.disk import DiskFullError, free_bytes
+from common.storage.files import sha256
 from stage1_convert.align import state_action
 from stage1_convert.align.bad_messages import require_few
 from stage1_convert.align.resample import Float64

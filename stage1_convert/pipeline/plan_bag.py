@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,9 +12,8 @@ from stage1_convert.align.camera_rate import ImageCounts, describe_counts, rate_
 from stage1_convert.align.clock import Clock, Int64
 from stage1_convert.align.ends import describe_cuts
 from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
-from stage1_convert.align.initial_values import with_initial_values
 from stage1_convert.align.stream_reader import read_streams
-from stage1_convert.align.streams import BagStreams, Stream, subject
+from stage1_convert.align.streams import BagStreams, Stream, subject, with_initial_values
 from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.config import Config, DataConfig
@@ -25,28 +23,6 @@ from stage1_convert.sources.source import BagPath
 
 # Of an episode's frames, and of the images of each episode: more repeated or passed over than that is worth a warning.
 EXCESS_SHARE, EXCESS_IMAGES = 0.02, 2
-
-
-class BagPlan(NamedTuple):
-    """What a conversion would make of a bag: its entry, its streams, and its frames."""
-
-    entry: BagEntry
-    bag_streams: BagStreams
-    plan: EpisodePlan
-
-
-def plan_bag(source: BagPath, config: Config, scratch: Path) -> BagPlan:
-    """Return what a conversion would make of a bag, from one reading that skips the images.
-
-    Raises UserError as the conversion would, but for damaged images; `scratch` is an existing folder.
-    """
-    entry = BagEntry(bag=source.name, status="converted", reason=None, warnings=[])
-    with open_by_settings(source, scratch, config.data) as bag:
-        bag_streams, plan = read_and_plan(bag, config, entry)
-        entry.warnings += bag.warnings
-    images = state_action.describe_images(bag_streams.clocks, plan, config.data)
-    describe_final(bag_streams, plan, images, {}, config, entry)
-    return BagPlan(entry, bag_streams, plan)
 
 
 def open_by_settings(source: BagPath, scratch: Path, data: DataConfig) -> AbstractContextManager[Bag]:

@@ -24,7 +24,7 @@ LISTED = 50  # bags and tasks; meta/conversion.json has them all
 
 def write_card(root: Path) -> None:
     """Write the card of the dataset at `root`, whose meta/conversion.json and files are complete."""
-    record, dataset = read_record(root, earlier=True), Dataset.open(root)
+    record, dataset = read_record(root), Dataset.open(root)
     assert record is not None, f"{root / RECORD_PATH} is written before the card"
     write_file(root / THUMBNAILS, draw_thumbnails(dataset))
     write_file(root / CARD, draw_card(record, dataset).encode(errors="backslashreplace"))

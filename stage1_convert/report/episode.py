@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from common.lerobot.columns import as_array
 from common.lerobot.dataset import Dataset
 from common.lerobot.metadata import ACTION, STATE, data_file
+from common.lerobot.values import as_array
 from common.report.charts import Line, Plot, Span, short, sparkline, timeline
 from common.report.formatting import counted, words
 from common.report.images import PageImage, film

@@ -57,7 +57,7 @@ def write_page(root: Path) -> None:
 
 def draw_page(root: Path, detailed: int = DETAILED) -> str:
     """Return the page as HTML; the worst `detailed` episodes are shown in detail."""
-    record, dataset = read_record(root, earlier=True), Dataset.open(root)
+    record, dataset = read_record(root), Dataset.open(root)
     assert record is not None, f"{root / RECORD_PATH} is written before the page"
     reports = report_episodes(record, dataset.fps)
     ranked = worst_first(reports)

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from common.cli.command import UserError
-from common.lerobot.columns import as_array
 from common.lerobot.dataset import Dataset
 from common.lerobot.metadata import ACTION, STATE
+from common.lerobot.values import as_array
 from common.report.rrd import jpeg_files, new_recording, part
 from stage1_convert.report.episode import read_sync
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.cli.command import UserError, one_line
-from common.storage.files import remove_stale, require_free
+from common.storage.disk import require_free
+from common.storage.files import remove_stale
 from stage1_convert.bags.storage import SIDECARS, is_storage
 from stage1_convert.sources.azure_client import (
     Address,

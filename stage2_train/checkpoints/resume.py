@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -52,14 +51,9 @@ class ResumePoint(NamedTuple):
         """Load weights and optimizer state; raises UserError if they belong to another network."""
         try:
             weights = load_file(self.folder / PRETRAINED / WEIGHTS)
-            with torch.no_grad():
-                for name, tensor in network.state_dict().items():
-                    stored = weights[f"model.{name}"]
-                    if stored.shape != tensor.shape:
-                        raise ValueError(f"model.{name} is {tuple(stored.shape)}, expected {tuple(tensor.shape)}")
-                    tensor.copy_(stored)
+            network.load_state_dict({name.removeprefix("model."): tensor for name, tensor in weights.items()})
             optimizer.load(load_file(self.folder / STATE / OPTIMIZER_STATE))
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
             raise UserError(f"{self.folder} does not fit this training: {one_line(error)}") from error
 
 
@@ -116,8 +110,7 @@ def refuse_changes(point: ResumePoint, config: TrainConfig, fingerprint: str, wo
         )
     if training.scale_lr and done.num_processes != world_size:
         changes.append(f"the number of processes {done.num_processes} -> {world_size} (training.scale_lr)")
-    recorded = record["dataset"]  # earlier versions had another fingerprint, and this one beside it
-    if recorded.get("identity", recorded["fingerprint"]) != fingerprint:
+    if record["dataset"]["fingerprint"] != fingerprint:
         changes.append(f"the content of {config.data.dataset}")
     if changes:
         raise UserError(

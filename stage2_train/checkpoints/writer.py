@@ -17,7 +17,8 @@ from torch import Tensor
 
 from common.act.checkpoint import Checkpoint
 from common.act.runs import PRETRAINED
-from common.storage.files import new_folder, read_json, remove_folder, require_free, write_json
+from common.storage.disk import require_free
+from common.storage.files import new_folder, read_json, remove_folder, write_json
 from stage2_train.checkpoints.card import write_card
 from stage2_train.config import TrainingConfig
 from stage2_train.optimizer import Optimizer

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from common.act import network as act
+from common.act import transformer as act
 from common.cli.command import run
 from stage2_train.__main__ import main
 from stage2_train.batches import Batch

@@ -52,7 +52,7 @@ FOUND = {
 
 def read_dataset(home: Path) -> str:
     dataset = Dataset.open(home / "dataset")
-    columns = dataset.columns(["observation.state", "action", "timestamp"], home / "cache")
+    columns = dataset.columns(["observation.state", "action", "timestamp"])
     sums = [float(np.abs(values).sum()) for values in columns.values()]
     images = [
         int(image.sum())

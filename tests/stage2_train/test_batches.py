@@ -6,8 +6,6 @@ from threading import Semaphore
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.numpy import load_file
@@ -23,6 +21,7 @@ from stage2_train.batches import (
     load_batches,
     split_episodes,
 )
+from tests.common.lerobot.foreign import change_cells
 from tests.conftest import GOLDEN
 from tests.stage2_train.tiny import open_store
 
@@ -134,12 +133,6 @@ def test_a_split_without_training_episodes_is_refused(chosen: list[int], fractio
 
 
 def test_a_value_that_is_not_finite_is_refused_naming_episode_and_frame(image_dataset: Path, tmp_path: Path) -> None:
-    path = image_dataset / "data" / "chunk-000" / "file-000.parquet"
-    table = pq.read_table(path)
-    actions = np.stack(table.column("action").to_pylist()).astype(np.float32)
-    actions[25, 3] = np.nan
-    index = table.schema.get_field_index("action")
-    column = pa.FixedSizeListArray.from_arrays(actions.ravel(), 6)
-    pq.write_table(table.set_column(index, table.schema.field(index), column), path)
+    change_cells(image_dataset, "action", lambda cells: cells[25].__setitem__(3, np.nan))
     with pytest.raises(UserError, match="action is not finite in episode 1, frame 5"):
         open_store(Dataset.open(image_dataset), tmp_path / "cache")

@@ -66,13 +66,17 @@ def test_the_update_equals_clipping_and_adamw(max_norm: float) -> None:
             torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_both_groups_follow_the_schedule_in_proportion() -> None:
+@pytest.mark.parametrize("scale_lr", [False, True])
+def test_both_groups_follow_the_schedule_in_proportion_and_the_number_of_processes(scale_lr: bool) -> None:
     network = small_network()
-    training = TrainingConfig(steps=10, lr=1e-3, lr_backbone=1e-4, scheduler="cosine", warmup_steps=4, min_lr=1e-4)
+    training = TrainingConfig(
+        steps=10, lr=1e-3, lr_backbone=1e-4, scheduler="cosine", warmup_steps=4, min_lr=1e-4, scale_lr=scale_lr
+    )
     optimizer = Optimizer(network, training, world_size=2)
+    peak = 2e-3 if scale_lr else 1e-3
     for step, factor in ((0, 0.25), (3, 1.0), (9, 0.1)):
-        assert train_step(network, optimizer, step) == pytest.approx(1e-3 * factor)
-        assert [group["lr"] for group in optimizer.groups()] == pytest.approx([1e-3 * factor, 1e-4 * factor])
+        assert train_step(network, optimizer, step) == pytest.approx(peak * factor)
+        assert [group["lr"] for group in optimizer.groups()] == pytest.approx([peak * factor, peak * factor / 10])
 
 
 def test_float16_skips_an_overflow_halves_the_loss_scale_and_keeps_it_in_the_checkpoint() -> None:
@@ -100,10 +104,6 @@ def test_cosine_schedule_of_ten_steps_with_a_warm_up_of_four() -> None:
 
 def test_none_is_constant_without_warm_up() -> None:
     assert {learning_rate_factor(step, 10, 4, 0.1, "none") for step in range(10)} == {1.0}
-
-
-def test_without_warm_up_the_first_step_has_the_full_rate() -> None:
-    assert cosine(5, 0, 0.0)[0] == 1.0
 
 
 def test_a_training_that_is_extended_stays_at_the_floor() -> None:

@@ -31,9 +31,9 @@ def val_losses(out: Path) -> dict[int, float]:
     return {int(row["step"]): row["val_loss"] for row in metrics(out) if "val_loss" in row}
 
 
-def test_it_equals_the_mean_error_of_the_policy_over_the_frames(dataset: Path, out: Path, tmp_path: Path) -> None:
+def test_it_equals_the_mean_error_of_the_policy_over_the_frames(dataset: Path, out: Path) -> None:
     policy, opened = Policy.load(out / "checkpoint_000012"), Dataset.open(dataset)
-    columns = opened.columns(["observation.state", "action"], tmp_path)
+    columns = opened.columns(["observation.state", "action"])
     std = policy.checkpoint.normalizer.statistics()["action.std"].numpy() + 1e-8
     (episode,) = [opened.episodes[number] for number in policy.checkpoint.train_config["val_episodes"]]
     errors = []

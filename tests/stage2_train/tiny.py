@@ -108,7 +108,7 @@ def _write(path: Path, table: pa.Table) -> None:
 
 def open_store(dataset: Dataset, cache: Path) -> FrameStore:
     """Columns and decoded images of a dataset, cached in a folder."""
-    return FrameStore(dataset, open_frames(dataset, cache), cache)
+    return FrameStore(dataset, open_frames(dataset, cache))
 
 
 def paths(dataset: Path, out: Path) -> list[str]:

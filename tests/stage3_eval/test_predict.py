@@ -14,15 +14,15 @@ from stage3_eval.predict import predict_open_loop, predict_queue, spread, time_f
 from tests.conftest import GOLDEN
 
 
-def rows_of(dataset: Dataset, episode: int, cache: Path) -> dict[str, npt.NDArray[Any]]:
+def rows_of(dataset: Dataset, episode: int) -> dict[str, npt.NDArray[Any]]:
     rows = slice(dataset.episodes[episode].start, dataset.episodes[episode].stop)
-    return {key: values[rows] for key, values in dataset.columns([STATE, ACTION], cache).items()}
+    return {key: values[rows] for key, values in dataset.columns([STATE, ACTION]).items()}
 
 
 @pytest.mark.parametrize("kind", ["image", "video"])
-def test_batches_give_the_same_chunks_as_single_frames(kind: str, checkpoint: Path, tmp_path: Path) -> None:
+def test_batches_give_the_same_chunks_as_single_frames(kind: str, checkpoint: Path) -> None:
     dataset, policy = Dataset.open(GOLDEN / f"dataset_{kind}"), Policy.load(checkpoint)
-    rows, episode = rows_of(dataset, 1, tmp_path), dataset.episodes[1]
+    rows, episode = rows_of(dataset, 1), dataset.episodes[1]
     prediction = predict_open_loop(policy, dataset, episode, rows, batch_size=8, n_timed=0)
     batched = prediction.chunk_SCA
     assert np.array_equal(prediction.executed_TA, batched[:, 0])
@@ -33,9 +33,9 @@ def test_batches_give_the_same_chunks_as_single_frames(kind: str, checkpoint: Pa
         np.testing.assert_allclose(batched[t], single[0], atol=1e-5, rtol=0)
 
 
-def test_exactly_the_requested_frames_are_timed(checkpoint: Path, tmp_path: Path) -> None:
+def test_exactly_the_requested_frames_are_timed(checkpoint: Path) -> None:
     dataset, policy = Dataset.open(GOLDEN / "dataset_image"), Policy.load(checkpoint)
-    rows = rows_of(dataset, 0, tmp_path)
+    rows = rows_of(dataset, 0)
     latency_T_s = predict_open_loop(policy, dataset, dataset.episodes[0], rows, batch_size=8, n_timed=3).latency_T_s
     assert np.flatnonzero(np.isfinite(latency_T_s)).tolist() == spread(20, 3).tolist()
     assert (latency_T_s[np.isfinite(latency_T_s)] > 0).all()
@@ -57,7 +57,7 @@ def test_the_queue_is_used_as_on_the_robot(
     dataset, policy, driver = Dataset.open(GOLDEN / "dataset_image"), Policy.load(checkpoint), Policy.load(checkpoint)
     for instance in (policy, driver):
         instance.n_action_steps, instance.temporal_ensemble_coeff = n_action_steps, coeff
-    rows, episode = rows_of(dataset, 1, tmp_path), dataset.episodes[1]
+    rows, episode = rows_of(dataset, 1), dataset.episodes[1]
     prediction = predict_queue(policy, dataset, episode, rows, batch_size=8, n_timed=2)
     for t, image in enumerate(dataset.images(episode, "color")):
         observation = {STATE: rows[STATE][t : t + 1], "observation.images.color": image[None]}

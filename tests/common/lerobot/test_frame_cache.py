@@ -1,4 +1,4 @@
-"""The frame cache: the same images from a map or decoded at every use; the map is built once and only where it fits."""
+"""The cache of images: the same images from a map or decoded at every use; it is filled once and only where it fits."""
 
 import fcntl
 import logging
@@ -13,27 +13,33 @@ import numpy as np
 import pytest
 
 from common.cli.command import UserError
-from common.lerobot import frame_cache as frames_module
+from common.lerobot import frame_cache
 from common.lerobot.dataset import Dataset
-from common.lerobot.frame_cache import (
-    DecodedFrames,
-    cache_bytes,
-    clear_cache,
-    list_cache,
-    open_frames,
-)
-from common.lerobot.frames import Frames, MappedFrames
+from common.lerobot.frame_cache import cache_bytes, open_frames
+from common.lerobot.frames import DecodedFrames, Frames, MappedFrames
 from common.lerobot.images import resize
 from stage2_train.__main__ import main
+from tests.common.lerobot.foreign import change_cells, change_info
 from tests.conftest import GOLDEN
 
 ROWS = np.array([41, 0, 19, 20, 20])
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    return Dataset.open(GOLDEN / "dataset_image")
 
 
 def taken(frames: Frames) -> np.ndarray:
     out = np.empty((len(ROWS), *frames.shape), np.uint8)
     frames.take(ROWS, out)
     return out
+
+
+def filled(dataset: Dataset, cache: Path) -> Path:
+    open_frames(dataset, cache)
+    (folder,) = (cache / "frames").glob("*/")
+    return folder
 
 
 @pytest.mark.parametrize("kind", ["image", "video"])
@@ -44,12 +50,11 @@ def test_decoding_at_every_use_gives_what_the_map_gives(kind: str, tmp_path: Pat
     assert isinstance(mapped, MappedFrames)
     assert isinstance(decoded, DecodedFrames)
     np.testing.assert_array_equal(taken(decoded), taken(mapped))
-    assert not (tmp_path / "decoded" / "frames").exists()
+    assert not list((tmp_path / "decoded" / "frames").glob("*/"))
 
 
 @pytest.mark.parametrize("mode", ["mmap", "none"])
-def test_images_are_resized_when_they_are_decoded(mode: str, tmp_path: Path) -> None:
-    dataset = Dataset.open(GOLDEN / "dataset_image")
+def test_images_are_resized_when_they_are_decoded(mode: str, dataset: Dataset, tmp_path: Path) -> None:
     whole = open_frames(dataset, tmp_path)["color"]
     small = open_frames(dataset.in_size((32, 48)), tmp_path, mode)["color"]  # type: ignore[arg-type]
     assert small.shape == (32, 48, 3)
@@ -64,14 +69,32 @@ def test_an_image_of_the_requested_size_is_not_copied() -> None:
     assert resize(image, (8, 12)).shape == (8, 12, 3)
 
 
-def test_the_map_has_the_announced_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    dataset = Dataset.open(GOLDEN / "dataset_image")
+def test_the_map_has_the_announced_size(dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        open_frames(dataset, tmp_path)
-    (path,) = (tmp_path / "frames").glob("*/color.u8")
+        path = filled(dataset, tmp_path) / "color.u8"
     assert path.stat().st_size == cache_bytes(dataset) == 42 * 64 * 96 * 3
     assert path.stat().st_blocks * 512 >= path.stat().st_size  # no holes that a full disk would answer with SIGBUS
-    assert "decoding 42 images once into" in caplog.text
+    assert "caching 42 images in" in caplog.text
+
+
+@pytest.mark.parametrize("mode", ["mmap", "none"])
+def test_it_is_filled_once_and_again_when_the_dataset_changes(mode: str, image_dataset: Path, tmp_path: Path) -> None:
+    def files() -> dict[Path, int]:
+        open_frames(Dataset.open(image_dataset), tmp_path / "cache", mode)  # type: ignore[arg-type]
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("color.*")}
+
+    first = files()
+    assert len(first) == 1
+    assert files() == first
+    change_info(image_dataset, lambda info: info.update(robot_type="another"))
+    assert len(files()) == 2
+
+
+def test_a_damaged_image_is_named_by_camera_episode_and_frame(image_dataset: Path, tmp_path: Path) -> None:
+    change_cells(image_dataset, "observation.images.color", lambda cells: cells[23].update(bytes=b"\x89PNG"))
+    with pytest.raises(UserError, match="camera color, episode 1, frame 3: the image"):
+        open_frames(Dataset.open(image_dataset), tmp_path)
+    assert not list((tmp_path / "frames").glob("*/"))
 
 
 @pytest.fixture
@@ -82,9 +105,8 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("full_disk")
 def test_on_a_full_disk_auto_decodes_at_every_use_and_mmap_refuses(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    dataset = Dataset.open(GOLDEN / "dataset_image")
     with caplog.at_level(logging.WARNING):
         assert isinstance(open_frames(dataset, tmp_path)["color"], DecodedFrames)
     assert "disk too full for the decoded images" in caplog.text
@@ -92,17 +114,11 @@ def test_on_a_full_disk_auto_decodes_at_every_use_and_mmap_refuses(
         open_frames(dataset, tmp_path, mode="mmap")
 
 
-def test_a_process_that_does_not_build_uses_an_existing_map(tmp_path: Path) -> None:
-    dataset = Dataset.open(GOLDEN / "dataset_image")
-    assert isinstance(open_frames(dataset, tmp_path, build=False)["color"], DecodedFrames)
-    open_frames(dataset, tmp_path)
-    assert isinstance(open_frames(dataset, tmp_path, build=False)["color"], MappedFrames)
-
-
-def test_one_process_builds_and_the_others_wait_for_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    dataset = Dataset.open(GOLDEN / "dataset_image")
-    folder = frames_module._folder(dataset, tmp_path)
-    folder.parent.mkdir(parents=True)
+def test_one_process_fills_it_and_the_others_wait(
+    dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "frames" / frame_cache._key(dataset)
+    folder.parent.mkdir()
     caplog.set_level(logging.INFO)
     with ThreadPoolExecutor(1) as pool, folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -128,20 +144,19 @@ def test_a_read_only_dataset_is_read(image_dataset: Path, tmp_path: Path) -> Non
             path.chmod(0o755)
 
 
-def test_the_cache_is_listed_and_cleared_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dataset = Dataset.open(GOLDEN / "dataset_image")
-    cache = ["--override", f"data.cache_dir={tmp_path}"]
-    assert main(["--cache", "list", *cache]) == 0
-    assert "nothing is cached" in capsys.readouterr().out
-    open_frames(dataset, tmp_path)
-    dataset.columns(["action"], tmp_path)
-    assert main(["--cache", "list", *cache]) == 0
-    listed = capsys.readouterr().out
-    assert str(GOLDEN / "dataset_image") in listed
-    assert "columns" in listed
-    assert main(["--cache", "clear", *cache]) == 0
-    assert list_cache(tmp_path) == []
-    clear_cache(tmp_path)
+def test_the_cache_is_listed_and_cleared_by_the_command(
+    dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def show(action: str) -> str:
+        assert main(["--cache", action, "--override", f"data.cache_dir={tmp_path}"]) == 0
+        return capsys.readouterr().out
+
+    assert "nothing is cached" in show("list")
+    for mode in ("mmap", "none"):
+        open_frames(dataset, tmp_path, mode)
+    assert show("list").count(str(dataset.root)) == 2
+    show("clear")
+    assert "nothing is cached" in show("list")
 
 
 def test_reading_a_large_map_takes_no_memory(tmp_path: Path) -> None:
@@ -161,53 +176,22 @@ def test_reading_a_large_map_takes_no_memory(tmp_path: Path) -> None:
     assert not out.any()
 
 
-def built(dataset: Dataset, cache: Path) -> Path:
-    open_frames(dataset, cache)
-    (folder,) = (cache / "frames").glob("*/")
-    return folder
-
-
-@pytest.mark.parametrize("harm", ["short", "long", "no map", "no record", "empty"])
-def test_a_damaged_map_is_built_again(harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    dataset = Dataset.open(GOLDEN / "dataset_image")
-    folder = built(dataset, tmp_path)
-    whole = (folder / "color.u8").read_bytes()
-    if harm == "no record":
-        (folder / "about.json").unlink()
-    elif harm == "no map":
-        (folder / "color.u8").unlink()
-    else:
-        (folder / "color.u8").write_bytes({"short": whole[:-1], "long": whole + b"1", "empty": b""}[harm])
-    assert isinstance(open_frames(dataset, tmp_path, build=False)["color"], DecodedFrames)
-    assert isinstance(open_frames(dataset, tmp_path)["color"], MappedFrames)
-    assert f"{folder} is damaged and is built again" in caplog.text
-    assert (folder / "color.u8").read_bytes() == whole
-    assert [path.name for path in (tmp_path / "frames").glob("*/")] == [folder.name]
-
-
-def test_a_map_of_another_version_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = Dataset.open(GOLDEN / "dataset_image")
-    monkeypatch.setattr(frames_module, "CACHE_VERSION", frames_module.CACHE_VERSION - 1)
-    old = built(dataset, tmp_path)
+def test_a_map_of_another_version_is_not_read(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frame_cache, "CACHE_VERSION", frame_cache.CACHE_VERSION - 1)
+    old = filled(dataset, tmp_path)
     (old / "color.u8").write_bytes(bytes((old / "color.u8").stat().st_size))
     monkeypatch.undo()
     assert taken(open_frames(dataset, tmp_path)["color"]).any()
     assert len(list((tmp_path / "frames").glob("*/"))) == 2
 
 
-def test_an_incomplete_map_of_a_killed_process_is_removed(tmp_path: Path) -> None:
-    dataset = Dataset.open(GOLDEN / "dataset_image")
-    folder = built(dataset, tmp_path)
+def test_an_incomplete_map_of_a_killed_process_is_removed(dataset: Dataset, tmp_path: Path) -> None:
+    folder = filled(dataset, tmp_path)
     child = subprocess.Popen(["true"])
     child.wait()
     half = folder.rename(folder.with_name(f".tmp-{folder.name}-{child.pid}"))
     (half / "color.u8").write_bytes(b"half")
     assert taken(open_frames(dataset, tmp_path)["color"]).any()
     assert not half.exists()
-
-
-def test_a_cache_with_a_damaged_record_is_listed(tmp_path: Path) -> None:
-    folder = built(Dataset.open(GOLDEN / "dataset_image"), tmp_path)
-    (folder / "about.json").write_text("{")
-    (line,) = list_cache(tmp_path)
-    assert line.endswith("damaged")

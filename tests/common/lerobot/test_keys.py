@@ -33,7 +33,7 @@ def test_a_renamed_dataset_is_the_dataset_with_lerobots_names(openpi: Path, tmp_
     assert dataset.cameras == expected.cameras
     assert dataset.stats.keys() == expected.stats.keys()
     np.testing.assert_array_equal(dataset.stats[ACTION]["mean"], expected.stats[ACTION]["mean"])
-    found, wanted = (each.columns([STATE, ACTION, "timestamp"], tmp_path) for each in (dataset, expected))
+    found, wanted = (each.columns([STATE, ACTION, "timestamp"]) for each in (dataset, expected))
     rows, wanted_rows = (read_rows(each, each.episodes[1], [STATE, ACTION]) for each in (dataset, expected))
     for key in (STATE, ACTION):
         np.testing.assert_array_equal(found[key], wanted[key])
@@ -64,7 +64,7 @@ def test_a_faulty_value_is_named_by_its_column_in_the_file(openpi: Path, tmp_pat
     change_cells(openpi, "actions", lambda cells: cells.__setitem__(27, None))
     dataset = Dataset.open(openpi, OPENPI)
     with pytest.raises(UserError, match=f"{DATA}: row 27: actions is null"):
-        dataset.columns([ACTION], tmp_path)
+        dataset.columns([ACTION])
     with pytest.raises(UserError, match=f"{DATA}: row 27: actions is null"):
         read_rows(dataset, dataset.episodes[1], [STATE, ACTION])
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from common.cli.command import UserError
 from common.lerobot.dataset import Dataset
 from common.lerobot.metadata import ACTION, STATE
 from common.lerobot.names import value_names
@@ -53,18 +52,3 @@ def test_a_dataset_with_unusual_names_opens_with_one_warning(
     change_info(image_dataset, rename)
     assert Dataset.open(image_dataset).joint_names == tuple(f"joint_angles_{i}" for i in range(6))
     assert len([record for record in caplog.records if "unusual names" in record.message]) == 1
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"fps": 29.97}, r"fps=29\.97: expected a whole number of frames per second"),
-        ({"codebase_version": "v2.1"}, r"python -m lerobot\.scripts\.convert_dataset_v21_to_v30"),
-    ],
-)
-def test_what_cannot_be_read_names_the_reason_or_the_way_out(
-    change: dict[str, Any], words: str, image_dataset: Path
-) -> None:
-    change_info(image_dataset, lambda info: info.update(change))
-    with pytest.raises(UserError, match=words):
-        Dataset.open(image_dataset)

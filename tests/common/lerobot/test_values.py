@@ -10,7 +10,7 @@ import pytest
 
 from common.cli.command import UserError
 from common.lerobot.dataset import Dataset
-from common.lerobot.frame_cache import DecodedFrames, open_frames
+from common.lerobot.frame_cache import open_frames
 from common.lerobot.metadata import ACTION, STATE
 from stage1_convert.check import check
 from stage3_eval.recording import read_rows
@@ -51,13 +51,13 @@ FAULTS = [
 
 @pytest.mark.parametrize(("column", "change", "kind", "words"), FAULTS)
 def test_a_value_that_cannot_be_taken_is_named_in_training_evaluation_and_check(
-    column: str, change: Any, kind: pa.DataType | None, words: str, image_dataset: Path, tmp_path: Path
+    column: str, change: Any, kind: pa.DataType | None, words: str, image_dataset: Path
 ) -> None:
     change_cells(image_dataset, column, change, kind)
     dataset = Dataset.open(image_dataset)
     place = f"{DATA}: row {ROW}: {words}"
     with pytest.raises(UserError) as training:
-        dataset.columns([STATE, ACTION], tmp_path / "cache")
+        dataset.columns([STATE, ACTION])
     assert place in str(training.value)
     with pytest.raises(UserError) as evaluation:
         read_rows(dataset, dataset.episodes[1], [STATE, ACTION])
@@ -76,7 +76,7 @@ def test_a_null_number_of_an_episode_is_named(image_dataset: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", [pa.float64(), pa.int16()])
-def test_vectors_of_other_types_are_read_as_float32(kind: pa.DataType, image_dataset: Path, tmp_path: Path) -> None:
+def test_vectors_of_other_types_are_read_as_float32(kind: pa.DataType, image_dataset: Path) -> None:
     def round_all(cells: list[Any]) -> None:
         cells[:] = [[round(value) for value in cell] for cell in cells]
 
@@ -85,7 +85,7 @@ def test_vectors_of_other_types_are_read_as_float32(kind: pa.DataType, image_dat
         image_dataset, lambda info: info["features"][STATE].update(dtype=str(kind).replace("double", "float64"))
     )
     dataset = Dataset.open(image_dataset)
-    states = dataset.columns([STATE], tmp_path)[STATE]
+    states = dataset.columns([STATE])[STATE]
     assert states.dtype == read_rows(dataset, dataset.episodes[0], [STATE, ACTION])[STATE].dtype == np.float32
     np.testing.assert_array_equal(states[:20], pq.read_table(image_dataset / DATA)[STATE].to_pylist()[:20])
 
@@ -120,7 +120,7 @@ def test_an_image_that_is_not_there_is_named(cell: Any, words: str, image_datase
         open_frames(dataset, tmp_path / "cache")
     assert words in str(cached.value)
     with pytest.raises(UserError, match=place) as decoded:
-        DecodedFrames(dataset, "color", tmp_path / "cache").take(np.array([ROW]), np.empty((1, 64, 96, 3), np.uint8))
+        taken(dataset, tmp_path / "cache", ROW)
     assert words in str(decoded.value)
     assert [
         finding for finding in check(image_dataset).findings if words in finding.text and f"row {ROW}" in finding.text
@@ -140,11 +140,17 @@ def test_images_given_by_their_path_are_read(image_dataset: Path, tmp_path: Path
     change_cells(image_dataset, IMAGE, move_out)
     dataset = Dataset.open(image_dataset)
     np.testing.assert_array_equal(before, list(dataset.images(dataset.episodes[1], "color")))
-    image = np.empty((1, 64, 96, 3), np.uint8)
-    DecodedFrames(dataset, "color", tmp_path / "cache").take(np.array([ROW]), image)
-    np.testing.assert_array_equal(image[0], before[7])
+    np.testing.assert_array_equal(taken(dataset, tmp_path / "cache", ROW), before[7])
     assert not [finding for finding in check(image_dataset).findings if "data/" in finding.text]
 
 
 def episode(root: Path, number: int) -> Any:
     return Dataset.open(root).episodes[number]
+
+
+def taken(dataset: Dataset, cache: Path, row: int) -> np.ndarray:
+    """The image of a row, decoded at its use."""
+    images = np.empty((1, 64, 96, 3), np.uint8)
+    open_frames(dataset, cache, "none")["color"].take(np.array([row]), images)
+    image: np.ndarray = images[0]
+    return image

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.cli.command import UserError
+from common.storage.disk import require_free
 from common.storage.files import (
     MANIFEST,
     atomic_path,
@@ -16,7 +17,6 @@ from common.storage.files import (
     new_folder,
     read_json,
     remove_stale,
-    require_free,
     require_ours,
     sha256,
     temporary_path,

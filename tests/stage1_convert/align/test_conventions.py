@@ -40,8 +40,8 @@ def test_the_last_action_of_an_episode_stands_still(states: Float64) -> None:
 
 @given(paths)
 def test_deltas_are_the_same_whether_states_are_wrapped_or_not(states: Float64) -> None:
-    plain = conventions.to_actions(conventions.to_states(states, None, False), "delta")
-    wrapped = conventions.to_actions(conventions.to_states(states, None, True), "delta")
+    plain = conventions.to_actions(conventions.to_states(states, [1.0] * 3, False), "delta")
+    wrapped = conventions.to_actions(conventions.to_states(states, [1.0] * 3, True), "delta")
     np.testing.assert_allclose(np.exp(1j * plain), np.exp(1j * wrapped), atol=1e-9)
 
 

@@ -117,11 +117,6 @@ def test_drop_keeps_only_the_longest_piece_between_gaps() -> None:
     assert [tuple(span) for span in dropped.left_out] == [(*spans(split)[0][:2], "shorter_piece")]
 
 
-def test_fail_refuses_the_bag_and_tells_the_gap() -> None:
-    with pytest.raises(UserError, match=r"a gap of 1\d frames 1\.\d+ s after the start: nothing from color"):
-        planned(steady(4), np.delete(steady(4, 30), np.s_[50:65]), "data.on_gap=fail")
-
-
 def test_long_pieces_are_cut_evenly() -> None:
     plan = planned(steady(10), steady(10, 30), "data.max_episode_s=4.9")
     frames = [span.frames for span in plan.episodes]
@@ -171,19 +166,6 @@ def test_idle_ends_are_cut_to_what_was_asked_for(rest: tuple[float, float], cut_
 def test_an_arm_that_never_moves_leaves_nothing_to_learn() -> None:
     with pytest.raises(UserError, match=r"too short.*frames of rest are left out"):
         planned(steady(6), steady(6, 30), "data.split_pause_s=1", angles=np.zeros((600, 1)))
-
-
-def test_each_stream_has_its_own_rule_and_limit() -> None:
-    images_ns = steady(4, 5)
-    with pytest.raises(UserError, match="too short"):
-        planned(steady(4), images_ns)
-    plan = planned(steady(4), images_ns, "data.max_age_ms_by_stream={color: 200}")
-    assert len(plan.episodes) == 1
-    nearest = planned(
-        steady(4), images_ns, "data.max_age_ms_by_stream={color: 200}", "data.resample_by_stream={color: nearest}"
-    )
-    assert not np.array_equal(plan.picks["color"], nearest.picks["color"])
-    np.testing.assert_array_equal(plan.picks["joints"][: len(nearest.ticks_ns)], nearest.picks["joints"])
 
 
 def test_a_camera_that_is_too_slow_is_named_with_the_settings_that_convert_it() -> None:

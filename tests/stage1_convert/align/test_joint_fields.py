@@ -18,14 +18,6 @@ def test_columns_are_found_by_name(names: list[str]) -> None:
     assert found == [names.index(joint) for joint in ("c", "a", "b")]
 
 
-def test_a_message_about_other_joints_has_no_columns() -> None:
-    assert joint_columns(("finger",), ("a", "b")) is None
-
-
-def test_a_joint_that_is_not_in_a_message_has_no_column_in_it() -> None:
-    assert joint_columns(("x", "a"), ("a", "b")) == [1, None]
-
-
 def test_a_doubled_joint_is_refused() -> None:
     with pytest.raises(UserError, match="b is named twice"):
         joint_columns(("a", "b", "b"), ("a", "b"))

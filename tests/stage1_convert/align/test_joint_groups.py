@@ -5,16 +5,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stage1_convert.align.joint_groups import find_contradiction, find_leaping, group_joints, partly_missing
+from common.cli.config import load
+from stage1_convert.align.joint_groups import JointGroup, find_contradiction, find_leaping, group_joints, partly_missing
+from stage1_convert.config import Config
 
 MS = 1_000_000
 ARM, GRIPPER = ["a", "b", "c"], "finger"
 
 
-def groups_of(names: list[list[str]], labels: list[int], limits: dict[str, int] | None = None) -> dict[str, list[bool]]:
+def grouped(names: list[list[str]], labels: list[int], *overrides: str) -> dict[str, JointGroup]:
+    config = load(Config, None, ["conventions.joint_order=[a, b, c, finger]", *overrides])
+    return group_joints(names, np.array(labels), "joints", config)
+
+
+def groups_of(names: list[list[str]], labels: list[int], *overrides: str) -> dict[str, list[bool]]:
     """Return the joints of each group and the messages that they come in."""
-    found = group_joints(names, np.array(labels), [*ARM, GRIPPER], (limits or {}).get)
-    return {" ".join([*ARM, GRIPPER][joint] for joint in group.joints): group.rows.tolist() for group in found}
+    found = grouped(names, labels, *overrides)
+    return {" ".join([*ARM, GRIPPER][joint] for joint in group.joints): group.rows.tolist() for group in found.values()}
 
 
 def test_joints_that_always_come_together_are_one_group_in_whatever_order() -> None:
@@ -28,7 +35,9 @@ def test_a_gripper_in_messages_of_its_own_is_a_group() -> None:
 
 
 def test_a_joint_with_a_limit_of_its_own_is_a_group() -> None:
-    assert list(groups_of([[*ARM, GRIPPER]], [0, 0], {GRIPPER: 5})) == ["a b c", "finger"]
+    setting = "data.max_age_ms_by_stream={joints.finger: 5}"
+    assert list(groups_of([[*ARM, GRIPPER]], [0, 0], setting)) == ["a b c", "finger"]
+    assert list(grouped([[*ARM, GRIPPER]], [0, 0], setting)) == ["joints", "joints.finger"]
 
 
 def test_messages_without_names_hold_every_joint() -> None:
@@ -41,8 +50,7 @@ def test_messages_without_names_hold_every_joint() -> None:
 def test_only_joints_that_messages_of_others_sometimes_lack_are_partly_missing(
     names: list[list[str]], missing: int
 ) -> None:
-    found = group_joints(names, np.array([0, 1, 0]), [*ARM, GRIPPER], lambda _: None)
-    assert len(partly_missing(found)) == missing
+    assert len(partly_missing(list(grouped(names, [0, 1, 0]).values()))) == missing
 
 
 def motion(hz: float, seconds: float = 3.0, offset_ms: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -111,14 +119,6 @@ def test_a_fast_arm_with_noise_and_jitter_is_no_contradiction(seed: int, hz: int
     speeds = rng.uniform(-10, 10, 6)
     angles = stamps_ns[:, None] / 1e9 * speeds + rng.normal(0, 0.002, (2 * hz, 6))
     assert find_contradiction(stamps_ns, angles, np.zeros(2 * hz, np.int64), 30) is None
-
-
-def test_numbers_of_any_unit_that_leap_back_and_forth_are_noticed() -> None:
-    stamps_ns = np.arange(300) * 10 * MS
-    speeds = np.sin(stamps_ns / 1e9)[:, None] / 1000
-    assert find_leaping(stamps_ns, speeds) is None
-    speeds[::5] = 0
-    assert find_leaping(stamps_ns, speeds) == "leap and leap back 57 times in 300 messages"
 
 
 @pytest.mark.parametrize("period_ms", [250, 1000])

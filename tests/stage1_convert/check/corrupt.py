@@ -20,7 +20,6 @@ FILES = {
     "episodes": "meta/episodes/chunk-000/file-000.parquet",
     "data": "data/chunk-000/file-000.parquet",
     "second": "data/chunk-000/file-001.parquet",
-    "sync": "meta/sync/chunk-000/file-000.parquet",
     "video": f"videos/{COLOR}/chunk-000/file-000.mp4",
 }
 TYPES = {
@@ -100,8 +99,6 @@ def _edit_column(table: pa.Table, case: Mapping[str, Any]) -> pa.Table:
 def _edit_cell(cell: Any, case: Mapping[str, Any]) -> Any:
     if "by" in case:
         return [value + case["by"] for value in cell] if isinstance(cell, list) else cell + case["by"]
-    if "ulp" in case:
-        return float(np.nextafter(np.float32(cell), np.float32(1)))
     if "cut" in case:
         return cell | {"bytes": cell["bytes"][: -case["cut"]]}
     if "hit" in case:  # zeros in the middle of the data of an image

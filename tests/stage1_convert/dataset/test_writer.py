@@ -8,7 +8,6 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from common.lerobot.dataset import Dataset
 from common.storage.files import read_json
 from tests.conftest import GOLDEN
 from tests.stage1_convert.conversion import run
@@ -28,8 +27,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def test_the_data_file_has_the_same_columns_and_types(dataset: Path) -> None:
-    assert pq.read_schema(dataset / DATA).equals(pq.read_schema(LEROBOT / DATA), check_metadata=False)
+@pytest.mark.parametrize("file", [DATA, EPISODES])
+def test_files_have_the_same_columns_and_types(dataset: Path, file: str) -> None:
+    assert pq.read_schema(dataset / file).equals(pq.read_schema(LEROBOT / file), check_metadata=False)
 
 
 def test_the_data_file_tells_the_datasets_library_the_same_features(dataset: Path) -> None:
@@ -44,10 +44,6 @@ def test_every_episode_is_one_row_group_of_a_file_of_its_own(dataset: Path) -> N
     files = [pq.ParquetFile(path).metadata for path in sorted(dataset.glob("data/*/*.parquet"))]
     assert [(file.num_row_groups, file.num_rows) for file in files] == [(1, 44), (1, 44)]
     assert {files[0].row_group(0).column(0).compression} == {"SNAPPY"}
-
-
-def test_the_episodes_file_has_the_same_columns_and_types(dataset: Path) -> None:
-    assert pq.read_schema(dataset / EPISODES).equals(pq.read_schema(LEROBOT / EPISODES), check_metadata=False)
 
 
 def test_info_has_the_same_keys_and_only_other_values(dataset: Path) -> None:
@@ -86,12 +82,3 @@ def test_the_datasets_library_decodes_the_images(dataset: Path, tmp_path: Path) 
     assert table[50]["observation.images.color"].size == (96, 64)
     assert table[50]["observation.images.color"].mode == "RGB"
     assert table["index"][:] == list(range(88))
-
-
-def test_our_own_reader_opens_it(dataset: Path, tmp_path: Path) -> None:
-    opened = Dataset.open(dataset)
-    assert (opened.n_frames, len(opened.episodes), opened.fps) == (88, 2, 30)
-    assert opened.cameras == {"color": (64, 96, 3)}
-    assert (opened.action_meaning, opened.action_wrapped) == ("delta", False)
-    assert opened.columns(["action"], tmp_path)["action"].shape == (88, 6)
-    assert sum(1 for _ in opened.images(opened.episodes[1], "color")) == 44

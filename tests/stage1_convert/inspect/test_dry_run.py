@@ -12,7 +12,6 @@ from stage1_convert.inspect.dry_run import dry_run, estimate_bag
 from stage1_convert.sources.azure import AzureBags
 from stage1_convert.sources.folder import LocalBags, find_bags
 from tests import azurite
-from tests.azurite.gate import Answer, Gate
 from tests.stage1_convert.conversion import report, run
 from tests.stage1_convert.recording import RAW_TOPIC, cell, raw_image, stamp_of
 
@@ -102,15 +101,3 @@ def test_bags_in_a_storage_account_are_downloaded(
         assert re.sub(free, "", printed) == re.sub(free, "", expected)
         assert [bag.name for bag in source.bags] == ["blind", "gap", "whole"]
         assert sorted(path.name for path in here.iterdir()) == (["blind", "gap", "whole"] if keep else [])
-
-
-def test_a_blob_that_cannot_be_downloaded_refuses_its_bag(
-    service: azurite.Azurite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    service.container("dryrungone").upload_blob("bag.mcap", b"x")
-    with Gate(
-        service.port, lambda method, path, answer: answer if "comp=list" in path else Answer(404, {}, b"")
-    ) as gate:
-        source = AzureBags(f"azure://{azurite.ACCOUNT}/dryrungone", True, azurite.environment(gate.port, tmp_path))
-        assert dry_run(source, source.bags, load(Config, None, []), None) == 2
-    assert "bag bag.mcap: refused: blob bag.mcap: there is no such" in capsys.readouterr().out

@@ -46,11 +46,3 @@ def test_stamps_that_are_zero_or_go_back_are_left_out() -> None:
         True,
     ]
     assert [sample.number for sample in window.samples] == [1, 3, 4]
-
-
-def test_an_initial_value_has_no_age() -> None:
-    window = Window("hold", MS, 30, 10)
-    window.add(Sample(-1, 1))
-    choice = window.choose(10**18)
-    assert choice is not None
-    assert choice.within

@@ -14,8 +14,9 @@ from common.cli.config import load
 from common.lerobot.dataset import Dataset
 from common.storage.files import read_json
 from stage1_convert.config import Config
+from stage1_convert.dataset.record import BagEntry
 from stage1_convert.pipeline.convert import Options, RefusedError, convert
-from stage1_convert.pipeline.plan_bag import plan_bag
+from stage1_convert.pipeline.plan_bag import open_by_settings, read_and_plan
 from stage1_convert.sources.folder import LocalBags, find_bags
 from tests.stage1_convert.conversion import jpegs, report, rows, run, tree
 from tests.stage1_convert.recording import (
@@ -273,11 +274,13 @@ def test_a_trusted_image_is_still_refused_when_it_is_cut_off(tmp_path: Path) -> 
 
 
 def test_a_plan_tells_what_the_conversion_then_does(full: Path, src: Path, tmp_path: Path) -> None:
-    planned = plan_bag(find_bags(src)[0], load(Config, None, [FIELD]), tmp_path)
+    config, entry = load(Config, None, [FIELD]), BagEntry(bag="", status="converted", reason=None, warnings=[])
+    with open_by_settings(find_bags(src)[0], tmp_path, config.data) as opened:
+        _, plan = read_and_plan(opened, config, entry)
     (bag,) = report(full)["bags"]
     for key in ("messages", "clock", "gaps", "left_out", "warm_up_s"):
-        assert planned.entry.model_dump(exclude_unset=True)[key] == bag[key]
-    assert [span.frames for span in planned.plan.episodes] == [e["frames"] for e in bag["episodes"]]
+        assert entry.model_dump(exclude_unset=True)[key] == bag[key]
+    assert [span.frames for span in plan.episodes] == [e["frames"] for e in bag["episodes"]]
 
 
 @pytest.mark.parametrize("wanted", ["header", "receive"])

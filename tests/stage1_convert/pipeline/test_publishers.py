@@ -183,7 +183,7 @@ def test_vectors_of_one_number_are_stored_as_plain_numbers_as_lerobot_does(tmp_p
     np.testing.assert_allclose(found["action"], sync(dataset)["vz.message"] / 100, atol=1e-6)
     assert check(dataset).findings == []
     opened = Dataset.open(dataset)
-    for key, values in opened.columns(["observation.state", "action"], tmp_path / "cache").items():
+    for key, values in opened.columns(["observation.state", "action"]).items():
         assert values.shape == (len(found), 1)
         np.testing.assert_array_equal(values[:, 0], found[key])
 

@@ -2,19 +2,15 @@
 
 import base64
 import re
-import shutil
 from html import unescape
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from common.lerobot.dataset import Dataset
 from common.lerobot.images import decode_image
 from common.report.images import film_frames
-from common.storage.files import read_json, write_json
-from stage1_convert.check import check
-from stage1_convert.dataset.record import RECORD_PATH, ConversionRecord, LeftOut, read_record
+from stage1_convert.dataset.record import ConversionRecord, LeftOut, read_record
 from stage1_convert.report.episode import describe_episode, read_sync, sample_ages_ms
 from stage1_convert.report.issues import EpisodeReport, report_episodes, report_left_out, worst_first
 from stage1_convert.report.page import PAGE, draw_page, write_page
@@ -200,40 +196,6 @@ def test_frames_without_a_new_image_are_told_apart_from_avoidable_repeats(record
     ]
     assert issues(2, 2, 2) == []
     assert issues(0, 45, 0) == []  # a camera that is faster than the frames
-
-
-def test_a_record_of_format_3_is_read_in_the_words_of_format_4(dataset: Path, tmp_path: Path) -> None:
-    old = as_format_3(read_json(dataset / RECORD_PATH))
-    shutil.copytree(dataset, tmp_path / "old")
-    write_json(tmp_path / "old" / RECORD_PATH, old)
-    record = read_record(tmp_path / "old", earlier=True)
-    assert record is not None
-    assert read_record(tmp_path / "old") is None
-    entry, old_entry = record.bags[0].episodes[0], old["bags"][0]["episodes"][0]
-    words = {"repeated": "held", "passed_over": "dropped", "identical": "repeated"}
-    assert {new: getattr(entry, new) for new in words} == {new: old_entry[word] for new, word in words.items()}
-    assert "Images passed over" in draw_page(tmp_path / "old")
-    assert not check(tmp_path / "old").findings
-    old_entry["frames"] += 1
-    write_json(tmp_path / "old" / RECORD_PATH, old)
-    (finding,) = check(tmp_path / "old").findings
-    assert "episodes and their frames" in str(finding)
-    write_json(tmp_path / "old" / RECORD_PATH, {"format": 2})
-    assert not check(tmp_path / "old").findings
-
-
-def as_format_3(record: Any) -> Any:
-    """Return a record as the release before wrote it."""
-    old = {"held": "repeated", "dropped": "passed_over", "repeated": "identical"}
-    for bag in record["bags"]:
-        for name in ("resample", "rate_hz", "grid_delay_ms"):
-            bag.pop(name, None)
-        others = ("episode_index", "frames", "start_ns", "begins", "age_ms")
-        bag["episodes"] = [
-            {name: episode[name] for name in others} | {word: episode[new] for word, new in old.items()}
-            for episode in bag["episodes"]
-        ]
-    return {**record, "format": 3}
 
 
 def test_a_large_dataset_shows_the_worst_and_says_how_many_it_does_not(dataset: Path) -> None:

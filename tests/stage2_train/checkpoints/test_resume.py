@@ -11,7 +11,7 @@ import pytest
 from common.cli.command import UserError
 from common.cli.config import load
 from common.lerobot.dataset import Dataset
-from stage2_train.checkpoints.resume import find_resume_point, refuse_changes
+from stage2_train.checkpoints.resume import find_resume_point
 from stage2_train.config import TrainConfig
 from stage2_train.train import train
 from tests.stage2_train.tiny import VALIDATED, content, metrics, stopped_at, tiny_config, without_times, write_dataset
@@ -82,21 +82,6 @@ def test_another_or_changed_dataset_is_refused_but_a_copy_is_not(dataset: Path, 
     copied = Path(shutil.copytree(dataset, tmp_path / "copied", copy_function=shutil.copyfile))  # with other times
     train(tiny_config(copied, out, *VALIDATED))
     assert without_times(out) == without_times(whole)
-
-
-def test_a_run_of_an_earlier_version_is_resumed(dataset: Path, whole: Path, tmp_path: Path) -> None:
-    """It recorded the same fingerprint as `identity`, beside one with the times of the files."""
-    config, fingerprint = tiny_config(dataset, whole, *VALIDATED), Dataset.open(dataset).fingerprint
-    point = find_resume_point(config, fingerprint, 1)
-    assert point is not None
-    folder = Path(shutil.copytree(point.folder, tmp_path / "earlier"))
-    path = folder / "pretrained_model" / "train_config.json"
-    record = json.loads(path.read_text())
-    record["dataset"] |= {"fingerprint": "of times", "identity": fingerprint}
-    path.write_text(json.dumps(record))
-    refuse_changes(point._replace(folder=folder), config, fingerprint, 1)
-    with pytest.raises(UserError, match="the content of"):
-        refuse_changes(point._replace(folder=folder), config, "another", 1)
 
 
 def test_settings_that_change_no_step_may_differ(dataset: Path, whole: Path, tmp_path: Path) -> None:

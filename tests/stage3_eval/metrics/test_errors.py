@@ -137,21 +137,6 @@ def test_without_a_meaning_there_are_baselines_that_need_none_and_nothing_is_add
     assert first(chunks["dataset_mean"]) == [[5, 6]] * 3
 
 
-def test_holding_still_errs_at_the_first_step_as_a_zero_delta_does() -> None:
-    states = np.array([[0.0], [0.3], [0.5], [0.4]])
-    following = np.concatenate([states[1:], states[-1:]])
-    held = dict(baseline_chunks(following, states, np.zeros(1), "next_position", 3))["hold_still"]
-    zero = dict(baseline_chunks(following - states, states, np.zeros(1), "delta", 3))["zero_action"]
-    as_position = summarize(chunk_errors(held, following), ["a"])
-    as_delta = summarize(chunk_errors(zero, following - states), ["a"])
-    assert as_position.first_step.mae == pytest.approx(as_delta.first_step.mae)
-
-
-def test_a_baseline_repeats_its_action_over_the_whole_chunk() -> None:
-    chunks = baselines("delta", n_steps=2)["repeat_last"]
-    assert chunks.tolist() == [[[0, 0]] * 2, [[0, 10]] * 2, [[0, 11]] * 2]
-
-
 def test_chunks_of_some_frames_are_compared_with_the_actions_of_their_frames() -> None:
     ramp_TA = np.arange(6.0)[:, None]
     start_S = np.array([0, 3])

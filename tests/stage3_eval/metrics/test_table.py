@@ -32,18 +32,6 @@ def table() -> pa.Table:
     return episode_table(rows, predicted_TA, np.array([np.nan, 0.25]), STATES, HEADER)
 
 
-def test_columns_and_types_are_those_documented(table: pa.Table) -> None:
-    names = [f"joint_position_{name}" for name in STATES]
-    names += [prefix + name for prefix in ("predicted_action_", "gt_action_", "abs_error_") for name in JOINTS]
-    assert [(field.name, str(field.type)) for field in table.schema] == [
-        ("episode_index", "int64"),
-        ("frame_index", "int64"),
-        ("timestamp", "float"),
-        *((name, "float") for name in names),
-        ("inference_time_s", "double"),
-    ]
-
-
 def test_values_are_in_the_column_of_their_joint(table: pa.Table) -> None:
     assert table["joint_position_grip"].to_pylist() == [3, 6]
     assert table["predicted_action_pan"].to_pylist() == [1, 1]
