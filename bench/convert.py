@@ -28,7 +28,7 @@ from bench import bags
 from bench.bars import fresh_cpu_seconds, print_bar, seconds
 from bench.png_pipeline import convert_with_png_files
 from common.lerobot.images import decode_image
-from common.storage.files import free_bytes
+from common.storage.disk import free_bytes
 from stage1_convert.__main__ import main as convert_main
 
 RESIZED = (240, 320)
