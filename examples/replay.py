@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pyarrow.dataset as arrow
 
 from common.cli.command import Parser, UserError, run
+from common.report.formatting import counted
 from stage1_convert.align.clock import SECOND_NS, Int64
 from stage1_convert.align.resample import grid
 from stage1_convert.bags.bag import Bag
@@ -113,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for delay_ms in arguments.delay_ms:
         refused, differing = differences(recorded, answers(arguments.bag, recorded, delay_ms))
         picks = ", ".join(f"{stream} {count}" for stream, count in sorted(differing.items()))
-        print(f"{delay_ms:7g} ms  {picks}; {refused} frames refused")
+        print(f"{delay_ms:7g} ms  {picks}; {counted(refused, 'frame')} refused")
         is_answered |= refused < len(recorded.messages)
     if not is_answered:
         raise UserError(f"{arguments.bag}: no frame was answered; give the bag of that name, or its name by --name")

@@ -41,9 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sets = with_site(site, flags.file, flags.set, flags.set_string)
         values = parse_set(sets, flags.set_string)
         require_accepted(flags.file, [flags.release] if flags.release else RELEASES, values)
-        document = read(flags.file).render(values).document
+        template = read(flags.file)
+        document = template.render(values).document
     except TemplateError as error:
         raise UserError(one_line(error)) from error
+    if "registry" in template.defaults and "registry" not in values:
+        registry = template.defaults["registry"]
+        print(f"registry {registry}, as {flags.file.name} says; another one by --site FILE or --set registry=NAME")
     images = sorted({str(task["image"]) for task in all_tasks(document)})
     steps = [] if flags.no_build else [step for image in images for step in _build_steps(image, flags.base)]
     steps.append(_submit_step(flags.file.resolve(), flags.pool or site.pool, sets, flags.set_string, flags.set_env))

@@ -11,6 +11,7 @@ from common.cli.config import to_dict
 from common.lerobot.dataset import Dataset
 from common.lerobot.frame_cache import cache_bytes, clear_cache, list_cache
 from common.lerobot.frames import Rows
+from common.report.formatting import counted
 from common.storage.disk import free_bytes
 from stage2_train.batches import FrameStore, load_batches
 from stage2_train.checkpoints.initial import initial_checkpoint, parameter_count
@@ -51,7 +52,7 @@ def dry_run(config: TrainConfig) -> None:
     cameras = ", ".join(f"{name} {'x'.join(map(str, frame.shape[:2]))}" for name, frame in frames.items()) or "none"
     folder = cache_dir(config)
     print(
-        f"dataset     {len(episodes)} episodes to train on, {len(held_out)} held out; {samples} samples, "
+        f"dataset     {counted(len(episodes), 'episode')} to train on, {len(held_out)} held out; {samples} samples, "
         f"{dataset.fps} fps; cameras: {cameras}\n"
         f"network     {parameters / 1e6:.1f} M parameters\n"
         f"batch       {global_batch} samples a step, {samples / global_batch:.1f} steps an epoch, "

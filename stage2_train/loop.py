@@ -15,6 +15,7 @@ from common.act.checkpoint import Checkpoint
 from common.cli.command import TransientError
 from common.lerobot.dataset import Dataset
 from common.lerobot.metadata import Episode
+from common.report.formatting import counted
 from stage2_train.batches import BatchOrder, ChunkDataset, FrameStore, load_batches
 from stage2_train.checkpoints.initial import parameter_count
 from stage2_train.checkpoints.resume import ResumePoint
@@ -90,9 +91,10 @@ class Trainer:
         self.finite_check = FiniteCheck(world, self.optimizer.scaler, training.lr)
         self.cameras, self.averages, self.first_step = list(dataset.cameras), Averages(world.device), 0
         log.info(
-            "%d episodes (%d held out), %d frames, %.1f M parameters; batch %d x %d processes x %d = %d; on %s",
-            *(len(episodes), len(held_out), len(self.dataset), parameter_count(self.network) / 1e6),
-            *(training.batch_size, world.size, training.grad_accumulation, self.order.global_batch, world.device),
+            "%s (%d held out), %d frames, %.1f M parameters; batch %d x %s x %d = %d; on %s",
+            *(counted(len(episodes), "episode"), len(held_out), len(self.dataset), parameter_count(self.network) / 1e6),
+            *(training.batch_size, f"{world.size} {'process' if world.size == 1 else 'processes'}"),
+            *(training.grad_accumulation, self.order.global_batch, world.device),
         )
 
     def start_from(self, resume_point: ResumePoint | None, first_step: int) -> None:

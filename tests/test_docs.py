@@ -118,7 +118,7 @@ def test_the_flags_of_commands_that_are_not_run_exist() -> None:
         for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():
                 command, _, _ = line.partition(" #")
-                match = re.search(r"-m ((?:stage\d_\w+|demo|bench)(?:\.\w+)?)\s(.*)", command)
+                match = re.search(r"-m ((?:stage\d_\w+|demo|bench|examples)(?:\.\w+)?)\s(.*)", command)
                 module, arguments = (match[1], match[2]) if match else ("", "")
                 for flag in re.findall(r"(?<!\S)--[\w-]+", arguments):
                     checked.add(flag)

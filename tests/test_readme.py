@@ -33,6 +33,18 @@ def test_the_configuration_reference_is_that_of_the_code(readme: Path) -> None:
     assert text == with_reference(text, REFERENCES[readme]), "run python -m tests.test_readme"
 
 
+def test_what_was_measured_is_what_the_pages_say() -> None:
+    rows = README.read_text().split("## Measured")[1].split("## ")[0].splitlines()
+    linked = [(row, *match.groups()) for row in rows if (match := re.search(r"\((docs/[\w-]+\.md)#([\w-]+)\)", row))]
+    assert len(linked) >= 4
+    for row, page, anchor in linked:
+        section = (ROOT / page).read_text().split(f"\n## {anchor.capitalize()}\n")[1].split("\n## ")[0]
+        for number in re.findall(r"\d+\.\d+", row.split(" | ")[1]):
+            assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", section), (
+                f"{page} does not say {number}: {row}"
+            )
+
+
 def test_the_make_targets_exist() -> None:
     targets = re.findall(r"^make ([\w-]+)", block("sh"), re.MULTILINE)
     assert {"demo", "test"} <= set(targets)

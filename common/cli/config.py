@@ -104,8 +104,10 @@ def reference(cls: type[BaseModel]) -> str:
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the config file {path}: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read the config file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"the config file {path} is no UTF-8 text: {error}") from error
     tree = _parse(text, f"config file {path}")
     if tree is None or tree in NULLS:
         return {}

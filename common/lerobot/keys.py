@@ -29,7 +29,7 @@ def stored_keys(features: Mapping[str, Feature], rename: Mapping[str, str]) -> d
     """
     for old, new in rename.items():
         if old not in features:
-            done = f"; {new} is there already: leave this rename out, or --rename without values renames nothing"
+            done = f", but {new} itself: leave this rename out (data.rename={{}} or --rename without values renames nothing)"
             raise UserError(
                 f"rename {old}={new}: the dataset has no {old}{done if new in features else _nearest(old, features)}"
             )

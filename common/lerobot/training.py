@@ -19,10 +19,9 @@ def require_trainable(dataset: "Dataset") -> None:
     odd = {camera: shape[2] for camera, shape in dataset.cameras.items() if shape[2] != 3}
     for camera, channels in odd.items():
         others = ", ".join(name for name in dataset.cameras if name not in odd)
-        raise UserError(
-            f"camera {camera} of {dataset.root} has {channels} channels; images must have 3: leave it out by "
-            f"--override 'data.use_cameras=[{others}]'"
-        )
+        way_out = f"leave it out by --override 'data.use_cameras=[{others}]'" if others else "there is no other camera"
+        has = f"{channels} channel{'' if channels == 1 else 's'}"
+        raise UserError(f"camera {camera} of {dataset.root} has {has}; images must have 3: {way_out}")
     for key in (key for key in VECTORS if key in dataset.features):
         size = dataset.features[key].shape[:1]
         for name in ("mean", "std"):

@@ -20,7 +20,7 @@ import jinja2
 import yaml
 from jinja2.sandbox import SandboxedEnvironment
 
-from common.cli.command import one_line
+from common.cli.command import UserError, one_line
 
 Keys = tuple[str | int, ...]
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -98,10 +98,15 @@ class Template(NamedTuple):
 
 
 def read(path: Path) -> Template:
-    """Read a workflow file; raises TemplateError when it is no text or its sections are not those of a workflow."""
+    """Read a workflow file; raises TemplateError when it is no text or its sections are not those of a workflow.
+
+    Raises UserError when it cannot be read.
+    """
     try:
         raw = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"cannot read the workflow file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise TemplateError(0, f"cannot be read: {one_line(error)}") from error
     words = [(match[1], match.start()) for match in _SECTION.finditer(raw)]
     starts = [(name, start) for name, start in words if name in SECTIONS]

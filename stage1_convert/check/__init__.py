@@ -1,4 +1,4 @@
-"""Checks a dataset as LeRobot and the training read it, and our own records beside it.
+"""Checks a dataset as LeRobot and the training read it.
 
 The dataset is opened by the code that a training opens it with: what that refuses is the first finding, and whether it
 refuses anything is the verdict. The rules below find what is wrong beyond that.
@@ -28,8 +28,7 @@ from stage1_convert.check.metadata import (
     check_left_over,
     check_tasks,
 )
-from stage1_convert.check.records import check_actions, check_record
-from stage1_convert.check.rows import check_data_files, check_finite, check_index_columns
+from stage1_convert.check.rows import check_actions, check_data_files, check_finite, check_index_columns
 from stage1_convert.check.statistics import check_statistics
 
 __all__ = ["Finding", "Report", "check", "print_report"]
@@ -45,7 +44,6 @@ RULES: tuple[Rule, ...] = (
     check_data_files,
     check_index_columns,
     check_finite,
-    check_record,
     check_actions,
     check_statistics,
 )
@@ -148,11 +146,11 @@ def _logged_warnings(root: Path, findings: list[Finding]) -> Iterator[None]:
 
 def print_report(report: Report) -> int:
     """Print one line for each finding and a summary; returns the exit code, 0 or 2."""
-    kinds: tuple[Kind, ...] = ("fault", "own rule", "warning")
+    kinds: tuple[Kind, ...] = ("fault", "warning")
     for finding in sorted(report.findings, key=lambda finding: kinds.index(finding.kind)):
         print(finding)
     counts = {kind: sum(finding.kind == kind for finding in report.findings) for kind in kinds}
     found = ", ".join(counted(number, kind) for kind, number in counts.items() if number) or "no findings"
     usable = "yes" if report.is_usable else "no"
     print(f"{report.frames} frames, {report.images} images: {found}; usable for training: {usable}")
-    return 2 if counts["fault"] or counts["own rule"] else 0
+    return 2 if counts["fault"] else 0

@@ -6,14 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from common.lerobot.dataset import Dataset
 
-# What a finding breaks: a rule of LeRobot's format or of the training; a rule of ours alone, about our own records; none.
-Kind = Literal["fault", "own rule", "warning"]
+# A rule of LeRobot's format or of the training is broken, or something is unusual that both take as it is.
+Kind = Literal["fault", "warning"]
 
 
 class Finding(NamedTuple):
@@ -58,30 +57,14 @@ class Opened:
         path, start, _ = next(file for file in self.files if file[1] <= row < file[2])
         return f"{path.relative_to(self.root)}: row {row - start}"
 
-    def compare(self, key: str, right: npt.NDArray[Any], tolerance: float = 0.0) -> Iterator[Finding]:
-        """Yield a finding about the first row of a column that is off by more than the tolerance, and how many others are."""
-        found = self.columns.get(key)
-        if found is None or found.shape != right.shape:
-            return
-        off = np.abs(found.astype(np.float64) - right).reshape(len(right), -1).max(axis=1) > tolerance
-        for row in np.flatnonzero(off)[:1]:
-            more = f" (and {off.sum() - 1} more rows)" if off.sum() > 1 else ""
-            yield Finding(
-                "fault", f"{self.place(row)}: {key}: found {_text(found[row])}, expected {_text(right[row])}{more}"
-            )
 
-
-def expect(file: str, what: str, found: Any, expected: Any, kind: Kind = "fault") -> Iterator[Finding]:
+def expect(file: str, what: str, found: Any, expected: Any) -> Iterator[Finding]:
     """Yield a finding about a file of the dataset unless `found` equals `expected`."""
     if found != expected:
-        yield Finding(kind, f"{file}: {what}: found {shorten(found)}, expected {shorten(expected)}")
+        yield Finding("fault", f"{file}: {what}: found {shorten(found)}, expected {shorten(expected)}")
 
 
 def shorten(value: Any) -> str:
     """Return the repr of a value, cut where it is too long for a line."""
     text = repr(value)
     return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
-
-
-def _text(value: Any) -> str:
-    return "[" + ", ".join(f"{number:.7g}" for number in value) + "]" if np.ndim(value) else f"{value:.9g}"

@@ -56,7 +56,7 @@ def describe_missing(surveys: Sequence[Survey]) -> str:
 
 def _yaml(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) -> str:
     chosen = choose_joints(survey, joints, cameras)
-    slowest_hz = min((_rate_hz(stats) or FPS for stats in cameras.values()), default=FPS)
+    slowest_hz = min(_rate_hz(stats) or FPS for stats in cameras.values())
     fps = _fps(slowest_hz)
     data: dict[str, Any] = {
         "joint_topic": joints.name,
@@ -108,9 +108,8 @@ def _remarks(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats])
         for name, stats in cameras.items()
         if stats.camera and stats.camera.guess
     ]
-    others = [
-        f.name for f in survey.topics if f.camera and f.read and _plain(f.name) not in map(_plain, _names(cameras))
-    ]
+    converted = {_plain(stats.name) for stats in cameras.values()}
+    others = [f.name for f in survey.topics if f.camera and f.read and _plain(f.name) not in converted]
     if others:
         lines.append(f"images that cannot be converted: {', '.join(others)}")
     return lines
@@ -137,10 +136,6 @@ def _command_remarks(survey: Survey, joints: Sequence[str], fps: int) -> list[st
         settings = "data.command_topic, conventions.action: command"
         lines.insert(0, f"commands to take actions from ({settings}): {', '.join(commands)}")
     return lines
-
-
-def _names(cameras: dict[str, TopicStats]) -> list[str]:
-    return [stats.name for stats in cameras.values()]
 
 
 def _cameras(survey: Survey) -> dict[str, TopicStats]:

@@ -12,7 +12,7 @@ from common.lerobot.values import as_array
 from common.report.charts import Line, Plot, Span, short, sparkline, timeline
 from common.report.formatting import counted, words
 from common.report.images import PageImage, film
-from stage1_convert.dataset.record import SYNC_PATH, ConversionRecord
+from stage1_convert.dataset.record import SYNC_PATH, ConversionRecord, EpisodeEntry
 from stage1_convert.report.issues import NS, EpisodeReport, stop_ns
 
 UNITS = {"velocity": "rad/s", "effort": "Nm"}
@@ -34,7 +34,7 @@ class EpisodeDetails(NamedTuple):
     report: EpisodeReport
     in_bag: Plot
     films: dict[str, list[PageImage]]  # camera -> images
-    repeats: dict[str, Plot]  # camera -> where a frame shows the image before it, for cameras with such frames
+    timelines: dict[str, Plot]  # camera -> where frames repeat an image or pass over some, for cameras with such frames
     curves: list[Figure]
     ages: list[Figure]
 
@@ -45,12 +45,12 @@ def describe_episode(report: EpisodeReport, record: ConversionRecord, dataset: D
     Raises UserError naming camera, episode and frame when an image is damaged or missing.
     """
     episode, sync = dataset.episodes[report.number], read_sync(dataset, report.number)
-    repeats = {camera: _repeats(camera, sync, dataset.fps) for camera in dataset.cameras}
+    timelines = {camera: _timeline(camera, sync, report.entry, dataset.fps) for camera in dataset.cameras}
     return EpisodeDetails(
         report,
         _in_bag(report, dataset.fps),
         {camera: film(dataset, episode, camera) for camera in dataset.cameras},
-        {camera: plot for camera, plot in repeats.items() if len(plot.bars) > 1},
+        {camera: plot for camera, plot in timelines.items() if len(plot.bars) > 1},
         _curves(report, record, dataset),
         _ages(report, record, sync),
     )
@@ -69,18 +69,25 @@ def sample_ages_ms(sync: Sync, stream: str) -> npt.NDArray[np.float64]:
     return ages
 
 
-def _repeats(camera: str, sync: Sync, fps: int) -> Plot:
-    """Draw the frames that show the image of the frame before."""
-    message = sync[f"{camera}.message"]
-    repeated = np.flatnonzero(np.diff(message) == 0) + 1
-    cells = np.unique(repeated * CELLS // len(message)) if len(message) > CELLS else repeated
-    n_cells = min(len(message), CELLS)
+def _timeline(camera: str, sync: Sync, entry: EpisodeEntry, fps: int) -> Plot:
+    """Draw the frames that show the image of the frame before, and those before which images were passed over."""
+    step = np.diff(sync[f"{camera}.message"])
+    repeated, passed_over = np.flatnonzero(step == 0) + 1, entry.passed_over.get(camera, 0)
+    after_others = np.flatnonzero(step > 1) + 1 if passed_over else repeated[:0]
     spans = [
         Span(0.0, 1.0, "idle"),
-        *(Span(cell / n_cells, (cell + 1) / n_cells, "repeated") for cell in cells.tolist()),
+        *_frame_spans(after_others, entry.frames, "passed-over"),
+        *_frame_spans(repeated, entry.frames, "repeated"),
     ]
-    label = f"Camera {camera}: {counted(len(repeated), 'frame')} of {len(message)} with the image of the frame before"
-    return timeline(label, spans, "0 s", f"{len(message) / fps:.1f} s")
+    label = f"Camera {camera}: {counted(len(repeated), 'frame')} of {entry.frames} with the image of the frame before"
+    label += f", {counted(passed_over, 'image')} passed over" if passed_over else ""
+    return timeline(label, spans, "0 s", f"{entry.frames / fps:.1f} s")
+
+
+def _frame_spans(frames: npt.NDArray[np.intp], length: int, kind: str) -> list[Span]:
+    """Return the parts of a timeline that hold these frames of an episode of `length` frames."""
+    n_cells = min(length, CELLS)
+    return [Span(cell / n_cells, (cell + 1) / n_cells, kind) for cell in np.unique(frames * n_cells // length).tolist()]
 
 
 def _in_bag(report: EpisodeReport, fps: float) -> Plot:

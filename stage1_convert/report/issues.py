@@ -8,9 +8,10 @@ from common.report.formatting import counted
 from stage1_convert.dataset.record import BagEntry, ConversionRecord, EpisodeEntry, Gap
 
 NS = 1_000_000_000
-STALE_SHARE = 0.5  # of a stream's limit: an older sample is an issue
-EXCESS_SHARE, MISSING_SHARE = 0.02, 0.02  # of an episode's frames
-EXCESS_IMAGES = 2  # so many images say nothing
+STALE_SHARE = 0.75  # of a stream's limit: an older sample is an issue; at 30 Hz, a single lost image makes none
+TOLERATED_SHARE = 0.02  # of an episode's frames may lack a new image
+TOLERATED_IMAGES = 2  # so few images say nothing
+FROZEN_SHARE = 0.5  # of an episode's frames: up to here, identical images may be those of an arm at rest
 WHY_LEFT_OUT = {
     "shorter_piece": "a shorter piece beside a gap (data.on_gap=drop)",
     "pause": "a pause between two episodes (data.split_pause_s)",
@@ -170,11 +171,12 @@ def _camera_issues(entry: EpisodeEntry, camera: str) -> Iterator[Issue]:
         )
         yield Issue("warn", text, excess / entry.frames)
     missing = max(repeated - passed_over, 0)
-    if missing > MISSING_SHARE * entry.frames:
+    if missing > _tolerated(entry):
         text = f"{camera}: {missing} of {entry.frames} frames have no new image: none was recorded"
         yield Issue("warn", text, 2 * missing / entry.frames)
-    if identical:
-        yield Issue("warn", f"{camera}: {identical} images equal the one before", identical / entry.frames)
+    if identical > FROZEN_SHARE * entry.frames:
+        text = f"{camera}: {identical} of {entry.frames} images are identical to the one before: does the camera hang?"
+        yield Issue("warn", text, identical / entry.frames)
 
 
 def _excess(entry: EpisodeEntry, camera: str) -> int:
@@ -184,7 +186,7 @@ def _excess(entry: EpisodeEntry, camera: str) -> int:
 
 
 def _tolerated(entry: EpisodeEntry) -> float:
-    return max(EXCESS_IMAGES, EXCESS_SHARE * entry.frames)
+    return max(TOLERATED_IMAGES, TOLERATED_SHARE * entry.frames)
 
 
 def _touch(gap: Gap, entry: EpisodeEntry, fps: float) -> bool:

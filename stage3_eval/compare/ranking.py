@@ -66,20 +66,22 @@ class Comparison(Record):
 def compare_summaries(summaries: Mapping[str, Summary], metric: str) -> Comparison:
     """Compare the summaries by label; raises UserError when one of them has no such metric."""
     order, reason = rank(summaries, metric), find_difference(summaries, metric)
+    values = {label: read_metric(summaries[label], metric, label) for label in order}
     winner, second = order[:2]
+    has_winner = not reason and values[winner] != values[second]
     left_out = _left_out(summaries)
     columns = {head: path for head, path in COLUMNS.items() if not (left_out and path.startswith(NEED_MEANING))}
     trees = {label: summaries[label].to_json() for label in order}
     return Comparison(
         metric=metric,
         order=order,
-        values={label: read_metric(summaries[label], metric, label) for label in order},
+        values=values,
         columns={label: {head: look_up(trees[label], path) for head, path in columns.items()} for label in order},
         left_out=left_out,
-        winner=None if reason else winner,
+        winner=winner if has_winner else None,
         incomparable=reason,
         runner_up=second,
-        lead=None if reason else measure_lead(summaries[winner], summaries[second], metric),
+        lead=measure_lead(summaries[winner], summaries[second], metric) if has_winner else None,
         changed=find_changed({label: _config(summaries[label]) for label in order}),
         checkpoints={label: summaries[label].checkpoint for label in order},
         episodes={label: summaries[label].episodes for label in order},
@@ -170,8 +172,8 @@ def verdict(comparison: Comparison) -> str:
     if comparison.incomparable:
         return f"no winner: {comparison.incomparable}"
     winner, second, lead = comparison.winner, comparison.runner_up, comparison.lead
-    if winner and comparison.values[winner] == comparison.values[second]:
-        return f"no winner: {winner} and {second} have the same {comparison.metric}"
+    if winner is None:
+        return f"no winner: {comparison.order[0]} and {second} have the same {comparison.metric}"
     if lead is None:
         return f"{winner} is ahead of {second}, but there are too few common episodes to tell whether by chance"
     if lead.larger_than_spread:

@@ -1,18 +1,23 @@
 """The report that an evaluation prints: error per joint next to each baseline's, drift, latency and the verdict. Pure."""
 
 import math
+import textwrap
+from itertools import zip_longest
 
-from common.report.formatting import words
+from common.report.formatting import counted
 from stage3_eval.metrics.motion import FROM_COMMANDED, FROM_MEASURED
 from stage3_eval.metrics.summary import FIRST_STEP, VALID_HORIZON, Drifts, Latency, Summary
-from stage3_eval.report.verdict import verdict
+from stage3_eval.report.verdict import describe_baseline, verdict
+
+WIDTH = 15  # of a column
 
 
 def report(summary: Summary) -> str:
     """Return the printed report."""
     return "\n".join(
         [
-            f"{len(summary.episodes)} episodes, {summary.frames} frames, {summary.protocol}: {_protocol(summary)}",
+            f"{counted(len(summary.episodes), 'episode')}, {counted(summary.frames, 'frame')}, "
+            f"{summary.protocol}: {_protocol(summary)}",
             "",
             f"mean absolute error over the chunk's valid horizon, in {summary.units}",
             *_table(summary),
@@ -42,12 +47,11 @@ def _table(summary: Summary) -> list[str]:
     if summary.units == "rad":
         rows["overall, degrees"] = [math.degrees(value) for value in rows["overall"]]
     rows["overall, first step"] = [errors.first_step.mae for errors in columns.values()]
-    left, heads = max(map(len, rows)), [words(name) for name in columns]
-    widths = [max(12, len(head) + 2) for head in heads]
-    lines = [" " * left + "".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True))]
+    left = max(map(len, rows))
+    heads = [textwrap.wrap(describe_baseline(name), WIDTH - 2) for name in columns]
+    lines = [" " * left + "".join(f"{word:>{WIDTH}}" for word in line) for line in zip_longest(*heads, fillvalue="")]
     for name, values in rows.items():
-        cells = [f"{value:{width}.6f}" for value, width in zip(values, widths, strict=True)]
-        lines.append(f"{name:<{left}}" + "".join(cells))
+        lines.append(f"{name:<{left}}" + "".join(f"{value:{WIDTH}.6f}" for value in values))
     return lines
 
 

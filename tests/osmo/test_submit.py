@@ -79,6 +79,7 @@ def test_another_registry_and_tag_are_pushed_and_submitted(tools: Path) -> None:
     done = submit(tools, OSMO / "train.yaml", "--set", "registry=ghcr.io/acme", "image=ur10e-act-train:1.0")
     assert done.returncode == 0, done.stderr
     assert "docker push ghcr.io/acme/ur10e-act-train:1.0" in asked(tools)
+    assert "another one by" not in done.stdout
 
 
 def test_dry_run_only_prints_the_steps(tools: Path) -> None:
@@ -87,6 +88,7 @@ def test_dry_run_only_prints_the_steps(tools: Path) -> None:
     assert asked(tools) == []
     steps = done.stdout.splitlines()
     assert steps[-1] == f"$ osmo workflow submit {FILE}"
+    assert steps[0] == f"registry {REGISTRY}, as {FILE.name} says; another one by --site FILE or --set registry=NAME"
     assert any("osmo/Dockerfile --build-arg BASE=nvcr.io/nvidia/pytorch:25.06-py3 ." in step for step in steps)
 
 

@@ -39,8 +39,10 @@ def test_a_camera_with_depth_is_left_out_when_asked_to(tmp_path: Path) -> None:
     root = write_dataset(tmp_path / "dataset", cameras={"front": (32, 32), "depth": (32, 32)})
     change_info(root, lambda info: info["features"]["observation.images.depth"].update(shape=[32, 32, 1]))
     config = tiny_config(root, tmp_path / "out")
-    with pytest.raises(UserError, match=r"camera depth .* 1 channels.*--override 'data\.use_cameras=\[front\]'"):
+    with pytest.raises(UserError, match=r"camera depth .* 1 channel;.*--override 'data\.use_cameras=\[front\]'"):
         open_dataset(config)
+    with pytest.raises(UserError, match="there is no other camera"):
+        open_dataset(tiny_config(root, tmp_path / "out", "data.use_cameras=[depth]"))
     dataset, _, _ = open_dataset(tiny_config(root, tmp_path / "out", "data.use_cameras=[front]"))
     assert list(dataset.cameras) == ["front"]
 

@@ -33,5 +33,8 @@ def make_summary(values: Sequence[float], numbers: Sequence[int] = (), **changes
         "episodes": numbers,
         "policy": chunk_errors(float(np.mean(values))),
         "by_episode": by_episode,
+        "checkpoint": "c",
+        "training": {},
+        "left_out": None,
     }
     return Summary.model_construct(**(fields | changes))

@@ -37,6 +37,12 @@ def test_text_stays_the_text_that_was_written(text: str, tmp_path: Path) -> None
     assert config.load(Outer, tmp_path / "c.yaml").inner.name == text
 
 
+def test_a_config_file_that_is_not_there_is_named_once(tmp_path: Path) -> None:
+    path = tmp_path / "nope.yaml"
+    with pytest.raises(UserError, match=rf"^cannot read the config file {path}: No such file or directory$"):
+        config.load(Outer, path)
+
+
 def test_an_override_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("inner:\n  count: 7\n  flag: true\n")
     loaded = config.load(Outer, tmp_path / "c.yaml", ["inner.count=8"])

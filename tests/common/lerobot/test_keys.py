@@ -109,7 +109,10 @@ def test_a_mapping_that_fits_no_names_is_refused(rename: dict[str, str], words: 
 
 
 def test_a_mapping_of_a_dataset_that_has_lerobots_names_names_the_way_out() -> None:
-    with pytest.raises(UserError, match="is there already: leave this rename out, or --rename without values"):
+    with pytest.raises(
+        UserError,
+        match=r"has no \w+, but \S+ itself: leave this rename out \(data.rename={} or --rename without values",
+    ):
         Dataset.open(GOLDEN / "dataset_image", OPENPI)
 
 

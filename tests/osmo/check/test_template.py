@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from common.cli.command import UserError
 from osmo.check.template import Rendered, TemplateError, parse_set, read, submitted
 
 
@@ -126,6 +127,12 @@ def test_a_render_error_names_the_line(tmp_path: Path, line: str, number: int, w
         rendered(tmp_path, f"workflow:\n  {line}\ndefault-values:\n  bags: here\n")
     assert words in str(caught.value)
     assert caught.value.line == number
+
+
+def test_a_file_that_is_not_there_is_an_error_and_no_verdict(tmp_path: Path) -> None:
+    path = tmp_path / "nope.yaml"
+    with pytest.raises(UserError, match=rf"^cannot read the workflow file {path}: No such file or directory$"):
+        read(path)
 
 
 def test_set_tries_whole_numbers_then_numbers_then_text_as_osmo_does() -> None:

@@ -15,28 +15,13 @@ COLOR = "observation.images.color"
 FILES = {
     "info": "meta/info.json",
     "stats": "meta/stats.json",
-    "record": "meta/conversion.json",
     "tasks": "meta/tasks.parquet",
     "episodes": "meta/episodes/chunk-000/file-000.parquet",
     "data": "data/chunk-000/file-000.parquet",
     "second": "data/chunk-000/file-001.parquet",
     "video": f"videos/{COLOR}/chunk-000/file-000.mp4",
 }
-TYPES = {
-    "int32": pa.int32(),
-    "double": pa.float64(),
-    "list": pa.list_(pa.float32()),
-    "fixed double": pa.list_(pa.float64(), 6),
-}
-
-
-def expand(value: Any) -> Any:
-    """Replace COLOR by the key of the camera, everywhere in a case."""
-    if isinstance(value, dict):
-        return {expand(key): expand(child) for key, child in value.items()}
-    if isinstance(value, list):
-        return [expand(child) for child in value]
-    return value.replace("COLOR", COLOR) if isinstance(value, str) else value
+TYPES = {"double": pa.float64(), "list": pa.list_(pa.float32())}
 
 
 def name_of(file: str) -> str:
@@ -51,12 +36,27 @@ def corrupt(root: Path, case: Mapping[str, Any]) -> None:
     file. `write`, `rename` (pairs), `remove` and `truncate` (`to` a size, or `by` bytes) edit any file. `film` replaces the
     video.
     """
-    edit = next(name for name in EDITS if name in case)
-    EDITS[edit](root, case)
+    match case:
+        case {"json": file}:
+            _edit_json(root / name_of(file), case)
+        case {"table": file}:
+            _edit_table(root / name_of(file), case)
+        case {"write": file}:
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / file).write_text(case.get("text", ""))
+        case {"rename": files}:
+            for old, new in zip(files[::2], files[1::2], strict=True):
+                (root / name_of(old)).rename(root / name_of(new))
+        case {"remove": file}:
+            (root / name_of(file)).unlink()
+        case {"truncate": file}:
+            data = (root / name_of(file)).read_bytes()
+            (root / name_of(file)).write_bytes(data[: case["to"] if "to" in case else -case["by"]])
+        case {"film": facts}:
+            _film(root / FILES["video"], {"frames": 42, "height": 64, "width": 96, "fps": 30} | facts)
 
 
-def _edit_json(root: Path, case: Mapping[str, Any]) -> None:
-    path = root / name_of(case["json"])
+def _edit_json(path: Path, case: Mapping[str, Any]) -> None:
     tree = node = json.loads(path.read_text())
     *parents, last = next(case[name] for name in ("set", "drop", "add") if name in case)
     for key in parents:
@@ -68,8 +68,7 @@ def _edit_json(root: Path, case: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(tree))
 
 
-def _edit_table(root: Path, case: Mapping[str, Any]) -> None:
-    path = root / name_of(case["table"])
+def _edit_table(path: Path, case: Mapping[str, Any]) -> None:
     table = pq.read_table(path, partitioning=None)
     if "without" in case:
         table = table.drop_columns(case["without"])
@@ -111,45 +110,11 @@ def _edit_cell(cell: Any, case: Mapping[str, Any]) -> Any:
     return case["to"]
 
 
-def _write(root: Path, case: Mapping[str, Any]) -> None:
-    path = root / case["write"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(case.get("text", ""))
-
-
-def _rename(root: Path, case: Mapping[str, Any]) -> None:
-    names = [name_of(name) for name in case["rename"]]
-    for old, new in zip(names[::2], names[1::2], strict=True):
-        (root / old).rename(root / new)
-
-
-def _remove(root: Path, case: Mapping[str, Any]) -> None:
-    (root / name_of(case["remove"])).unlink()
-
-
-def _truncate(root: Path, case: Mapping[str, Any]) -> None:
-    path = root / name_of(case["truncate"])
-    data = path.read_bytes()
-    path.write_bytes(data[: case["to"]] if "to" in case else data[: -case["by"]])
-
-
-def _film(root: Path, case: Mapping[str, Any]) -> None:
-    facts = {"frames": 42, "height": 64, "width": 96, "fps": 30} | case["film"]
-    with av.open(str(root / FILES["video"]), "w") as container:
+def _film(path: Path, facts: Mapping[str, int]) -> None:
+    with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=facts["fps"])
         stream.height, stream.width, stream.pix_fmt = facts["height"], facts["width"], "yuv420p"
         still = np.full((facts["height"], facts["width"], 3), 120, np.uint8)
         for _ in range(facts["frames"]):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(still, format="rgb24")))
         container.mux(stream.encode())
-
-
-EDITS = {
-    "json": _edit_json,
-    "table": _edit_table,
-    "write": _write,
-    "rename": _rename,
-    "remove": _remove,
-    "truncate": _truncate,
-    "film": _film,
-}

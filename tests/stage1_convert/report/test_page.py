@@ -102,7 +102,7 @@ def test_repeated_images_and_their_ages_are_drawn(tmp_path: Path) -> None:
     details = describe_episode(report, record, opened)
     numbers = [number_in(decode(data)) for data in jpegs(tmp_path / "out")]
     repeated = [frame for frame in range(1, len(numbers)) if numbers[frame] == numbers[frame - 1]]
-    plot = details.repeats["color"]
+    plot = details.timelines["color"]
     assert len(repeated) == report.repeated == 2
     assert [round(bar.x * len(numbers) / 1000) for bar in plot.bars if bar.kind == "repeated"] == repeated
     assert plot.label == f"Camera color: 2 frames of {len(numbers)} with the image of the frame before"
@@ -112,6 +112,36 @@ def test_repeated_images_and_their_ages_are_drawn(tmp_path: Path) -> None:
     histogram = page[page.index("Camera color: number of frames by the age") :]
     assert "oldest" in histogram[: histogram.index("</figure>")]
     assert ages.max() == pytest.approx(report.entry.age_ms["color"].max, abs=0.001)
+
+
+def test_images_that_no_frame_shows_are_drawn_before_the_next_one(tmp_path: Path) -> None:
+    cell(seconds=2, seed=3, size=SIZE).write(tmp_path / "src" / "bag")
+    run(tmp_path / "src", tmp_path / "out", "data.fps=20", "data.resample=hold")
+    record, opened = read_record(tmp_path / "out"), Dataset.open(tmp_path / "out")
+    assert record is not None
+    (report,) = report_episodes(record, 20)
+    plot = describe_episode(report, record, opened).timelines["color"]
+    numbers = [number_in(decode(data)) for data in jpegs(tmp_path / "out")]
+    after_others = [frame for frame in range(1, len(numbers)) if numbers[frame] - numbers[frame - 1] > 1]
+    assert len(after_others) > 10
+    assert [round(bar.x * len(numbers) / 1000) for bar in plot.bars if bar.kind == "passed-over"] == after_others
+    assert plot.label.endswith(f", {report.passed_over} images passed over")
+    page = (tmp_path / "out" / PAGE).read_text()
+    assert "images passed over before this frame" in page
+    assert "frames that repeat the image" not in page
+
+
+def test_images_identical_to_the_one_before_are_an_issue_only_when_they_are_most(record: ConversionRecord) -> None:
+    bag = next(bag for bag in record.bags if bag.is_converted)
+    for identical, said in (
+        (22, []),
+        (23, ["color: 23 of 45 images are identical to the one before: does the camera hang?"]),
+    ):
+        entry = bag.episodes[0].model_copy(update={"frames": 45, "age_ms": {}, "identical": {"color": identical}})
+        quiet = bag.model_copy(update={"gaps": [], "warnings": [], "episodes": [entry]})
+        (report,) = report_episodes(record.model_copy(update={"bags": [quiet]}), 30)
+        assert [issue.text for issue in report.issues] == said
+        assert report.identical == identical
 
 
 def test_names_and_tasks_are_text_and_never_markup(page: str) -> None:

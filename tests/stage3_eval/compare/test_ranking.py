@@ -6,6 +6,7 @@ from pydantic import JsonValue
 
 from common.cli.command import UserError
 from stage3_eval.compare.ranking import (
+    compare_summaries,
     find_changed,
     find_common_episodes,
     find_difference,
@@ -13,6 +14,7 @@ from stage3_eval.compare.ranking import (
     measure_lead,
     rank,
     read_metric,
+    verdict,
 )
 from tests.stage3_eval.summaries import make_summary
 
@@ -86,6 +88,14 @@ def test_evaluations_of_other_data_or_rules_have_no_common_winner(key: str, othe
     assert find_difference({"a": make_summary([1]), "b": make_summary([1])}, METRIC) is None
     reason = find_difference({"a": make_summary([1]), "b": make_summary([1], (), **{key: other})}, METRIC)
     assert reason == f"a and b differ in {key.replace('_', ' ')}"
+
+
+def test_a_tie_has_no_winner() -> None:
+    comparison = compare_summaries({"a": make_summary([1, 2, 3]), "b": make_summary([1, 2, 3])}, METRIC)
+    assert (comparison.winner, comparison.lead) == (None, None)
+    assert verdict(comparison) == f"no winner: a and b have the same {METRIC}"
+    ahead = compare_summaries({"a": make_summary([1, 2, 3]), "b": make_summary([1, 2, 2])}, METRIC)
+    assert ahead.winner == "b"
 
 
 def test_errors_of_the_policy_are_compared_where_only_one_evaluation_knows_the_meaning_of_actions() -> None:

@@ -12,9 +12,10 @@ from common.report.formatting import MINUS, angle
 from stage3_eval.__main__ import main
 from stage3_eval.metrics.summary import VALID_HORIZON, Summary
 from stage3_eval.output import read_summary
+from stage3_eval.report.console import WIDTH, report
 from stage3_eval.report.gallery import BEST_DRAWN, MAX_DRAWN, Moment, choose_drawn
 from stage3_eval.report.player import LEAST_IMAGES, MOST_IMAGES, PAGE_IMAGES, images_per_episode
-from stage3_eval.report.verdict import verdict
+from stage3_eval.report.verdict import describe_baseline, verdict
 from tests.browser import check_page, find_serious, visit
 from tests.stage3_eval.conftest import Sweep
 from tests.stage3_eval.summaries import make_summary
@@ -33,6 +34,18 @@ def out(sweep: Sweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def summary(out: Path) -> Summary:
     return read_summary(out)
+
+
+def test_the_console_calls_the_baselines_as_the_page_does(out: Path, summary: Summary) -> None:
+    lines = report(summary).splitlines()[3:]
+    head = lines[: next(at for at, line in enumerate(lines) if line.startswith(summary.joint_names[0]))]
+    start = len(head[0]) - WIDTH * (1 + len(summary.baselines))
+    columns = [
+        " ".join(line[at : at + WIDTH].strip() for line in head).strip() for at in range(start, len(head[0]), WIDTH)
+    ]
+    page = (out / "report.html").read_text()
+    assert columns == ["policy", *map(describe_baseline, summary.baselines)]
+    assert all(f'<th scope="row">{name}</th>' in page for name in columns[1:])
 
 
 @pytest.mark.browser
