@@ -17,8 +17,7 @@ from stage1_convert.pipeline.in_order import ImageThreads
 from stage1_convert.pipeline.progress import Progress
 from stage1_convert.sources.source import BagPath
 from tests.stage1_convert.conversion import tree
-from tests.stage1_convert.pipeline.test_bad_messages import with_images
-from tests.stage1_convert.recording import RAW_TOPIC, Recording, cell, draw, jpeg
+from tests.stage1_convert.recording import RAW_TOPIC, Recording, cell, draw, jpeg, with_images
 
 DEPTH_TOPIC = "/camera/side/image_raw"
 CAMERAS = f"data.cameras={{color: {RAW_TOPIC}, side: {DEPTH_TOPIC}}}"
