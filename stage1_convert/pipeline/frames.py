@@ -25,7 +25,7 @@ from stage1_convert.images.video_topic import FollowsDamageError
 from stage1_convert.pipeline.camera import Needed, Read, read_images
 from stage1_convert.pipeline.in_order import ImageThreads
 
-BATCH_BYTES = 8 << 20  # of pixels, if all images of a batch are decoded
+BATCH_BYTES = 4 << 20  # of pixels, if all images of a batch are decoded
 
 
 class BadImagesError(Exception):

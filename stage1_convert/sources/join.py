@@ -8,7 +8,6 @@ import contextlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 from typing import NamedTuple
 
 import yaml
@@ -29,7 +28,7 @@ class _Extent(NamedTuple):
     start_ns: int = 0
     end_ns: int = 0
     topics: frozenset[str] = frozenset()
-    custom: Mapping[str, str] = MappingProxyType({})
+    custom: Mapping[str, str] | None = None
 
 
 def join_parallel(bags: Sequence[BagPath], folder: Path) -> list[BagPath]:
@@ -92,7 +91,7 @@ def _link(group: Sequence[_Extent], folder: Path) -> BagPath:
     joined.mkdir(parents=True)
     custom: dict[str, str] = {}
     for number, extent in enumerate(group):
-        custom = {**extent.custom, **custom}
+        custom = {**(extent.custom or {}), **custom}
         for file in _files(extent.bag.path):
             (joined / f"{number}_{file.name}").symlink_to(file.resolve())
     names = [file.name for file in storage_files(joined)]

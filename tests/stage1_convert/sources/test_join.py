@@ -47,13 +47,16 @@ def test_the_arm_in_one_bag_and_the_camera_in_another_convert_as_one(
     assert jpegs(tmp_path / "out") == jpegs(tmp_path / "expected")
 
 
-def test_only_bags_of_the_same_time_and_of_other_topics_are_joined(tmp_path: Path) -> None:
+def test_only_bags_of_the_same_time_and_of_other_topics_are_joined(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     write_side_by_side(tmp_path, "ep0")
     write_side_by_side(tmp_path, "ep1", 60 * 10**9)
     cell(seed=1).write(tmp_path / "whole")
     (tmp_path / "broken.mcap").write_bytes(b"no bag")
     names = [bag.name for bag in LocalBags(tmp_path, join=True).bags]
     assert names == ["broken.mcap", "ep0_arm+ep0_cam", "ep1_arm+ep1_cam", "whole"]
+    assert capfd.readouterr().err == ""
 
 
 def test_bags_of_other_times_are_not_told_to_join(tmp_path: Path) -> None:
