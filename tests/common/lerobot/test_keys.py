@@ -93,10 +93,7 @@ def test_of_several_states_the_plainest_is_proposed(openpi: Path) -> None:
         ({"state": "observation_state"}, r"expected observation\.state, .* did you mean observation\.state\?"),
         ({"image": "observation.images.a/../b"}, r"expected observation\.state, action, observation\.images\.NAME"),
         ({"state": STATE, "actions": STATE}, r"would both be observation\.state; give each a name of its own"),
-        (
-            {"qpos": "timestamp"},
-            "the dataset has no qpos; timestamp is there already: leave this rename out, or --rename",
-        ),
+        ({"qpos": "timestamp"}, "the dataset has no qpos, but timestamp itself: leave this rename out"),
     ],
 )
 def test_a_mapping_that_fits_no_names_is_refused(rename: dict[str, str], words: str, openpi: Path) -> None:
