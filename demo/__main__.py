@@ -147,12 +147,13 @@ def _describe(out: Path, summary: dict[str, Any]) -> str:
     seconds, ratio, reached = summary["took_s"], summary["ratio_to_best_baseline"], summary["reached"]
     untrained = summary["reached_untrained"]
     images = summary["images"]
+    usual = f"{median(BY_SEED)} of {TARGETS}, the median of five seeds ({min(BY_SEED)} to {max(BY_SEED)})"
     times = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if name not in ("all", "workflow"))
     return f"""
 The demo finished in {seconds["all"] / 60:.1f} minutes ({times}).
 
   closed loop   {reached} of {TARGETS} held-out targets reached within 3 cm; untrained: {untrained} of {TARGETS}
-  expected      {median(BY_SEED)} of {TARGETS}, the median of five seeds that reached {min(BY_SEED)} to {max(BY_SEED)}: demo/README.md
+  expected      {usual}, see demo/README.md
   open loop     {ratio:.2f} times the error of the best baseline on held-out episodes, over the whole chunk
   images        {images["repeated"]} repeated, {images["passed_over"]} passed over; the camera lost {images["lost"]}
   goals         at least 19 of 20 targets: {_met(reached >= 19)}; at most 0.50 times the error: {_met(ratio <= 0.5)}

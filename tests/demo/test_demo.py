@@ -41,6 +41,7 @@ def test_what_is_printed_is_what_was_measured(finished: Path) -> None:
     printed = (finished / "printed.txt").read_text()
     assert f"{summary['images']['repeated']} repeated, {summary['images']['passed_over']} passed over; " in printed
     assert f"{summary['reached']} of 20 held-out targets" in printed
+    assert "expected      20 of 20, the median of five seeds (17 to 20)" in printed
     assert f"{summary['ratio_to_best_baseline']:.2f} times the error of the best baseline" in printed
 
 
