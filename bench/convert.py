@@ -1,9 +1,6 @@
 """Measures stage 1 on synthetic bags: its speed against bare JPEG coding and a pipeline of PNG files, memory, workers.
 
-The speed bars compare wall-clock time: of a conversion by the command with its default workers, which use the cores that are
-free, and of bare coding in one thread. Left out are the start of Python and the imports. Beside each stands the ratio of the
-CPU times of both in one thread. Bare coding keeps freed memory from image to image, so that no bar is won by a slow other
-side. The default folder is in memory where there is room, so that no side waits for a disk.
+Bare coding keeps freed memory from image to image, so that no bar is won by a slow other side.
 
 `python -m bench.convert` runs all bars; --only, --frames, --rounds, --minutes and --bags make it shorter or longer.
 """
@@ -12,7 +9,6 @@ import argparse
 import contextlib
 import ctypes
 import io
-import os
 import shutil
 import subprocess
 import sys
@@ -28,7 +24,6 @@ from bench import bags
 from bench.bars import fresh_cpu_seconds, print_bar, seconds
 from bench.png_pipeline import convert_with_png_files
 from common.lerobot.images import decode_image
-from common.storage.disk import free_bytes
 from stage1_convert.__main__ import main as convert_main
 
 RESIZED = (240, 320)
@@ -38,7 +33,6 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3) of glibc
 KEPT_BYTES, LARGEST_BYTES = 64 << 20, 32 << 20
 PNG_FRAMES = 600  # the pipeline of PNG files takes 0.1 s for each
 SAMPLE_S = 0.05
-SCRATCH_BYTES = 10 << 30
 
 
 @dataclass(frozen=True)
@@ -54,31 +48,32 @@ class Bench:
     def verified(self) -> None:
         """JPEG files stored unchanged, every image verified: in one episode, and in short ones."""
         bag = self._bag("jpeg", self.frames)
-        bare = partial(decode, bags.jpegs(), self.frames)
-        self._race("verified passthrough / bare decode >= 1.1", self._convert(bag), bare, 1.1)
-        for frames in SHORT_EPISODES:
-            ours = self._convert(bag, "--override", f"data.max_episode_s={frames / bags.CAMERA_HZ}")
-            self._race(f"the same in episodes of {frames} frames", ours, bare)
+        lengths = [f"data.max_episode_s={frames / bags.CAMERA_HZ}" for frames in SHORT_EPISODES]
+        sides = [self._convert(bag), *(self._convert(bag, "--override", length) for length in lengths)]
+        ours, *short, bare = self._race_cpu(*sides, partial(decode, bags.jpegs(), self.frames))
+        self._print("verified passthrough / bare decode >= 1.1", ours, bare, 1.1)
+        for frames, episodes_s in zip(SHORT_EPISODES, short, strict=True):
+            print(f"  episodes of {frames} frames / bare decode: {bare / episodes_s:.2f}")
 
     def trusted(self) -> None:
         """JPEG files stored unchanged, with only header and end marker read."""
         convert = self._convert(self._bag("jpeg", self.frames), "--trust-images")
-        bare = partial(decode, bags.jpegs(), self.frames)
-        self._race("trusted passthrough / bare decode >= 3.8", convert, bare, 3.8)
+        ours, bare = self._race_cpu(convert, partial(decode, bags.jpegs(), self.frames))
+        self._print("trusted passthrough / bare decode >= 3.8", ours, bare, 3.8)
 
     def resized(self) -> None:
         """JPEG to a smaller JPEG."""
         resize = f"conventions.image_resize=[{RESIZED[0]}, {RESIZED[1]}]"
         convert = self._convert(self._bag("jpeg", self.frames), "--override", resize)
-        bare = partial(resize_jpegs, bags.jpegs(), self.frames)
-        self._race("JPEG to smaller JPEG / bare decode, resize, encode >= 0.8", convert, bare, 0.8)
+        ours, bare = self._race_cpu(convert, partial(resize_jpegs, bags.jpegs(), self.frames))
+        self._print("JPEG to smaller JPEG / bare decode, resize, encode >= 0.8", ours, bare, 0.8)
 
     def raw(self) -> None:
         """Raw images to JPEG."""
         frames = self.frames // 2
         bag = self._bag("raw", frames, raw=True)
-        bare = partial(encode, bags.images(), frames)
-        self._race("raw to JPEG / bare encode >= 0.75", self._convert(bag), bare, 0.75, frames)
+        ours, bare = self._race_cpu(self._convert(bag), partial(encode, bags.images(), frames))
+        self._print("raw to JPEG / bare encode >= 0.75", ours, bare, 0.75, frames)
 
     def memory(self) -> None:
         """Peak memory of all processes of the command together, over bags of several lengths."""
@@ -91,12 +86,11 @@ class Bench:
             print_bar("convert", bar, peak_mb / MAX_MB, peak_mb < MAX_MB)
 
     def workers(self) -> None:
-        """Two processes against one of one thread, over several bags."""
+        """Two processes against one, over several bags."""
         for number in range(self.bags):
             self._bag(f"many/bag{number}", self.frames)
         folder = self.scratch / "many"
-        alone = partial(on_one_core, self._convert(folder, "--workers", "1"))
-        one, two = seconds([alone, self._convert(folder, "--workers", "2")], self.rounds)
+        one, two = seconds([self._convert(folder), self._convert(folder, workers=2)], self.rounds)
         self._print("two workers / one worker >= 1.85", two, one, 1.85, self.bags * self.frames)
 
     def png(self) -> None:
@@ -115,36 +109,22 @@ class Bench:
             bags.write_bag(path, frames, raw)
         return path
 
-    def _race(
-        self,
-        bar: str,
-        ours: Callable[[], object],
-        bare: Callable[[], object],
-        limit: float = 0,
-        frames: int | None = None,
-    ) -> None:
-        """Time both sides in turn, and the CPU time of both in one thread each; print both ratios."""
-        warm = self._convert(self._bag("warm", 20))
-        warm()  # it starts the process that forks the workers
-        ours_s, bare_s = seconds([ours, bare], self.rounds)
-        ours_cpu_s, bare_cpu_s = fresh_cpu_seconds([partial(on_one_core, ours), bare], 1, warm)
-        self._print(bar, ours_s, bare_s, limit, frames)
-        print(f"  CPU time of one thread: {bare_cpu_s / ours_cpu_s:.2f}")
+    def _race_cpu(self, *sides: Callable[[], object]) -> list[float]:
+        """Time each side in new processes, in which a short conversion has done the imports before."""
+        return fresh_cpu_seconds(sides, self.rounds, self._convert(self._bag("warm", 20)))
 
     def _print(self, bar: str, ours: float, other: float, limit: float, frames: int | None = None) -> None:
         frames = frames or self.frames
-        rates = f"{frames / ours:,.0f} and {frames / other:,.0f} frames/s"
-        print(f"  {bar.split(' >=', maxsplit=1)[0]}: {other / ours:.2f}, {rates}")
-        if limit:
-            print_bar("convert", bar, other / ours, other / ours >= limit)
+        print(f"  {bar.split(' >=', maxsplit=1)[0]}: {frames / ours:,.0f} and {frames / other:,.0f} frames/s")
+        print_bar("convert", bar, other / ours, other / ours >= limit)
 
-    def _convert(self, src: Path, *flags: str) -> Callable[[], object]:
-        return partial(in_new_folder, self.scratch, partial(convert, src, flags))
+    def _convert(self, src: Path, *flags: str, workers: int = 1) -> Callable[[], object]:
+        return partial(in_new_folder, self.scratch, partial(convert, src, workers, flags))
 
     def _peak_mb(self, src: Path) -> float:
         """Run the command and return the largest memory of it and its workers together; shared memory counts once."""
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-            command = [sys.executable, "-m", "stage1_convert", *_arguments(src, Path(folder) / "out", ())]
+            command = [sys.executable, "-m", "stage1_convert", *_arguments(src, Path(folder) / "out", 1, ())]
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
             peak_kb = 0
             while process.returncode is None:
@@ -172,20 +152,10 @@ def in_new_folder(scratch: Path, work: Callable[[Path], object]) -> None:
         work(Path(folder) / "out")
 
 
-def convert(src: Path, flags: Sequence[str], out: Path) -> None:
+def convert(src: Path, workers: int, flags: Sequence[str], out: Path) -> None:
     """Convert as the command does."""
     with contextlib.redirect_stdout(io.StringIO()):
-        convert_main(_arguments(src, out, flags))
-
-
-def on_one_core(work: Callable[[], object]) -> None:
-    """Call `work` on one core, for which the command gives a bag one thread."""
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cores)})
-    try:
-        work()
-    finally:
-        os.sched_setaffinity(0, cores)
+        convert_main(_arguments(src, out, workers, flags))
 
 
 def decode(jpegs: Sequence[bytes], frames: int) -> None:
@@ -220,8 +190,8 @@ def _prepare_bare() -> None:
     mallopt(M_MMAP_THRESHOLD, LARGEST_BYTES)
 
 
-def _arguments(src: Path, out: Path, flags: Sequence[str]) -> list[str]:
-    return ["--src", str(src), "--out", str(out), *flags]
+def _arguments(src: Path, out: Path, workers: int, flags: Sequence[str]) -> list[str]:
+    return ["--src", str(src), "--out", str(out), "--workers", str(workers), *flags]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -234,8 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how often both sides take turns (%(default)s)")
     parser.add_argument("--minutes", type=float, nargs="+", default=[2, 20], help="bags of the memory bar (2 20)")
     parser.add_argument("--bags", type=int, default=6, help="bags of the workers bar (%(default)s)")
-    memory = Path("/dev/shm")  # noqa: S108
-    scratch = memory if free_bytes(memory) > SCRATCH_BYTES else Path(tempfile.gettempdir())
+    scratch = Path(tempfile.gettempdir())
     parser.add_argument("--scratch", type=Path, default=scratch, help="folder with 10 GB free (%(default)s)")
     args = parser.parse_args(argv)
     cv2.setNumThreads(1)

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import os
 import re
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ DAMAGE = re.compile(rb"Corrupt JPEG data|Premature end of JPEG|Inconsistent prog
 # follow the one about the end marker (d9), and after one about a restart marker (d0 to d7) the intervals are decoded alone.
 EXTRA_BYTES = re.compile(rb"(\d+) extraneous bytes before marker 0x(d[0-79])")
 MAX_EXTRA_BYTES = 16
-_together = threading.Event()  # set while one block listens to the decoders for all threads
 
 
 def decode_image(data: bytes, flags: int = RGB) -> Image:
@@ -89,28 +87,13 @@ def decode_without_extra(data: bytes, flags: int = RGB) -> tuple[Image, bytes | 
 
 def _decode_noting_extra(data: bytes, flags: int) -> tuple[Image, bytes, int]:
     """Return the image, the first marker with bytes too many before it, and their number, at most MAX_EXTRA_BYTES."""
-    with contextlib.nullcontext(bytes) if _together.is_set() else captured_stderr() as printed:
+    with captured_stderr() as printed:
         image = decode_image(data, flags)
     damage = next((line for line in printed().splitlines() if DAMAGE.search(line)), None)
     extra = EXTRA_BYTES.search(damage or b"")
     if damage and not (extra and int(extra[1]) <= MAX_EXTRA_BYTES):
         raise UserError(f"the image is damaged: {damage.decode(errors='replace').strip()}")
     return (image, bytes.fromhex(extra[2].decode()), int(extra[1])) if extra else (image, b"", 0)
-
-
-@contextlib.contextmanager
-def noticed_together() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether the decoders have reported damage in the block, whatever thread they ran in.
-
-    They report on the error stream, which all threads share: within the block damage that they conceal is not noticed image
-    by image, and where there was some, the images have to be decoded again outside of it.
-    """
-    with captured_stderr() as printed:
-        _together.set()
-        try:
-            yield lambda: bool(DAMAGE.search(printed()))
-        finally:
-            _together.clear()
 
 
 @contextlib.contextmanager

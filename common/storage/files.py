@@ -27,6 +27,7 @@ from common.storage.disk import full_disk_named, nearest_existing
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
+CHUNK_BYTES = 1 << 20
 log = logging.getLogger(__name__)
 _REPLACED = ".old"  # ends the temporary name of a folder whose name another one is about to take
 _TEMPORARY = re.compile(rf"\.tmp-(?P<name>.+)-(?P<pid>\d+)(?P<replaced>{re.escape(_REPLACED)})?")
@@ -182,8 +183,11 @@ def exclusive_lock(path: Path, what: str) -> Iterator[None]:
 
 def sha256(path: Path) -> str:
     """Return the hex sha256 of a file's content."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def temporary_path(path: Path) -> Path:

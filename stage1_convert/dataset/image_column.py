@@ -25,7 +25,7 @@ class StoredImage(NamedTuple):
     data: bytes
     image: Image | None
     counts: Histogram | None
-    identical: bool = False
+    identical: bool
 
 
 class ImageColumnWriter:

@@ -120,26 +120,24 @@ def locked_cache(out: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def unfinished_bag(cache: Path) -> Iterator[Path]:
-    """Yield a temporary folder for the files of a bag's episodes; it vanishes unless it becomes a converted bag."""
-    temporary = temporary_path(cache / "bag")
+def new_converted_bag(cache: Path, key: str) -> Iterator[Path]:
+    """Yield a temporary folder that becomes the converted bag `key`, complete, when the block ends well."""
+    temporary = temporary_path(cache / key)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
+        for path in (*temporary.iterdir(), temporary):
+            sync(path)
+        with contextlib.suppress(OSError) if (cache / key).exists() else contextlib.nullcontext():
+            temporary.rename(cache / key)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def finish_bag(folder: Path, bag: ConvertedBag) -> None:
-    """Make an unfinished bag, with the files of its episodes, the converted bag of its key, unless there is one already."""
-    assert bag.entry.key is not None
+def write_converted(folder: Path, bag: ConvertedBag) -> None:
+    """Write the record of a converted bag whose episodes' files are in `folder` already."""
     write_record(folder / RECORD, bag)
-    for path in (*folder.iterdir(), folder):
-        sync(path)
-    converted = folder.with_name(bag.entry.key)
-    with contextlib.suppress(OSError) if converted.exists() else contextlib.nullcontext():
-        folder.rename(converted)
 
 
 def read_converted(folder: Path) -> ConvertedBag:
@@ -167,7 +165,7 @@ def reuse(dataset: Path, bags: Sequence[BagEntry], cache: Path) -> None:
     for bag in bags:
         if bag.is_converted and bag.key and not (cache / bag.key).exists():
             damage = (OSError, KeyError, IndexError, ValidationError, pa.ArrowException)
-            with contextlib.suppress(*damage), unfinished_bag(cache) as folder:
+            with contextlib.suppress(*damage), new_converted_bag(cache, bag.key) as folder:
                 image_stats = image_stats or read_image_stats(dataset, list(bag.sizes))
                 _take_back(dataset, folder, bag, image_stats)
 
@@ -187,4 +185,4 @@ def _take_back(dataset: Path, folder: Path, bag: BagEntry, image_stats: Sequence
             if video.exists():
                 link(video, folder / f"{number:03d}.{camera}.mp4")
     wanted = [image_stats[episode.episode_index] for episode in bag.episodes]
-    finish_bag(folder, ConvertedBag(entry=bag, image_stats=wanted))
+    write_converted(folder, ConvertedBag(entry=bag, image_stats=wanted))

@@ -3,9 +3,7 @@
 Sample i of a camera is the one with clock.stamps_ns[i] in its Stream.
 """
 
-import functools
-from collections.abc import Callable, Iterator, Mapping
-from typing import NoReturn
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -22,17 +20,16 @@ from stage1_convert.images.image import CameraImage, ImageRules
 from stage1_convert.images.video_topic import VideoStream
 
 Needed = npt.NDArray[np.bool_ | np.int64]  # (samples,), 0 for those that no frame shows
-Read = Callable[[], CameraImage]  # in any thread; raises UserError for an image that is damaged
-Numbered = Iterator[tuple[int, Read]]  # by sample
+Numbered = Iterator[tuple[int, CameraImage | UserError]]  # by sample
 
 
 def read_images(
     bag: Bag, bag_streams: BagStreams, needed: Mapping[str, Needed], data: DataConfig
-) -> Iterator[tuple[str, int, Read]]:
-    """Yield (camera, sample, what reads its image) for the samples that are needed, each camera's in order.
+) -> Iterator[tuple[str, int, CameraImage | UserError]]:
+    """Yield (camera, sample, image) for the samples that are needed, each camera's in order.
 
-    Of a video packets that are damaged come, too, where they are not needed. Only the cameras in `needed` are read. JPEGs
-    are read lazily: what is wrong behind their headers is found when they are decoded.
+    In place of an image that is damaged comes what is wrong with it; of a video also for packets that are not needed. Only
+    the cameras in `needed` are read. JPEGs are read lazily: what is wrong behind their headers is found when they are decoded.
     """
     readers = [
         _CameraReader(ImageRules.of(name, data), bag, bag_streams.streams[name], samples)
@@ -41,11 +38,11 @@ def read_images(
     for topic, _, message in bag.records(dict.fromkeys(reader.topic for reader in readers)):
         for reader in readers:
             if reader.topic == topic:
-                for sample, read in reader.add(message):
-                    yield reader.name, sample, read
+                for sample, image in reader.add(message):
+                    yield reader.name, sample, image
     for reader in readers:
-        for sample, read in reader.end():
-            yield reader.name, sample, read
+        for sample, image in reader.end():
+            yield reader.name, sample, image
 
 
 class _CameraReader:
@@ -74,14 +71,14 @@ class _CameraReader:
         if self._video:
             yield from self._shown(self._packet(self._video, sample, data))
         elif self._needed[sample]:
-            yield sample, functools.partial(self._read, data)
+            try:
+                yield sample, read_image(self._bag.deserialize(self.topic, data), self._rules, lazy=True)
+            except UserError as error:
+                yield sample, error
 
     def end(self) -> Numbered:
         """Give what a video still holds back."""
         return self._shown(self._video.end()) if self._video else iter(())
-
-    def _read(self, data: Bytes) -> CameraImage:
-        return read_image(self._bag.deserialize(self.topic, data), self._rules, lazy=True)
 
     def _packet(self, video: VideoStream, sample: int, data: Bytes) -> Iterator[tuple[int, Image | UserError]]:
         try:
@@ -93,10 +90,6 @@ class _CameraReader:
     def _shown(self, images: Iterator[tuple[int, Image | UserError]]) -> Numbered:
         for sample, image in images:
             if isinstance(image, UserError):
-                yield sample, functools.partial(_fail, image)
+                yield sample, image
             elif self._needed[sample]:
-                yield sample, functools.partial(CameraImage.of_pixels, image, "video")
-
-
-def _fail(error: UserError) -> NoReturn:
-    raise error
+                yield sample, CameraImage.of_pixels(image, "video")

@@ -4,7 +4,6 @@ import contextlib
 import difflib
 import fnmatch
 import itertools
-import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,8 +23,6 @@ from stage1_convert.pipeline.convert_bag import Job, convert_bag
 from stage1_convert.pipeline.progress import Progress
 from stage1_convert.sources.folder import size_bytes
 from stage1_convert.sources.source import BagInfo, BagSource, FetchedBag
-
-MOST_THREADS = 4  # for the images of a bag: more of them would wait for the one that reads it
 
 
 class Options(NamedTuple):
@@ -90,10 +87,8 @@ def convert(source: BagSource, out: Path, config: Config, options: Options) -> S
         record = read_record(out)
         known = record.bags if record else []
         reuse(out, known, cache)
-        before = {path.name for path in cache.iterdir() if path.is_dir()}
-        processes = max(1, min(options.workers, len(bags)))
-        threads = min(MOST_THREADS, max(1, len(os.sched_getaffinity(0)) // processes))
-        job = Job(cache, cache / "progress", config, options.trust_images, threads, threads > 1 and not before)
+        before = {path.name for path in cache.iterdir()}
+        job = Job(cache, cache / "progress", config, options.trust_images)
         progress = Progress(job.progress, [bag.size_bytes for bag in bags])
         with new_folder(out, manifest=False) as root:
             assembly = Assembly(root, cache, config)

@@ -4,12 +4,10 @@ The bag is read twice: first all but its images, which decides what each frame s
 some of these are damaged, the frames are planned again without them and the images read again, until all are whole.
 """
 
-import contextlib
 import itertools
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,10 +35,10 @@ from stage1_convert.dataset.stats import Stats
 from stage1_convert.pipeline.cache import (
     ConvertedBag,
     episode_files,
-    finish_bag,
     key_of,
+    new_converted_bag,
     read_converted,
-    unfinished_bag,
+    write_converted,
 )
 from stage1_convert.pipeline.frames import BadImagesError, FrameReader
 from stage1_convert.pipeline.plan_bag import describe_final, open_by_settings, plan_streams, read_and_plan
@@ -53,17 +51,12 @@ SMALLEST_SHARE = 1 / 20  # of a bag's bytes: about what raw images take as JPEGs
 
 
 class Job(NamedTuple):
-    """What is the same for all bags of a conversion: where converted bags and progress go, and how to convert.
-
-    `threads` compute the images of a bag. With `hash_beside` the checksums are computed beside the conversion.
-    """
+    """What is the same for all bags of a conversion: where converted bags and progress go, and how to convert."""
 
     cache: Path
     progress: Path
     config: Config
     trust_images: bool
-    threads: int = 1
-    hash_beside: bool = False
 
 
 def convert_bag(source: BagPath, number: int, job: Job, sums: Mapping[str, str] | None = None) -> BagEntry:
@@ -75,8 +68,12 @@ def convert_bag(source: BagPath, number: int, job: Job, sums: Mapping[str, str] 
     progress = Progress(job.progress)
     entry = BagEntry(bag=source.name, status="converted", reason=None, warnings=[])
     try:
-        _convert_unless_known(source, number, job, entry, sums)
-        assert entry.key is not None
+        sums = dict(sums or _checksums(source.path))
+        entry.key = key_of(source.name, sums, job.config, job.trust_images)
+        entry.storage, entry.sha256 = storage_format(" ".join(sums)), sums
+        if not (job.cache / entry.key).exists():
+            _require_space(source, job.cache)
+            _convert_new(source, number, job, entry)
         frames = sum(episode.frames for episode in read_converted(job.cache / entry.key).entry.episodes)
     except DiskFullError:
         raise  # no fault of the bag's
@@ -90,40 +87,10 @@ def convert_bag(source: BagPath, number: int, job: Job, sums: Mapping[str, str] 
     return entry
 
 
-def _convert_unless_known(
-    source: BagPath, number: int, job: Job, entry: BagEntry, sums: Mapping[str, str] | None
-) -> None:
-    """Convert a bag unless it is in the cache, and fill in its entry.
-
-    Its checksums give it a name in the cache, which is needed at the end, or at the start where it may be there already.
-    """
-    hashing = ThreadPoolExecutor(1)
-    hashed = hashing.submit(dict, sums) if sums else hashing.submit(_checksums, source.path)
-    hashing.shutdown(wait=False)  # a disk that fills up does not wait for it
-    if sums or not job.hash_beside:
-        _identify(entry, hashed, job)
-        if (job.cache / str(entry.key)).exists():
-            return
-    _require_space(source, job.cache)
-    try:
-        _convert_new(source, number, job, entry, hashed)
-    except DiskFullError:
-        raise
-    except UserError:
-        _identify(entry, hashed, job)  # so that the refusal is known again
-        raise
-
-
-def _identify(entry: BagEntry, hashed: Future[dict[str, str]], job: Job) -> None:
-    """Fill in the checksums of a bag, as soon as they are known, and its key."""
-    sums = hashed.result()
-    entry.key = key_of(entry.bag, sums, job.config, job.trust_images)
-    entry.storage, entry.sha256 = storage_format(" ".join(sums)), sums
-
-
-def _convert_new(source: BagPath, number: int, job: Job, entry: BagEntry, hashed: Future[dict[str, str]]) -> None:
+def _convert_new(source: BagPath, number: int, job: Job, entry: BagEntry) -> None:
     """Convert a bag that is not in the cache, and fill in its entry."""
-    with unfinished_bag(job.cache) as folder:
+    assert entry.key is not None
+    with new_converted_bag(job.cache, entry.key) as folder:
         scratch = folder / "scratch"
         scratch.mkdir()
         with open_by_settings(source, scratch, job.config.data) as bag:
@@ -132,8 +99,7 @@ def _convert_new(source: BagPath, number: int, job: Job, entry: BagEntry, hashed
             finally:
                 entry.warnings += bag.warnings
         shutil.rmtree(scratch)
-        _identify(entry, hashed, job)
-        finish_bag(folder, ConvertedBag(entry=entry, image_stats=image_stats))
+        write_converted(folder, ConvertedBag(entry=entry, image_stats=image_stats))
 
 
 def _is_temporary(error: BaseException | None) -> bool:
@@ -180,12 +146,11 @@ class _BagConversion:
     def run(self) -> list[dict[str, Stats]]:
         """Write every episode and return their image statistics."""
         while True:
-            with contextlib.closing(self._frames):  # also of a bag that is refused: its threads end
-                try:
-                    found = [self._write(number) for number in range(len(self._plan.episodes))]
-                    break
-                except BadImagesError:
-                    self._plan_again()
+            try:
+                found = [self._write(number) for number in range(len(self._plan.episodes))]
+                break
+            except BadImagesError:
+                self._plan_again()
         describe_final(self._streams, self._plan, self._images, self._looked_at, self._config, self._entry)
         for name, odd in self._reader.odd.items():
             self._entry.warnings.append(
@@ -201,8 +166,8 @@ class _BagConversion:
         """Begin to read the images of the frames as they are planned now."""
         self._progress.plan(self._number, sum(span.frames for span in self._plan.episodes))
         self._images = state_action.describe_images(self._streams.clocks, self._plan, self._config.data)
-        trust, looked_at, threads = self._job.trust_images, self._looked_at, self._job.threads
-        self._reader = FrameReader(self._bag, self._streams, self._plan, self._config, trust, looked_at, threads)
+        trust, looked_at = self._job.trust_images, self._looked_at
+        self._reader = FrameReader(self._bag, self._streams, self._plan, self._config, trust, looked_at)
         self._frames = self._reader.frames()
 
     def _plan_again(self) -> None:

@@ -1,9 +1,7 @@
 """Turns the images of a bag into the images of its frames, as the dataset stores them, in one reading."""
 
-import contextlib
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -22,36 +20,11 @@ from stage1_convert.images.encode import encode
 from stage1_convert.images.image import CameraImage
 from stage1_convert.images.range_use import RangeUse
 from stage1_convert.images.video_topic import FollowsDamageError
-from stage1_convert.pipeline.camera import Needed, Read, read_images
-from stage1_convert.pipeline.in_order import ImageThreads
-
-BATCH_BYTES = 4 << 20  # of pixels, if all images of a batch are decoded
+from stage1_convert.pipeline.camera import read_images
 
 
 class BadImagesError(Exception):
     """Frames show images that are damaged, so that they have to be planned again without these."""
-
-
-class _Recorded(NamedTuple):
-    """An image that frames show; `only_verify`: nothing else is of use, because one before it is damaged."""
-
-    camera: str
-    sample: int
-    read: Read
-    is_measured: bool
-    only_verify: bool
-
-
-class _Prepared(NamedTuple):
-    """A verified image, or what is wrong with it, and what the dataset stores of it, or why it cannot."""
-
-    image: CameraImage | UserError
-    stored: StoredImage | UserError | None = None
-
-    @property
-    def is_odd(self) -> bool:
-        """Whether something is wrong with it or odd about it."""
-        return isinstance(self.image, UserError) or isinstance(self.stored, UserError) or bool(self.image.oddity)
 
 
 class FrameReader:
@@ -70,11 +43,9 @@ class FrameReader:
         config: Config,
         trust_images: bool,
         looked_at: Mapping[str, set[int]],
-        threads: int = 1,
     ) -> None:
         self._bag, self._streams, self._plan, self._config = bag, bag_streams, plan, config
-        self._trust, self._looked_at, self._threads = trust_images, looked_at, threads
-        self._pixels = 0  # of the largest image so far
+        self._trust, self._looked_at = trust_images, looked_at
         self.sizes: dict[str, tuple[int, int]] = {}
         self.compressed: set[str] = set()
         self.range_use = RangeUse()
@@ -82,7 +53,7 @@ class FrameReader:
         self.odd: dict[str, list[BadMessage]] = {}
         self._last: dict[str, CameraImage] = {}
 
-    def frames(self) -> Generator[dict[str, StoredImage], None, None]:
+    def frames(self) -> Iterator[dict[str, StoredImage]]:
         """Yield every frame's images by camera, over all episodes in order.
 
         From the first damaged image on, images are only looked at, and BadImagesError is raised at the end. Raises
@@ -91,60 +62,32 @@ class FrameReader:
         """
         plan, streams, data = self._plan, self._streams.streams, self._config.data
         uses = {name: np.bincount(plan.shown(name), minlength=len(streams[name].numbers)) for name in data.cameras}
+        ticks = np.concatenate([span.start + sample_frames(span.frames) for span in plan.episodes])
+        measured = {name: set(plan.picks[name][ticks].tolist()) for name in data.cameras}
         waiting: dict[str, deque[StoredImage]] = {name: deque() for name in data.cameras}
         for name in data.cameras:
             if self._bag.topics[streams[name].topic].type in VIDEO_TYPES:  # every packet is decoded
                 self._looked_at[name].update(streams[name].numbers.tolist())
-        threads = ImageThreads(self._threads, self._prepare, self._batch_size, lambda done: done.is_odd)
-        with contextlib.closing(threads.results(self._recorded(uses))) as results:
-            for (name, sample, *_), prepared in results:
-                self._looked_at[name].add(int(streams[name].numbers[sample]))
-                stored = self._accept(name, sample, prepared)
-                if stored is not None:
-                    waiting[name].extend([stored] * int(uses[name][sample]))
-                    while all(waiting.values()):
-                        yield {camera: queue.popleft() for camera, queue in waiting.items()}
+        for name, sample, image in read_images(self._bag, self._streams, uses, data):
+            self._looked_at[name].add(int(streams[name].numbers[sample]))
+            stored = self._stored(name, sample, image, sample in measured[name])
+            if stored is not None:
+                waiting[name].extend([stored] * int(uses[name][sample]))
+                while all(waiting.values()):
+                    yield {camera: queue.popleft() for camera, queue in waiting.items()}
         if self.bad:
             raise BadImagesError
 
-    def _recorded(self, uses: Mapping[str, Needed]) -> Iterator[_Recorded]:
-        """Yield the images that frames show."""
-        plan = self._plan
-        ticks = np.concatenate([span.start + sample_frames(span.frames) for span in plan.episodes])
-        measured = {name: set(plan.picks[name][ticks].tolist()) for name in uses}
-        for name, sample, read in read_images(self._bag, self._streams, uses, self._config.data):
-            yield _Recorded(name, sample, read, sample in measured[name], only_verify=bool(self.bad))
-
-    def _batch_size(self) -> int:
-        """Return how many images are computed together: few enough that all of them may lie decoded in memory."""
-        return max(self._threads, BATCH_BYTES // (3 * self._pixels) if self._pixels else 0)
-
-    def _prepare(self, recorded: _Recorded) -> _Prepared:
-        """Read, verify and store an image, in any thread."""
-        is_measured = recorded.is_measured
-        try:
-            image = recorded.read()
-            if image.pixels is None and not self._trust:
-                whole = not recorded.only_verify and (is_measured or not self._stays(image))
-                image = verify_jpeg(image, whole)
-        except UserError as error:
-            return _Prepared(error)
-        if recorded.only_verify:
-            return _Prepared(image)
-        try:
-            return _Prepared(image, self._store(image, is_measured))
-        except UserError as error:  # a file that was trusted unseen
-            return _Prepared(image, error)
-
-    def _accept(self, camera: str, sample: int, prepared: _Prepared) -> StoredImage | None:
-        """Take an image, in the order of the recording; return it as the dataset stores it, None when it is of no use."""
-        image, stored = prepared
+    def _stored(
+        self, camera: str, sample: int, image: CameraImage | UserError, is_measured: bool
+    ) -> StoredImage | None:
+        """Return an image as the dataset stores it, with its histogram if it is measured; None when it is of no use."""
+        image = self._verified(image, is_measured)
         if isinstance(image, UserError):
             self._leave_out(camera, sample, image)
             return None
         if self.bad:
             return None
-        self._pixels = max(self._pixels, image.height * image.width)
         size = self._size(image)
         if self.sizes.setdefault(camera, size) != size:
             before = "{}x{}".format(*self.sizes[camera])
@@ -154,15 +97,20 @@ class FrameReader:
             )
         if image.oddity:
             self.odd.setdefault(camera, []).append(self._noted(camera, sample, image.oddity))
-        if isinstance(stored, UserError):
-            self._leave_out(camera, sample, stored)
+        try:
+            return self._store(camera, image, is_measured)
+        except UserError as error:  # a file that was trusted unseen
+            self._leave_out(camera, sample, error)
             return None
-        assert stored is not None, "only images behind a damaged one are not stored"
-        last, self._last[camera] = self._last.get(camera), image
-        self.range_use.add(camera, image)
-        if self._config.data.storage == "jpeg" and not self._stays(image):
-            self.compressed.add(camera)
-        return stored._replace(identical=last is not None and _is_same(last, image))
+
+    def _verified(self, image: CameraImage | UserError, is_measured: bool) -> CameraImage | UserError:
+        """Return an image with its pixels where they are needed, verified unless it is trusted; or what is wrong with it."""
+        if isinstance(image, UserError) or image.pixels is not None or self._trust:
+            return image
+        try:
+            return verify_jpeg(image, whole=not self.bad and (is_measured or not self._stays(image)))
+        except UserError as error:
+            return error
 
     def _size(self, image: CameraImage) -> tuple[int, int]:
         """Return the height and width in which the dataset stores an image."""
@@ -188,15 +136,19 @@ class FrameReader:
         message = self._noted(camera, sample, "")
         return f"camera {camera}, message {message.number} stamped {message.stamp_ns} ns"
 
-    def _store(self, image: CameraImage, is_measured: bool) -> StoredImage:
-        """Return an image as the dataset stores it, with its histogram if it is measured."""
+    def _store(self, camera: str, image: CameraImage, is_measured: bool) -> StoredImage:
+        last, self._last[camera] = self._last.get(camera), image
+        self.range_use.add(camera, image)
+        identical = last is not None and _is_same(last, image)
         if image.file is not None and self._stays(image):
-            return StoredImage(image.file, None, histogram(image.rgb()) if is_measured else None)
+            return StoredImage(image.file, None, histogram(image.rgb()) if is_measured else None, identical)
         storage, pixels = self._config.data.storage, resize(image.rgb(), self._size(image))
         counts = histogram(pixels) if is_measured else None
         if storage == "video":
-            return StoredImage(b"", pixels, counts)
-        return StoredImage(encode(pixels, storage, self._config.conventions.jpeg_quality), None, counts)
+            return StoredImage(b"", pixels, counts, identical)
+        if storage == "jpeg":
+            self.compressed.add(camera)
+        return StoredImage(encode(pixels, storage, self._config.conventions.jpeg_quality), None, counts, identical)
 
 
 def _is_same(one: CameraImage, two: CameraImage) -> bool:

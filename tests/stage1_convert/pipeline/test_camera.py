@@ -15,6 +15,7 @@ from stage1_convert.align.streams import BagStreams, Stream, without
 from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.bags.message_types import FFMPEG, FOXGLOVE
 from stage1_convert.config import Config
+from stage1_convert.images.image import CameraImage
 from stage1_convert.images.video_topic import FollowsDamageError, starts_video
 from stage1_convert.pipeline.camera import read_images
 from tests.stage1_convert.images.video import packets, write_video_bag
@@ -34,21 +35,18 @@ class Camera:
         """Return (sample, number drawn into its image) of every n-th sample."""
         needed = np.arange(len(self.stream.numbers)) % every == 0
         found: list[tuple[int, int]] = []
-        for camera, sample, read in read_images(self.bag, self._bag_streams, {"color": needed}, Config().data):
+        for camera, sample, image in read_images(self.bag, self._bag_streams, {"color": needed}, Config().data):
             assert camera == "color"
-            found.append((sample, number_in(read().rgb())))
+            if isinstance(image, UserError):
+                raise image
+            found.append((sample, number_in(image.rgb())))
         return found
 
     def faults(self) -> dict[int, UserError]:
         """Return what is wrong with each sample that gives no image."""
         needed = {"color": np.ones(len(self.stream.numbers), np.bool_)}
-        found = {}
-        for _, sample, read in read_images(self.bag, self._bag_streams, needed, Config().data):
-            try:
-                read()
-            except UserError as error:
-                found[sample] = error
-        return found
+        images = read_images(self.bag, self._bag_streams, needed, Config().data)
+        return {sample: image for _, sample, image in images if isinstance(image, UserError)}
 
     def without(self, faults: dict[int, UserError]) -> "Camera":
         """Return the camera without the samples with a fault."""
@@ -124,9 +122,9 @@ def test_trusted_images_are_not_decoded(tmp_path: Path) -> None:
     with open_bag(cell().write(tmp_path / "bag"), tmp_path, "humble") as bag:
         bag_streams = read_streams(bag, load(Config, None, []), starts_video)
         needed = {"color": np.ones(45, np.bool_)}
-        images = [read() for _, _, read in read_images(bag, bag_streams, needed, Config().data)]
+        images = [image for _, _, image in read_images(bag, bag_streams, needed, Config().data)]
     assert len(images) == 45
-    assert all(image.file and image.pixels is None for image in images)
+    assert all(isinstance(image, CameraImage) and image.file and image.pixels is None for image in images)
     assert bag_streams.streams["color"].topic == JPEG_TOPIC
 
 
