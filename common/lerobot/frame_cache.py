@@ -47,6 +47,9 @@ def open_frames(dataset: Dataset, cache_dir: Path, mode: Literal["auto", "mmap",
     They are decoded at every use with mode "none", and with "auto" where the disk lacks room for the maps. The first process
     fills the cache, and others wait for it. Raises UserError when the disk lacks room (mode "mmap") or an image is damaged.
     """
+    stored = [name for name in dataset.cameras if dataset.features[image_key(name)].dtype == "image"]
+    if not (stored if mode == "none" else dataset.cameras):  # nothing to cache: the folder may be read-only
+        return {name: DecodedFrames(dataset, name, None) for name in dataset.cameras}
     key = _key(dataset)
     maps, encoded = cache_dir / MAPS / key, cache_dir / ENCODED / key
     maps.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +58,6 @@ def open_frames(dataset: Dataset, cache_dir: Path, mode: Literal["auto", "mmap",
             _fill(maps, dataset, dataset.cameras, _write_map)
             shapes = dataset.cameras.items()
             return {name: MappedFrames(maps / f"{name}.u8", dataset.n_frames, shape) for name, shape in shapes}
-        stored = [name for name in dataset.cameras if dataset.features[image_key(name)].dtype == "image"]
         _fill(encoded, dataset, stored, _write_cells)
     return {
         name: DecodedFrames(dataset, name, encoded / f"{name}.arrow" if name in stored else None)

@@ -69,6 +69,11 @@ def test_an_image_of_the_requested_size_is_not_copied() -> None:
     assert resize(image, (8, 12)).shape == (8, 12, 3)
 
 
+def test_decoding_videos_at_every_use_writes_nothing(tmp_path: Path) -> None:
+    assert open_frames(Dataset.open(GOLDEN / "dataset_video"), tmp_path / "cache", "none").keys() == {"color"}
+    assert not (tmp_path / "cache").exists()
+
+
 def test_the_map_has_the_announced_size(dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         path = filled(dataset, tmp_path) / "color.u8"
