@@ -95,13 +95,19 @@ def _read(dataset: Dataset, findings: list[Finding]) -> dict[str, npt.NDArray[An
         columns |= training_columns(dataset)
     except UserError as error:
         findings.append(_fault(dataset.root, error, is_refused=True))
-    for key, feature in dataset.features.items():
-        if key not in columns and feature.dtype not in (*IMAGE_DTYPES, "string"):
-            try:
-                columns |= dataset.columns([key])
-            except UserError as error:
-                findings.append(_fault(dataset.root, error))
-    return columns
+    numbers = [key for key, feature in dataset.features.items() if feature.dtype not in (*IMAGE_DTYPES, "string")]
+    return columns | _read_others(dataset, [key for key in numbers if key not in columns], findings)
+
+
+def _read_others(dataset: Dataset, keys: list[str], findings: list[Finding]) -> dict[str, npt.NDArray[Any]]:
+    """Read columns in one go; where that fails, each by itself, so that one of them costs no other."""
+    try:
+        return dataset.columns(keys) if keys else {}
+    except UserError as error:
+        if len(keys) > 1:
+            return {name: column for key in keys for name, column in _read_others(dataset, [key], findings).items()}
+        findings.append(_fault(dataset.root, error))
+        return {}
 
 
 def _apply(rule: Rule, opened: Opened) -> list[Finding]:
