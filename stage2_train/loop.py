@@ -93,8 +93,8 @@ class Trainer:
         log.info(
             "%s (%d held out), %d frames, %.1f M parameters; batch %d x %s x %d = %d; on %s",
             *(counted(len(episodes), "episode"), len(held_out), len(self.dataset), parameter_count(self.network) / 1e6),
-            *(training.batch_size, f"{world.size} {'process' if world.size == 1 else 'processes'}"),
-            *(training.grad_accumulation, self.order.global_batch, world.device),
+            *(training.batch_size, counted(world.size, "process"), training.grad_accumulation),
+            *(self.order.global_batch, world.device),
         )
 
     def start_from(self, resume_point: ResumePoint | None, first_step: int) -> None:

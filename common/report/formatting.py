@@ -51,8 +51,9 @@ def grouped(count: int) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Write how many there are of something, whose plural ends in s: `1 gap`, `1,200 gaps`."""
-    return f"{grouped(count)} {noun if count == 1 else noun + 's'}"
+    """Write how many there are of something, whose plural ends in s: `1 gap`, `1,200 gaps`, `2 processes`."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{grouped(count)} {noun if count == 1 else plural}"
 
 
 def words(name: str) -> str:

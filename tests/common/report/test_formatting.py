@@ -23,4 +23,5 @@ def test_ratios_shares_and_times() -> None:
 
 def test_nouns_agree_with_their_number() -> None:
     assert [counted(count, "bag") for count in (0, 1, 1200)] == ["0 bags", "1 bag", "1,200 bags"]
+    assert [counted(count, "process") for count in (1, 2)] == ["1 process", "2 processes"]
     assert words("next_position") == "next position"
