@@ -17,7 +17,6 @@ import pyarrow.dataset as arrow
 
 from common.cli.command import Parser, UserError, run
 from common.report.formatting import counted
-from stage1_convert.align.clock import SECOND_NS, Int64
 from stage1_convert.align.resample import grid
 from stage1_convert.bags.bag import Bag
 from stage1_convert.config import Config
@@ -26,6 +25,7 @@ from stage1_convert.live.observe import LiveStreams, Observation, Refusal
 from stage1_convert.live.rules import LiveRules
 from stage1_convert.pipeline.plan_bag import open_by_settings
 from stage1_convert.sources.source import BagPath
+from stage1_convert.streams.clock import SECOND_NS, Int64
 
 
 class Recorded(NamedTuple):

@@ -10,12 +10,12 @@ import numpy as np
 
 from common.cli.command import UserError
 from stage1_convert.align.camera_rate import is_near_fps, mid_window_delay_ns
-from stage1_convert.align.clock import Clock, Int64
 from stage1_convert.align.ends import overlap
 from stage1_convert.align.resample import RULES, Bool, Float64, grid, long_pauses
-from stage1_convert.align.shortage import describe_slow_streams
 from stage1_convert.align.split import Span, at_rest, divide, runs, shortest_frames
 from stage1_convert.config import Config, DataConfig
+from stage1_convert.streams.clock import Clock, Int64
+from stage1_convert.streams.shortage import describe_slow_streams
 
 _SHORT_REMEDY = "; look at the bag with --inspect, and at data.min_episode_s and data.max_age_ms"
 

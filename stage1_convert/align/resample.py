@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.cli.command import UserError
-from stage1_convert.align.clock import SECOND_NS, Int64
+from stage1_convert.streams.clock import SECOND_NS, Int64
 
 Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]

@@ -7,14 +7,14 @@ import numpy as np
 
 from common.cli.command import UserError
 from stage1_convert.align import conventions
-from stage1_convert.align.bad_messages import is_angle, number_faults
 from stage1_convert.align.camera_rate import ImageCounts, count_images
-from stage1_convert.align.clock import Clock, Int64
 from stage1_convert.align.episodes import EpisodePlan
 from stage1_convert.align.resample import Float64, interpolate
 from stage1_convert.align.split import Span
-from stage1_convert.align.streams import BagStreams, Stream
 from stage1_convert.config import COMMAND, JOINTS, Config, DataConfig
+from stage1_convert.streams.bad_messages import is_angle, number_faults
+from stage1_convert.streams.clock import Clock, Int64
+from stage1_convert.streams.streams import BagStreams, Stream
 
 
 class StatesActions(NamedTuple):

@@ -14,7 +14,6 @@ from common.storage.worker import Limits, map_isolated
 from stage1_convert.align.camera_rate import describe_counts
 from stage1_convert.align.episodes import EpisodePlan
 from stage1_convert.align.state_action import describe_images
-from stage1_convert.align.streams import BagStreams
 from stage1_convert.bags.bag import Bag
 from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config
@@ -24,6 +23,7 @@ from stage1_convert.pipeline.frames import BadImagesError, FrameReader
 from stage1_convert.pipeline.plan_bag import describe_final, open_by_settings, read_and_plan
 from stage1_convert.sources.folder import size_bytes
 from stage1_convert.sources.source import BagInfo, BagPath, BagSource, FetchedBag
+from stage1_convert.streams.streams import BagStreams
 
 SHOWN_GAPS = 5
 TRIED_FRAMES = 30  # until one shows no damaged image

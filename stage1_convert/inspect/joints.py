@@ -4,10 +4,10 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from stage1_convert.align.joint_fields import JOINT_STATE
-from stage1_convert.align.shortage import MAX_LIMIT_MS, patient_limit_ms
 from stage1_convert.config import JOINTS, UR_JOINTS, DataConfig
 from stage1_convert.inspect.survey import Survey, TopicStats
+from stage1_convert.streams.joint_fields import JOINT_STATE
+from stage1_convert.streams.shortage import MAX_LIMIT_MS, patient_limit_ms
 
 GRIPPER = re.compile(r"finger|gripper|jaw|hand", re.IGNORECASE)
 PASSIVE = re.compile(r"knuckle|mimic|inner|_tip|_pad", re.IGNORECASE)  # parts of a gripper that follow its one joint

@@ -15,7 +15,6 @@ from common.lerobot.images import resize
 from common.report.formatting import counted
 from common.storage.files import write_file
 from common.storage.worker import Limits, map_isolated
-from stage1_convert.align.joint_fields import COMMANDS
 from stage1_convert.bags.message_types import IMAGE_TYPES
 from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config, DataConfig
@@ -26,6 +25,7 @@ from stage1_convert.inspect.survey import Camera, Survey, TopicStats, changes, s
 from stage1_convert.sources.folder import find_bags, size_bytes
 from stage1_convert.sources.join import describe_parallel
 from stage1_convert.sources.source import BagPath
+from stage1_convert.streams.joint_fields import COMMANDS
 
 THUMBNAIL_PX = 320
 CONFIG_NAME = "proposed.yaml"

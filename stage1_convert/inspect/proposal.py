@@ -9,10 +9,10 @@ import yaml
 
 from common.cli.command import UserError, one_line
 from stage1_convert.align.camera_rate import rate_of
-from stage1_convert.align.joint_fields import ARRAYS, TRAJECTORY
-from stage1_convert.align.shortage import patient_limit_ms, require_commands_at_a_rate
 from stage1_convert.inspect.joints import DEFAULT_AGE_MS, choose_joint_topic, choose_joints, is_commanded, joint_names
 from stage1_convert.inspect.survey import Survey, TopicStats
+from stage1_convert.streams.joint_fields import ARRAYS, TRAJECTORY
+from stage1_convert.streams.shortage import patient_limit_ms, require_commands_at_a_rate
 
 FPS, MAX_FPS = 30, 33  # for a camera whose stamps do not tell its rate; the fastest of a proposal
 # Parts of a topic's name that describe the kind of image and not the camera.

@@ -10,9 +10,6 @@ from rosbags.typesys.store import Typestore
 
 from common.cli.command import UserError, one_line
 from common.lerobot.images import Image
-from stage1_convert.align.clock import Clock, Int64, choose_clock
-from stage1_convert.align.joint_fields import JOINT_STATE
-from stage1_convert.align.stream_reader import read_messages
 from stage1_convert.bags.bag import Bag
 from stage1_convert.bags.cdr import FieldReader, stamp_reader
 from stage1_convert.bags.message_types import IMAGE_TYPES, VIDEO_TYPES
@@ -25,6 +22,9 @@ from stage1_convert.images.shades import Measured
 from stage1_convert.images.video_topic import VideoStream
 from stage1_convert.pipeline.plan_bag import open_by_settings
 from stage1_convert.sources.source import BagPath
+from stage1_convert.streams.clock import Clock, Int64, choose_clock
+from stage1_convert.streams.joint_fields import JOINT_STATE
+from stage1_convert.streams.stream_reader import read_messages
 
 
 class JointOrder(NamedTuple):

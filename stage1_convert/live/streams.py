@@ -8,10 +8,7 @@ import numpy as np
 
 from common.cli.command import UserError
 from common.lerobot.images import Image, resize
-from stage1_convert.align.bad_messages import number_faults
 from stage1_convert.align.episodes import rule_of
-from stage1_convert.align.joint_groups import group_joints
-from stage1_convert.align.topics import TypedTopics, dimensions, stream_fields
 from stage1_convert.bags.bag import as_user_error
 from stage1_convert.bags.message_types import VIDEO_TYPES
 from stage1_convert.bags.storage import Bytes
@@ -21,6 +18,9 @@ from stage1_convert.images.image import ImageRules
 from stage1_convert.images.video_topic import VideoStream
 from stage1_convert.live.rules import LiveRules
 from stage1_convert.live.window import Sample, Window
+from stage1_convert.streams.bad_messages import number_faults
+from stage1_convert.streams.joint_groups import group_joints
+from stage1_convert.streams.topics import TypedTopics, dimensions, stream_fields
 
 MOST_NUMBERS, MOST_IMAGES = 4096, 128  # that wait for a tick: more than any delay needs
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from common.cli.command import UserError
 from common.lerobot.images import Image
-from stage1_convert.align.clock import SECOND_NS
 from stage1_convert.align.resample import Float64, hold, in_order_after
+from stage1_convert.streams.clock import SECOND_NS
 
 
 @dataclass

@@ -7,9 +7,7 @@ import numpy as np
 
 from common.cli.command import UserError
 from common.lerobot.images import resize
-from stage1_convert.align.bad_messages import BadMessage
 from stage1_convert.align.episodes import EpisodePlan
-from stage1_convert.align.streams import BagStreams
 from stage1_convert.bags.bag import Bag
 from stage1_convert.bags.message_types import VIDEO_TYPES
 from stage1_convert.config import Config
@@ -21,6 +19,8 @@ from stage1_convert.images.image import CameraImage
 from stage1_convert.images.range_use import RangeUse
 from stage1_convert.images.video_topic import FollowsDamageError
 from stage1_convert.pipeline.camera import read_images
+from stage1_convert.streams.bad_messages import BadMessage
+from stage1_convert.streams.streams import BagStreams
 
 
 class BadImagesError(Exception):

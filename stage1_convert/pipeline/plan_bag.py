@@ -9,17 +9,17 @@ import numpy as np
 from common.report.formatting import counted
 from stage1_convert.align import state_action
 from stage1_convert.align.camera_rate import ImageCounts, describe_counts, rate_of
-from stage1_convert.align.clock import Clock, Int64
 from stage1_convert.align.ends import describe_cuts
 from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
-from stage1_convert.align.stream_reader import read_streams
-from stage1_convert.align.streams import BagStreams, Stream, subject, with_initial_values
 from stage1_convert.bags.bag import Bag, open_bag
 from stage1_convert.bags.message_files import read_message_files
 from stage1_convert.config import Config, DataConfig
 from stage1_convert.dataset.record import BadMessageCount, BagEntry, ClockEntry, Gap, LeftOut, MessageCount
 from stage1_convert.images.video_topic import starts_video
 from stage1_convert.sources.source import BagPath
+from stage1_convert.streams.clock import Clock, Int64
+from stage1_convert.streams.stream_reader import read_streams
+from stage1_convert.streams.streams import BagStreams, Stream, subject, with_initial_values
 
 # Of an episode's frames, and of the images of each episode: more repeated or passed over than that is worth a warning.
 EXCESS_SHARE, EXCESS_IMAGES = 0.02, 2

@@ -22,12 +22,12 @@ from rosbags.rosbag1 import Writer as Rosbag1Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from common.cli.command import UserError
-from stage1_convert.align.joint_fields import joint_state_reader
 from stage1_convert.bags.bag import open_bag
 from stage1_convert.bags.mcap import CHUNK, DATA_END
 from stage1_convert.bags.message_types import FFMPEG, FOREIGN
 from stage1_convert.images.decode import read_image
 from stage1_convert.images.video_topic import VideoDecoder
+from stage1_convert.streams.joint_fields import joint_state_reader
 from tests.stage1_convert.conversion import report, run, sources_of
 from tests.stage1_convert.images.video import video_message
 from tests.stage1_convert.memory import at_most

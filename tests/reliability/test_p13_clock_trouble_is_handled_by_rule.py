@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from common.cli.command import UserError
 from common.cli.config import load
-from stage1_convert.align.clock import Int64, choose_clock
 from stage1_convert.align.episodes import make_plan
 from stage1_convert.align.resample import grid
 from stage1_convert.config import Config
+from stage1_convert.streams.clock import Int64, choose_clock
 from tests.reliability.harness import loops
 from tests.stage1_convert.align.test_episodes import planned, steady
 from tests.stage1_convert.conversion import convert_one, jpegs, reason, report, run, sources_of

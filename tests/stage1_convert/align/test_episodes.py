@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from common.cli.command import UserError
 from common.cli.config import load
-from stage1_convert.align.clock import Clock
 from stage1_convert.align.episodes import EpisodePlan, choose, make_plan
 from stage1_convert.align.split import runs
 from stage1_convert.config import Config
+from stage1_convert.streams.clock import Clock
 
 MS = 1_000_000
 T0 = 1_700_000_000 * 10**9

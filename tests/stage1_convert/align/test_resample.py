@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stage1_convert.align.clock import Int64
 from stage1_convert.align.resample import RULES, grid, hold, in_order, interpolate, linear, long_pauses, nearest
+from stage1_convert.streams.clock import Int64
 from tests.stage1_convert.reference import Sample, next_unseen
 
 MS = 1_000_000

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from rosbags.interfaces import Nodetype
 
 from common.cli.command import UserError
-from stage1_convert.align.joint_fields import joint_state_reader
 from stage1_convert.bags import cdr_layout
 from stage1_convert.bags.bag import open_bag
 from stage1_convert.bags.cdr import FieldBatch, number_reader
 from stage1_convert.bags.cdr_layout import NUMBERS, MessageLayout, Offset, check_path, find_layout
+from stage1_convert.streams.joint_fields import joint_state_reader
 from tests.stage1_convert.recording import (
     JOINT_STATE,
     START_NS,

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stage1_convert.align.clock import choose_clock
+from stage1_convert.streams.clock import choose_clock
 from tests.stage1_convert.conversion import report, run
 from tests.stage1_convert.recording import MS, START_NS, cell
 

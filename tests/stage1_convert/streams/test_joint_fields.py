@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.cli.command import UserError
-from stage1_convert.align.joint_fields import ARRAYS, TRAJECTORY, command_reader, joint_columns
+from stage1_convert.streams.joint_fields import ARRAYS, TRAJECTORY, command_reader, joint_columns
 from tests.stage1_convert.recording import START_NS, TYPES, header
 
 

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from common.cli.command import UserError
-from stage1_convert.align.bad_messages import BadMessage
-from stage1_convert.align.clock import Clock, Int64, choose_clock
 from stage1_convert.align.resample import Bool, Float64
 from stage1_convert.config import Config, DataConfig
+from stage1_convert.streams.bad_messages import BadMessage
+from stage1_convert.streams.clock import Clock, Int64, choose_clock
 
 
 class Stream(NamedTuple):

@@ -7,19 +7,25 @@ from typing import Any, Protocol
 import numpy as np
 
 from common.cli.command import UserError
-from stage1_convert.align.bad_messages import BadMessage, is_angle, number_faults, require_few
-from stage1_convert.align.clock import Clock, Int64
-from stage1_convert.align.joint_fields import JOINT_STATE, TRAJECTORY, check_index
-from stage1_convert.align.joint_groups import JointGroup, find_contradiction, find_leaping, group_joints, partly_missing
 from stage1_convert.align.resample import Bool, Float64
-from stage1_convert.align.shortage import require_commands_at_a_rate
-from stage1_convert.align.streams import BagStreams, Stream, choose_samples, subject, wanted_clock, with_clock
-from stage1_convert.align.topics import dimensions, find_topics, split_path, stream_fields
 from stage1_convert.bags.bag import Bag
 from stage1_convert.bags.cdr import FieldBatch, FieldReader, empty_batch, stamp_reader
 from stage1_convert.bags.message_types import VIDEO_TYPES
 from stage1_convert.bags.storage import Bytes
 from stage1_convert.config import COMMAND, JOINTS, Config
+from stage1_convert.streams.bad_messages import BadMessage, is_angle, number_faults, require_few
+from stage1_convert.streams.clock import Clock, Int64
+from stage1_convert.streams.joint_fields import JOINT_STATE, TRAJECTORY, check_index
+from stage1_convert.streams.joint_groups import (
+    JointGroup,
+    find_contradiction,
+    find_leaping,
+    group_joints,
+    partly_missing,
+)
+from stage1_convert.streams.shortage import require_commands_at_a_rate
+from stage1_convert.streams.streams import BagStreams, Stream, choose_samples, subject, wanted_clock, with_clock
+from stage1_convert.streams.topics import dimensions, find_topics, split_path, stream_fields
 
 MARKERS = ""  # the name of the stream of data.split_topic
 StartsVideo = Callable[[Any], bool]  # tells whether the decoding of a video can begin with this packet

@@ -6,11 +6,11 @@ from typing import Protocol
 from rosbags.typesys.store import Typestore
 
 from common.cli.command import UserError
-from stage1_convert.align.joint_fields import COMMANDS, JOINT_STATE, command_reader, field_reader, joint_state_reader
 from stage1_convert.bags.bag import Topic
 from stage1_convert.bags.cdr import FieldReader, stamp_reader
 from stage1_convert.bags.message_types import IMAGE_TYPES
 from stage1_convert.config import COMMAND, FIELD_PATH, JOINTS, Config
+from stage1_convert.streams.joint_fields import COMMANDS, JOINT_STATE, command_reader, field_reader, joint_state_reader
 
 PROPOSES = "--inspect proposes settings"
 IMAGE_TRANSPORTS = ("compressed", "compressedDepth", "ffmpeg")  # image_transport publishes them beside a raw topic

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from common.cli.command import UserError
-from stage1_convert.align.clock import SECOND_NS, Clock, Int64
 from stage1_convert.config import DataConfig
+from stage1_convert.streams.clock import SECOND_NS, Clock, Int64
 
 SPARE = 2.5  # periods of a stream that its limit should allow: one lost message must not end an episode
 MAX_LIMIT_MS = 60_000

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from common.cli.command import UserError
-from stage1_convert.align.clock import Int64
 from stage1_convert.align.resample import Bool, Float64
 from stage1_convert.config import Config
+from stage1_convert.streams.clock import Int64
 
 MAX_NUMBER = 1e9  # no force, angle or distance of a robot is larger: such a number is damaged
 MAX_ANGLE_RAD = 1e4  # more than a thousand turns

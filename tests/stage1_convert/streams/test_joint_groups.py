@@ -6,8 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.cli.config import load
-from stage1_convert.align.joint_groups import JointGroup, find_contradiction, find_leaping, group_joints, partly_missing
 from stage1_convert.config import Config
+from stage1_convert.streams.joint_groups import (
+    JointGroup,
+    find_contradiction,
+    find_leaping,
+    group_joints,
+    partly_missing,
+)
 
 MS = 1_000_000
 ARM, GRIPPER = ["a", "b", "c"], "finger"

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stage1_convert.align.clock import SECOND_NS, Int64
 from stage1_convert.align.episodes import ResampleRule, rule_of
 from stage1_convert.align.resample import Bool, Float64, interpolate
 from stage1_convert.config import Config
+from stage1_convert.streams.clock import SECOND_NS, Int64
 
 MIN_LEAP_RAD = 0.05  # more than the noise of an encoder, whatever the time between two messages
 MIN_LEAPS = 3  # fewer are faults of single messages
