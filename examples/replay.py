@@ -25,7 +25,8 @@ from stage1_convert.live.observe import LiveStreams, Observation, Refusal
 from stage1_convert.live.rules import LiveRules
 from stage1_convert.pipeline.plan_bag import open_by_settings
 from stage1_convert.sources.source import BagPath
-from stage1_convert.streams.clock import SECOND_NS, Int64
+from stage1_convert.streams.arrays import Int64
+from stage1_convert.streams.clock import SECOND_NS
 
 
 class Recorded(NamedTuple):

@@ -52,7 +52,7 @@ def test_a_diagram_draws_every_arrow_downward_from_box_to_box() -> None:
 
 def test_the_steps_of_converting_one_bag_are_modules_that_exist() -> None:
     way = PAGE.read_text().split("## How one bag is converted")[1].split("## ")[0]
-    names = re.findall(r"\b(?:sources|bags|align|images|dataset|pipeline|report)\.\w+", way)
+    names = re.findall(r"\b(?:sources|bags|streams|align|images|dataset|pipeline|report)\.\w+", way)
     assert len(names) > 15
     missing = [name for name in names if not (ROOT / "stage1_convert" / f"{name.replace('.', '/')}.py").is_file()]
     assert not missing

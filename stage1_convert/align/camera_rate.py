@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stage1_convert.streams.clock import SECOND_NS, Int64
+from stage1_convert.streams.arrays import Int64
+from stage1_convert.streams.clock import SECOND_NS
 
 NEAR_SHARE = 0.1  # a camera whose rate is within a tenth of fps sends one image for each frame
 MAX_LOST = 20  # images in a row; more of them are a pause

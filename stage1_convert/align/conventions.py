@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-Float64 = npt.NDArray[np.float64]
+from stage1_convert.streams.arrays import Float64
 
 
 def wrap(angles: Float64) -> Float64:

@@ -6,7 +6,8 @@ import numpy as np
 
 from common.cli.command import UserError
 from stage1_convert.config import JOINTS, DataConfig
-from stage1_convert.streams.clock import SECOND_NS, Clock, Int64
+from stage1_convert.streams.arrays import Int64
+from stage1_convert.streams.clock import SECOND_NS, Clock
 
 IRREGULAR = 5  # median intervals: a stream that is silent for longer and says something again publishes on change
 PATIENT_PERIODS = 10  # of the grid: a stream with a longer limit of its own is not expected to publish at a rate

@@ -11,10 +11,11 @@ import numpy as np
 from common.cli.command import UserError
 from stage1_convert.align.camera_rate import is_near_fps, mid_window_delay_ns
 from stage1_convert.align.ends import overlap
-from stage1_convert.align.resample import RULES, Bool, Float64, grid, long_pauses
+from stage1_convert.align.resample import RULES, grid, long_pauses
 from stage1_convert.align.split import Span, at_rest, divide, runs, shortest_frames
-from stage1_convert.config import Config, DataConfig
-from stage1_convert.streams.clock import Clock, Int64
+from stage1_convert.config import Config, DataConfig, rule_of
+from stage1_convert.streams.arrays import Bool, Float64, Int64
+from stage1_convert.streams.clock import Clock
 from stage1_convert.streams.shortage import describe_slow_streams
 
 _SHORT_REMEDY = "; look at the bag with --inspect, and at data.min_episode_s and data.max_age_ms"
@@ -48,29 +49,6 @@ class EpisodePlan(NamedTuple):
     def shown(self, stream: str) -> Int64:
         """Return the sample of a stream that each frame of each episode shows, in order; samples may repeat."""
         return np.concatenate([self.picks[stream][span.start : span.stop] for span in self.episodes])
-
-
-class ResampleRule(NamedTuple):
-    """The name of the rule by which a stream is resampled, and how far away its samples may be, in nanoseconds."""
-
-    name: str
-    limit_ns: int
-
-
-def rule_of(stream: str, data: DataConfig) -> ResampleRule:
-    """Return the rule of a stream by the settings; of a camera it may be auto.
-
-    joints.NAME, the stream of joints that come in messages of their own, follows `joints` where it has no limit of its own.
-    """
-    whole = stream.partition(".")[0]
-    rule: str = data.resample_by_stream.get(whole, data.resample)
-    if stream not in data.cameras and rule in ("auto", "in_order"):
-        rule = "hold"
-    if stream in data.cameras and rule == "linear":
-        rule = "nearest"
-    default_ms = data.max_offset_ms if rule in ("nearest", "linear") else data.max_age_ms
-    limits_ms = data.max_age_ms_by_stream
-    return ResampleRule(rule, round(limits_ms.get(stream, limits_ms.get(whole, default_ms)) * 1e6))
 
 
 def make_plan(

@@ -4,13 +4,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from common.cli.command import UserError
-from stage1_convert.streams.clock import SECOND_NS, Int64
-
-Float64 = npt.NDArray[np.float64]
-Bool = npt.NDArray[np.bool_]
+from stage1_convert.streams.arrays import Bool, Int64
+from stage1_convert.streams.clock import SECOND_NS
 
 MAX_SPAN_S = 48 * 3600
 LONG_PAUSE_NS = 3600 * SECOND_NS
@@ -120,18 +117,3 @@ def _neighbors(stamps_ns: Int64, ticks_ns: Int64) -> tuple[Int64, Int64]:
     """Return the index of the last sample not after each tick, and of the one behind it, both kept within the stream."""
     before = np.searchsorted(stamps_ns, ticks_ns, side="right") - 1
     return np.maximum(before, 0), np.minimum(before + 1, len(stamps_ns) - 1)
-
-
-def interpolate(stamps_ns: Int64, values: Float64, ticks_ns: Int64, left: Int64, is_angle: Bool) -> Float64:
-    """Return values (ticks, dimensions) between the samples `left` and `left` + 1.
-
-    `is_angle` (dimensions,) marks angles, in radians, which are interpolated along the shortest arc.
-    """
-    right = np.minimum(left + 1, len(stamps_ns) - 1)
-    span = np.maximum(stamps_ns[right] - stamps_ns[left], 1)
-    weight = np.clip((ticks_ns - stamps_ns[left]) / span, 0.0, 1.0)[:, None]
-    step = values[right] - values[left]
-    step -= np.where(is_angle, 2 * np.pi * np.round(step / (2 * np.pi)), 0.0)
-    # At weight 0 the left sample itself is returned, to the bit, even where the right one is no number.
-    blended: Float64 = np.where(weight > 0, values[left] + step * weight, values[left])
-    return blended

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stage1_convert.align.resample import Bool, Float64
 from stage1_convert.config import DataConfig
+from stage1_convert.streams.angles import shortest
+from stage1_convert.streams.arrays import Bool, Float64
 
 # An arm is at rest while no joint turns faster than half a degree per second: above the noise of an encoder, below any
 # motion that somebody meant.
@@ -73,8 +74,7 @@ def at_rest(angles: Float64, fps: int) -> Bool:
     (NaN).
     """
     with np.errstate(invalid="ignore"):  # infinite angles, which are refused where a frame shows them
-        step = np.diff(angles, axis=0)
-        step -= 2 * np.pi * np.round(step / (2 * np.pi))
+        step = shortest(np.diff(angles, axis=0))
     return np.append(np.all(np.abs(step) * fps < REST_RAD_S, axis=1), False)[: len(angles)]
 
 

@@ -9,12 +9,13 @@ from common.cli.command import UserError
 from stage1_convert.align import conventions
 from stage1_convert.align.camera_rate import ImageCounts, count_images
 from stage1_convert.align.episodes import EpisodePlan
-from stage1_convert.align.resample import Float64, interpolate
 from stage1_convert.align.split import Span
-from stage1_convert.config import COMMAND, JOINTS, Config, DataConfig
-from stage1_convert.streams.bad_messages import is_angle, number_faults
-from stage1_convert.streams.clock import Clock, Int64
-from stage1_convert.streams.streams import BagStreams, Stream
+from stage1_convert.config import COMMAND, JOINTS, Config, DataConfig, whole_of
+from stage1_convert.streams.angles import interpolate, is_angle
+from stage1_convert.streams.arrays import Float64, Int64
+from stage1_convert.streams.bad_messages import number_faults
+from stage1_convert.streams.clock import Clock
+from stage1_convert.streams.stream import BagStreams, Stream
 
 
 class StatesActions(NamedTuple):
@@ -39,13 +40,8 @@ def check_numbers(bag_streams: BagStreams, plan: EpisodePlan, config: Config) ->
 
 def joint_angles(bag_streams: BagStreams, config: Config) -> dict[str, Float64]:
     """Return the angles (samples, joints) of each stream of joints, in radians as recorded."""
-    joints = {name: stream for name, stream in bag_streams.streams.items() if is_part_of(JOINTS, name)}
+    joints = {name: stream for name, stream in bag_streams.streams.items() if whole_of(name) == JOINTS}
     return {name: stream.values[:, is_angle(stream.names, config)] for name, stream in joints.items()}
-
-
-def is_part_of(whole: str, stream: str) -> bool:
-    """Tell whether a stream is `whole` or the one of some of its joints, such as joints.finger_joint."""
-    return stream.partition(".")[0] == whole
 
 
 def states_actions(bag_streams: BagStreams, plan: EpisodePlan, span: Span, config: Config) -> StatesActions:
@@ -93,7 +89,7 @@ def _numbers(
     for name, stream in bag_streams.streams.items():
         if stream.names:
             columns = _resampled(name, stream, plan, span, config).T
-            (commands if is_part_of(COMMAND, name) else numbers).update(zip(stream.names, columns, strict=True))
+            (commands if whole_of(name) == COMMAND else numbers).update(zip(stream.names, columns, strict=True))
     return numbers, commands
 
 
@@ -119,7 +115,7 @@ def ages_ms(columns: dict[str, Int64], streams: Iterable[str]) -> dict[str, Floa
 def oldest_age_ms(columns: dict[str, Int64], stream: str) -> Float64:
     """Return how old the samples of every frame (frames,) are; of joints in several streams, the oldest of a frame."""
     streams = [name.removesuffix(".stamp_ns") for name in columns if name.endswith(".stamp_ns")]
-    parts = ages_ms(columns, [name for name in streams if is_part_of(stream, name)])
+    parts = ages_ms(columns, [name for name in streams if whole_of(name) == stream])
     oldest: Float64 = np.maximum.reduce(list(parts.values()))
     return oldest
 

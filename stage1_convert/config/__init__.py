@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import model_validator
 
 from common.cli.config import Section
+from stage1_convert.config.by_stream import ResampleRule, rule_of, time_source_of, whole_of
 from stage1_convert.config.conventions import ConventionsConfig
 from stage1_convert.config.data import DataConfig
 from stage1_convert.config.names import COMMAND, FIELD_PATH, JOINTS, MONO16, UR_JOINTS, Encoding
@@ -19,6 +20,10 @@ __all__ = [
     "ConventionsConfig",
     "DataConfig",
     "Encoding",
+    "ResampleRule",
+    "rule_of",
+    "time_source_of",
+    "whole_of",
 ]
 
 

@@ -23,7 +23,7 @@ from stage1_convert.pipeline.frames import BadImagesError, FrameReader
 from stage1_convert.pipeline.plan_bag import describe_final, open_by_settings, read_and_plan
 from stage1_convert.sources.folder import size_bytes
 from stage1_convert.sources.source import BagInfo, BagPath, BagSource, FetchedBag
-from stage1_convert.streams.streams import BagStreams
+from stage1_convert.streams.stream import BagStreams
 
 SHOWN_GAPS = 5
 TRIED_FRAMES = 30  # until one shows no damaged image

@@ -22,9 +22,10 @@ from stage1_convert.images.shades import Measured
 from stage1_convert.images.video_topic import VideoStream
 from stage1_convert.pipeline.plan_bag import open_by_settings
 from stage1_convert.sources.source import BagPath
-from stage1_convert.streams.clock import Clock, Int64, choose_clock
+from stage1_convert.streams.arrays import Int64
+from stage1_convert.streams.clock import Clock, choose_clock
 from stage1_convert.streams.joint_fields import JOINT_STATE
-from stage1_convert.streams.stream_reader import read_messages
+from stage1_convert.streams.reader import read_messages
 
 
 class JointOrder(NamedTuple):

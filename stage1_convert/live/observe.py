@@ -14,13 +14,13 @@ import numpy.typing as npt
 from common.cli.command import UserError
 from common.lerobot.images import Image
 from stage1_convert.align.camera_rate import mid_window_delay_ns
-from stage1_convert.align.resample import Float64
 from stage1_convert.align.state_action import state_vectors
 from stage1_convert.bags.storage import Bytes
 from stage1_convert.config import Config
 from stage1_convert.live.rules import LiveRules
 from stage1_convert.live.streams import MOST_IMAGES, Camera, Numbers
 from stage1_convert.live.window import Choice, Window
+from stage1_convert.streams.arrays import Float64
 from stage1_convert.streams.topics import TypedTopics, find_topics
 
 

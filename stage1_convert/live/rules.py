@@ -7,12 +7,11 @@ from rosbags.typesys.store import Typestore
 
 from common.cli.command import UserError
 from common.cli.validation import validate
-from stage1_convert.align.state_action import is_part_of
 from stage1_convert.bags.bag import Topic
 from stage1_convert.bags.message_files import MessageFile
 from stage1_convert.bags.message_types import typestore
 from stage1_convert.bags.storage import NO_DEFINITION
-from stage1_convert.config import JOINTS, Config
+from stage1_convert.config import JOINTS, Config, whole_of
 from stage1_convert.dataset.record import BagEntry, ConversionRecord
 
 CAUSAL = ("hold", "in_order")
@@ -53,7 +52,7 @@ class LiveRules(NamedTuple):
 
     def of_stream(self, stream: str) -> tuple[str, str]:
         """Return the rule and the clock of a stream; joints.NAME, where it was none when recorded, follows `joints`."""
-        name = stream if stream in self.resample else stream.partition(".")[0]
+        name = stream if stream in self.resample else whole_of(stream)
         return self.resample[name], self.clock[name]
 
 
@@ -70,7 +69,7 @@ class RobotTopics(NamedTuple):
 
 
 def _is_observed(stream: str, config: Config) -> bool:
-    return is_part_of(JOINTS, stream) or stream in config.data.cameras or stream in config.data.state_fields
+    return whole_of(stream) == JOINTS or stream in config.data.cameras or stream in config.data.state_fields
 
 
 def _source(entry: BagEntry, stream: str) -> str | None:

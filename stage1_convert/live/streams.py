@@ -8,11 +8,10 @@ import numpy as np
 
 from common.cli.command import UserError
 from common.lerobot.images import Image, resize
-from stage1_convert.align.episodes import rule_of
 from stage1_convert.bags.bag import as_user_error
 from stage1_convert.bags.message_types import VIDEO_TYPES
 from stage1_convert.bags.storage import Bytes
-from stage1_convert.config import JOINTS
+from stage1_convert.config import JOINTS, rule_of
 from stage1_convert.images.decode import read_image
 from stage1_convert.images.image import ImageRules
 from stage1_convert.images.video_topic import VideoStream
@@ -40,7 +39,7 @@ class LiveStream:
         """Take the next message of the topic, serialized."""
 
     def _window(self, stream: str, most: int) -> Window:
-        limit_ns = rule_of(stream, self.rules.config.data)[1]
+        limit_ns = rule_of(stream, self.rules.config.data).limit_ns
         return Window(self.rules.of_stream(stream)[0], limit_ns, self.rules.config.data.fps, most)
 
     def _leave_out(self, stream: str, fault: str) -> None:
@@ -90,7 +89,7 @@ class Numbers(LiveStream):
                 self._leave_out(stream, f"its stamp {stamp_ns} ns goes back")
 
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """Return the joints that come together in the messages so far, by the names that align.streams gives such streams."""
+        """Return the joints that come together in the messages so far, by the names of their streams in a dataset."""
         labels = self._fields.labels
         if self.name == JOINTS and len(labels) > self._known_labels:
             self._known_labels = len(labels)

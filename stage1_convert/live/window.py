@@ -1,4 +1,4 @@
-"""The newest samples of one stream, and which of them a tick shows: the rules of stage1_convert/align, tick by tick."""
+"""The newest samples of one stream, and which of them a tick shows: the rules of align.resample, tick by tick."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -8,7 +8,8 @@ import numpy as np
 
 from common.cli.command import UserError
 from common.lerobot.images import Image
-from stage1_convert.align.resample import Float64, hold, in_order_after
+from stage1_convert.align.resample import hold, in_order_after
+from stage1_convert.streams.arrays import Float64
 from stage1_convert.streams.clock import SECOND_NS
 
 

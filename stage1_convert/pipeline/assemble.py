@@ -4,8 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from stage1_convert.align.episodes import rule_of
-from stage1_convert.config import Config, DataConfig
+from stage1_convert.config import Config, DataConfig, rule_of, time_source_of
 from stage1_convert.dataset.record import (
     FORMAT,
     RECORD_PATH,
@@ -103,7 +102,7 @@ def stream_rules(streams: Iterable[str], data: DataConfig) -> dict[str, StreamRu
     found = {}
     for stream in streams:
         rule, limit_ns = rule_of(stream, data)
-        source = data.time_source_by_stream.get(stream, data.time_source)
+        source = time_source_of(stream, data)
         found[stream] = StreamRule(resample=rule, limit_ms=limit_ns / 1e6, time_source=source)
     return found
 

@@ -17,7 +17,7 @@ from stage1_convert.config import DataConfig
 from stage1_convert.images.decode import read_image
 from stage1_convert.images.image import CameraImage, ImageRules
 from stage1_convert.images.video_topic import VideoStream
-from stage1_convert.streams.streams import BagStreams, Stream
+from stage1_convert.streams.stream import BagStreams, Stream
 
 Needed = npt.NDArray[np.bool_ | np.int64]  # (samples,), 0 for those that no frame shows
 Numbered = Iterator[tuple[int, CameraImage | UserError]]  # by sample

@@ -21,7 +21,6 @@ from common.report.formatting import counted
 from common.storage.disk import DiskFullError, free_bytes
 from common.storage.files import sha256
 from stage1_convert.align import state_action
-from stage1_convert.align.resample import Float64
 from stage1_convert.bags.bag import Bag
 from stage1_convert.bags.storage import SIDECARS, storage_files, storage_format
 from stage1_convert.config import Config
@@ -43,8 +42,9 @@ from stage1_convert.pipeline.plan_bag import describe_final, open_by_settings, p
 from stage1_convert.pipeline.progress import Progress
 from stage1_convert.sources.folder import size_bytes
 from stage1_convert.sources.source import BagPath
+from stage1_convert.streams.arrays import Float64
 from stage1_convert.streams.bad_messages import require_few
-from stage1_convert.streams.streams import without
+from stage1_convert.streams.stream import without
 
 BATCH_ROWS = 64
 SMALLEST_SHARE = 1 / 20  # of a bag's bytes: about what raw images take as JPEGs

@@ -20,7 +20,7 @@ from stage1_convert.images.range_use import RangeUse
 from stage1_convert.images.video_topic import FollowsDamageError
 from stage1_convert.pipeline.camera import read_images
 from stage1_convert.streams.bad_messages import BadMessage
-from stage1_convert.streams.streams import BagStreams
+from stage1_convert.streams.stream import BagStreams
 
 
 class BadImagesError(Exception):

@@ -17,9 +17,10 @@ from stage1_convert.config import Config, DataConfig
 from stage1_convert.dataset.record import BadMessageCount, BagEntry, ClockEntry, Gap, LeftOut, MessageCount
 from stage1_convert.images.video_topic import starts_video
 from stage1_convert.sources.source import BagPath
-from stage1_convert.streams.clock import Clock, Int64
-from stage1_convert.streams.stream_reader import read_streams
-from stage1_convert.streams.streams import BagStreams, Stream, subject, with_initial_values
+from stage1_convert.streams.arrays import Int64
+from stage1_convert.streams.clock import Clock
+from stage1_convert.streams.reader import read_streams
+from stage1_convert.streams.stream import BagStreams, Stream, subject, with_initial_values
 
 # Of an episode's frames, and of the images of each episode: more repeated or passed over than that is worth a warning.
 EXCESS_SHARE, EXCESS_IMAGES = 0.02, 2

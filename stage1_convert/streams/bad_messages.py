@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from common.cli.command import UserError
-from stage1_convert.align.resample import Bool, Float64
 from stage1_convert.config import Config
-from stage1_convert.streams.clock import Int64
+from stage1_convert.streams.angles import is_angle
+from stage1_convert.streams.arrays import Float64, Int64
 
 MAX_NUMBER = 1e9  # no force, angle or distance of a robot is larger: such a number is damaged
 MAX_ANGLE_RAD = 1e4  # more than a thousand turns
@@ -40,11 +40,6 @@ def require_few(subject: str, bad: Sequence[BadMessage], looked_at: int) -> None
             f"{MAX_BAD_SHARE:.0%}; data.exclude leaves the bag out. The first one is "
             f"message {first.number} stamped {first.stamp_ns} ns: {first.reason}"
         )
-
-
-def is_angle(names: Sequence[str], config: Config) -> Bool:
-    """Return (names,), which of a stream's numbers are joint angles."""
-    return np.array([name in config.conventions.joint_order for name in names], np.bool_)
 
 
 def number_faults(

@@ -3,11 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from common.cli.command import UserError
-
-Int64 = npt.NDArray[np.int64]
+from stage1_convert.streams.arrays import Int64
 
 SECOND_NS = 1_000_000_000
 # A header clock further than this from the receive clock, or drifting by more than this against it, is another clock:

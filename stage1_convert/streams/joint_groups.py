@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stage1_convert.align.episodes import ResampleRule, rule_of
-from stage1_convert.align.resample import Bool, Float64, interpolate
-from stage1_convert.config import Config
-from stage1_convert.streams.clock import SECOND_NS, Int64
+from stage1_convert.config import Config, ResampleRule, rule_of
+from stage1_convert.streams.angles import interpolate, shortest
+from stage1_convert.streams.arrays import Bool, Float64, Int64
+from stage1_convert.streams.clock import SECOND_NS
 
 MIN_LEAP_RAD = 0.05  # more than the noise of an encoder, whatever the time between two messages
 MIN_LEAPS = 3  # fewer are faults of single messages
@@ -95,11 +95,11 @@ def _leaps(stamps_ns: Int64, angles: Float64, max_speed_rad_s: float) -> Bool:
         with np.errstate(invalid="ignore", over="ignore"):
             far = np.abs(np.diff(column)) > MIN_LEAP_RAD
             middle = np.flatnonzero(far[:-1] & far[1:]) + 1
-            out, back = (_arc(column[middle + step] - column[middle]) for step in (-1, 1))
+            out, back = (np.abs(shortest(column[middle + step] - column[middle])) for step in (-1, 1))
             apart = np.minimum(out, back)
             needed_s = np.minimum(stamps_ns[middle] - stamps_ns[middle - 1], stamps_ns[middle + 1] - stamps_ns[middle])
             fast = apart > np.maximum(MIN_LEAP_RAD, max_speed_rad_s * needed_s / SECOND_NS)
-            agree = _arc(column[middle + 1] - column[middle - 1]) < apart / 4
+            agree = np.abs(shortest(column[middle + 1] - column[middle - 1])) < apart / 4
         found[middle[fast & agree]] = True
     return found
 
@@ -119,7 +119,8 @@ def _different_values(stamps_ns: Int64, angles: Float64, labels: Int64) -> str |
         is_angle = np.ones(angles.shape[1], np.bool_)
         expected = interpolate(stamps_ns[reference], angles[reference], stamps_ns[rows], left, is_angle)
         with np.errstate(invalid="ignore"):
-            apart, moved = _arc(angles[rows] - expected), _arc(angles[after] - angles[before])
+            apart = np.abs(shortest(angles[rows] - expected))
+            moved = np.abs(shortest(angles[after] - angles[before]))
             differs = apart > moved + MIN_LEAP_RAD
         if np.count_nonzero(differs.any(axis=1)) >= MIN_DIFFERENCES:
             return (
@@ -133,9 +134,3 @@ def _counts(sides: Int64) -> tuple[int, int]:
     """Return the numbers of messages of the two commonest sides."""
     counts = [count for _, count in Counter(sides.tolist()).most_common(2)]
     return counts[0], counts[1] if len(counts) > 1 else 0
-
-
-def _arc(difference: Float64) -> Float64:
-    """Return the size of differences of angles along the shortest arc."""
-    arc: Float64 = np.abs(difference - 2 * np.pi * np.round(difference / (2 * np.pi)))
-    return arc

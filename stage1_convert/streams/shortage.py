@@ -6,8 +6,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from common.cli.command import UserError
-from stage1_convert.config import DataConfig
-from stage1_convert.streams.clock import SECOND_NS, Clock, Int64
+from stage1_convert.config import DataConfig, whole_of
+from stage1_convert.streams.arrays import Int64
+from stage1_convert.streams.clock import SECOND_NS, Clock
 
 SPARE = 2.5  # periods of a stream that its limit should allow: one lost message must not end an episode
 MAX_LIMIT_MS = 60_000
@@ -25,7 +26,7 @@ def describe_slow_streams(clocks: Mapping[str, Clock], limits_ns: Mapping[str, i
         f"samples count for {limits_ns[stream] / 1e6:g} ms"
         for stream in slow
     ]
-    wanted = {stream.partition(".")[0]: patient_limit_ms(periods_ns[stream] / 1e6) for stream in slow}
+    wanted = {whole_of(stream): patient_limit_ms(periods_ns[stream] / 1e6) for stream in slow}
     longest = ", ".join(f"{stream}: {limit_ms}" for stream, limit_ms in wanted.items())
     remedy = f"set data.max_age_ms_by_stream={{{longest}}}"
     fps = round(1e9 / max(periods_ns[stream] for stream in slow))

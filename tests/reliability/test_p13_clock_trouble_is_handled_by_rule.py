@@ -17,7 +17,8 @@ from common.cli.config import load
 from stage1_convert.align.episodes import make_plan
 from stage1_convert.align.resample import grid
 from stage1_convert.config import Config
-from stage1_convert.streams.clock import Int64, choose_clock
+from stage1_convert.streams.arrays import Int64
+from stage1_convert.streams.clock import choose_clock
 from tests.reliability.harness import loops
 from tests.stage1_convert.align.test_episodes import planned, steady
 from tests.stage1_convert.conversion import convert_one, jpegs, reason, report, run, sources_of

@@ -8,7 +8,7 @@ import pytest
 
 from stage1_convert.align.camera_rate import ImageCounts, count_images, is_near_fps, mid_window_delay_ns, rate_of
 from stage1_convert.align.resample import Picks, grid, hold, in_order
-from stage1_convert.streams.clock import Int64
+from stage1_convert.streams.arrays import Int64
 
 MS = 1_000_000
 T0 = 1_700_000_000 * 10**9

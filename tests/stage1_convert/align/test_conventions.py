@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from stage1_convert.align import conventions
-from stage1_convert.align.conventions import Float64
+from stage1_convert.streams.arrays import Float64
 
 angles = st.floats(-20, 20, allow_nan=False)
 paths = st.integers(1, 30).flatmap(lambda n: arrays(np.float64, (n, 3), elements=angles))

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stage1_convert.align.resample import RULES, grid, hold, in_order, interpolate, linear, long_pauses, nearest
-from stage1_convert.streams.clock import Int64
+from stage1_convert.align.resample import RULES, grid, hold, in_order, linear, long_pauses, nearest
+from stage1_convert.streams.arrays import Int64
 from tests.stage1_convert.reference import Sample, next_unseen
 
 MS = 1_000_000
@@ -94,23 +94,6 @@ def test_linear_needs_a_sample_on_either_side_within_its_tolerance(
 def test_later_ticks_never_show_earlier_samples(stamps_ns: Int64, limit_ns: int, rule: str) -> None:
     index, _ = RULES[rule](stamps_ns, np.arange(0, 2_000 * MS, 33 * MS), limit_ns)
     assert (np.diff(index) >= 0).all()
-
-
-@given(stamps, st.floats(-3, 3), st.floats(-2, 2))
-def test_interpolation_follows_a_steady_turn_across_pi(stamps_ns: Int64, offset: float, speed: float) -> None:
-    turn = offset + speed * stamps_ns / 1e9
-    angles = np.remainder(turn + np.pi, 2 * np.pi)[:, None] - np.pi
-    ticks_ns = np.arange(stamps_ns[0], stamps_ns[-1] + 1, 7 * MS)
-    index, good = linear(stamps_ns, ticks_ns, 200 * MS)
-    found = interpolate(stamps_ns, angles, ticks_ns, index, np.array([True]))[good, 0]
-    expected = offset + speed * ticks_ns[good] / 1e9
-    np.testing.assert_allclose(np.exp(1j * found), np.exp(1j * expected), atol=1e-9)
-
-
-def test_interpolation_halfway_between_two_angles_beside_pi_is_pi_and_not_zero() -> None:
-    ends_ns, angles = np.array([0, 100 * MS]), np.array([[3.1, -3.1, 1.0], [-3.1, 3.1, 2.0]])
-    found = interpolate(ends_ns, angles, np.array([50 * MS]), np.array([0]), np.full(3, True))
-    np.testing.assert_allclose(found, [[np.pi, -np.pi, 1.5]])
 
 
 def test_the_earlier_of_two_equally_near_samples_is_taken() -> None:

@@ -16,8 +16,8 @@ from stage1_convert.images.image import CameraImage
 from stage1_convert.images.video_topic import FollowsDamageError, starts_video
 from stage1_convert.pipeline.camera import read_images
 from stage1_convert.streams.bad_messages import BadMessage
-from stage1_convert.streams.stream_reader import read_streams
-from stage1_convert.streams.streams import BagStreams, Stream, without
+from stage1_convert.streams.reader import read_streams
+from stage1_convert.streams.stream import BagStreams, Stream, without
 from tests.stage1_convert.images.video import packets, write_video_bag
 from tests.stage1_convert.recording import JPEG_TOPIC, RAW_TOPIC, START_NS, cell, compressed_image, number_in
 

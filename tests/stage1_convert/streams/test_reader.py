@@ -9,8 +9,8 @@ from common.cli.config import load
 from stage1_convert.bags.bag import open_bag
 from stage1_convert.config import Config
 from stage1_convert.images.video_topic import starts_video
-from stage1_convert.streams.stream_reader import read_streams
-from stage1_convert.streams.streams import BagStreams
+from stage1_convert.streams.reader import read_streams
+from stage1_convert.streams.stream import BagStreams
 from tests.stage1_convert.recording import MS, START_NS, TYPES, RecordedMessage, Recording, cell
 
 FLOAT = "std_msgs/msg/Float32"

@@ -7,14 +7,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from common.cli.command import UserError
-from stage1_convert.align.resample import Bool, Float64
 from stage1_convert.bags.bag import Bag
 from stage1_convert.bags.cdr import FieldBatch, FieldReader, empty_batch, stamp_reader
 from stage1_convert.bags.message_types import VIDEO_TYPES
 from stage1_convert.bags.storage import Bytes
-from stage1_convert.config import COMMAND, JOINTS, Config
-from stage1_convert.streams.bad_messages import BadMessage, is_angle, number_faults, require_few
-from stage1_convert.streams.clock import Clock, Int64
+from stage1_convert.config import COMMAND, JOINTS, Config, time_source_of
+from stage1_convert.streams.angles import is_angle
+from stage1_convert.streams.arrays import Bool, Float64, Int64
+from stage1_convert.streams.bad_messages import BadMessage, number_faults, require_few
+from stage1_convert.streams.clock import Clock
 from stage1_convert.streams.joint_fields import JOINT_STATE, TRAJECTORY, check_index
 from stage1_convert.streams.joint_groups import (
     JointGroup,
@@ -24,7 +25,7 @@ from stage1_convert.streams.joint_groups import (
     partly_missing,
 )
 from stage1_convert.streams.shortage import require_commands_at_a_rate
-from stage1_convert.streams.streams import BagStreams, Stream, choose_samples, subject, wanted_clock, with_clock
+from stage1_convert.streams.stream import BagStreams, Stream, choose_samples, subject, with_clock
 from stage1_convert.streams.topics import dimensions, find_topics, split_path, stream_fields
 
 MARKERS = ""  # the name of the stream of data.split_topic
@@ -114,7 +115,7 @@ class StreamReader:
         usable = choose_samples(stream, ~np.isin(numbers, list(faults)))
         if self._fields and self._fields.has_stamp:
             usable = with_clock(name, usable, self._config.data)
-        elif wanted_clock(name, self._config.data) == "header":
+        elif time_source_of(name, self._config.data) == "header":
             raise UserError(
                 f"topic {self.topic}: {self._type} has no stamp; set data.time_source_by_stream.{name}=receive"
             )

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from common.cli.command import UserError
-from stage1_convert.align.resample import Bool, Float64
-from stage1_convert.config import Config, DataConfig
+from stage1_convert.config import Config, DataConfig, time_source_of
+from stage1_convert.streams.arrays import Bool, Float64, Int64
 from stage1_convert.streams.bad_messages import BadMessage
-from stage1_convert.streams.clock import Clock, Int64, choose_clock
+from stage1_convert.streams.clock import Clock, choose_clock
 
 
 class Stream(NamedTuple):
@@ -103,11 +103,6 @@ def with_clock(name: str, stream: Stream, data: DataConfig) -> Stream:
     if not len(stream.numbers):
         return stream
     try:
-        return stream._replace(clock=choose_clock(stream.header_ns, stream.receive_ns, wanted_clock(name, data)))
+        return stream._replace(clock=choose_clock(stream.header_ns, stream.receive_ns, time_source_of(name, data)))
     except UserError as error:
         raise UserError(f"topic {stream.topic}: {error}") from error
-
-
-def wanted_clock(name: str, data: DataConfig) -> str:
-    """Return the time source that the settings name for a stream."""
-    return data.time_source_by_stream.get(name, data.time_source)
