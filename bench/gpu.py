@@ -32,10 +32,9 @@ from common.lerobot.metadata import ACTION, STATE, image_key
 from stage2_train.batches import Batch, BatchOrder, ChunkDataset, load_batches
 from stage2_train.device import set_up_device
 from stage2_train.distributed import World
-from stage2_train.finite_check import FiniteCheck
-from stage2_train.loss_module import LossModule
+from stage2_train.loss import LossModule
 from stage2_train.optimizer import Optimizer
-from stage2_train.step import Stepper
+from stage2_train.step import FiniteCheck, Stepper
 from stage2_train.tracking.averages import Averages
 
 # The defaults of the product, whose settings need pydantic; a test compares them.

@@ -22,10 +22,9 @@ from stage2_train.checkpoints.resume import ResumePoint
 from stage2_train.checkpoints.writer import CheckpointWriter, TrainingStep
 from stage2_train.config import TrainConfig
 from stage2_train.distributed import AsyncFlags, World
-from stage2_train.finite_check import FiniteCheck
-from stage2_train.loss_module import LossModule
+from stage2_train.loss import LossModule
 from stage2_train.optimizer import Optimizer
-from stage2_train.step import Stepper, StepResult
+from stage2_train.step import FiniteCheck, Stepper, StepResult
 from stage2_train.tracking.averages import Averages, Metrics
 from stage2_train.tracking.tracker import Tracker
 from stage2_train.validate import Validation

@@ -12,7 +12,7 @@ from common.lerobot.metadata import Episode
 from stage2_train.batches import FrameStore, episode_rows
 from stage2_train.config import TrainConfig
 from stage2_train.distributed import World
-from stage2_train.loss_module import LossModule
+from stage2_train.loss import LossModule
 
 
 class Validation:

@@ -15,8 +15,7 @@ from common.act import transformer as act
 from common.cli.command import run
 from stage2_train.__main__ import main
 from stage2_train.batches import Batch
-from stage2_train.loss import Loss
-from stage2_train.loss_module import LossModule
+from stage2_train.loss import Loss, LossModule
 
 Draws = dict[str, Any]
 original_drop, original_loss = act.drop, LossModule.loss

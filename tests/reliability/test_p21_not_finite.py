@@ -10,7 +10,7 @@ from torch.amp import GradScaler
 
 from common.cli.command import EXIT_USER, UserError
 from stage2_train.distributed import World
-from stage2_train.finite_check import FiniteCheck
+from stage2_train.step import FiniteCheck
 from stage2_train.train import train
 from tests.reliability.harness import Warm
 from tests.stage2_train.tiny import VALIDATED, finish, start, stderr, tiny_config
