@@ -29,8 +29,8 @@ from stage1_convert.images.rvl import decode_rvl
 DEPTH_HEADER = struct.Struct("<iff")  # of compressed_depth_image_transport: format, then depth_quant_a and _b
 RVL_SIZE = struct.Struct("<II")  # columns and rows, in front of RVL data
 STORED = ("jpeg", "png")  # formats of files that a dataset can hold
-# libjpeg at 1/8 scale reads every bit of the file, and so finds the same damage, but computes one pixel of 64.
-EIGHTH = cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION
+# libjpeg at 1/8 scale and in gray reads every bit of the file, and so finds the same damage, but computes one number of 192.
+EIGHTH = cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION
 BLUE_FIRST = ("bgr8", "bgra8", "8UC3", "8UC4")  # words for OpenCV's order of channels
 DEPTH = ("16UC1", "32FC1")
 OF_16_BITS = ("mono16", "16UC1", "bayer_rggb16", "bayer_bggr16", "bayer_gbrg16", "bayer_grbg16")
