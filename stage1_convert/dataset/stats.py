@@ -53,8 +53,8 @@ def histogram(image: Image) -> Histogram:
     """
     longer = max(image.shape[:2])
     stride = longer // TARGET_PX if longer >= LARGE_PX else 1
-    pixels = image[::stride, ::stride].reshape(-1, 3)
-    return np.stack([np.bincount(channel, minlength=HISTOGRAM[1]) for channel in pixels.T])
+    channels = image[::stride, ::stride].transpose(2, 0, 1).reshape(HISTOGRAM[0], -1)
+    return np.stack([np.bincount(channel, minlength=HISTOGRAM[1]) for channel in channels])
 
 
 def image_stats(counts: Histogram, frames: int) -> Stats:
