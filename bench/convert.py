@@ -7,7 +7,6 @@ Bare coding keeps freed memory from image to image, so that no bar is won by a s
 
 import argparse
 import contextlib
-import ctypes
 import io
 import shutil
 import subprocess
@@ -24,13 +23,13 @@ from bench import bags
 from bench.bars import fresh_cpu_seconds, print_bar, seconds
 from bench.png_pipeline import convert_with_png_files
 from common.lerobot.images import decode_image
+from common.storage.allocator import keep_freed_memory
 from stage1_convert.__main__ import main as convert_main
 
 RESIZED = (240, 320)
 MAX_MB = 400
 SHORT_EPISODES = 300, 90  # frames; of each, LeRobot measures at least 100
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3) of glibc
-KEPT_BYTES, LARGEST_BYTES = 64 << 20, 32 << 20
+KEPT_BYTES = 32 << 20
 PNG_FRAMES = 600  # the pipeline of PNG files takes 0.1 s for each
 SAMPLE_S = 0.05
 
@@ -185,9 +184,7 @@ def encode(images: Sequence[bags.Image], frames: int) -> None:
 def _prepare_bare() -> None:
     """Let bare coding use one thread, and the memory of one image again for the next."""
     cv2.setNumThreads(1)
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-    mallopt(M_MMAP_THRESHOLD, LARGEST_BYTES)
+    keep_freed_memory(KEPT_BYTES)
 
 
 def _arguments(src: Path, out: Path, workers: int, flags: Sequence[str]) -> list[str]:

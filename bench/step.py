@@ -16,8 +16,8 @@ from bench.plain import plain_act, plain_step
 from common.act.config import ActConfig
 from common.act.network import Act
 from common.cli.command import Parser, run
+from common.storage.allocator import keep_freed_memory
 from stage2_train.config import TrainingConfig
-from stage2_train.device import keep_freed_memory
 from stage2_train.loss import act_loss
 from stage2_train.optimizer import Optimizer
 

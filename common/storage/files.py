@@ -27,7 +27,6 @@ from common.storage.disk import full_disk_named, nearest_existing
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
-CHUNK_BYTES = 1 << 20
 log = logging.getLogger(__name__)
 _REPLACED = ".old"  # ends the temporary name of a folder whose name another one is about to take
 _TEMPORARY = re.compile(rf"\.tmp-(?P<name>.+)-(?P<pid>\d+)(?P<replaced>{re.escape(_REPLACED)})?")
@@ -183,11 +182,8 @@ def exclusive_lock(path: Path, what: str) -> Iterator[None]:
 
 def sha256(path: Path) -> str:
     """Return the hex sha256 of a file's content."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def temporary_path(path: Path) -> Path:

@@ -12,6 +12,7 @@ import cv2
 import pyarrow as pa
 
 from common.cli.command import UserError, one_line
+from common.storage.allocator import keep_freed_memory
 from common.storage.files import new_folder, require_ours
 from common.storage.worker import Limits, OutOfMemoryError, map_isolated
 from stage1_convert.bags.storage import limits_for
@@ -23,6 +24,8 @@ from stage1_convert.pipeline.convert_bag import Job, convert_bag
 from stage1_convert.pipeline.progress import Progress
 from stage1_convert.sources.folder import size_bytes
 from stage1_convert.sources.source import BagInfo, BagSource, FetchedBag
+
+KEPT_BYTES = 16 << 20  # several times what an image or a row group takes, and little beside the rest
 
 
 class Options(NamedTuple):
@@ -234,6 +237,7 @@ def _convert(task: _Task) -> BagEntry | UserError:
         return task.refusal.model_copy(update={"bag": name})
     cv2.setNumThreads(1)
     pa.set_cpu_count(1)
+    keep_freed_memory(KEPT_BYTES)
     return convert_bag(task.bag.source, task.number, task.job, task.bag.sums)
 
 
