@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.lerobot.metadata import Feature, arrow_type
+from common.lerobot.values import read_table
 
 # A reader holds a row group in memory, and so does the writer: small ones stay in memory that was touched before, and
 # memory that a process touches for the first time can cost more than all the copying.
@@ -126,7 +127,7 @@ def renumber(source: Path, target: Path, offset: EpisodeOffset) -> None:
 
 def read_columns(path: Path, keys: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     """Return columns of numbers of an episode's file, (rows,) or (rows, dimensions) each."""
-    table = pq.read_table(path, columns=list(keys), partitioning=None)
+    table = read_table(path, keys)
     return {key: _values(table.column(key)) for key in keys}
 
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from common.lerobot.dataset import Dataset
 from common.lerobot.metadata import ACTION, STATE, data_file
-from common.lerobot.values import as_array
+from common.lerobot.values import as_array, read_table
 from common.report.charts import Line, Plot, Span, short, sparkline, timeline
 from common.report.formatting import counted, words
 from common.report.images import PageImage, film
@@ -115,7 +115,7 @@ def _in_bag(report: EpisodeReport, fps: float) -> Plot:
 
 def _curves(report: EpisodeReport, record: ConversionRecord, dataset: Dataset) -> list[Figure]:
     """Draw each dimension of the state above the action of the same name, then the actions that have no state."""
-    table = pq.read_table(dataset.rows_path(dataset.episodes[report.number]), columns=[STATE, ACTION])
+    table = read_table(dataset.rows_path(dataset.episodes[report.number]), [STATE, ACTION])
     columns: dict[str, dict[str, npt.NDArray[np.floating]]] = {}
     for key, kind in ((STATE, "state"), (ACTION, "action")):
         feature = dataset.features[key]

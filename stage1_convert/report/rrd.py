@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from common.cli.command import UserError
 from common.lerobot.dataset import Dataset
 from common.lerobot.metadata import ACTION, STATE
-from common.lerobot.values import as_array
+from common.lerobot.values import as_array, read_table
 from common.report.rrd import jpeg_files, new_recording, part
 from stage1_convert.report.episode import read_sync
 
@@ -23,7 +22,7 @@ def write_recording(path: Path, root: Path, number: int) -> None:
     if not 0 <= number < len(dataset.episodes):
         raise UserError(f"--rerun-episode {number}: the dataset has episodes 0 to {len(dataset.episodes) - 1}")
     episode, sync = dataset.episodes[number], read_sync(dataset, number)
-    rows = pq.read_table(dataset.rows_path(episode), columns=[STATE, ACTION], partitioning=None)
+    rows = read_table(dataset.rows_path(episode), [STATE, ACTION])
     cameras = {camera: f"cameras/{part(camera)}" for camera in dataset.cameras}
     plots = {title: title for title in ("state", "action", "age_ms", "repeated")}
     with new_recording(path, dataset.fps, cameras.values(), plots) as recording:
