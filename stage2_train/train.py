@@ -7,9 +7,10 @@ from pathlib import Path
 
 from common.cli.command import UserError
 from common.lerobot.dataset import Dataset
-from common.lerobot.frame_cache import default_cache_dir, open_frames
+from common.lerobot.frame_cache import open_frames
 from common.lerobot.metadata import Episode
 from common.lerobot.training import require_trainable
+from common.storage.disk import default_cache_dir
 from common.storage.files import locked, remove_stale
 from stage2_train.batches import FrameStore, split_episodes
 from stage2_train.checkpoints.initial import initial_checkpoint

@@ -1,11 +1,13 @@
 """What several test files share: the checkpoint and datasets that LeRobot itself wrote, and a small trained run."""
 
+import atexit
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing import forkserver
@@ -24,6 +26,9 @@ os.environ["OMP_NUM_THREADS"] = (
 )
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under `nohup make test &`; what tests start would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="tests-cache-")  # what tests remember of bags is not the user's
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 MEMORY = Path("/dev/shm")
 if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 << 30:  # where flushing is free; a run writes 3 GB at most

@@ -31,11 +31,6 @@ ABOUT = "about.json"
 log = logging.getLogger(__name__)
 
 
-def default_cache_dir() -> Path:
-    """Return the folder of cached images: $XDG_CACHE_HOME/bag2act, or ~/.cache/bag2act."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bag2act"
-
-
 def cache_bytes(dataset: Dataset) -> int:
     """Return the size of the decoded images of all cameras."""
     return dataset.n_frames * sum(height * width * channels for height, width, channels in dataset.cameras.values())

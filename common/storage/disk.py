@@ -14,6 +14,11 @@ class DiskFullError(UserError):
     """A disk is full; the text names the path and the number of bytes that were free."""
 
 
+def default_cache_dir() -> Path:
+    """Return the user's folder of what can be computed again: $XDG_CACHE_HOME/bag2act, or ~/.cache/bag2act."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "bag2act"
+
+
 def nearest_existing(path: Path) -> Path:
     """Return `path`, or its nearest parent that exists."""
     return next(parent for parent in (path, *path.absolute().parents) if parent.exists())

@@ -71,6 +71,13 @@ def storage_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if is_storage(path.name) and path.is_file())
 
 
+def content_files(bag: Path) -> list[Path]:
+    """Return all files that a bag is read from: storage files with their logs, and metadata.yaml."""
+    files = [*storage_files(bag), *bag.glob("metadata.yaml")] if bag.is_dir() else [bag]
+    logs = [file.with_name(file.name + ending) for file in files for ending in SIDECARS]
+    return files + [log for log in logs if log.is_file() and log.stat().st_size]
+
+
 def storage_format(name: str) -> str:
     """Return the format of a storage file by its name: mcap, sqlite3 or rosbag1."""
     return "mcap" if ".mcap" in name else "sqlite3" if ".db3" in name else "rosbag1"

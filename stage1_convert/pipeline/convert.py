@@ -212,7 +212,8 @@ def _convert_bags(
         return key(bag, sums) in refusals or (job.cache / key(bag, sums)).exists()
 
     def task(number: int, bag: FetchedBag) -> _Task:
-        return _Task(bag, number, job, refusals.get(key(bag.source.name, bag.sums)) if bag.sums else None)
+        known = None if bag.is_here or not bag.sums else refusals.get(key(bag.source.name, bag.sums))
+        return _Task(bag, number, job, known)
 
     with contextlib.closing(source.fetch(bags, is_done)) as fetched:
         tasks, pending = itertools.tee(itertools.starmap(task, enumerate(fetched)))

@@ -22,7 +22,7 @@ from common.storage.disk import DiskFullError, free_bytes
 from common.storage.files import sha256
 from stage1_convert.align import state_action
 from stage1_convert.bags.bag import Bag
-from stage1_convert.bags.storage import SIDECARS, storage_files, storage_format
+from stage1_convert.bags.storage import content_files, storage_format
 from stage1_convert.config import Config
 from stage1_convert.dataset.episode_file import GROUP_BYTES, EpisodeWriter, data_schema
 from stage1_convert.dataset.image_column import ImageColumnWriter, StoredImage
@@ -120,11 +120,8 @@ def _require_space(source: BagPath, cache: Path) -> None:
 
 
 def _checksums(path: Path) -> dict[str, str]:
-    files = [*storage_files(path), *path.glob("metadata.yaml")] if path.is_dir() else [path]
-    logs = [file.with_name(file.name + ending) for file in files for ending in SIDECARS]
     try:
-        files += [log for log in logs if log.is_file() and log.stat().st_size]
-        return {file.name: sha256(file) for file in files}
+        return {file.name: sha256(file) for file in content_files(path)}
     except OSError as error:
         raise UserError(
             f"cannot be read: {one_line(error)}; make it readable, or leave it out by data.exclude"

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from common.cli.command import UserError, one_line
 from common.storage.disk import require_free
@@ -32,6 +32,7 @@ from stage1_convert.sources.checksum_cache import ChecksumCache
 from stage1_convert.sources.source import BagInfo, BagPath, FetchedBag, IsDone
 
 DEFAULT_FOLDER = "/data/rosbags"
+CHECKSUMS = ".sums.jsonl"
 AHEAD = 2  # bags that are downloaded before they are asked for
 
 
@@ -50,7 +51,7 @@ class AzureBags:
             odd = describe_oddities(environment)
             raise DeniedError(f"{error}; {odd}" if odd else str(error)) from error
         self._blobs = group_bags(_with_own_name(blobs, address))
-        self._checksums = ChecksumCache(self.root, address)
+        self._address, self._checksums = address, _open_checksums(self.root)
         self.bags = [BagInfo(name, sum(blob.size_bytes for blob in blobs)) for name, blobs in self._blobs.items()]
         if not self.bags:
             raise UserError(f"no bag in {address}: expected folders with metadata.yaml, or .mcap, .db3, .bag blobs")
@@ -93,7 +94,7 @@ class AzureBags:
         """Delete what was downloaded of a bag, unless downloads are kept, and remember its checksums."""
         blobs = self._blobs[bag.name]
         if sums is not None:
-            self._checksums.put(blobs, sums)
+            self._checksums.put(*self._version(blobs), sums)
         if self._keep:
             return
         for target in (self.root / blob.path for blob in blobs):
@@ -113,8 +114,13 @@ class AzureBags:
 
     def _sums_if_done(self, bag: BagInfo, is_done: IsDone) -> Mapping[str, str] | None:
         """Return the checksums of a bag that would have to be downloaded, and is not because they suffice."""
-        sums = self._checksums.get(self._blobs[bag.name]) if self.missing_bytes([bag]) else None
+        sums = self._checksums.get(*self._version(self._blobs[bag.name])) if self.missing_bytes([bag]) else None
         return sums if sums and is_done(bag.name, sums) else None
+
+    def _version(self, blobs: Sequence[Blob]) -> tuple[list[str], list[Any]]:
+        """Return what tells a bag from all others, and what tells its versions apart: the service knows no sha256."""
+        names = [self._address.account, self._address.container, *(blob.name for blob in blobs)]
+        return names, [(blob.size_bytes, blob.etag, blob.md5.hex() if blob.md5 else "") for blob in blobs]
 
     def _has_room(self, bag: BagInfo, coming: Collection["_Coming"]) -> bool:
         """Return whether the disk has room for a bag beside those that come before it; raises UserError when it never has."""
@@ -138,7 +144,7 @@ class AzureBags:
             if not self._can_read_others(bag):
                 raise
             return FetchedBag(source, fault=one_line(error))
-        return FetchedBag(source, sums)
+        return FetchedBag(source, sums, is_here=sums is None)
 
     def _can_read_others(self, bag: BagInfo) -> bool:
         """Return whether the credentials read a blob of some other bag: then access to one blob is denied."""
@@ -159,6 +165,14 @@ class _Coming(NamedTuple):
     bag: BagInfo
     sums: Mapping[str, str] | None
     fetched: Future[FetchedBag]
+
+
+def _open_checksums(root: Path) -> ChecksumCache:
+    """Return the checksums of what was downloaded into `root`, which a line of a file there remembers for each bag."""
+    path = root / CHECKSUMS
+    if path.is_symlink():
+        raise UserError(f"{path} is a link, and downloads do not follow links; remove it")
+    return ChecksumCache(path)
 
 
 def group_bags(blobs: Iterable[Blob]) -> dict[str, list[Blob]]:

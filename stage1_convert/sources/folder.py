@@ -5,12 +5,17 @@ import shutil
 import tempfile
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from common.cli.command import UserError
-from stage1_convert.bags.storage import is_storage, storage_files
+from common.storage.disk import default_cache_dir
+from stage1_convert.bags.storage import content_files, is_storage, storage_files
+from stage1_convert.sources.checksum_cache import ChecksumCache
 from stage1_convert.sources.join import describe_parallel, join_parallel
 from stage1_convert.sources.source import BagInfo, BagPath, FetchedBag, IsDone
 from stage1_convert.sources.split_files import is_one_recording
+
+CHECKSUMS = "checksums.jsonl"
 
 
 class LocalBags:
@@ -24,6 +29,8 @@ class LocalBags:
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             bags = join_parallel(bags, folder)
         self._found = {source.name: source for source in bags}
+        self._checksums = ChecksumCache(default_cache_dir() / CHECKSUMS)
+        self._versions: dict[str, list[Any]] = {}
         self.bags = [BagInfo(source.name, size_bytes(source.path)) for source in self._found.values()]
 
     def missing_bytes(self, _bags: Sequence[BagInfo]) -> int:
@@ -31,16 +38,21 @@ class LocalBags:
         return 0
 
     def fetch(self, bags: Sequence[BagInfo], _is_done: IsDone) -> Generator[FetchedBag, None, None]:
-        """Yield the bags."""
+        """Yield the bags, with the sha256 of those that have not changed since a run read them."""
         for bag in bags:
-            yield FetchedBag(self._found[bag.name])
+            source = self._found[bag.name]
+            version = self._versions[bag.name] = _version(source.path)
+            yield FetchedBag(source, self._checksums.get(_id(source.path), version))
 
     def hint(self, refused: Collection[str]) -> str:
         """Return that some of the refused bags belong together; "" when none do."""
         return describe_parallel([self._found[name] for name in refused]) if len(refused) > 1 else ""
 
     def release(self, bag: BagPath, sums: Mapping[str, str] | None) -> None:
-        """Do nothing: the bag is the user's."""
+        """Remember the sha256 of a bag, unless it changed meanwhile."""
+        version = self._versions.pop(bag.name, [])
+        if sums and version and version == _version(bag.path):
+            self._checksums.put(_id(bag.path), version, sums)
 
 
 def find_bags(src: Path) -> list[BagPath]:
@@ -66,6 +78,22 @@ def find_bags(src: Path) -> list[BagPath]:
 def size_bytes(bag: Path) -> int:
     """Return the total size of a bag's files."""
     return sum(file.stat().st_size for file in (bag.iterdir() if bag.is_dir() else [bag]) if file.is_file())
+
+
+def _id(bag: Path) -> list[str]:
+    return [str(bag.resolve())]
+
+
+def _version(bag: Path) -> list[Any]:
+    """Return what changes with every change of a bag's files; empty when they cannot be looked at.
+
+    No tool sets the time of a change of the inode (ctime) back, as copying and touching do with that of the content.
+    """
+    try:
+        states = [(file.name, file.stat()) for file in content_files(bag)]
+    except OSError:
+        return []
+    return [(name, state.st_size, state.st_mtime_ns, state.st_ctime_ns) for name, state in states]
 
 
 def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:

@@ -22,13 +22,14 @@ class BagInfo(NamedTuple):
 class FetchedBag(NamedTuple):
     """A bag whose turn has come.
 
-    It is on this disk, unless `fault` says why it cannot be fetched, or `sums`, the sha256 of its files by name, are known
-    and the caller said that they suffice.
+    `sums` are the sha256 of its files by name where they are known. It is on this disk, unless `fault` says why it cannot be
+    fetched, or the caller said that its sums suffice: then `is_here` is false.
     """
 
     source: BagPath
     sums: Mapping[str, str] | None = None
     fault: str | None = None
+    is_here: bool = True
 
 
 IsDone = Callable[[str, Mapping[str, str]], bool]

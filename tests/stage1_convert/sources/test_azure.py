@@ -17,10 +17,8 @@ from common.cli.command import STOPPED, TransientError, UserError
 from common.cli.config import load
 from stage1_convert.config import Config
 from stage1_convert.pipeline.convert import Options, RefusedError, Summary, convert
-from stage1_convert.sources.azure import AHEAD, AzureBags, group_bags
-from stage1_convert.sources.azure_client import ATTEMPTS, Blob, parse_address
-from stage1_convert.sources.checksum_cache import NAME as CHECKSUMS
-from stage1_convert.sources.checksum_cache import ChecksumCache
+from stage1_convert.sources.azure import AHEAD, CHECKSUMS, AzureBags, group_bags
+from stage1_convert.sources.azure_client import ATTEMPTS, Blob
 from stage1_convert.sources.folder import LocalBags, find_bags
 from tests import azurite
 from tests.azurite import environment
@@ -79,7 +77,7 @@ def test_bags_are_deleted_after_their_conversion_so_that_the_disk_holds_few_at_a
     (tmp_path / "mine.mcap").write_bytes(b"my own")
     found = AzureBags(f"azure://{azurite.ACCOUNT}/datasets/{prefix}", False, environment(service.port, tmp_path))
     most = 0
-    for source, _, _ in found.fetch(found.bags):
+    for source, *_ in found.fetch(found.bags):
         most = max(most, sum(1 for _ in tmp_path.rglob("*.mcap")) - 1)
         assert source.path.exists()
         found.release(source, None)
@@ -334,19 +332,6 @@ def test_a_refused_bag_is_downloaded_again_only_when_its_reason_may_have_passed(
         cell(seconds=0.8, seed=1).write(tmp_path / "mended" / "blind")
         put(service, "refused", tmp_path / "mended")
         assert [bag for bag, _ in converted(src, gate, here, out).refused] == ["no_table.db3"]
-
-
-def test_the_checksums_of_bags_take_as_many_lines_as_there_are_bags(tmp_path: Path) -> None:
-    address = parse_address(f"azure://{azurite.ACCOUNT}/c", {})
-    one, other = (Blob(f"{name}/a.mcap", f"{name}/a.mcap", 1, "first", None) for name in ("one", "other"))
-    ChecksumCache(tmp_path, address).put([other], {"a.mcap": "of other"})
-    for version in range(9):
-        ChecksumCache(tmp_path, address).put([one._replace(etag=str(version))], {"a.mcap": f"of {version}"})
-        assert (tmp_path / CHECKSUMS).read_bytes().count(b"[") <= 5
-    known = ChecksumCache(tmp_path, address)
-    assert known.get([one._replace(etag="8")]) == {"a.mcap": "of 8"}
-    assert known.get([one._replace(etag="7")]) is None
-    assert known.get([other]) == {"a.mcap": "of other"}
 
 
 @pytest.fixture(scope="module")
