@@ -28,12 +28,10 @@ def column_stats(values: npt.NDArray[Any]) -> Stats:
 
     The standard deviation is that of the population; quantiles are interpolated linearly, numpy's default.
     """
-    columns = [column.astype(np.float64) for column in values.reshape(len(values), -1).T]
-    stats: Stats = {name: [float(getattr(column, name)()) for column in columns] for name in NAMES[:4]}
+    columns = values.reshape(len(values), -1).T.astype(np.float64, order="C")
+    stats: Stats = {name: getattr(columns, name)(axis=1).tolist() for name in NAMES[:4]}
     stats["count"] = [len(values)]
-    for name, q in QUANTILES.items():
-        stats[name] = [float(np.quantile(column, q)) for column in columns]
-    return stats
+    return stats | dict(zip(QUANTILES, np.quantile(columns, list(QUANTILES.values()), axis=1).tolist(), strict=True))
 
 
 def sample_frames(length: int) -> npt.NDArray[np.int64]:
