@@ -1,9 +1,10 @@
-"""Free space of a disk, and a full one named by its path."""
+"""Free space of a disk, a full one named by its path, and the folder of what can be computed again."""
 
 import contextlib
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +16,13 @@ class DiskFullError(UserError):
 
 
 def default_cache_dir() -> Path:
-    """Return the user's folder of what can be computed again: $XDG_CACHE_HOME/bag2act, or ~/.cache/bag2act."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "bag2act"
+    """Return the user's folder of what can be computed again: $XDG_CACHE_HOME/bag2act, or ~/.cache/bag2act.
+
+    A user without a home, as containers have them, gets one below the folder of temporary files.
+    """
+    home = os.path.expanduser("~")  # noqa: PTH111  Path raises where there is none
+    parent = Path(home, ".cache") if home != "~" else Path(tempfile.gettempdir())
+    return Path(os.environ.get("XDG_CACHE_HOME") or parent) / "bag2act"
 
 
 def nearest_existing(path: Path) -> Path:
