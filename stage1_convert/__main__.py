@@ -55,7 +55,7 @@ def _merge(args: argparse.Namespace) -> Summary:
     _require(args, "merge", "out")
     if args.src:
         raise UserError("command line: --merge takes shards and no --src")
-    return merge(args.merge, args.out)
+    return merge(args.merge, args.out, args.workers)
 
 
 def _convert(args: argparse.Namespace, config: Config) -> Summary:

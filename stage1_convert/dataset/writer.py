@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,10 +25,12 @@ from common.lerobot.metadata import (
     read_episodes,
 )
 from common.storage.files import sync, temporary_path, write_json
+from common.storage.worker import Limits, map_isolated
 from stage1_convert.dataset.episode_file import EpisodeOffset, read_columns, read_offset, renumber
 from stage1_convert.dataset.record import SYNC_PATH
 from stage1_convert.dataset.stats import NAMES, Stats, column_stats, pooled
 
+RENUMBER_BYTES, RENUMBER_S = 2 << 30, 24 * 3600.0  # limits of a process; it holds one row group
 GROUP_EPISODES = 1000  # rows of meta/episodes are written so many at a time
 
 
@@ -44,8 +46,20 @@ class EpisodeFiles(NamedTuple):
     image_stats: dict[str, Stats]
 
 
+class _PlacedEpisode(NamedTuple):
+    """An episode and its place in the dataset."""
+
+    files: EpisodeFiles
+    offset: EpisodeOffset
+    length: int
+    task: str
+
+
 class DatasetWriter:
-    """Writes the episodes it is given, in order, and the metadata below `root`."""
+    """Writes the episodes it is given, in order, and the metadata below `root`.
+
+    `add` only gives an episode its place. All of them are written at the end, their rows renumbered by several processes.
+    """
 
     def __init__(self, root: Path, features: dict[str, Feature], fps: int, robot_type: str) -> None:
         self._root, self._features, self._fps, self._robot_type = root, features, fps, robot_type
@@ -53,62 +67,67 @@ class DatasetWriter:
         images = {key for key, feature in features.items() if feature.dtype in IMAGE_DTYPES}
         self._columns: dict[str, list[npt.NDArray[Any]]] = {key: [] for key in features if key not in images}
         self._image_stats: dict[str, list[Stats]] = {key: [] for key in features if key in images}
-        self._episodes = _EpisodesFile(root / EPISODES_PATH.format(chunk_index=0, file_index=0))
-        self.n_episodes = self.n_frames = 0
+        self._placed: list[_PlacedEpisode] = []
+        self.n_frames = 0
 
-    def add(self, files: EpisodeFiles, task: str) -> int:
-        """Append an episode and return its number."""
+    @property
+    def n_episodes(self) -> int:
+        """Number of episodes so far."""
+        return len(self._placed)
+
+    def add(self, files: EpisodeFiles, length: int, task: str) -> int:
+        """Append an episode of `length` frames and return its number."""
         offset = EpisodeOffset(self.n_episodes, self.n_frames, self._tasks.setdefault(task, len(self._tasks)))
-        columns = read_columns(self._place(files, offset), list(self._columns))
-        found = {IMAGES + camera: stats for camera, stats in files.image_stats.items()}
-        for key, stats in found.items():
-            self._image_stats[key].append(stats)
-        for key, values in columns.items():
-            self._columns[key].append(values)
-            found[key] = column_stats(values)
-        length = len(columns["index"])
-        self._episodes.add(self._describe_episode(offset, length, task, found))
-        self.n_episodes, self.n_frames = self.n_episodes + 1, self.n_frames + length
+        self._placed.append(_PlacedEpisode(files, offset, length, task))
+        self.n_frames += length
         return offset.episode_index
 
-    def finish(self) -> None:
-        """Write meta/: info.json, stats.json, tasks.parquet and episodes."""
+    def finish(self, workers: int) -> None:
+        """Write the episodes and meta/: info.json, stats.json, tasks.parquet and episodes."""
+        self._write_rows(workers)
+        episodes = _EpisodesFile(self._root / EPISODES_PATH.format(chunk_index=0, file_index=0))
+        for episode in self._placed:
+            episodes.add(self._write(episode))
+        episodes.close()
         meta, totals = self._root / "meta", (self.n_episodes, self.n_frames, len(self._tasks))
-        self._episodes.close()
         write_json(meta / "info.json", describe_info(self._features, self._fps, self._robot_type, totals))
         stats = {key: pooled(parts) for key, parts in self._image_stats.items()}
         stats |= {key: column_stats(np.concatenate(parts)) for key, parts in self._columns.items()}
         write_json(meta / "stats.json", {key: stats[key] for key in self._features})
         pq.write_table(task_table(self._tasks), meta / "tasks.parquet")
 
-    def _place(self, files: EpisodeFiles, offset: EpisodeOffset) -> Path:
-        """Link the files of an episode under their names in the dataset, its rows renumbered if need be; return the rows.
+    def _write_rows(self, workers: int) -> None:
+        """Write the rows of all episodes under their numbers; a file that was converted once may be several episodes."""
+        uses: dict[Path, list[tuple[EpisodeOffset, Path]]] = {}
+        for files, offset, _, _ in self._placed:
+            uses.setdefault(files.rows, []).append((offset, self._rows_path(offset)))
+        limits = Limits(RENUMBER_BYTES, RENUMBER_S)
+        tasks = uses.items()
+        results = (
+            map_isolated(_place_rows, tasks, workers, lambda _: limits) if workers > 0 else map(_place_rows, tasks)
+        )
+        for result in results:
+            if result is not None:
+                raise result
 
-        Renumbered rows replace those they were made from, so that they take room on the disk once.
-        """
+    def _rows_path(self, offset: EpisodeOffset) -> Path:
+        chunk, file = data_file(offset.episode_index)
+        return self._root / DATA_PATH.format(chunk_index=chunk, file_index=file)
+
+    def _write(self, episode: _PlacedEpisode) -> dict[str, Any]:
+        """Link the other files of an episode under their names in the dataset, and return its row of meta/episodes."""
+        files, offset, length, task = episode
         chunk, file = data_file(offset.episode_index)
         place = {"chunk_index": chunk, "file_index": file}
-        if read_offset(files.rows) != offset:
-            renumbered = temporary_path(files.rows)
-            try:
-                renumber(files.rows, renumbered, offset)
-                sync(renumbered)
-                renumbered.replace(files.rows)
-            finally:
-                renumbered.unlink(missing_ok=True)
-        rows = self._root / DATA_PATH.format(**place)
-        link(files.rows, rows)
         link(files.sync, self._root / SYNC_PATH.format(**place))
         for camera, video in files.videos.items():
             link(video, self._root / VIDEO_PATH.format(video_key=IMAGES + camera, **place))
-        return rows
-
-    def _describe_episode(
-        self, offset: EpisodeOffset, length: int, task: str, stats: Mapping[str, Stats]
-    ) -> dict[str, Any]:
-        """Return the episode's row of meta/episodes."""
-        chunk, file = data_file(offset.episode_index)
-        place = {"chunk_index": chunk, "file_index": file}
+        stats = {IMAGES + camera: stats for camera, stats in files.image_stats.items()}
+        for key, found in stats.items():
+            self._image_stats[key].append(found)
+        for key, values in read_columns(self._rows_path(offset), list(self._columns)).items():
+            self._columns[key].append(values)
+            stats[key] = column_stats(values)
         row = {"episode_index": offset.episode_index, "tasks": [task], "length": length}
         row |= {f"data/{name}": value for name, value in place.items()}
         row |= {"dataset_from_index": offset.first_index, "dataset_to_index": offset.first_index + length}
@@ -119,6 +138,24 @@ class DatasetWriter:
         for key in self._features:
             row |= {f"stats/{key}/{name}": value for name, value in stats[key].items()}
         return {**row, "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
+
+
+def _place_rows(task: tuple[Path, Sequence[tuple[EpisodeOffset, Path]]]) -> None:
+    """Link a file of rows under other paths, renumbered if need be.
+
+    Renumbered rows replace those they were made from, so that they take room on the disk once.
+    """
+    rows, uses = task
+    for offset, target in uses:
+        if read_offset(rows) != offset:
+            renumbered = temporary_path(rows)
+            try:
+                renumber(rows, renumbered, offset)
+                sync(renumbered)
+                renumbered.replace(rows)
+            finally:
+                renumbered.unlink(missing_ok=True)
+        link(rows, target)
 
 
 class _EpisodesFile:

@@ -72,20 +72,20 @@ class Assembly:
         task, success = task_of(entry.bag, known.custom_data, config), success_of(known.custom_data, config)
         episodes = []
         for number, episode in enumerate(known.episodes):
-            index = self._writer.add(converted.files(folder, number), task)
+            index = self._writer.add(converted.files(folder, number), episode.frames, task)
             episodes.append(episode.model_copy(update={"episode_index": index}))
         placed = {"bag": entry.bag, "warnings": warnings, "task": task, "success": success, "episodes": episodes}
         self.bags.append(known.model_copy(update=placed))
 
-    def finish(self, settings: ConversionSettings) -> None:
-        """Write meta/ with the record, the page and the card; of a shard without an episode only the record, for a merge."""
+    def finish(self, settings: ConversionSettings, workers: int) -> None:
+        """Write the dataset, its record, page and card; of a shard without an episode only the record, for a merge."""
         names = [name for bag in self.bags for name in bag.clock]  # those of joints in messages of their own, too
         streams = stream_rules([*self._config.streams, *names], self._config.data)
         record = ConversionRecord(**dict(settings) | {"streams": streams}, bags=self.bags)
         (self._root / RECORD_PATH).parent.mkdir(exist_ok=True)
         write_record(self._root / RECORD_PATH, record)
         if self._writer is not None:
-            self._writer.finish()
+            self._writer.finish(workers)
             write_page(self._root)
             write_card(self._root)
 

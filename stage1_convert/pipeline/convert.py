@@ -103,7 +103,7 @@ def convert(source: BagSource, out: Path, config: Config, options: Options) -> S
             summary = summarize(assembly, reused)
             summary = summary._replace(hint=source.hint([bag for bag, _ in summary.refused]))
             _require_enough(summary, out, options)
-            assembly.finish(conversion_settings(config, options.trust_images))
+            assembly.finish(conversion_settings(config, options.trust_images), options.workers)
     return summary
 
 

@@ -18,8 +18,8 @@ OTHER_TOOL = (
 )
 
 
-def merge(shards: Sequence[Path], out: Path) -> Summary:
-    """Join `shards` into a dataset that takes the name `out` when it is complete.
+def merge(shards: Sequence[Path], out: Path, workers: int = 0) -> Summary:
+    """Join `shards` into a dataset that takes the name `out` when it is complete, by so many processes besides this one.
 
     Raises UserError when one of them is no shard of the same conversion as the first, or is damaged.
     """
@@ -41,7 +41,7 @@ def merge(shards: Sequence[Path], out: Path) -> Summary:
                 assembly.add(bag)
             summary = summarize(assembly, 0)
             require_episodes(summary)
-            assembly.finish(records[0].settings)  # with the versions that made the rows, whoever merges them
+            assembly.finish(records[0].settings, workers)  # with the versions that made the rows, whoever merges them
     return summary
 
 
