@@ -2,14 +2,16 @@
 
 import contextlib
 import os
+import pwd
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from common.cli.command import UserError
-from common.storage.disk import require_free
+from common.storage.disk import default_cache_dir, require_free
 from common.storage.files import (
     MANIFEST,
     atomic_path,
@@ -132,3 +134,17 @@ def test_a_damaged_json_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(UserError, match=r"x\.json cannot be read as JSON"):
         read_json(tmp_path / "x.json")
+
+
+def test_a_user_without_a_home_has_a_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in a container that runs under a number which no password file knows."""
+
+    def unknown(_uid: int) -> None:
+        raise KeyError
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_cache_dir() == tmp_path / ".cache" / "bag2act"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert default_cache_dir() == Path(tempfile.gettempdir()) / "bag2act"
