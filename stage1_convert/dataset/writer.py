@@ -58,7 +58,8 @@ class _PlacedEpisode(NamedTuple):
 class DatasetWriter:
     """Writes the episodes it is given, in order, and the metadata below `root`.
 
-    `add` only gives an episode its place. All of them are written at the end, their rows renumbered by several processes.
+    `add` only gives an episode its place. All of them are written at the end, by several processes where their rows have
+    to be renumbered.
     """
 
     def __init__(self, root: Path, features: dict[str, Feature], fps: int, robot_type: str) -> None:
@@ -101,14 +102,14 @@ class DatasetWriter:
         uses: dict[Path, list[tuple[EpisodeOffset, Path]]] = {}
         for files, offset, _, _ in self._placed:
             uses.setdefault(files.rows, []).append((offset, self._rows_path(offset)))
-        limits = Limits(RENUMBER_BYTES, RENUMBER_S)
-        tasks = uses.items()
-        results = (
-            map_isolated(_place_rows, tasks, workers, lambda _: limits) if workers > 0 else map(_place_rows, tasks)
-        )
-        for result in results:
-            if result is not None:
-                raise result
+        if min(workers, len(uses)) > 1:
+            limits = Limits(RENUMBER_BYTES, RENUMBER_S)
+            for refusal in map_isolated(_place_rows, uses.items(), workers, lambda _: limits):
+                if refusal is not None:
+                    raise refusal
+        else:
+            for use in uses.items():
+                _place_rows(use)
 
     def _rows_path(self, offset: EpisodeOffset) -> Path:
         chunk, file = data_file(offset.episode_index)
@@ -145,6 +146,7 @@ def _place_rows(task: tuple[Path, Sequence[tuple[EpisodeOffset, Path]]]) -> None
 
     Renumbered rows replace those they were made from, so that they take room on the disk once.
     """
+    pa.set_cpu_count(1)  # there are several of these processes
     rows, uses = task
     for offset, target in uses:
         if read_offset(rows) != offset:

@@ -163,10 +163,13 @@ def test_episodes_that_are_not_there_are_named(bags: Path, tmp_path: Path) -> No
 
 
 def test_the_same_recording_under_two_names_is_reported(bags: Path, tmp_path: Path) -> None:
-    src = copied(bags, tmp_path / "src", "a")
+    src = copied(bags, tmp_path / "src", "a", "c")
     shutil.copytree(bags / "a", src / "again")
-    run(src, tmp_path / "out")
-    first, second = report(tmp_path / "out")["bags"]
+    run(src, tmp_path / "out", workers=2)
+    first, second, _ = report(tmp_path / "out")["bags"]
+    found = rows(tmp_path / "out")
+    assert found["index"].tolist() == list(range(len(found)))
+    assert found["episode_index"].drop_duplicates().tolist() == [0, 1, 2]
     assert (first["warnings"], second["key"]) == ([], first["key"])
     assert second["warnings"] == ["holds the same recording as bag a: its episodes are in the dataset twice"]
     shutil.rmtree(src / "a")
