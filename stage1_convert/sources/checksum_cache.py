@@ -60,9 +60,11 @@ class ChecksumCache:
         for line in lines:
             try:
                 bag, version, sums = json.loads(line)
-                entries.append(_Entry(bag, version, dict(sums)))
-            except (ValueError, TypeError):  # empty, or cut off by a kill
+                entry = _Entry(bag, version, dict(sums))
+            except (ValueError, TypeError, RecursionError):  # empty, cut off by a kill, or damaged
                 continue
+            if all(isinstance(text, str) for text in (bag, version, *entry.sums, *entry.sums.values())):
+                entries.append(entry)
         return entries
 
 

@@ -24,11 +24,13 @@ class LocalBags:
     def __init__(self, src: Path, join: bool = False) -> None:
         self.root = src.resolve()
         bags = find_bags(src)
+        self._found = {source.name: source for source in bags}
         if join:
             folder = Path(tempfile.mkdtemp(prefix="join-"))
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
-            bags = join_parallel(bags, folder)
-        self._found = {source.name: source for source in bags}
+            self._found = {source.name: source for source in join_parallel(bags, folder)}
+        # A joined bag is a new folder in every run: what is remembered of it would never be found again.
+        self._lasting = self._found.keys() & {source.name for source in bags}
         self._checksums = ChecksumCache(default_cache_dir() / CHECKSUMS)
         self._versions: dict[str, list[Any]] = {}
         self.bags = [BagInfo(source.name, size_bytes(source.path)) for source in self._found.values()]
@@ -41,8 +43,8 @@ class LocalBags:
         """Yield the bags, with the sha256 of those that have not changed since a run read them."""
         for bag in bags:
             source = self._found[bag.name]
-            version = self._versions[bag.name] = _version(source.path)
-            yield FetchedBag(source, self._checksums.get(_id(source.path), version))
+            version = self._versions[bag.name] = _version(source.path) if bag.name in self._lasting else []
+            yield FetchedBag(source, self._checksums.get(_id(source.path), version) if version else None)
 
     def hint(self, refused: Collection[str]) -> str:
         """Return that some of the refused bags belong together; "" when none do."""
@@ -87,13 +89,14 @@ def _id(bag: Path) -> list[str]:
 def _version(bag: Path) -> list[Any]:
     """Return what changes with every change of a bag's files; empty when they cannot be looked at.
 
-    No tool sets the time of a change of the inode (ctime) back, as copying and touching do with that of the content.
+    No tool sets the time of a change of the inode (ctime) back, as copying and touching do with that of the content. Files
+    that were written in the same tick of the clock have all times in common, and the folder of one can take the other's name.
     """
     try:
         states = [(file.name, file.stat()) for file in content_files(bag)]
     except OSError:
         return []
-    return [(name, state.st_size, state.st_mtime_ns, state.st_ctime_ns) for name, state in states]
+    return [(name, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns) for name, state in states]
 
 
 def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
