@@ -57,11 +57,26 @@ def _jpeg(data: bytes) -> FileHeader:
             raise UserError("the image is damaged: the JPEG has no frame header")
         if marker in FRAME_HEADERS:
             height, width, channels = struct.unpack_from(">HHB", data, offset + 5)
+            _check_sampling(struct.unpack_from("xBx" * channels, data, offset + 10))
             break
         offset += 1 if marker == 0xFF else 2 + length
     if not ends_with_marker(data) and not jpeg.end_of(data):
         raise UserError("the image is damaged: the JPEG is cut off, its end marker is missing")
     return FileHeader(height, width, "jpeg", 8, channels)
+
+
+def _check_sampling(factors: tuple[int, ...]) -> None:
+    """Raise UserError when a channel has to be enlarged by no whole number, which libjpeg finds only where it does so.
+
+    A factor is that of the width, times 16, plus that of the height.
+    """
+    across, down = ({factor >> shift & 15 for factor in factors} - {0} for shift in (4, 0))
+    if any(max(sides) % side for sides in (across, down) for side in sides):
+        found = ", ".join(f"{factor >> 4}x{factor & 15}" for factor in factors)
+        raise UserError(
+            f"a JPEG whose channels are sampled {found} is not supported; supported: factors that divide the largest: "
+            f"{OTHER_TOPIC}"
+        )
 
 
 def ends_with_marker(data: bytes) -> bool:

@@ -1,5 +1,9 @@
 """An image that is only verified, by a decode at 1/8 scale, gets the verdict of a full decode, whatever is damaged."""
 
+import itertools
+import struct
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import pytest
@@ -60,3 +64,30 @@ def test_the_verdict_is_that_of_a_full_decode(kind: str) -> None:
         assert verdict(data, whole=False) == expected, data.hex()
         stored += expected[1] is not None
     assert 0 < stored < number, "the damage must be such that some of the files are sound, and some are not"
+
+
+def blocks(factor: int) -> int:
+    """Return how many blocks of a channel with this sampling factor, width and height in four bits each, are a unit."""
+    return (factor >> 4) * (factor & 15)
+
+
+def without_detail(sampling: Sequence[int]) -> bytes:
+    """Return a gray JPEG of 40x50 pixels whose three channels have these sampling factors, and whose blocks are all empty."""
+    quantization = b"\xff\xdb\x00\x43\x00" + bytes([16] * 64)
+    channels = b"".join(bytes([number, factor, 0]) for number, factor in enumerate(sampling, 1))
+    frame = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, 40, 50, 3) + channels
+    # Each table has one code, of one bit: no change for the first number of a block, the block's end for the others.
+    huffman = b"".join(b"\xff\xc4\x00\x14" + bytes([table, 1, *[0] * 16]) for table in (0x00, 0x10))
+    across, down = (8 * max(factor >> shift & 15 for factor in sampling) for shift in (4, 0))
+    bits = 2 * -(-40 // down) * -(-50 // across) * sum(map(blocks, sampling))
+    scan = b"\xff\xda\x00\x0c\x03\x01\x00\x02\x00\x03\x00\x00\x3f\x00" + bytes(bits // 8)
+    padding = bytes([0xFF >> bits % 8] if bits % 8 else [])
+    return b"\xff\xd8" + quantization + frame + huffman + scan + padding + END
+
+
+def test_channels_of_any_size_have_the_same_verdict() -> None:
+    factors = [16 * across + down for across in range(1, 5) for down in range(1, 5)]
+    legal = [chosen for chosen in itertools.product(factors, repeat=3) if sum(map(blocks, chosen)) <= 10]
+    found = [(verdict(data, True), verdict(data, False)) for data in map(without_detail, legal)]
+    assert all(whole == eighth for whole, eighth in found)
+    assert 0 < sum(file is not None for (_, file), _ in found) < len(found)
