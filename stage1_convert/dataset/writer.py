@@ -1,9 +1,10 @@
 """The writer of LeRobot v3.0 datasets: one data file for each episode, and the metadata."""
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from common.cli.command import UserError, progress
 from common.lerobot.metadata import (
     DATA_PATH,
     EPISODES_PATH,
@@ -53,6 +55,9 @@ class _PlacedEpisode(NamedTuple):
     offset: EpisodeOffset
     length: int
     task: str
+
+
+_Use = tuple[Path, Sequence[tuple[EpisodeOffset, Path]]]  # a file of rows, and the places of all episodes that it is
 
 
 class DatasetWriter:
@@ -102,14 +107,10 @@ class DatasetWriter:
         uses: dict[Path, list[tuple[EpisodeOffset, Path]]] = {}
         for files, offset, _, _ in self._placed:
             uses.setdefault(files.rows, []).append((offset, self._rows_path(offset)))
-        if min(workers, len(uses)) > 1:
-            limits = Limits(RENUMBER_BYTES, RENUMBER_S)
-            for refusal in map_isolated(_place_rows, uses.items(), workers, lambda _: limits):
+        with contextlib.closing(_results(uses.items(), min(workers, len(uses)))) as results:
+            for refusal, use in zip(progress(results, len(uses), "renumber", "file"), uses.values(), strict=True):
                 if refusal is not None:
-                    raise refusal
-        else:
-            for use in uses.items():
-                _place_rows(use)
+                    raise UserError(f"the rows of episode {use[0][0].episode_index} cannot be renumbered: {refusal}")
 
     def _rows_path(self, offset: EpisodeOffset) -> Path:
         chunk, file = data_file(offset.episode_index)
@@ -141,14 +142,20 @@ class DatasetWriter:
         return {**row, "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
 
 
-def _place_rows(task: tuple[Path, Sequence[tuple[EpisodeOffset, Path]]]) -> None:
+def _results(uses: Iterable[_Use], workers: int) -> Generator[UserError | None, None, None]:
+    """Place the rows of every file, by so many processes or by this one alone; yield why not where one cannot be."""
+    limits = Limits(RENUMBER_BYTES, RENUMBER_S)
+    yield from map_isolated(_place_rows, uses, workers, lambda _: limits) if workers > 1 else map(_place_rows, uses)
+
+
+def _place_rows(use: _Use) -> None:
     """Link a file of rows under other paths, renumbered if need be.
 
     Renumbered rows replace those they were made from, so that they take room on the disk once.
     """
     pa.set_cpu_count(1)  # there are several of these processes
-    rows, uses = task
-    for offset, target in uses:
+    rows, places = use
+    for offset, target in places:
         if read_offset(rows) != offset:
             renumbered = temporary_path(rows)
             try:

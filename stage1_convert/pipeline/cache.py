@@ -105,12 +105,16 @@ def locked_cache(out: Path) -> Iterator[Path]:
     remove_stale(folder.parent)
     refusal = f"another conversion to --out {out} is running; wait for it or choose another --out"
     with full_disk_named(out), locked(folder, refusal):
-        remove_stale(folder)
+        for part in (folder, *folder.iterdir()):
+            remove_stale(part)
         try:
             yield folder
         except BaseException as error:
-            for unfinished in folder.glob(".tmp-*"):  # of processes that were stopped
-                shutil.rmtree(unfinished, ignore_errors=True)
+            for unfinished in (*folder.glob(".tmp-*"), *folder.glob("*/.tmp-*")):  # of processes that were stopped
+                if unfinished.is_dir():
+                    shutil.rmtree(unfinished, ignore_errors=True)
+                else:
+                    unfinished.unlink(missing_ok=True)
             if not any(folder.glob(f"*/{RECORD}")):
                 remove_folder(folder)
             elif isinstance(error, DiskFullError):

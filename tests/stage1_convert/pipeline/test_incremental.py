@@ -1,5 +1,6 @@
 """The dataset depends on the bags and the settings, and on nothing else: not on how it was divided, or what was lost."""
 
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -176,6 +177,19 @@ def test_the_same_recording_under_two_names_is_reported(bags: Path, tmp_path: Pa
     run(src, tmp_path / "out")
     run(src, tmp_path / "fresh")
     assert tree(tmp_path / "out") == tree(tmp_path / "fresh")
+
+
+def test_rows_that_a_process_was_renumbering_when_it_was_stopped_take_no_room(tmp_path: Path) -> None:
+    bag = tmp_path / ".out.parts" / "bag"
+    bag.mkdir(parents=True)
+    (bag / cache.RECORD).touch()
+    killed = bag / f".tmp-000.parquet-{2**22 + 1}"  # no process has such a number
+    killed.write_bytes(b"rows")
+    with pytest.raises(KeyboardInterrupt), locked_cache(tmp_path / "out"):
+        assert not killed.exists()
+        (bag / f".tmp-000.parquet-{os.getppid()}").write_bytes(b"rows")
+        raise KeyboardInterrupt
+    assert [path.name for path in bag.iterdir()] == [cache.RECORD]
 
 
 def test_two_conversions_to_one_dataset_cannot_mix(bags: Path, tmp_path: Path) -> None:
