@@ -18,4 +18,4 @@ def keep_freed_memory(limit_bytes: int | None = None) -> None:
             mallopt(M_MMAP_MAX, 0)
         else:
             mallopt(M_MMAP_THRESHOLD, limit_bytes)
-        mallopt(M_TRIM_THRESHOLD, limit_bytes or MOST_BYTES)
+        mallopt(M_TRIM_THRESHOLD, MOST_BYTES if limit_bytes is None else limit_bytes)
