@@ -51,8 +51,10 @@ def map_isolated(
     items; other exceptions, apart from MemoryError, are raised here. Items are taken as late as possible: at most one more
     than there are workers is ahead of the last result. Closing the generator stops every process, and so does the death of
     this one.
+
+    With no `workers`, this process computes everything itself, without limits.
     """
-    if multiprocessing.current_process().daemon:  # a worker itself: it is isolated, and may have no children
+    if workers < 1 or multiprocessing.current_process().daemon:  # a worker is isolated itself, and may have no children
         yield from (_result_or_refusal(function, item) for item in items)
         return
     pool, tasks, results = _Pool(function, workers, limits), enumerate(items), dict[int, R | UserError]()
@@ -71,6 +73,8 @@ def map_isolated(
 def _result_or_refusal(function: Callable[[A], R], item: A) -> R | UserError:
     try:
         return function(item)
+    except DiskFullError:
+        raise
     except UserError as error:
         return error
 

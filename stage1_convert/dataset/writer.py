@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,9 +57,6 @@ class _PlacedEpisode(NamedTuple):
     task: str
 
 
-_Use = tuple[Path, Sequence[tuple[EpisodeOffset, Path]]]  # a file of rows, and the places of all episodes that it is
-
-
 class DatasetWriter:
     """Writes the episodes it is given, in order, and the metadata below `root`.
 
@@ -107,7 +104,9 @@ class DatasetWriter:
         uses: dict[Path, list[tuple[EpisodeOffset, Path]]] = {}
         for files, offset, _, _ in self._placed:
             uses.setdefault(files.rows, []).append((offset, self._rows_path(offset)))
-        with contextlib.closing(_results(uses.items(), min(workers, len(uses)))) as results:
+        limits = Limits(RENUMBER_BYTES, RENUMBER_S)
+        processes = workers if min(workers, len(uses)) > 1 else 0
+        with contextlib.closing(map_isolated(_place_rows, uses.items(), processes, lambda _: limits)) as results:
             for refusal, use in zip(progress(results, len(uses), "renumber", "file"), uses.values(), strict=True):
                 if refusal is not None:
                     raise UserError(f"the rows of episode {use[0][0].episode_index} cannot be renumbered: {refusal}")
@@ -142,14 +141,8 @@ class DatasetWriter:
         return {**row, "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
 
 
-def _results(uses: Iterable[_Use], workers: int) -> Generator[UserError | None, None, None]:
-    """Place the rows of every file, by so many processes or by this one alone; yield why not where one cannot be."""
-    limits = Limits(RENUMBER_BYTES, RENUMBER_S)
-    yield from map_isolated(_place_rows, uses, workers, lambda _: limits) if workers > 1 else map(_place_rows, uses)
-
-
-def _place_rows(use: _Use) -> None:
-    """Link a file of rows under other paths, renumbered if need be.
+def _place_rows(use: tuple[Path, Sequence[tuple[EpisodeOffset, Path]]]) -> None:
+    """Link a file of rows under the path of every episode that it is, renumbered if need be.
 
     Renumbered rows replace those they were made from, so that they take room on the disk once.
     """

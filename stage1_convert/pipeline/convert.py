@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import fnmatch
 import itertools
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -217,16 +217,11 @@ def _convert_bags(
 
     with contextlib.closing(source.fetch(bags, is_done)) as fetched:
         tasks, pending = itertools.tee(itertools.starmap(task, enumerate(fetched)))
-        with contextlib.closing(_results(tasks, min(workers, len(bags)))) as results:
+        with contextlib.closing(map_isolated(_convert, tasks, min(workers, len(bags)), _limits)) as results:
             for result, done in zip(results, pending, strict=True):
                 entry = _refuse(done, result) if isinstance(result, UserError) else result
                 source.release(done.bag.source, entry.sha256 or None)
                 yield entry
-
-
-def _results(tasks: Iterator[_Task], workers: int) -> Generator[BagEntry | UserError, None, None]:
-    """Yield the result of each task, computed by so many processes, or by this one if there are none."""
-    yield from map_isolated(_convert, tasks, workers, _limits) if workers > 0 else map(_convert, tasks)
 
 
 def _convert(task: _Task) -> BagEntry | UserError:
