@@ -52,7 +52,8 @@ def number_faults(
     if not names:
         return {int(number): faults[int(number)] for number in numbers[np.isin(numbers, list(faults))]}
     limits, found = np.where(is_angle(names, config), MAX_ANGLE_RAD, MAX_NUMBER), {}
-    for row in np.flatnonzero(~(np.abs(values) <= limits).all(axis=1)):  # true for NaN, too
+    usable = ((-limits <= values) & (values <= limits)).all(axis=1)  # false for NaN, too; no copy of the values
+    for row in np.flatnonzero(~usable):
         number = int(numbers[row])
         found[number] = faults.get(number) or _out_of_range(values[row], limits, names)
     return found

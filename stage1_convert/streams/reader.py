@@ -137,12 +137,13 @@ class StreamReader:
         self._check_groups([group._replace(rows=group.rows & named) for group in groups.values()])
         streams: dict[str, Stream] = {}
         for group_name, group in groups.items():
-            numbers, header_ns, receive_ns, labels = (column[group.rows] for column in columns)
+            chosen = slice(None) if group.rows.all() else group.rows  # of an hour's messages no copy is made
+            numbers, header_ns, receive_ns, labels = (column[chosen] for column in columns)
             fields = range(values.shape[1] // len(joints))
             kept = [field * len(joints) + joint for field in fields for joint in group.joints]
             number_names = tuple(dimensions(name, config)[column] for column in kept)
-            chosen = values if len(groups) == 1 else values[np.flatnonzero(group.rows)[:, None], kept]
-            stream = self._stream(name, number_names, (numbers, header_ns, receive_ns), chosen)
+            known = values if len(groups) == 1 else values[np.flatnonzero(group.rows)[:, None], kept]
+            stream = self._stream(name, number_names, (numbers, header_ns, receive_ns), known)
             if self._type == TRAJECTORY:
                 require_commands_at_a_rate(self.topic, stream.clock.stamps_ns, config.data.fps)
             self._check_publishers(stream, labels[np.isin(numbers, stream.numbers)])
