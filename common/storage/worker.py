@@ -204,7 +204,7 @@ def _interrupt_deferred() -> Iterator[None]:
 def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
     """Answer items until the connection closes; runs in the worker."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    with contextlib.suppress(EOFError, BrokenPipeError):
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
         while True:
             item, memory_bytes = connection.recv()
             connection.send(_call(function, item, memory_bytes))

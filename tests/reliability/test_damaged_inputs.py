@@ -36,8 +36,10 @@ CHECKPOINT_FILES = (
     "config.json", "train_config.json", "policy_preprocessor.json", "policy_postprocessor.json", "model.safetensors",
 )  # fmt: skip
 # Seeds that once found a bug: statistics that are no numbers, sizes that are none or true, names that do not fit or are
-# none, columns that are not declared, steps without settings, types that are none, a file name that is too long, infinity.
+# none, columns that are not declared, steps without settings, types that are none, a file name that is too long, infinity,
+# layers without number.
 FOUND = {
+    ("checkpoint", "config.json"): (57,),
     ("train", "meta/stats.json"): (1, 9),
     ("train", "meta/info.json"): (93, 111, 129, 147),
     ("finetune", "config.json"): (7, 101, 157),
