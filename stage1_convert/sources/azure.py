@@ -44,7 +44,6 @@ class AzureBags:
         self.root = Path(environment.get("BLOB_DEST_DIR") or DEFAULT_FOLDER).resolve()
         self._keep = keep
         self._stop = threading.Event()
-        self._coming: deque[_Coming] = deque()
         self._client = open_container(address, environment, self._stop)
         try:
             blobs = list_blobs(self._client, address)
@@ -72,7 +71,7 @@ class AzureBags:
         self._remove_stale(bags)
         self._stop.clear()
         threads = ThreadPoolExecutor(1 + AHEAD, "download")
-        waiting, coming = deque(bags), self._coming
+        waiting, coming = deque(bags), deque[_Coming]()
         try:
             while waiting or coming:
                 while waiting and len(coming) <= AHEAD:
@@ -86,14 +85,13 @@ class AzureBags:
         finally:
             self._stop.set()
             threads.shutdown(cancel_futures=True)
-            coming.clear()
 
     def hint(self, refused: Collection[str]) -> str:  # noqa: ARG002
         """Return "": only bags in a folder are joined."""
         return ""
 
     def release(self, bag: BagPath, sums: Mapping[str, str] | None) -> None:
-        """Delete what was downloaded of a bag, unless downloads are kept, and remember its checksums."""
+        """Delete the files that were downloaded of a bag, unless downloads are kept, and remember its checksums."""
         blobs = self._blobs[bag.name]
         if sums is not None:
             self._checksums.put(*self._version(blobs), sums)
@@ -103,12 +101,6 @@ class AzureBags:
             if etag_file(target).exists():  # otherwise it is somebody else's file
                 target.unlink(missing_ok=True)
                 etag_file(target).unlink()
-        needed = {folder for coming in self._coming for folder in Path(self._blobs[coming.bag.name][0].path).parents}
-        for folder in Path(blobs[0].path).parents[:-1]:
-            here = self.root / folder
-            if folder in needed or not here.is_dir() or any(here.iterdir()):  # needed: a thread is about to write there
-                break
-            here.rmdir()
 
     def _remove_stale(self, bags: Iterable[BagInfo]) -> None:
         """Remove the temporary files that a killed run left behind."""
