@@ -215,7 +215,7 @@ def _convert_bags(
         known = None if bag.is_here or not bag.sums else refusals.get(key(bag.source.name, bag.sums))
         return _Task(bag, number, job, known)
 
-    with contextlib.closing(source.fetch(bags, is_done)) as fetched:
+    with contextlib.closing(source), contextlib.closing(source.fetch(bags, is_done)) as fetched:
         tasks, pending = itertools.tee(itertools.starmap(task, enumerate(fetched)))
         with contextlib.closing(map_isolated(_convert, tasks, min(workers, len(bags)), _limits)) as results:
             for result, done in zip(results, pending, strict=True):

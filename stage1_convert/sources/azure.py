@@ -32,7 +32,7 @@ from stage1_convert.sources.checksum_cache import ChecksumCache
 from stage1_convert.sources.source import BagInfo, BagPath, FetchedBag, IsDone
 
 DEFAULT_FOLDER = "/data/rosbags"
-CHECKSUMS = ".sums.jsonl"
+CHECKSUMS = ".sums.json"
 AHEAD = 2  # bags that are downloaded before they are asked for
 
 
@@ -51,7 +51,7 @@ class AzureBags:
             odd = describe_oddities(environment)
             raise DeniedError(f"{error}; {odd}" if odd else str(error)) from error
         self._blobs = group_bags(_with_own_name(blobs, address))
-        self._address, self._checksums = address, _open_checksums(self.root)
+        self._address, self._checksums = address, ChecksumCache(self.root / CHECKSUMS)
         self.bags = [BagInfo(name, sum(blob.size_bytes for blob in blobs)) for name, blobs in self._blobs.items()]
         if not self.bags:
             raise UserError(f"no bag in {address}: expected folders with metadata.yaml, or .mcap, .db3, .bag blobs")
@@ -101,6 +101,10 @@ class AzureBags:
             if etag_file(target).exists():  # otherwise it is somebody else's file
                 target.unlink(missing_ok=True)
                 etag_file(target).unlink()
+
+    def close(self) -> None:
+        """Keep what was learned of the bags for the next run."""
+        self._checksums.save()
 
     def _remove_stale(self, bags: Iterable[BagInfo]) -> None:
         """Remove the temporary files that a killed run left behind."""
@@ -161,14 +165,6 @@ class _Coming(NamedTuple):
     bag: BagInfo
     sums: Mapping[str, str] | None
     fetched: Future[FetchedBag]
-
-
-def _open_checksums(root: Path) -> ChecksumCache:
-    """Return the checksums of what was downloaded into `root`, which a line of a file there remembers for each bag."""
-    path = root / CHECKSUMS
-    if path.is_symlink():
-        raise UserError(f"{path} is a link, and downloads do not follow links; remove it")
-    return ChecksumCache(path)
 
 
 def group_bags(blobs: Iterable[Blob]) -> dict[str, list[Blob]]:

@@ -14,7 +14,7 @@ from stage1_convert.sources.checksum_cache import ChecksumCache
 from stage1_convert.sources.join import describe_parallel, join_parallel
 from stage1_convert.sources.source import BagInfo, BagPath, FetchedBag, IsDone
 
-CHECKSUMS = "checksums.jsonl"
+CHECKSUMS = "checksums.json"
 
 
 class LocalBags:
@@ -54,6 +54,10 @@ class LocalBags:
         version = self._versions.pop(bag.name, [])
         if sums and version and version == _version(bag.path):
             self._checksums.put(_id(bag.path), version, sums)
+
+    def close(self) -> None:
+        """Keep what was learned of the bags for the next run."""
+        self._checksums.save()
 
 
 def find_bags(src: Path) -> list[BagPath]:

@@ -52,3 +52,6 @@ class BagSource(Protocol):
 
     def release(self, bag: BagPath, sums: Mapping[str, str] | None) -> None:
         """Accept that a bag is not needed any more; `sums` are the sha256 of its files where they are known."""
+
+    def close(self) -> None:
+        """Keep what was learned of the bags for the next run."""
