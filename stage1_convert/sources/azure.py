@@ -144,7 +144,7 @@ class AzureBags:
             if not self._can_read_others(bag):
                 raise
             return FetchedBag(source, fault=one_line(error))
-        return FetchedBag(source, sums, is_here=sums is None)
+        return FetchedBag(source, sums)
 
     def _can_read_others(self, bag: BagInfo) -> bool:
         """Return whether the credentials read a blob of some other bag: then access to one blob is denied."""

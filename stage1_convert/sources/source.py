@@ -23,13 +23,12 @@ class FetchedBag(NamedTuple):
     """A bag whose turn has come.
 
     `sums` are the sha256 of its files by name where they are known. It is on this disk, unless `fault` says why it cannot be
-    fetched, or the caller said that its sums suffice: then `is_here` is false.
+    fetched, or the caller said that its sums suffice.
     """
 
     source: BagPath
     sums: Mapping[str, str] | None = None
     fault: str | None = None
-    is_here: bool = True
 
 
 IsDone = Callable[[str, Mapping[str, str]], bool]

@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -298,42 +297,6 @@ def test_other_settings_download_the_bags_again(service: azurite.Azurite, tmp_pa
         assert gate.carried > 0
     run(tmp_path / "local", tmp_path / "from scratch", "data.fps=10")
     assert tree(tmp_path / "out") == tree(tmp_path / "from scratch")
-
-
-def test_a_refused_bag_is_downloaded_again_only_when_its_reason_may_have_passed(
-    service: azurite.Azurite, tmp_path: Path
-) -> None:
-    local, here, out = tmp_path / "local", tmp_path / "here", tmp_path / "out"
-    cell(seconds=0.8).write(local / "good")
-    blind = cell(seconds=0.8, seed=1)
-    blind.images = []
-    blind.write(local / "blind")
-    with sqlite3.connect(
-        local / "no_table.db3"
-    ) as database:  # what sqlite says of a disk that fails is of the same kind
-        database.execute("CREATE TABLE other (x)")
-    database.close()
-    src = put(service, "refused", local)
-    with Gate(service.port) as gate:
-        first = converted(src, gate, here, out)
-        assert [bag for bag, _ in first.refused] == ["blind", "no_table.db3"]
-
-        gate.asked.clear()
-        again = converted(src, gate, here, out)
-        assert bags_in(gate) == {"no_table.db3"}
-        assert (again.refused, again.reused) == (first.refused, 1)
-        run(local, tmp_path / "from scratch")
-        assert tree(out) == tree(tmp_path / "from scratch")
-
-        gate.asked.clear()
-        supply = AzureBags(src, False, environment(gate.port, here))
-        convert(supply, out, load(Config, None, ["data.fps=10"]), Options(0))
-        assert bags_in(gate) == {"good", "blind", "no_table.db3"}
-
-        gate.asked.clear()
-        cell(seconds=0.8, seed=1).write(tmp_path / "mended" / "blind")
-        put(service, "refused", tmp_path / "mended")
-        assert [bag for bag, _ in converted(src, gate, here, out).refused] == ["no_table.db3"]
 
 
 @pytest.fixture(scope="module")
