@@ -24,7 +24,6 @@ from stage1_convert.sources.azure_client import (
     list_blobs,
     open_container,
     parse_address,
-    translate_errors,
 )
 from stage1_convert.sources.azure_download import check_paths, download, etag_file, missing_bytes
 from stage1_convert.sources.azure_sas import describe_oddities
@@ -140,23 +139,7 @@ class AzureBags:
                 download(self._client, blob, self.root)
         except BlobError as error:
             return FetchedBag(source, fault=one_line(error))
-        except DeniedError as error:
-            if not self._can_read_others(bag):
-                raise
-            return FetchedBag(source, fault=one_line(error))
         return FetchedBag(source, sums)
-
-    def _can_read_others(self, bag: BagInfo) -> bool:
-        """Return whether the credentials read a blob of some other bag: then access to one blob is denied."""
-        others = [blobs[0] for name, blobs in self._blobs.items() if name != bag.name]
-        for blob in {*others[:1], *others[-1:]}:
-            try:
-                with translate_errors(f"blob {blob.name}"):
-                    self._client.get_blob_client(blob.name).get_blob_properties()
-            except (BlobError, DeniedError):
-                continue
-            return True
-        return False
 
 
 class _Coming(NamedTuple):

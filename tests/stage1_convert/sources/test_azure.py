@@ -312,10 +312,6 @@ WRONG_MD5 = "its bytes do not have the MD5 that the service gives"
 FAULTS: dict[str, tuple[Callable[[Answer], Answer], str]] = {
     "spoiled": (lambda answer: answer._replace(body=answer.body[:-1] + b"!" * bool(answer.body)), WRONG_MD5),
     "short": (lambda answer: answer._replace(body=b""), WRONG_MD5),
-    "denied": (
-        lambda _: Answer(403, {"x-ms-error-code": "AuthorizationFailure"}, b""),
-        "the storage service refuses the credentials (403 AuthorizationFailure)",
-    ),
     "gone": (
         lambda _: Answer(404, {"x-ms-error-code": "BlobNotFound"}, b""),
         "there is no such container or blob (404 BlobNotFound)",
@@ -354,16 +350,16 @@ def test_a_blob_that_cannot_be_downloaded_refuses_its_bag_and_no_other(
         ]  # only what is missing came
 
 
-def test_credentials_that_read_nothing_end_the_run(service: azurite.Azurite, three: str, tmp_path: Path) -> None:
-    def unreadable(method: str, path: str, answer: Answer) -> Answer:
-        return (
-            answer if "comp=list" in path else Answer(403, {"x-ms-error-code": "AuthorizationPermissionMismatch"}, b"")
-        )
-
-    with (
-        Gate(service.port, unreadable) as gate,
-        pytest.raises(UserError, match="403 AuthorizationPermissionMismatch") as e,
-    ):
-        converted(three, gate, tmp_path / "here", tmp_path / "out")
-    assert not isinstance(e.value, RefusedError)
-    assert not (tmp_path / "out").exists()
+def test_credentials_that_may_not_read_a_blob_end_the_run_and_the_next_one_continues(
+    service: azurite.Azurite, three: str, tmp_path: Path
+) -> None:
+    denied = Answer(403, {"x-ms-error-code": "AuthorizationPermissionMismatch"}, b"")
+    with Gate(service.port, lambda method, path, answer: denied if "bag_1.mcap" in path else answer) as gate:
+        with pytest.raises(UserError, match=r"bag_1\.mcap: .* \(403 AuthorizationPermissionMismatch\)") as caught:
+            converted(three, gate, tmp_path / "here", tmp_path / "out")
+        assert not isinstance(caught.value, RefusedError)
+        assert not (tmp_path / "out").exists()
+        gate.alter = lambda method, path, answer: answer
+        gate.asked.clear()
+        assert converted(three, gate, tmp_path / "here", tmp_path / "out").refused == []
+        assert "bag_0" not in bags_in(gate)
