@@ -80,8 +80,8 @@ def find_bags(src: Path) -> list[BagPath]:
 
 
 def size_bytes(bag: Path) -> int:
-    """Return the total size of a bag's files."""
-    return sum(file.stat().st_size for file in (bag.iterdir() if bag.is_dir() else [bag]) if file.is_file())
+    """Return the total size of the files that a bag is read from; 0 where it is not on this disk."""
+    return sum(file.stat().st_size for file in content_files(bag) if file.is_file())
 
 
 def _id(bag: Path) -> list[str]:
