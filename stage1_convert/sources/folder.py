@@ -50,9 +50,9 @@ class LocalBags:
         return describe_parallel([self._found[name] for name in refused]) if len(refused) > 1 else ""
 
     def release(self, bag: BagPath, sums: Mapping[str, str] | None) -> None:
-        """Remember the sha256 of a bag, unless it changed meanwhile."""
+        """Remember the sha256 of a bag as it was before it was read: one that changed meanwhile is not known by them."""
         version = self._versions.pop(bag.name, [])
-        if sums and version and version == _version(bag.path):
+        if sums and version:
             self._checksums.put(_id(bag.path), version, sums)
 
     def close(self) -> None:
