@@ -18,7 +18,7 @@ from common.storage.worker import Limits, OutOfMemoryError, map_isolated
 from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config, DataConfig
 from stage1_convert.dataset.record import RECORD_PATH, BagEntry, read_record
-from stage1_convert.pipeline.assemble import SIZE_REMEDY, Assembly, conversion_settings
+from stage1_convert.pipeline.assemble import Assembly, conversion_settings
 from stage1_convert.pipeline.cache import cache_path, key_of, locked_cache, reuse
 from stage1_convert.pipeline.convert_bag import Job, convert_bag
 from stage1_convert.pipeline.progress import Progress
@@ -88,14 +88,13 @@ def convert(source: BagSource, out: Path, config: Config, options: Options) -> S
     require_ours(out, "converted dataset", sign=RECORD_PATH)
     with locked_cache(out) as cache:
         record = read_record(out)
-        known = record.bags if record else []
-        reuse(out, known, cache)
+        reuse(out, record.bags if record else [], cache)
         before = {path.name for path in cache.iterdir()}
         job = Job(cache, cache / "progress", config, options.trust_images)
         progress = Progress(job.progress, [bag.size_bytes for bag in bags])
         with new_folder(out, manifest=False) as root:
             assembly = Assembly(root, cache, config)
-            entries = _convert_bags(source, bags, job, options.workers, _refusals(known))
+            entries = _convert_bags(source, bags, job, options.workers)
             with progress.shown(), contextlib.closing(entries):
                 for entry in entries:
                     assembly.add(entry)
@@ -175,48 +174,27 @@ def _require_enough(summary: Summary, out: Path, options: Options) -> None:
         raise RefusedError(text, refused)
 
 
-def _refusals(bags: Iterable[BagEntry]) -> dict[str, BagEntry]:
-    """Return the refused bags of an earlier conversion by their keys, but for those whose reason may be gone.
-
-    A bag without a key was refused by the machine, one whose images have the wrong size by another bag.
-    """
-    return {
-        bag.key: bag
-        for bag in bags
-        if not bag.is_converted and bag.key and not (bag.reason or "").endswith(SIZE_REMEDY)
-    }
-
-
 class _Task(NamedTuple):
-    """A bag to convert, the `number`-th; `refusal` is why an earlier conversion refused one that was not fetched again."""
+    """A bag to convert, the `number`-th."""
 
     bag: FetchedBag
     number: int
     job: Job
-    refusal: BagEntry | None
 
 
 def _convert_bags(
-    source: BagSource, bags: Sequence[BagInfo], job: Job, workers: int, refusals: Mapping[str, BagEntry]
+    source: BagSource, bags: Sequence[BagInfo], job: Job, workers: int
 ) -> Generator[BagEntry, None, None]:
     """Yield the entry of each bag, in the order of `bags`, and release each bag that is done.
 
-    A bag that would only be refused again is not fetched. One that crashes its worker process is refused like any other
-    damaged one.
+    A bag that crashes its worker process is refused like any other damaged one.
     """
 
-    def key(bag: str, sums: Mapping[str, str]) -> str:
-        return key_of(bag, sums, job.config, job.trust_images)
-
     def is_done(bag: str, sums: Mapping[str, str]) -> bool:
-        return key(bag, sums) in refusals or (job.cache / key(bag, sums)).exists()
+        return (job.cache / key_of(bag, sums, job.config, job.trust_images)).exists()
 
-    def task(number: int, bag: FetchedBag) -> _Task:
-        known = None if bag.is_here or not bag.sums else refusals.get(key(bag.source.name, bag.sums))
-        return _Task(bag, number, job, known)
-
-    with contextlib.closing(source.fetch(bags, is_done)) as fetched:
-        tasks, pending = itertools.tee(itertools.starmap(task, enumerate(fetched)))
+    with contextlib.closing(source), contextlib.closing(source.fetch(bags, is_done)) as fetched:
+        tasks, pending = itertools.tee(_Task(bag, number, job) for number, bag in enumerate(fetched))
         with contextlib.closing(map_isolated(_convert, tasks, min(workers, len(bags)), _limits)) as results:
             for result, done in zip(results, pending, strict=True):
                 entry = _refuse(done, result) if isinstance(result, UserError) else result
@@ -225,12 +203,8 @@ def _convert_bags(
 
 
 def _convert(task: _Task) -> BagEntry | UserError:
-    name = task.bag.source.name
     if task.bag.fault:
         return UserError(task.bag.fault)
-    if task.refusal:
-        Progress(task.job.progress).plan(task.number, 0)
-        return task.refusal.model_copy(update={"bag": name})
     cv2.setNumThreads(1)
     pa.set_cpu_count(1)
     keep_freed_memory(KEPT_BYTES)

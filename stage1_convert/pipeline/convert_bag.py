@@ -6,7 +6,6 @@ some of these are damaged, the frames are planned again without them and the ima
 
 import itertools
 import shutil
-import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,8 +79,6 @@ def convert_bag(source: BagPath, number: int, job: Job, sums: Mapping[str, str] 
     except UserError as error:
         progress.plan(number, 0)
         entry.status, entry.reason, entry.episodes = "refused", one_line(error), []
-        if _is_temporary(error):
-            entry.key = None
         return entry
     progress.plan(number, frames)
     return entry
@@ -100,13 +97,6 @@ def _convert_new(source: BagPath, number: int, job: Job, entry: BagEntry) -> Non
                 entry.warnings += bag.warnings
         shutil.rmtree(scratch)
         write_converted(folder, ConvertedBag(entry=entry, image_stats=image_stats))
-
-
-def _is_temporary(error: BaseException | None) -> bool:
-    """Return whether what refused a bag may be the machine's fault and not the bag's."""
-    while error and not isinstance(error, OSError | MemoryError | sqlite3.OperationalError):
-        error = error.__cause__
-    return error is not None
 
 
 def _require_space(source: BagPath, cache: Path) -> None:

@@ -24,7 +24,6 @@ from stage1_convert.sources.azure_client import (
     list_blobs,
     open_container,
     parse_address,
-    translate_errors,
 )
 from stage1_convert.sources.azure_download import check_paths, download, etag_file, missing_bytes
 from stage1_convert.sources.azure_sas import describe_oddities
@@ -32,7 +31,7 @@ from stage1_convert.sources.checksum_cache import ChecksumCache
 from stage1_convert.sources.source import BagInfo, BagPath, FetchedBag, IsDone
 
 DEFAULT_FOLDER = "/data/rosbags"
-CHECKSUMS = ".sums.jsonl"
+CHECKSUMS = ".sums.json"
 AHEAD = 2  # bags that are downloaded before they are asked for
 
 
@@ -44,7 +43,6 @@ class AzureBags:
         self.root = Path(environment.get("BLOB_DEST_DIR") or DEFAULT_FOLDER).resolve()
         self._keep = keep
         self._stop = threading.Event()
-        self._coming: deque[_Coming] = deque()
         self._client = open_container(address, environment, self._stop)
         try:
             blobs = list_blobs(self._client, address)
@@ -52,7 +50,7 @@ class AzureBags:
             odd = describe_oddities(environment)
             raise DeniedError(f"{error}; {odd}" if odd else str(error)) from error
         self._blobs = group_bags(_with_own_name(blobs, address))
-        self._address, self._checksums = address, _open_checksums(self.root)
+        self._address, self._checksums = address, ChecksumCache(self.root / CHECKSUMS)
         self.bags = [BagInfo(name, sum(blob.size_bytes for blob in blobs)) for name, blobs in self._blobs.items()]
         if not self.bags:
             raise UserError(f"no bag in {address}: expected folders with metadata.yaml, or .mcap, .db3, .bag blobs")
@@ -72,7 +70,7 @@ class AzureBags:
         self._remove_stale(bags)
         self._stop.clear()
         threads = ThreadPoolExecutor(1 + AHEAD, "download")
-        waiting, coming = deque(bags), self._coming
+        waiting, coming = deque(bags), deque[_Coming]()
         try:
             while waiting or coming:
                 while waiting and len(coming) <= AHEAD:
@@ -86,14 +84,13 @@ class AzureBags:
         finally:
             self._stop.set()
             threads.shutdown(cancel_futures=True)
-            coming.clear()
 
     def hint(self, refused: Collection[str]) -> str:  # noqa: ARG002
         """Return "": only bags in a folder are joined."""
         return ""
 
     def release(self, bag: BagPath, sums: Mapping[str, str] | None) -> None:
-        """Delete what was downloaded of a bag, unless downloads are kept, and remember its checksums."""
+        """Delete the files that were downloaded of a bag, unless downloads are kept, and remember its checksums."""
         blobs = self._blobs[bag.name]
         if sums is not None:
             self._checksums.put(*self._version(blobs), sums)
@@ -103,12 +100,10 @@ class AzureBags:
             if etag_file(target).exists():  # otherwise it is somebody else's file
                 target.unlink(missing_ok=True)
                 etag_file(target).unlink()
-        needed = {folder for coming in self._coming for folder in Path(self._blobs[coming.bag.name][0].path).parents}
-        for folder in Path(blobs[0].path).parents[:-1]:
-            here = self.root / folder
-            if folder in needed or not here.is_dir() or any(here.iterdir()):  # needed: a thread is about to write there
-                break
-            here.rmdir()
+
+    def close(self) -> None:
+        """Keep what was learned of the bags for the next run."""
+        self._checksums.save()
 
     def _remove_stale(self, bags: Iterable[BagInfo]) -> None:
         """Remove the temporary files that a killed run left behind."""
@@ -144,23 +139,7 @@ class AzureBags:
                 download(self._client, blob, self.root)
         except BlobError as error:
             return FetchedBag(source, fault=one_line(error))
-        except DeniedError as error:
-            if not self._can_read_others(bag):
-                raise
-            return FetchedBag(source, fault=one_line(error))
-        return FetchedBag(source, sums, is_here=sums is None)
-
-    def _can_read_others(self, bag: BagInfo) -> bool:
-        """Return whether the credentials read a blob of some other bag: then access to one blob is denied."""
-        others = [blobs[0] for name, blobs in self._blobs.items() if name != bag.name]
-        for blob in {*others[:1], *others[-1:]}:
-            try:
-                with translate_errors(f"blob {blob.name}"):
-                    self._client.get_blob_client(blob.name).get_blob_properties()
-            except (BlobError, DeniedError):
-                continue
-            return True
-        return False
+        return FetchedBag(source, sums)
 
 
 class _Coming(NamedTuple):
@@ -169,14 +148,6 @@ class _Coming(NamedTuple):
     bag: BagInfo
     sums: Mapping[str, str] | None
     fetched: Future[FetchedBag]
-
-
-def _open_checksums(root: Path) -> ChecksumCache:
-    """Return the checksums of what was downloaded into `root`, which a line of a file there remembers for each bag."""
-    path = root / CHECKSUMS
-    if path.is_symlink():
-        raise UserError(f"{path} is a link, and downloads do not follow links; remove it")
-    return ChecksumCache(path)
 
 
 def group_bags(blobs: Iterable[Blob]) -> dict[str, list[Blob]]:

@@ -69,7 +69,7 @@ class BlobError(UserError):
 
 
 class DeniedError(UserError):
-    """The service refuses the credentials, for one blob or for all."""
+    """The service refuses the credentials."""
 
 
 class _Account(NamedTuple):

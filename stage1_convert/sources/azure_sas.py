@@ -1,10 +1,8 @@
-"""Credentials as people paste them: quoted, as a whole URL, expired, cut off, or decoded once too often.
+"""Credentials as people paste them: quoted, as a whole URL, expired, or cut off.
 
 No text that is returned or raised here repeats a signature, a key or a whole token.
 """
 
-import base64
-import binascii
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from urllib.parse import unquote
@@ -13,7 +11,6 @@ from common.cli.command import UserError
 
 SAS, CONNECTION = "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_CONNECTION_STRING"
 QUOTES = " '\"`\u2018\u2019\u201c\u201d"
-SIGNATURE_BYTES, KEY_BYTES = 32, 64
 WHOLE = (
     "looks whole: it may belong to another account, the key or policy behind it may have been changed, or this machine's "
     "clock is wrong"
@@ -55,7 +52,7 @@ def check_times(environment: Mapping[str, str], now: datetime) -> None:
 def describe_oddities(environment: Mapping[str, str]) -> str:
     """Return what is odd about the credential that the service refuses; "" when none is in the environment."""
     name, token = _named_token(environment)
-    found = list(_token_oddities(token)) if token else list(_key_oddities(connection_fields(environment)))
+    found = _token_oddities(token) if token else ()
     return f"{name} {'; it '.join(found) or WHOLE}" if name else ""
 
 
@@ -69,49 +66,11 @@ def _named_token(environment: Mapping[str, str]) -> tuple[str, str]:
 
 def _token_oddities(token: str) -> Iterator[str]:
     fields = _fields(token)
-    if not {"sv", "sr", "ss", "se", "sig"} & fields.keys():
-        yield "is no shared access signature (sv=...&sig=...); an account key belongs into a connection string"
-        return
-    if missing := [name for name in ("sv", "sig") if not fields.get(name)]:
-        yield f"has no {' and no '.join(missing)}: it was cut off, perhaps by the shell at an &; put it in quotes"
-    elif fault := _signature_fault(token, fields["sig"]):
-        yield fault
-    if "&amp;" in token:
-        yield "has &amp; where & belongs: it was copied from a page's source"
+    if not fields.get("sig"):
+        yield "has no sig: it was cut off, perhaps by the shell at an &; put it in quotes"
     permissions = fields.get("sp", "rl")
     if lacking := [word for letter, word in (("r", "Read"), ("l", "List")) if letter not in permissions]:
         yield f"permits sp={permissions}: {' and '.join(lacking)} missing"
-    if fields.get("sr") == "b":
-        yield "is for one blob (sr=b), and bags are listed: make one for the container"
-    if "b" not in fields.get("ss", "b"):
-        yield f"is for the services ss={fields['ss']}, without blobs"
-    if not {"c", "o"} <= set(fields.get("srt", "co")):
-        yield f"is for the resource types srt={fields['srt']}: containers and objects (co) are needed"
-    if "sip" in fields:
-        yield f"is valid from the address {fields['sip']} only"
-
-
-def _signature_fault(token: str, signature: str) -> str:
-    """Return what is wrong with the signature of a token, which is given decoded as well; "" for nothing that shows."""
-    raw = token.partition("sig=")[2].partition("&")[0]
-    if "%" in signature:
-        return "has a signature that was encoded twice: %25 stands where % belongs"
-    if "+" in raw or " " in signature:
-        return "has a signature that was decoded: a + or a space stands where %2B belongs"
-    return _length_fault("signature", signature, SIGNATURE_BYTES)
-
-
-def _key_oddities(fields: Mapping[str, str]) -> Iterator[str]:
-    if fault := _length_fault("key", fields.get("AccountKey", ""), KEY_BYTES):
-        yield fault
-
-
-def _length_fault(what: str, text: str, size: int) -> str:
-    try:
-        found = len(base64.b64decode(text, validate=True))
-    except binascii.Error:
-        return f"has a {what} that is no base64: it was cut off or changed when it was copied"
-    return "" if found == size else f"has a {what} of {found} bytes instead of {size}: it was cut off or changed"
 
 
 def _fields(token: str) -> dict[str, str]:

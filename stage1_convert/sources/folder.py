@@ -13,9 +13,8 @@ from stage1_convert.bags.storage import content_files, is_storage, storage_files
 from stage1_convert.sources.checksum_cache import ChecksumCache
 from stage1_convert.sources.join import describe_parallel, join_parallel
 from stage1_convert.sources.source import BagInfo, BagPath, FetchedBag, IsDone
-from stage1_convert.sources.split_files import is_one_recording
 
-CHECKSUMS = "checksums.jsonl"
+CHECKSUMS = "checksums.json"
 
 
 class LocalBags:
@@ -51,17 +50,20 @@ class LocalBags:
         return describe_parallel([self._found[name] for name in refused]) if len(refused) > 1 else ""
 
     def release(self, bag: BagPath, sums: Mapping[str, str] | None) -> None:
-        """Remember the sha256 of a bag, unless it changed meanwhile."""
+        """Remember the sha256 of a bag as it was before it was read: one that changed meanwhile is not known by them."""
         version = self._versions.pop(bag.name, [])
-        if sums and version and version == _version(bag.path):
+        if sums and version:
             self._checksums.put(_id(bag.path), version, sums)
+
+    def close(self) -> None:
+        """Keep what was learned of the bags for the next run."""
+        self._checksums.save()
 
 
 def find_bags(src: Path) -> list[BagPath]:
     """Return the bags below `src` at any depth, sorted by relative path; `src` may be a bag itself.
 
-    A bag is a folder with metadata.yaml, a folder whose storage files are the parts of one recording, or a storage file
-    in any other folder. Raises UserError when there is none.
+    A bag is a folder with metadata.yaml, or a storage file in any other folder. Raises UserError when there is none.
     """
     if src.is_file() and is_storage(src.name):
         return [BagPath(src.name, src)]
@@ -78,8 +80,8 @@ def find_bags(src: Path) -> list[BagPath]:
 
 
 def size_bytes(bag: Path) -> int:
-    """Return the total size of a bag's files."""
-    return sum(file.stat().st_size for file in (bag.iterdir() if bag.is_dir() else [bag]) if file.is_file())
+    """Return the total size of the files that a bag is read from; 0 where it is not on this disk."""
+    return sum(file.stat().st_size for file in content_files(bag) if file.is_file())
 
 
 def _id(bag: Path) -> list[str]:
@@ -107,7 +109,7 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
     if metadata.is_file() and (files or b"rosbag2_bagfile_information" in metadata.read_bytes()):
         yield folder
         return
-    yield from [folder] if is_one_recording(files) else files
+    yield from files
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.name.startswith("."):
             yield from _walk(path, seen)

@@ -15,7 +15,7 @@ import yaml
 from common.cli.command import UserError
 from common.storage.worker import map_isolated
 from stage1_convert.bags.bag import open_bag
-from stage1_convert.bags.storage import SIDECARS, limits_for, storage_files
+from stage1_convert.bags.storage import content_files, limits_for, storage_files
 from stage1_convert.sources.source import BagPath
 
 EVERYWHERE = ("/tf", "/tf_static", "/rosout", "/parameter_events", "/clock", "/diagnostics", "/events/write_split")
@@ -57,7 +57,7 @@ def describe_parallel(bags: Sequence[BagPath]) -> str:
 
 def _groups(bags: Sequence[BagPath]) -> list[list[_Extent]]:
     """Return the bags in groups of those that belong together, directly or by way of others."""
-    sizes = [sum(file.stat().st_size for file in _files(bag.path)) for bag in bags]
+    sizes = [sum(file.stat().st_size for file in content_files(bag.path)) for bag in bags]
     with contextlib.closing(map_isolated(_read_extent, list(bags), 1, lambda _: limits_for(max(sizes)))) as answers:
         found = zip(bags, answers, strict=True)
         extents = [_Extent(bag) if isinstance(answer, UserError) else answer for bag, answer in found]
@@ -92,16 +92,10 @@ def _link(group: Sequence[_Extent], folder: Path) -> BagPath:
     custom: dict[str, str] = {}
     for number, extent in enumerate(group):
         custom = {**(extent.custom or {}), **custom}
-        for file in _files(extent.bag.path):
-            (joined / f"{number}_{file.name}").symlink_to(file.resolve())
+        for file in content_files(extent.bag.path):
+            if file.name != "metadata.yaml":
+                (joined / f"{number}_{file.name}").symlink_to(file.resolve())
     names = [file.name for file in storage_files(joined)]
     information = {"relative_file_paths": names, "topics_with_message_count": [], "custom_data": custom}
     (joined / "metadata.yaml").write_text(yaml.safe_dump({"rosbag2_bagfile_information": information}))
     return BagPath(name, joined)
-
-
-def _files(bag: Path) -> list[Path]:
-    """Return the storage files of a bag and what sqlite left beside them."""
-    files = storage_files(bag) if bag.is_dir() else [bag]
-    logs = [file.with_name(file.name + ending) for file in files for ending in SIDECARS]
-    return [*files, *(log for log in logs if log.is_file())]

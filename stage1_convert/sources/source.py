@@ -23,13 +23,12 @@ class FetchedBag(NamedTuple):
     """A bag whose turn has come.
 
     `sums` are the sha256 of its files by name where they are known. It is on this disk, unless `fault` says why it cannot be
-    fetched, or the caller said that its sums suffice: then `is_here` is false.
+    fetched, or the caller said that its sums suffice.
     """
 
     source: BagPath
     sums: Mapping[str, str] | None = None
     fault: str | None = None
-    is_here: bool = True
 
 
 IsDone = Callable[[str, Mapping[str, str]], bool]
@@ -52,3 +51,6 @@ class BagSource(Protocol):
 
     def release(self, bag: BagPath, sums: Mapping[str, str] | None) -> None:
         """Accept that a bag is not needed any more; `sums` are the sha256 of its files where they are known."""
+
+    def close(self) -> None:
+        """Keep what was learned of the bags for the next run."""

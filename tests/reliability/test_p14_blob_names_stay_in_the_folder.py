@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from common.cli.command import UserError
-from stage1_convert.sources.azure import AzureBags, group_bags
+from stage1_convert.sources.azure import CHECKSUMS, AzureBags, group_bags
 from stage1_convert.sources.azure_client import Blob
 from tests import azurite
 from tests.azurite.gate import Answer, Gate
@@ -96,7 +96,7 @@ def test_a_name_that_leaves_a_prefix_is_refused_too() -> None:
         group_bags([Blob("p/../../x.mcap", "../../x.mcap", 3, "e", None)])
 
 
-@pytest.mark.parametrize("link", ["folder", "file", "checksums"])
+@pytest.mark.parametrize("link", ["folder", "file"])
 def test_a_link_in_the_download_folder_is_not_followed(service: azurite.Azurite, tmp_path: Path, link: str) -> None:
     service.container("links").upload_blob("a/b.mcap", b"x" * 100, overwrite=True)
     here, outside = tmp_path / "here", tmp_path / "outside"
@@ -108,13 +108,27 @@ def test_a_link_in_the_download_folder_is_not_followed(service: azurite.Azurite,
     address = f"azure://{azurite.ACCOUNT}/links/"
     if link == "folder":
         (here / "a").symlink_to(outside)
-    elif link == "file":
-        (here / "a" / "b.mcap").symlink_to(outside / "b.mcap")
     else:
-        (here / ".sums.jsonl").symlink_to(outside / "mine")
+        (here / "a" / "b.mcap").symlink_to(outside / "b.mcap")
     with pytest.raises(UserError, match="is a link, and downloads do not follow links"):
         download(service.port, here, address)
     assert hashes(outside) == before
+
+
+def test_what_is_remembered_of_downloads_is_not_written_through_a_link(
+    service: azurite.Azurite, tmp_path: Path
+) -> None:
+    service.container("remembered").upload_blob("b.mcap", b"x" * 100, overwrite=True)
+    here, outside = tmp_path / "here", tmp_path / "outside"
+    here.mkdir()
+    outside.write_bytes(b"mine")
+    (here / CHECKSUMS).symlink_to(outside)
+    found = AzureBags(f"azure://{azurite.ACCOUNT}/remembered/", True, azurite.environment(service.port, here))
+    for bag in found.fetch(found.bags):
+        found.release(bag.source, {"b.mcap": "0" * 64})
+    found.close()
+    assert b"0" * 64 in (here / CHECKSUMS).read_bytes()
+    assert outside.read_bytes() == b"mine"
 
 
 def test_a_download_folder_that_is_itself_a_link_is_used(service: azurite.Azurite, tmp_path: Path) -> None:

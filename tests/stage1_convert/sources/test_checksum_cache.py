@@ -1,65 +1,71 @@
-"""What is remembered of bags is theirs, is lost without harm, and does not grow."""
+"""What is remembered of bags is theirs, and is lost without harm."""
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
-from common.storage.disk import default_cache_dir
+import pytest
+
+from stage1_convert.sources import checksum_cache
 from stage1_convert.sources.checksum_cache import ChecksumCache
-from stage1_convert.sources.folder import CHECKSUMS, LocalBags
+from stage1_convert.sources.folder import LocalBags
 from tests.stage1_convert.conversion import report, run
 from tests.stage1_convert.recording import cell
 
 
-def test_a_file_takes_about_as_many_lines_as_there_are_bags(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "sums.jsonl"
-    ChecksumCache(path).put(["other"], [0], {"a.mcap": "of other"})
-    for version in range(9):
-        ChecksumCache(path).put(["one"], [version, "etag"], {"a.mcap": f"of {version}"})
-        assert path.read_bytes().count(b"[") <= 5
+def remembered(path: Path, **of: str) -> ChecksumCache:
+    """Note the sha256 of bags by their names in the file at `path`."""
+    cache = ChecksumCache(path)
+    for name, version in of.items():
+        cache.put([name], [version, "etag"], {"a.mcap": f"{name} {version}"})
+    cache.save()
+    return cache
+
+
+def test_the_newest_version_of_each_bag_is_remembered(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "sums.json"
+    remembered(path, other="0")
+    for version in "123":
+        remembered(path, one=version)
     known = ChecksumCache(path)
-    assert known.get(["one"], [8, "etag"]) == {"a.mcap": "of 8"}
-    assert known.get(["one"], [7, "etag"]) is None
-    assert known.get(["other"], [0]) == {"a.mcap": "of other"}
+    assert known.get(["one"], ["3", "etag"]) == {"a.mcap": "one 3"}
+    assert known.get(["one"], ["2", "etag"]) is None
+    assert known.get(["other"], ["0", "etag"]) == {"a.mcap": "other 0"}
 
 
-def test_a_line_that_was_cut_off_is_lost_alone(tmp_path: Path) -> None:
-    path = tmp_path / "sums.jsonl"
-    for name in ("one", "two"):
-        ChecksumCache(path).put([name], [0], {"a.mcap": name})
-    path.write_bytes(path.read_bytes()[:-20])
-    ChecksumCache(path).put(["three"], [0], {"a.mcap": "three"})
-    known = ChecksumCache(path)
-    assert [known.get([name], [0]) for name in ("one", "two", "three")] == [
-        {"a.mcap": "one"},
-        None,
-        {"a.mcap": "three"},
-    ]
+DAMAGED = [b"null", b'{"a":["b",{"c":5}]}', b"[" * 100_000]
 
 
-def test_a_line_of_another_shape_is_lost_alone(tmp_path: Path) -> None:
-    path = tmp_path / "sums.jsonl"
-    shapes = [b"[[1],2,{}]", b'[{"a":1},"b",{}]', b'["a","b",{"c":5}]', b'["a","b",[[[1],2]]]', b"[" * 100_000, b"null"]
-    path.write_bytes(b"\n".join(shapes) + b"\n")
-    ChecksumCache(path).put(["one"], [0], {"a.mcap": "of one"})
-    assert ChecksumCache(path).get(["one"], [0]) == {"a.mcap": "of one"}
+@pytest.mark.parametrize("content", [None, *DAMAGED], ids=lambda text: text and text[:20])
+def test_a_file_that_is_damaged_or_foreign_is_like_none(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "sums.json"
+    remembered(path, one="0")
+    path.write_bytes(path.read_bytes()[:-20] if content is None else content)
+    assert ChecksumCache(path).get(["one"], ["0", "etag"]) is None
+    remembered(path, two="0")
+    assert ChecksumCache(path).get(["two"], ["0", "etag"]) == {"a.mcap": "two 0"}
+
+
+def test_a_run_that_is_killed_forgets_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checksum_cache, "SAVE_PERIOD_S", 0.0)
+    (tmp_path / ".tmp-sums.json-4194305").write_bytes(b"{")  # of a process that cannot be
+    ChecksumCache(tmp_path / "sums.json").put(["one"], [0], {"a.mcap": "of one"})
+    assert ChecksumCache(tmp_path / "sums.json").get(["one"], [0]) == {"a.mcap": "of one"}
+    assert [path.name for path in tmp_path.iterdir()] == ["sums.json"]
 
 
 def test_nothing_is_remembered_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    cache = ChecksumCache(tmp_path / "file" / "sums.jsonl")
-    cache.put(["one"], [0], {"a.mcap": "of one"})
-    assert cache.get(["one"], [0]) == {"a.mcap": "of one"}  # for as long as this run takes
-    assert ChecksumCache(tmp_path / "file" / "sums.jsonl").get(["one"], [0]) is None
+    cache = remembered(tmp_path / "file" / "sums.json", one="0")
+    assert cache.get(["one"], ["0", "etag"]) == {"a.mcap": "one 0"}  # for as long as this run takes
+    assert ChecksumCache(tmp_path / "file" / "sums.json").get(["one"], ["0", "etag"]) is None
 
 
-def known(src: Path) -> dict[str, bool]:
-    """Return of every bag whether it will be read without computing its sha256, which must then be that of the record."""
+def known_sums(src: Path) -> dict[str, Mapping[str, str] | None]:
+    """Return the sha256 that a run knows of each bag without reading it."""
     bags = LocalBags(src)
-    found = {bag.source.name: bag.sums for bag in bags.fetch(bags.bags, lambda _name, _sums: False)}
-    recorded = {bag["bag"]: bag["sha256"] for bag in report(src.with_name("out"))["bags"]}
-    assert all(sums == recorded[name] for name, sums in found.items() if sums)
-    return {name: sums is not None for name, sums in found.items()}
+    return {bag.source.name: bag.sums for bag in bags.fetch(bags.bags, lambda _name, _sums: False)}
 
 
 def test_bags_on_this_disk_are_known_until_a_file_of_theirs_changes(tmp_path: Path) -> None:
@@ -67,7 +73,8 @@ def test_bags_on_this_disk_are_known_until_a_file_of_theirs_changes(tmp_path: Pa
     for seed, name in enumerate("abcd"):
         cell(seed=seed, seconds=0.8).write(src / name, "sqlite3" if seed % 2 else "mcap")
     run(src, out)
-    assert known(src) == dict.fromkeys("abcd", True)
+    recorded = {bag["bag"]: bag["sha256"] for bag in report(out)["bags"]}
+    assert known_sums(src) == recorded
     file = next((src / "a").glob("*.mcap"))
     state = file.stat()
     file.write_bytes(file.read_bytes())
@@ -76,7 +83,7 @@ def test_bags_on_this_disk_are_known_until_a_file_of_theirs_changes(tmp_path: Pa
     shutil.copytree(src / "c", tmp_path / "moved")
     shutil.rmtree(src / "c")
     (tmp_path / "moved").rename(src / "c")
-    assert known(src) == {"a": False, "b": False, "c": False, "d": True}
+    assert known_sums(src) == {**dict.fromkeys("abc"), "d": recorded["d"]}
 
 
 def test_two_bags_of_the_same_size_and_time_that_change_names_are_not_known(tmp_path: Path) -> None:
@@ -93,27 +100,12 @@ def test_two_bags_of_the_same_size_and_time_that_change_names_are_not_known(tmp_
     bags = LocalBags(src)
     for bag in list(bags.fetch(bags.bags, lambda _name, _sums: False)):
         bags.release(bag.source, {"bag_0.mcap": bag.source.name})
+    bags.close()
+    names = ["a/bag_0.mcap", "b/bag_0.mcap"]
+    assert known_sums(src) == {name: {"bag_0.mcap": name} for name in names}
     for old, new in (("a", "other"), ("b", "a"), ("other", "b")):
         (src / old).rename(src / new)
-    bags = LocalBags(src)
-    assert [bag.sums for bag in bags.fetch(bags.bags, lambda _name, _sums: False)] == [None, None]
-
-
-def test_of_joined_bags_which_are_new_folders_each_time_no_line_is_written(tmp_path: Path) -> None:
-    joints, images = cell(seconds=1.0), cell(seconds=1.0)
-    joints.images, images.joints = [], []
-    joints.write(tmp_path / "src" / "a_arm")
-    images.write(tmp_path / "src" / "b_camera")
-    cell(seconds=1.0).write(tmp_path / "src" / "c_alone")
-    path = default_cache_dir() / CHECKSUMS
-    before = path.read_bytes() if path.exists() else b""
-    for known in (False, True):
-        bags = LocalBags(tmp_path / "src", join=True)
-        found = list(bags.fetch(bags.bags, lambda _name, _sums: False))
-        assert {bag.source.name: bag.sums is not None for bag in found} == {"a_arm+b_camera": False, "c_alone": known}
-        for bag in found:
-            bags.release(bag.source, {"bag_0.mcap": "0" * 64})
-    assert path.read_bytes().removeprefix(before).count(b"[") == 1
+    assert known_sums(src) == dict.fromkeys(names)
 
 
 def test_a_bag_that_changes_while_it_is_converted_is_not_remembered(tmp_path: Path) -> None:
@@ -122,5 +114,5 @@ def test_a_bag_that_changes_while_it_is_converted_is_not_remembered(tmp_path: Pa
     (bag,) = bags.fetch(bags.bags, lambda _name, _sums: False)
     next((tmp_path / "src" / "bag").glob("*.mcap")).touch()
     bags.release(bag.source, {"bag_0.mcap": "0" * 64})
-    (again,) = LocalBags(tmp_path / "src").fetch(bags.bags, lambda _name, _sums: False)
-    assert again.sums is None
+    bags.close()
+    assert known_sums(tmp_path / "src") == {"bag": None}
