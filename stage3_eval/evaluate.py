@@ -1,4 +1,4 @@
-"""Evaluate a policy on episodes of a dataset: per-frame parquet files, a summary, curves and a page."""
+"""Evaluate a policy on episodes of a dataset: per-frame parquet files, a summary and a page."""
 
 import logging
 from collections.abc import Sequence
@@ -16,10 +16,9 @@ from stage3_eval.metrics.scores import EpisodeScores, score_episode
 from stage3_eval.metrics.summary import MEANING_UNKNOWN, OPEN_LOOP, QUEUE, Header, Identity, Protocol, Summary
 from stage3_eval.metrics.table import episode_table
 from stage3_eval.metrics.totals import summarize_evaluation
-from stage3_eval.output import ALL_EPISODES, CURVES, PAGE, SUMMARY, episode_file, new_results, read_finished
+from stage3_eval.output import ALL_EPISODES, PAGE, SUMMARY, episode_file, new_results, read_finished
 from stage3_eval.predict import predict_open_loop, predict_queue, time_first_call
 from stage3_eval.recording import Columns, positions, read_rows, require_finite
-from stage3_eval.report.curves import EpisodeCurves, draw_curves
 from stage3_eval.report.page import write_page
 from stage3_eval.report.rrd import write_recording
 
@@ -60,7 +59,6 @@ def evaluate(inputs: Inputs, out: Path, settings: Settings) -> Summary:
         summary = summarize_evaluation(header, inputs.episodes, scores, first_call_s)
         if len(scores) > 1:
             _join_tables(folder / ALL_EPISODES, [folder / episode_file(episode.number) for episode in inputs.episodes])
-        _draw_first(folder / CURVES, inputs, scores[0], header)
         by_number = {episode.number: found for episode, found in zip(inputs.episodes, scores, strict=True)}
         write_page(folder / PAGE, summary, inputs, by_number, settings.attention)
         if settings.rerun:
@@ -152,15 +150,6 @@ def _evaluate_episode(
 def _read(inputs: Inputs, episode: Episode) -> Columns:
     seen = [STATE, ENVIRONMENT] if inputs.policy.checkpoint.shape.environment_dim else [STATE]
     return read_rows(inputs.dataset, episode, [*seen, ACTION, "episode_index", "frame_index", "timestamp"])
-
-
-def _draw_first(path: Path, inputs: Inputs, scores: EpisodeScores, header: Header) -> None:
-    episode = inputs.episodes[0]
-    rows = _read(inputs, episode)
-    fans = list(zip(scores.fan_F.tolist(), scores.fan_FCA, strict=True))
-    position_TA = positions(inputs.dataset, rows[STATE], inputs.action_meaning)
-    curves = EpisodeCurves(episode.number, rows[ACTION], scores.executed_TA, position_TA, fans)
-    draw_curves(path, curves, header)
 
 
 def _join_tables(path: Path, parts: Sequence[Path]) -> None:

@@ -14,9 +14,9 @@ from common.storage.disk import full_disk_named
 from common.storage.files import LOCK, locked, read_json, require_ours, sync
 from stage3_eval.metrics.summary import FORMAT_VERSION, Identity, Summary
 
-SUMMARY, PAGE, CURVES, ALL_EPISODES = "summary.json", "report.html", "curves.png", "all_episodes.parquet"
+SUMMARY, PAGE, ALL_EPISODES = "summary.json", "report.html", "all_episodes.parquet"
 WORK = ".unfinished"
-_RESULTS = ("episode_[0-9][0-9][0-9]*.parquet", ALL_EPISODES, SUMMARY, PAGE, CURVES)
+_RESULTS = ("episode_[0-9][0-9][0-9]*.parquet", ALL_EPISODES, SUMMARY, PAGE)
 
 
 def require_evaluation(out: Path) -> None:

@@ -16,10 +16,10 @@ from common.report.formatting import angle
 from common.report.images import PageImage, film, heat_map, jpeg, read_frames
 from stage3_eval.inputs import Inputs
 from stage3_eval.metrics.errors import Floats
+from stage3_eval.metrics.motion import chunk_positions
 from stage3_eval.metrics.scores import EpisodeScores
 from stage3_eval.metrics.summary import VALID_HORIZON, EpisodeSummary, Summary
 from stage3_eval.recording import Columns, positions, read_rows
-from stage3_eval.report.curves import chunk_positions
 from stage3_eval.report.player import Player, view_player
 from stage3_eval.report.saliency import over_image, saliency
 

@@ -32,7 +32,6 @@ pytestmark = pytest.mark.integration
 JOINTS = ["shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3"]
 FILES = [
     "all_episodes.parquet",
-    "curves.png",
     "episode_000.parquet",
     "episode_001.parquet",
     "report.html",
@@ -176,7 +175,6 @@ def test_the_same_command_writes_the_same_files_apart_from_latencies(
     first, second = read_summary(out), read_summary(again)
     del first["latency"], second["latency"]
     assert first == second
-    assert (out / "curves.png").read_bytes() == (again / "curves.png").read_bytes()
     first_page, second_page = ((folder / "report.html").read_text() for folder in (out, again))
     assert without_latency(first_page) == without_latency(second_page)
     assert names(tmp_path) == ["out"]
@@ -211,7 +209,7 @@ def test_the_report_shows_joints_baselines_and_a_verdict(
 ) -> None:
     out = evaluate(checkpoint, GOLDEN / "dataset_image", tmp_path / "out", "--episodes", 1)
     lines = capsys.readouterr().out.splitlines()
-    assert names(out) == ["curves.png", "episode_001.parquet", "report.html", "summary.json"]
+    assert names(out) == ["episode_001.parquet", "report.html", "summary.json"]
     assert [line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in JOINTS] == JOINTS
     summary = read_summary(out)
     ratio, best = summary["ratio_to_best_baseline"]["valid_horizon"], summary["best_baseline"]["valid_horizon"]

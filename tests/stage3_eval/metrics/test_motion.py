@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stage3_eval.metrics.motion import Drift, add_drifts, describe_drifts, drifts, steps
+from stage3_eval.metrics.motion import Drift, add_drifts, chunk_positions, describe_drifts, drifts, steps
 
 FPS = 4  # so that 0.5 s are 2 frames and 1 s is 4
 
@@ -105,3 +105,9 @@ def test_a_delta_is_a_step_and_a_position_one_from_the_position_before() -> None
     assert (of_positions.largest_A.tolist(), of_positions.over_A.tolist()) == ([5.0], [3])
     assert steps(actions, None, "command", limit).over_A.tolist() == [2]  # nothing is known before the first
     assert steps(actions, None, "delta", None).over_A.tolist() == [0]
+
+
+def test_deltas_add_up_from_the_present_position_and_positions_are_where_the_robot_goes() -> None:
+    start, chunk = np.array([1.0]), np.array([[0.5], [0.25]])
+    assert chunk_positions(start, chunk, "delta").tolist() == [[1.0], [1.5], [1.75]]
+    assert chunk_positions(start, chunk, "next_position").tolist() == [[1.0], [0.5], [0.25]]
