@@ -13,7 +13,7 @@ from common.lerobot.metadata import ACTION, ENVIRONMENT, STATE, Episode
 from common.storage.files import write_json
 from stage3_eval.inputs import Inputs
 from stage3_eval.metrics.scores import EpisodeScores, score_episode
-from stage3_eval.metrics.summary import MEANING_UNKNOWN, OPEN_LOOP, QUEUE, Header, Identity, Protocol, Summary
+from stage3_eval.metrics.summary import MEANING_UNKNOWN, OPEN_LOOP, QUEUE, Header, Protocol, Summary
 from stage3_eval.metrics.table import episode_table
 from stage3_eval.metrics.totals import summarize_evaluation
 from stage3_eval.output import ALL_EPISODES, PAGE, SUMMARY, episode_file, new_results, read_finished
@@ -47,7 +47,7 @@ def evaluate(inputs: Inputs, out: Path, settings: Settings) -> Summary:
     dataset is damaged, or `out` holds something else.
     """
     header = _header(inputs, settings)
-    finished = read_finished(out, header.evaluation)
+    finished = read_finished(out, header)
     if finished is not None:
         if settings.rerun:
             raise UserError(f"--rerun: the evaluation in {out} is finished, its chunks are gone; choose another --out")
@@ -71,26 +71,14 @@ def evaluate(inputs: Inputs, out: Path, settings: Settings) -> Summary:
 def _header(inputs: Inputs, settings: Settings) -> Header:
     policy, dataset = inputs.policy, inputs.dataset
     record = policy.checkpoint.train_config
-    episodes = [episode.number for episode in inputs.episodes]
-    identity = Identity(
-        checkpoint_files=inputs.files,
-        dataset_fingerprint=dataset.fingerprint,
-        episodes=episodes,
-        protocol=settings.protocol,
-        action_meaning=inputs.action_meaning,
-        rename=inputs.dataset.rename,
-        device=policy.device.type,
-        batch_size=settings.batch_size,
-        latency_steps=settings.latency_steps,
-        max_joint_speed=_speed_limits(inputs, settings.max_joint_speed),
-        attention=settings.attention,
-    )
     return Header(
         protocol=settings.protocol,
         checkpoint=str(inputs.folder.resolve()),
         checkpoint_sha256=inputs.checkpoint_sha256,
+        checkpoint_files=inputs.files,
         dataset=str(dataset.root.resolve()),
         dataset_fingerprint=dataset.fingerprint,
+        rename=dataset.rename,
         action_meaning=inputs.action_meaning,
         left_out=None if inputs.action_meaning else MEANING_UNKNOWN,
         units=_units(inputs),
@@ -99,11 +87,15 @@ def _header(inputs: Inputs, settings: Settings) -> Header:
         n_action_steps=policy.n_action_steps,
         temporal_ensemble_coeff=policy.temporal_ensemble_coeff,
         joint_names=list(dataset.joint_names),
-        episodes=episodes,
+        episodes=[episode.number for episode in inputs.episodes],
         frames=sum(episode.length for episode in inputs.episodes),
         held_out=inputs.held_out,
         training={key: record[key] for key in ("config", "val_episodes", "git_commit", "versions") if key in record},
-        evaluation=identity,
+        device=policy.device.type,
+        batch_size=settings.batch_size,
+        latency_steps=settings.latency_steps,
+        max_joint_speed=_speed_limits(inputs, settings.max_joint_speed),
+        attention=settings.attention,
     )
 
 

@@ -91,7 +91,7 @@ def _motion(
     recorded_TA: Floats, position_TA: Floats | None, prediction: Prediction, meaning: str, header: Header
 ) -> Motion:
     start_S, chunk_SCA, executed_TA, _ = prediction
-    speed = header.evaluation.max_joint_speed
+    speed = header.max_joint_speed
     limit_A = None if speed is None else np.asarray(speed) / header.fps
     return Motion(
         drifts(chunk_SCA, start_S, executed_TA, recorded_TA, meaning, header.fps),

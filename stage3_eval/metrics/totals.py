@@ -66,7 +66,7 @@ def summarize_evaluation(
         drift=drift,
         degrees=_in_degrees(compared, drift) if drift and header.units == "rad" else None,
         robot=_robot(header, header.action_meaning, motions) if header.action_meaning else None,
-        latency=describe_latency(latency_s, first_call_s, header.evaluation.device),
+        latency=describe_latency(latency_s, first_call_s, header.device),
         by_episode=[_summarize_episode(*pair, joints) for pair in zip(episodes, scores, strict=True)],
     )
 
@@ -138,7 +138,7 @@ def _to_degrees(value: Any) -> Any:
 def _robot(header: Header, meaning: str, motions: Sequence[Motion]) -> RobotFacts:
     executed = add_steps([motion.executed for motion in motions])
     recorded = add_steps([motion.recorded for motion in motions])
-    limit = header.evaluation.max_joint_speed
+    limit = header.max_joint_speed
 
     def by_joint(values: Floats | Sequence[float]) -> dict[str, float]:
         return dict(zip(header.joint_names, np.asarray(values).tolist(), strict=True))

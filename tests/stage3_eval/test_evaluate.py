@@ -5,6 +5,7 @@ import html
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -102,7 +103,7 @@ def test_a_dataset_with_other_names_is_evaluated_alike(
     other = evaluate(checkpoint, image_dataset, tmp_path / "other", "--device", "cpu", "--rename", *words)
     found, expected = (pd.read_parquet(each / "all_episodes.parquet") for each in (other, out))
     pd.testing.assert_frame_equal(found.drop(columns="inference_time_s"), expected.drop(columns="inference_time_s"))
-    assert read_summary(other)["evaluation"]["rename"] == rename
+    assert read_summary(other)["rename"] == rename
 
 
 def test_columns_and_types_are_those_documented(out: Path) -> None:
@@ -191,14 +192,15 @@ def test_a_finished_evaluation_is_reported_again_and_not_changed(
     out = evaluate(checkpoint, GOLDEN / "dataset_image", tmp_path / "out", "--episodes", 1)
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()}
     first = capsys.readouterr().out
-    evaluate(checkpoint, GOLDEN / "dataset_image", tmp_path / "out", "--episodes", 1)
+    copy = shutil.copytree(checkpoint, tmp_path / "copy" / "pretrained_model")
+    evaluate(copy, GOLDEN / "dataset_image", tmp_path / "out", "--episodes", 1)
     assert capsys.readouterr().out == first
     assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()} == before
 
 
 def test_another_evaluation_is_not_overwritten(checkpoint: Path, act_tiny: Path, tmp_path: Path) -> None:
     out = evaluate(checkpoint, GOLDEN / "dataset_image", tmp_path / "out", "--episodes", 1)
-    with pytest.raises(UserError, match="holds another evaluation: its checkpoint_files is"):
+    with pytest.raises(UserError, match="holds another evaluation: its checkpoint_sha256 is"):
         evaluate(act_tiny, GOLDEN / "dataset_image", out, "--episodes", 1, "--action-meaning", "delta")
     with pytest.raises(UserError, match=r"another evaluation: its episodes is \[1\], now it is \[0\]"):
         evaluate(checkpoint, GOLDEN / "dataset_image", out, "--episodes", 0)
