@@ -267,18 +267,18 @@ def test_the_page_without_a_meaning_has_no_drift_and_no_positions(foreign: Forei
         assert "drift" not in page.inner_text("#episodes thead")
 
 
-def test_with_and_without_a_meaning_are_compared_by_what_both_have(
+def test_with_and_without_a_meaning_have_no_common_winner(
     foreign: Foreign, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = ["--compare", foreign.with_meaning, foreign.without]
     assert main(_words(tmp_path / "out", *results)) == 0
-    text = read_summary(foreign.without)["left_out"]
-    assert f"without: {text}" in capsys.readouterr().out
-    comparison = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert comparison["incomparable"] is None
-    assert list(comparison["columns"]["without"]) == ["mean error", "first step", "latency p50 (s)"]
-    assert text in html.unescape((tmp_path / "out" / "comparison.html").read_text())
-    assert "drift" not in (tmp_path / "out" / "comparison.csv").read_text()
+    assert "No winner: with_meaning and without differ in action meaning" in capsys.readouterr().out
+    rows = pd.read_csv(tmp_path / "out" / "comparison.csv", index_col="name")
+    for name, folder in (("with_meaning", foreign.with_meaning), ("without", foreign.without)):
+        error = read_summary(folder)["policy"]["valid_horizon"]["mae"]
+        assert rows.loc[name, "policy.valid_horizon.mae"] == pytest.approx(error)
+    assert np.isnan(rows.loc["without", "drift.from_commanded.1.0s.mean"])
+    assert "\N{EN DASH}" in (tmp_path / "out" / "comparison.html").read_text()
     with pytest.raises(UserError, match=r"without has no such number in its summary.json; neither .* --action-meaning"):
         main(_words(tmp_path / "out", *results, "--metric", "drift.from_commanded.0.5s.mean"))
 
