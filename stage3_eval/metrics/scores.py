@@ -33,7 +33,6 @@ class Motion(NamedTuple):
 
     drift: dict[str, Drift]
     executed: Steps
-    recorded: Steps
 
 
 class EpisodeScores(NamedTuple):
@@ -96,7 +95,6 @@ def _motion(
     return Motion(
         drifts(chunk_SCA, start_S, executed_TA, recorded_TA, meaning, header.fps),
         steps(executed_TA, position_TA, meaning, limit_A),
-        steps(recorded_TA, position_TA, meaning, limit_A),
     )
 
 

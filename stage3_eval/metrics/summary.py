@@ -72,11 +72,9 @@ class RobotFacts(Record):
 
     apply: str
     largest_step: dict[str, float]
-    largest_recorded_step: dict[str, float]
     largest_speed_per_s: dict[str, float]
     speed_limit_per_s: dict[str, float] | None
     share_over_limit: dict[str, float] | None
-    recorded_share_over_limit: dict[str, float] | None
 
 
 class Latency(Record):
@@ -151,7 +149,6 @@ class Summary(Header):
     baselines: dict[str, ChunkErrors]
     best_baseline: dict[Scope, str]
     ratio_to_best_baseline: dict[Scope, float | None]
-    baseline_meanings: dict[str, str]
     drift: Drifts | None = None  # this, `robot` and the drift by episode need the meaning of an action
     degrees: Degrees | None = None  # needs radians
     robot: RobotFacts | None = None
