@@ -136,7 +136,9 @@ def _evaluate_episode(
     table = episode_table(rows, prediction.executed_TA, prediction.latency_T_s, states, header)
     pq.write_table(table, folder / episode_file(episode.number))
     position_TA, mean_A = positions(dataset, rows[STATE], inputs.action_meaning), dataset.stats[ACTION]["mean"]
-    return score_episode(rows[ACTION], position_TA, prediction, header, mean_A, max(MOMENTS, settings.attention))
+    return score_episode(
+        episode, rows[ACTION], position_TA, prediction, header, mean_A, max(MOMENTS, settings.attention)
+    )
 
 
 def _read(inputs: Inputs, episode: Episode) -> Columns:

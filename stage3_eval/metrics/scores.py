@@ -1,7 +1,6 @@
 """Scores of one episode: everything that the summary and the page need of it, without its images. Pure.
 
-Letters in array names: T frames of the episode, S chunks, C chunk steps, A action dimensions, F chunks kept for drawing,
-M worst moments.
+Letters in array names: T frames of the episode, S chunks, C chunk steps, A action dimensions, F chunks kept for drawing.
 """
 
 from typing import NamedTuple
@@ -9,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from common.lerobot.metadata import Episode
 from stage3_eval.metrics.baselines import baseline_chunks
 from stage3_eval.metrics.errors import Errors, Floats, Frames, chunk_errors, frame_errors
 from stage3_eval.metrics.motion import Drift, Steps, drifts, steps
@@ -35,6 +35,15 @@ class Motion(NamedTuple):
     executed: Steps
 
 
+class Moment(NamedTuple):
+    """A frame whose chunk was far off."""
+
+    episode: Episode
+    frame: int
+    error: float
+    chunk_CA: npt.NDArray[np.float32]
+
+
 class EpisodeScores(NamedTuple):
     """Scores of one episode, about 100 bytes per frame and joint; no `motion` without a meaning of actions.
 
@@ -48,12 +57,11 @@ class EpisodeScores(NamedTuple):
     executed_TA: npt.NDArray[np.float32]
     fan_F: Frames
     fan_FCA: npt.NDArray[np.float32]
-    moment_M: Frames
-    moment_M_error: npt.NDArray[np.float64]
-    moment_MCA: npt.NDArray[np.float32]
+    moments: list[Moment]  # the worst, apart from each other, worst first
 
 
 def score_episode(
+    episode: Episode,
     recorded_TA: Floats,
     position_TA: Floats | None,
     prediction: Prediction,
@@ -80,9 +88,7 @@ def score_episode(
         executed_TA=executed_TA.copy(),  # open_loop: a view that would keep all chunks in memory
         fan_F=start_S[fans],
         fan_FCA=chunk_SCA[fans],
-        moment_M=start_S[worst],
-        moment_M_error=error_S[worst],
-        moment_MCA=chunk_SCA[worst],
+        moments=[Moment(episode, int(start_S[i]), float(error_S[i]), chunk_SCA[i].copy()) for i in worst],
     )
 
 
