@@ -36,24 +36,6 @@ def test_deltas_that_are_always_too_large_drift_further_and_further() -> None:
         assert described[f"{start}.1.0s"]["per_joint"]["a"] == pytest.approx({"mean": 0.4, "max": 0.4})
 
 
-def test_a_chunk_that_errs_late_drifts_only_when_it_is_followed_to_its_end() -> None:
-    recorded = np.zeros((8, 1))
-    chunks = np.zeros((8, 4, 1))
-    chunks[:, 1:] = 1.0  # only the first step of each chunk is right
-    found = drifts(chunks, every_frame(8), chunks[:, 0], recorded, "delta", FPS)
-    described = describe(found)
-    assert described["from_measured.0.5s"]["mean"] == 1
-    assert described["from_measured.1.0s"]["mean"] == 3
-    assert described["from_commanded.1.0s"]["mean"] == 0
-
-
-def test_errors_that_cancel_do_not_drift() -> None:
-    recorded = np.zeros((8, 1))
-    executed = np.tile([[1.0], [-1.0]], (4, 1))
-    found = drifts(executed[:, None], every_frame(8), executed, recorded, "delta", FPS)
-    assert found["from_commanded.1.0"].largest_A == 0
-
-
 @pytest.mark.parametrize("meaning", ["next_position", "command"])
 def test_positions_do_not_add_up(meaning: str) -> None:
     recorded = np.arange(10.0)[:, None]
