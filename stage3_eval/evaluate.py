@@ -1,4 +1,4 @@
-"""Evaluate a policy on episodes of a dataset: per-frame parquet files, a summary, curves and a page."""
+"""Evaluate a policy on episodes of a dataset: per-frame parquet files, a summary and a page."""
 
 import logging
 from collections.abc import Sequence
@@ -13,13 +13,12 @@ from common.lerobot.metadata import ACTION, ENVIRONMENT, STATE, Episode
 from common.storage.files import write_json
 from stage3_eval.inputs import Inputs
 from stage3_eval.metrics.scores import EpisodeScores, score_episode
-from stage3_eval.metrics.summary import MEANING_UNKNOWN, OPEN_LOOP, QUEUE, Header, Identity, Protocol, Summary
+from stage3_eval.metrics.summary import MEANING_UNKNOWN, OPEN_LOOP, QUEUE, Header, Protocol, Summary
 from stage3_eval.metrics.table import episode_table
 from stage3_eval.metrics.totals import summarize_evaluation
-from stage3_eval.output import ALL_EPISODES, CURVES, PAGE, SUMMARY, episode_file, new_results, read_finished
+from stage3_eval.output import ALL_EPISODES, PAGE, SUMMARY, episode_file, new_results, read_finished
 from stage3_eval.predict import predict_open_loop, predict_queue, time_first_call
 from stage3_eval.recording import Columns, positions, read_rows, require_finite
-from stage3_eval.report.curves import EpisodeCurves, draw_curves
 from stage3_eval.report.page import write_page
 from stage3_eval.report.rrd import write_recording
 
@@ -48,7 +47,7 @@ def evaluate(inputs: Inputs, out: Path, settings: Settings) -> Summary:
     dataset is damaged, or `out` holds something else.
     """
     header = _header(inputs, settings)
-    finished = read_finished(out, header.evaluation)
+    finished = read_finished(out, header)
     if finished is not None:
         if settings.rerun:
             raise UserError(f"--rerun: the evaluation in {out} is finished, its chunks are gone; choose another --out")
@@ -60,7 +59,6 @@ def evaluate(inputs: Inputs, out: Path, settings: Settings) -> Summary:
         summary = summarize_evaluation(header, inputs.episodes, scores, first_call_s)
         if len(scores) > 1:
             _join_tables(folder / ALL_EPISODES, [folder / episode_file(episode.number) for episode in inputs.episodes])
-        _draw_first(folder / CURVES, inputs, scores[0], header)
         by_number = {episode.number: found for episode, found in zip(inputs.episodes, scores, strict=True)}
         write_page(folder / PAGE, summary, inputs, by_number, settings.attention)
         if settings.rerun:
@@ -73,26 +71,14 @@ def evaluate(inputs: Inputs, out: Path, settings: Settings) -> Summary:
 def _header(inputs: Inputs, settings: Settings) -> Header:
     policy, dataset = inputs.policy, inputs.dataset
     record = policy.checkpoint.train_config
-    episodes = [episode.number for episode in inputs.episodes]
-    identity = Identity(
-        checkpoint_files=inputs.files,
-        dataset_fingerprint=dataset.fingerprint,
-        episodes=episodes,
-        protocol=settings.protocol,
-        action_meaning=inputs.action_meaning,
-        rename=inputs.dataset.rename,
-        device=policy.device.type,
-        batch_size=settings.batch_size,
-        latency_steps=settings.latency_steps,
-        max_joint_speed=_speed_limits(inputs, settings.max_joint_speed),
-        attention=settings.attention,
-    )
     return Header(
         protocol=settings.protocol,
         checkpoint=str(inputs.folder.resolve()),
         checkpoint_sha256=inputs.checkpoint_sha256,
+        checkpoint_files=inputs.files,
         dataset=str(dataset.root.resolve()),
         dataset_fingerprint=dataset.fingerprint,
+        rename=dataset.rename,
         action_meaning=inputs.action_meaning,
         left_out=None if inputs.action_meaning else MEANING_UNKNOWN,
         units=_units(inputs),
@@ -101,11 +87,15 @@ def _header(inputs: Inputs, settings: Settings) -> Header:
         n_action_steps=policy.n_action_steps,
         temporal_ensemble_coeff=policy.temporal_ensemble_coeff,
         joint_names=list(dataset.joint_names),
-        episodes=episodes,
+        episodes=[episode.number for episode in inputs.episodes],
         frames=sum(episode.length for episode in inputs.episodes),
         held_out=inputs.held_out,
         training={key: record[key] for key in ("config", "val_episodes", "git_commit", "versions") if key in record},
-        evaluation=identity,
+        device=policy.device.type,
+        batch_size=settings.batch_size,
+        latency_steps=settings.latency_steps,
+        max_joint_speed=_speed_limits(inputs, settings.max_joint_speed),
+        attention=settings.attention,
     )
 
 
@@ -146,21 +136,14 @@ def _evaluate_episode(
     table = episode_table(rows, prediction.executed_TA, prediction.latency_T_s, states, header)
     pq.write_table(table, folder / episode_file(episode.number))
     position_TA, mean_A = positions(dataset, rows[STATE], inputs.action_meaning), dataset.stats[ACTION]["mean"]
-    return score_episode(rows[ACTION], position_TA, prediction, header, mean_A, max(MOMENTS, settings.attention))
+    return score_episode(
+        episode, rows[ACTION], position_TA, prediction, header, mean_A, max(MOMENTS, settings.attention)
+    )
 
 
 def _read(inputs: Inputs, episode: Episode) -> Columns:
     seen = [STATE, ENVIRONMENT] if inputs.policy.checkpoint.shape.environment_dim else [STATE]
     return read_rows(inputs.dataset, episode, [*seen, ACTION, "episode_index", "frame_index", "timestamp"])
-
-
-def _draw_first(path: Path, inputs: Inputs, scores: EpisodeScores, header: Header) -> None:
-    episode = inputs.episodes[0]
-    rows = _read(inputs, episode)
-    fans = list(zip(scores.fan_F.tolist(), scores.fan_FCA, strict=True))
-    position_TA = positions(inputs.dataset, rows[STATE], inputs.action_meaning)
-    curves = EpisodeCurves(episode.number, rows[ACTION], scores.executed_TA, position_TA, fans)
-    draw_curves(path, curves, header)
 
 
 def _join_tables(path: Path, parts: Sequence[Path]) -> None:

@@ -24,7 +24,7 @@ from stage3_eval.predict import Batch, observations, spread
 from stage3_eval.recording import read_rows
 
 FORMAT: Literal["bag2act_onnx_policy"] = "bag2act_onnx_policy"
-ONNX, ABOUT, README = "policy.onnx", "policy.json", "README.md"
+ONNX, ABOUT = "policy.onnx", "policy.json"
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 TOLERANCE = 1e-4  # in robot units, and in the network's, where an action's spread is 1
 VERIFIED = 50  # frames per episode, evenly spaced
@@ -33,27 +33,6 @@ UNKNOWN = (
     "what an action means is not known, so nothing says how to apply it: find out from whoever recorded the data, and export "
     "again with --action-meaning"
 )
-
-USE = """# An ACT policy for onnxruntime
-
-`policy.onnx` takes measured joint positions and camera images without any preprocessing and returns the next {chunk_size}
-actions in robot units; `policy.json` names the joints, the cameras and the frame rate. {apply}
-
-```python
-import json
-from pathlib import Path
-import numpy as np
-import onnxruntime
-
-about = json.loads(Path("policy.json").read_text())
-session = onnxruntime.InferenceSession("policy.onnx", providers=["CPUExecutionProvider"])
-observation = {{key: np.zeros((1, *info["shape"]), info["dtype"]) for key, info in about["inputs"].items()}}
-(chunk,) = session.run(["action"], observation)  # (1, chunk_size, joints) float32
-```
-
-Images are RGB, height x width x 3. Execute the first `n_action_steps` actions of a chunk, one per 1/fps s, then predict
-again.
-"""
 
 
 class TensorInfo(Record):
@@ -118,7 +97,7 @@ def require_exportable(folder: Path) -> None:
             importlib.import_module(name)
         except ImportError:
             raise UserError(f"--export needs {', '.join(PACKAGES)}: pip install 'bag2act[onnx]'") from None
-    require_ours(folder, "export", "--export", sign=ABOUT, names=(ONNX, ABOUT, README))
+    require_ours(folder, "export", "--export", sign=ABOUT, names=(ONNX, ABOUT))
 
 
 def export(inputs: Inputs, folder: Path, batch_size: int) -> str:
@@ -133,10 +112,7 @@ def export(inputs: Inputs, folder: Path, batch_size: int) -> str:
                 f"--export {folder}: onnxruntime's actions differ by {difference:.2g} from the policy's (at most "
                 f"{TOLERANCE:g} is allowed); nothing is kept"
             )
-        info = _describe(inputs, graph, verified)
-        write_json(temporary / ABOUT, info.model_dump(mode="json"))
-        text = USE.format(chunk_size=info.chunk_size, apply=info.apply.capitalize() + ".")
-        (temporary / README).write_text(text)
+        write_json(temporary / ABOUT, _describe(inputs, graph, verified).model_dump(mode="json"))
     return f"exported to {folder / ONNX}: onnxruntime agrees on {verified.frames} frames to {difference:.1e}"
 
 

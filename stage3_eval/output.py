@@ -12,11 +12,12 @@ from common.cli.command import UserError
 from common.cli.validation import validate
 from common.storage.disk import full_disk_named
 from common.storage.files import LOCK, locked, read_json, require_ours, sync
-from stage3_eval.metrics.summary import FORMAT_VERSION, Identity, Summary
+from stage3_eval.metrics.summary import FORMAT_VERSION, Header, Summary
 
-SUMMARY, PAGE, CURVES, ALL_EPISODES = "summary.json", "report.html", "curves.png", "all_episodes.parquet"
+SUMMARY, PAGE, ALL_EPISODES = "summary.json", "report.html", "all_episodes.parquet"
 WORK = ".unfinished"
-_RESULTS = ("episode_[0-9][0-9][0-9]*.parquet", ALL_EPISODES, SUMMARY, PAGE, CURVES)
+_PLACES = ("checkpoint", "dataset")  # copies elsewhere have the same results
+_RESULTS = ("episode_[0-9][0-9][0-9]*.parquet", ALL_EPISODES, SUMMARY, PAGE)
 
 
 def require_evaluation(out: Path) -> None:
@@ -32,7 +33,7 @@ def read_summary(folder: Path) -> Summary:
     return validate(Summary, read_json(path), where)
 
 
-def read_finished(out: Path, identity: Identity) -> Summary | None:
+def read_finished(out: Path, header: Header) -> Summary | None:
     """Return the summary in `out` when it is of the same evaluation, None when there is none.
 
     Raises UserError naming the difference when it is of another evaluation.
@@ -41,9 +42,9 @@ def read_finished(out: Path, identity: Identity) -> Summary | None:
     if not (out / SUMMARY).is_file():
         return None
     summary = read_summary(out)
-    for name, wanted in identity:
-        found = getattr(summary.evaluation, name)
-        if found != wanted:
+    for name, wanted in header:
+        found = getattr(summary, name)
+        if name not in _PLACES and found != wanted:
             raise UserError(
                 f"--out {out} holds another evaluation: its {name} is {_shorten(found)}, now it is {_shorten(wanted)}; "
                 "choose another folder or remove this one"

@@ -97,6 +97,4 @@ def _lines(comparison: Comparison) -> list[str]:
         lines += ["", "changed, in the same order"]
     for key, values in comparison.changed.items():
         lines.append(f"{key}: " + ", ".join(f"{values[name]}" for name in comparison.order))
-    if comparison.left_out:
-        lines += ["", comparison.left_out]
     return lines

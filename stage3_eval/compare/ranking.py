@@ -1,13 +1,13 @@
 """Rank evaluations by one number of their summaries, and test whether the lead of the winner is significant. Pure."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import JsonValue
 
 from common.cli.command import UserError
-from stage3_eval.metrics.summary import EpisodeSummary, Record, Summary
+from stage3_eval.metrics.summary import Record, Summary
 
 RESAMPLES, SEED = 10_000, 0
 MIN_EPISODES = 3  # with fewer, the spread cannot be estimated
@@ -20,10 +20,6 @@ COLUMNS = {
     "drift after 1 s": "drift.from_commanded.1.0s.mean",
     "latency p50 (s)": "latency.p50_s",
 }
-# Two evaluations that differ in one of these cannot be compared, except by an error of the policy where only one of them
-# knows what an action means: baselines and drift depend on that.
-COMMON = ("dataset_fingerprint", "protocol", "action_meaning")
-NEED_MEANING = ("baselines.", "ratio_to_best_baseline.", "drift.", "robot.", "degrees.")
 
 
 class Result(NamedTuple):
@@ -36,7 +32,7 @@ class Result(NamedTuple):
 
 
 class Lead(Record):
-    """How much better the winner is than the runner-up per common episode, and the 95 % interval of the resamples."""
+    """How much better the winner is than the runner-up per episode, and the 95 % interval of the resamples."""
 
     mean: float
     low: float
@@ -53,7 +49,6 @@ class Comparison(Record):
     order: list[str]
     values: dict[str, float]
     columns: dict[str, dict[str, float | None]]
-    left_out: str | None  # why columns are missing
     winner: str | None
     incomparable: str | None
     runner_up: str
@@ -65,19 +60,17 @@ class Comparison(Record):
 
 def compare_summaries(summaries: Mapping[str, Summary], metric: str) -> Comparison:
     """Compare the summaries by label; raises UserError when one of them has no such metric."""
-    order, reason = rank(summaries, metric), find_difference(summaries, metric)
-    values = {label: read_metric(summaries[label], metric, label) for label in order}
+    found = {label: read_metric(summary, metric, label) for label, summary in summaries.items()}
+    order = sorted(found, key=lambda label: found[label])
     winner, second = order[:2]
-    has_winner = not reason and values[winner] != values[second]
-    left_out = _left_out(summaries)
-    columns = {head: path for head, path in COLUMNS.items() if not (left_out and path.startswith(NEED_MEANING))}
+    reason = find_difference(summaries)
+    has_winner = not reason and found[winner] != found[second]
     trees = {label: summaries[label].to_json() for label in order}
     return Comparison(
         metric=metric,
         order=order,
-        values=values,
-        columns={label: {head: look_up(trees[label], path) for head, path in columns.items()} for label in order},
-        left_out=left_out,
+        values={label: found[label] for label in order},
+        columns={label: {head: look_up(trees[label], path) for head, path in COLUMNS.items()} for label in order},
         winner=winner if has_winner else None,
         incomparable=reason,
         runner_up=second,
@@ -104,59 +97,33 @@ def read_metric(summary: Summary, metric: str, label: str) -> float:
     """Return the number at a dotted path; raises UserError naming the evaluation when there is none."""
     found = look_up(summary.to_json(), metric)
     if not isinstance(found, int | float):
-        remedy = summary.left_out if summary.left_out and metric.startswith(NEED_MEANING) else f"try {EXAMPLES}"
-        raise UserError(f"--metric {metric}: {label} has no such number in its summary.json; {remedy}")
+        why = f"{summary.left_out}; " if summary.left_out else ""
+        raise UserError(f"--metric {metric}: {label} has no such number in its summary.json; {why}try {EXAMPLES}")
     return float(found)
 
 
-def find_difference(summaries: Mapping[str, Summary], metric: str) -> str | None:
-    """Return why these evaluations cannot be compared by a metric, None when they can."""
-    for key in COMMON:
-        labels: dict[str | None, str] = {}
-        for label, summary in summaries.items():
-            labels.setdefault(getattr(summary, key), label)
-        if key == "action_meaning" and not metric.startswith(NEED_MEANING):
-            labels.pop(None, None)
-        if len(labels) > 1:
-            first, second = list(labels.values())[:2]
-            return f"{first} and {second} differ in {key.replace('_', ' ')}"
+def find_difference(summaries: Mapping[str, Summary]) -> str | None:
+    """Return why these evaluations have no common winner, None when one may be named."""
+    (first, wanted), *others = [(label, _conditions(summary)) for label, summary in summaries.items()]
+    for key in wanted:
+        for label, found in others:
+            if found[key] != wanted[key]:
+                return f"{first} and {label} differ in {key}"
     return None
 
 
-def rank(summaries: Mapping[str, Summary], metric: str) -> list[str]:
-    """Return the labels, best (lowest) first: by all episodes, or by the common ones when not all have the same."""
-    same = len({tuple(summary.episodes) for summary in summaries.values()}) == 1
-    common = find_common_episodes(list(summaries.values()), metric)
-    scores = {
-        label: read_metric(summary, metric, label)
-        if same or not common
-        else float(np.mean(_by_episode(summary, metric, common)))
-        for label, summary in summaries.items()
-    }
-    return sorted(scores, key=lambda label: scores[label])
-
-
-def find_common_episodes(summaries: Sequence[Summary], metric: str) -> list[int]:
-    """Return the episodes that all evaluations have the metric of."""
-    numbers = [
-        {episode.episode_index for episode in summary.by_episode if _episode_metric(episode, metric) is not None}
-        for summary in summaries
-    ]
-    return sorted(set.intersection(*numbers))
-
-
 def measure_lead(winner: Summary, other: Summary, metric: str) -> Lead | None:
-    """Resample the common episodes, in pairs; None when they are too few or the metric is not known by episode."""
-    common = find_common_episodes([winner, other], metric)
-    if len(common) < MIN_EPISODES:
+    """Resample the episodes, in pairs; None when they are too few or the metric is not known by episode."""
+    ours, theirs = _by_episode(winner, metric), _by_episode(other, metric)
+    gain = np.array([theirs[number] - ours[number] for number in sorted(ours.keys() & theirs.keys())])
+    if len(gain) < MIN_EPISODES:
         return None
-    gain = np.subtract(_by_episode(other, metric, common), _by_episode(winner, metric, common))
     rng = np.random.default_rng(SEED)
     means = np.concatenate(
         [gain[rng.integers(0, len(gain), (100, len(gain)))].mean(axis=1) for _ in range(RESAMPLES // 100)]
     )
     low, high = np.percentile(means, (2.5, 97.5)).tolist()
-    return Lead(mean=float(gain.mean()), low=low, high=high, episodes=len(common), larger_than_spread=low > 0)
+    return Lead(mean=float(gain.mean()), low=low, high=high, episodes=len(gain), larger_than_spread=low > 0)
 
 
 def find_changed(configs: Mapping[str, Mapping[str, JsonValue]]) -> dict[str, dict[str, JsonValue]]:
@@ -175,15 +142,19 @@ def verdict(comparison: Comparison) -> str:
     if winner is None:
         return f"No winner: {comparison.order[0]} and {second} have the same {comparison.metric}"
     if lead is None:
-        return f"{winner} is ahead of {second}, but there are too few common episodes to tell whether by chance"
+        return f"{winner} is ahead of {second}, but there are too few episodes to tell whether by chance"
     if lead.larger_than_spread:
         return f"{winner} wins: its lead over {second} is larger than the spread over {lead.episodes} episodes"
     return f"{winner} is ahead of {second}, but not by more than the spread over {lead.episodes} episodes"
 
 
-def _left_out(summaries: Mapping[str, Summary]) -> str | None:
-    """Return which evaluation does not know what an action means, and why; None when all of them do."""
-    return next((f"{label}: {summary.left_out}" for label, summary in summaries.items() if summary.left_out), None)
+def _conditions(summary: Summary) -> dict[str, object]:
+    return {
+        "dataset fingerprint": summary.dataset_fingerprint,
+        "protocol": summary.protocol,
+        "action meaning": summary.action_meaning,
+        "episodes": sorted(summary.episodes),
+    }
 
 
 def _config(summary: Summary) -> Mapping[str, JsonValue]:
@@ -191,14 +162,10 @@ def _config(summary: Summary) -> Mapping[str, JsonValue]:
     return config if isinstance(config, dict) else {}
 
 
-def _episode_metric(episode: EpisodeSummary, metric: str) -> float | None:
-    found = look_up(episode.model_dump(), metric)
-    return float(found) if isinstance(found, int | float) else None
-
-
-def _by_episode(summary: Summary, metric: str, numbers: Sequence[int]) -> list[float]:
-    values = {episode.episode_index: _episode_metric(episode, metric) for episode in summary.by_episode}
-    return [value for number in numbers if (value := values[number]) is not None]
+def _by_episode(summary: Summary, metric: str) -> dict[int, float]:
+    """Return the metric of each episode that has one, by its number."""
+    found = {episode.episode_index: look_up(episode.model_dump(), metric) for episode in summary.by_episode}
+    return {number: float(value) for number, value in found.items() if isinstance(value, int | float)}
 
 
 def _flatten(config: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, JsonValue]]:

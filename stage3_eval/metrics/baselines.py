@@ -3,23 +3,13 @@
 Letters in array names: T frames of an episode, C chunk steps, A action dimensions.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from stage3_eval.metrics.errors import Floats
 
 DELTA = "delta"
-# zero_action is for deltas, hold_still for absolute positions (next_position, command).
-MEANINGS = {
-    "zero_action": "does not move: every delta is zero",
-    "hold_still": "stays where the arm is at the frame of the prediction",
-    "repeat_last": "repeats the last action before the frame",
-    "dataset_mean": "always the dataset's mean action",
-    "linear_extrapolation": "continues at the current speed",
-}
-SAME_FOR_DELTAS = "continues at the current speed; for deltas that is repeating the last one"
-MEAN_AT_FIRST = "repeats the last action before the frame; at the first frame, the dataset's mean action"
 
 
 def baseline_chunks(
@@ -28,9 +18,9 @@ def baseline_chunks(
     """Yield name and chunks (T, n_steps, A) of each baseline, one at a time.
 
     `position_TA` holds the measured position of the joint of each action, None where the dataset has none. At frame t a
-    baseline knows only the recording before t: the last action is the one at t-1, at t=0 it is standing still. Without a
-    meaning of actions nobody knows what standing still or the current speed is: there are two baselines, and at t=0 the last
-    action is the mean.
+    baseline knows only the recording before t: the last action is the one at t-1, at t=0 it is standing still. That is
+    `zero_action` for deltas and `hold_still` for absolute positions (next_position, command). Without a meaning of actions
+    nobody knows what standing still or the current speed is: there are two baselines, and at t=0 the last action is the mean.
     """
     mean_TA = np.broadcast_to(mean_A, recorded_TA.shape)
     if action_meaning is None:
@@ -52,13 +42,6 @@ def baseline_chunks(
         speed_TA = np.diff(last_TA, axis=0, prepend=last_TA[:1])
         step_C1 = np.arange(1, n_steps + 1)[:, None]
         yield "linear_extrapolation", last_TA[:, None] + step_C1 * speed_TA[:, None]
-
-
-def describe_baselines(names: Iterable[str], action_meaning: str | None) -> dict[str, str]:
-    """Return a description of each baseline."""
-    others = {DELTA: {"linear_extrapolation": SAME_FOR_DELTAS}, None: {"repeat_last": MEAN_AT_FIRST}}
-    words = MEANINGS | others.get(action_meaning, {})
-    return {name: words[name] for name in names}
 
 
 def _repeat(action_TA: Floats, n_steps: int) -> Floats:

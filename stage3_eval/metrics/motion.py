@@ -58,6 +58,12 @@ def drifts(
     return found
 
 
+def chunk_positions(position_A: Floats, chunk_CA: Floats, action_meaning: str) -> Floats:
+    """Return the positions (C+1, A) of a robot that starts at `position_A` (A,) and executes the chunk (C, A)."""
+    following_CA = position_A + np.cumsum(chunk_CA, axis=0) if action_meaning == DELTA else chunk_CA
+    return np.concatenate([position_A[None], following_CA])
+
+
 def steps(action_TA: Floats, position_TA: Floats | None, action_meaning: str, limit_A: Floats | None) -> Steps:
     """Return the largest step of each joint and how many exceed `limit_A`, both per frame.
 

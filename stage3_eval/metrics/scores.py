@@ -1,7 +1,6 @@
 """Scores of one episode: everything that the summary and the page need of it, without its images. Pure.
 
-Letters in array names: T frames of the episode, S chunks, C chunk steps, A action dimensions, F chunks kept for drawing,
-M worst moments.
+Letters in array names: T frames of the episode, S chunks, C chunk steps, A action dimensions, F chunks kept for drawing.
 """
 
 from typing import NamedTuple
@@ -9,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from common.lerobot.metadata import Episode
 from stage3_eval.metrics.baselines import baseline_chunks
 from stage3_eval.metrics.errors import Errors, Floats, Frames, chunk_errors, frame_errors
 from stage3_eval.metrics.motion import Drift, Steps, drifts, steps
@@ -33,7 +33,15 @@ class Motion(NamedTuple):
 
     drift: dict[str, Drift]
     executed: Steps
-    recorded: Steps
+
+
+class Moment(NamedTuple):
+    """A frame whose chunk was far off."""
+
+    episode: Episode
+    frame: int
+    error: float
+    chunk_CA: npt.NDArray[np.float32]
 
 
 class EpisodeScores(NamedTuple):
@@ -49,12 +57,11 @@ class EpisodeScores(NamedTuple):
     executed_TA: npt.NDArray[np.float32]
     fan_F: Frames
     fan_FCA: npt.NDArray[np.float32]
-    moment_M: Frames
-    moment_M_error: npt.NDArray[np.float64]
-    moment_MCA: npt.NDArray[np.float32]
+    moments: list[Moment]  # the worst, apart from each other, worst first
 
 
 def score_episode(
+    episode: Episode,
     recorded_TA: Floats,
     position_TA: Floats | None,
     prediction: Prediction,
@@ -81,9 +88,7 @@ def score_episode(
         executed_TA=executed_TA.copy(),  # open_loop: a view that would keep all chunks in memory
         fan_F=start_S[fans],
         fan_FCA=chunk_SCA[fans],
-        moment_M=start_S[worst],
-        moment_M_error=error_S[worst],
-        moment_MCA=chunk_SCA[worst],
+        moments=[Moment(episode, int(start_S[i]), float(error_S[i]), chunk_SCA[i].copy()) for i in worst],
     )
 
 
@@ -91,12 +96,11 @@ def _motion(
     recorded_TA: Floats, position_TA: Floats | None, prediction: Prediction, meaning: str, header: Header
 ) -> Motion:
     start_S, chunk_SCA, executed_TA, _ = prediction
-    speed = header.evaluation.max_joint_speed
+    speed = header.max_joint_speed
     limit_A = None if speed is None else np.asarray(speed) / header.fps
     return Motion(
         drifts(chunk_SCA, start_S, executed_TA, recorded_TA, meaning, header.fps),
         steps(executed_TA, position_TA, meaning, limit_A),
-        steps(recorded_TA, position_TA, meaning, limit_A),
     )
 
 

@@ -8,7 +8,7 @@ Scope = Literal["first_step", "valid_horizon"]
 FIRST_STEP: Scope = "first_step"
 VALID_HORIZON: Scope = "valid_horizon"
 FORMAT: Literal["stage3_eval"] = "stage3_eval"
-FORMAT_VERSION: Literal[2] = 2
+FORMAT_VERSION: Literal[3] = 3
 Protocol = Literal["open_loop", "queue"]
 OPEN_LOOP: Protocol = "open_loop"
 QUEUE: Protocol = "queue"
@@ -72,11 +72,9 @@ class RobotFacts(Record):
 
     apply: str
     largest_step: dict[str, float]
-    largest_recorded_step: dict[str, float]
     largest_speed_per_s: dict[str, float]
     speed_limit_per_s: dict[str, float] | None
     share_over_limit: dict[str, float] | None
-    recorded_share_over_limit: dict[str, float] | None
 
 
 class Latency(Record):
@@ -113,33 +111,18 @@ class Degrees(Record):
     drift: Drifts
 
 
-class Identity(Record):
-    """Everything that decides the result: two evaluations with the same identity are the same evaluation."""
-
-    format_version: int = FORMAT_VERSION
-    checkpoint_files: dict[str, str]  # name -> sha256
-    dataset_fingerprint: str
-    episodes: list[int]
-    protocol: Protocol
-    action_meaning: str | None
-    rename: dict[str, str] = {}  # key in the dataset's files -> LeRobot's name
-    device: str
-    batch_size: int
-    latency_steps: int | None
-    max_joint_speed: list[float] | None
-    attention: int
-
-
 class Header(Record):
-    """The part of the summary that is known before the first prediction."""
+    """What is evaluated, and how, as far as it is known before the first prediction: it decides the result."""
 
     format: Literal["stage3_eval"] = FORMAT
-    format_version: Literal[2] = FORMAT_VERSION
+    format_version: Literal[3] = FORMAT_VERSION
     protocol: Protocol
     checkpoint: str
-    checkpoint_sha256: str
+    checkpoint_sha256: str  # of the weights
+    checkpoint_files: dict[str, str]  # name -> sha256
     dataset: str
     dataset_fingerprint: str
+    rename: dict[str, str]  # key in the dataset's files -> LeRobot's name
     action_meaning: str | None
     left_out: str | None = None  # why there is no drift and nothing about the robot, and how to add it
     units: str
@@ -152,7 +135,11 @@ class Header(Record):
     frames: int
     held_out: bool | None
     training: dict[str, JsonValue]  # as the checkpoint records it
-    evaluation: Identity
+    device: str
+    batch_size: int
+    latency_steps: int | None
+    max_joint_speed: list[float] | None  # of each joint
+    attention: int
 
 
 class Summary(Header):
@@ -162,7 +149,6 @@ class Summary(Header):
     baselines: dict[str, ChunkErrors]
     best_baseline: dict[Scope, str]
     ratio_to_best_baseline: dict[Scope, float | None]
-    baseline_meanings: dict[str, str]
     drift: Drifts | None = None  # this, `robot` and the drift by episode need the meaning of an action
     degrees: Degrees | None = None  # needs radians
     robot: RobotFacts | None = None

@@ -57,5 +57,5 @@ def episode_table(
         for name, values_T in zip(names, values_TN.T, strict=True):
             columns[prefix + name] = pa.array(np.ascontiguousarray(values_T), pa.float32())
     columns["inference_time_s"] = pa.array(latency_T_s, pa.float64(), from_pandas=True)
-    about = header.model_dump(mode="json", exclude={"training", "evaluation"})
+    about = header.model_dump(mode="json", exclude={"training"})
     return pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps({**about, "columns": COLUMNS})})

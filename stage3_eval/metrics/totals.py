@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from common.lerobot.metadata import Episode
-from stage3_eval.metrics.baselines import describe_baselines
 from stage3_eval.metrics.errors import Errors, Floats, add_errors, compare_to_best, summarize
 from stage3_eval.metrics.motion import add_drifts, add_steps, describe_drifts
 from stage3_eval.metrics.scores import POLICY, EpisodeScores, Motion
@@ -62,11 +61,10 @@ def summarize_evaluation(
         baselines=compared.baselines,
         best_baseline=compared.best,
         ratio_to_best_baseline=compared.ratio,
-        baseline_meanings=describe_baselines(compared.baselines, header.action_meaning),
         drift=drift,
         degrees=_in_degrees(compared, drift) if drift and header.units == "rad" else None,
         robot=_robot(header, header.action_meaning, motions) if header.action_meaning else None,
-        latency=describe_latency(latency_s, first_call_s, header.evaluation.device),
+        latency=describe_latency(latency_s, first_call_s, header.device),
         by_episode=[_summarize_episode(*pair, joints) for pair in zip(episodes, scores, strict=True)],
     )
 
@@ -137,8 +135,7 @@ def _to_degrees(value: Any) -> Any:
 
 def _robot(header: Header, meaning: str, motions: Sequence[Motion]) -> RobotFacts:
     executed = add_steps([motion.executed for motion in motions])
-    recorded = add_steps([motion.recorded for motion in motions])
-    limit = header.evaluation.max_joint_speed
+    limit = header.max_joint_speed
 
     def by_joint(values: Floats | Sequence[float]) -> dict[str, float]:
         return dict(zip(header.joint_names, np.asarray(values).tolist(), strict=True))
@@ -146,11 +143,9 @@ def _robot(header: Header, meaning: str, motions: Sequence[Motion]) -> RobotFact
     return RobotFacts(
         apply=APPLY[meaning],
         largest_step=by_joint(executed.largest_A),
-        largest_recorded_step=by_joint(recorded.largest_A),
         largest_speed_per_s=by_joint(executed.largest_A * header.fps),
         speed_limit_per_s=None if limit is None else by_joint(limit),
         share_over_limit=None if limit is None else by_joint(executed.over_A / executed.frames),
-        recorded_share_over_limit=None if limit is None else by_joint(recorded.over_A / recorded.frames),
     )
 
 

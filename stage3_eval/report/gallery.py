@@ -10,16 +10,17 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from common.lerobot.images import Image
 from common.lerobot.metadata import ACTION, ENVIRONMENT, STATE, Episode, image_key
 from common.report.charts import Line, Plot, line_chart
 from common.report.formatting import angle
 from common.report.images import PageImage, film, heat_map, jpeg, read_frames
 from stage3_eval.inputs import Inputs
 from stage3_eval.metrics.errors import Floats
-from stage3_eval.metrics.scores import EpisodeScores
+from stage3_eval.metrics.motion import chunk_positions
+from stage3_eval.metrics.scores import EpisodeScores, Moment
 from stage3_eval.metrics.summary import VALID_HORIZON, EpisodeSummary, Summary
 from stage3_eval.recording import Columns, positions, read_rows
-from stage3_eval.report.curves import chunk_positions
 from stage3_eval.report.player import Player, view_player
 from stage3_eval.report.saliency import over_image, saliency
 
@@ -77,22 +78,10 @@ class EpisodeView(NamedTuple):
     player: Player | None  # of an episode of one frame there is none
 
 
-class Moment(NamedTuple):
-    """A frame whose chunk was far off."""
-
-    episode: Episode
-    frame: int
-    error: float
-    chunk_CA: Floats
-
-
 class MomentView(NamedTuple):
     """A moment with its images and the joint that erred most."""
 
-    episode: int
-    frame: int
-    seconds: float
-    error: float
+    moment: Moment
     joint: str
     joint_error: float
     images: list[PageImage]
@@ -158,9 +147,7 @@ def find_moments(evaluated: Evaluated, attention: int) -> list[Moment]:
     per_episode = max(2, math.ceil(count / len(episodes)))
     found: list[Moment] = []
     for episode in episodes:
-        scores = evaluated.scores[episode.number]
-        columns = scores.moment_M.tolist(), scores.moment_M_error.tolist(), scores.moment_MCA
-        found += [Moment(episode, *moment) for moment in list(zip(*columns, strict=True))[:per_episode]]
+        found += evaluated.scores[episode.number].moments[:per_episode]
     return sorted(found, key=lambda moment: -moment.error)[:count]
 
 
@@ -182,29 +169,38 @@ def view_moment(evaluated: Evaluated, moment: Moment, with_attribution: bool) ->
     lines = _compared(evaluated, seconds, recorded_CA[:, worst], predicted_CA[:, worst])
     label = f"{joints[worst]}: recorded and predicted action"
     return MomentView(
-        moment.episode.number,
-        moment.frame,
-        moment.frame / fps,
-        moment.error,
+        moment,
         joints[worst],
         float(error_A[worst]),
-        _moment_images(evaluated, moment, rows, with_attribution),
+        _moment_images(evaluated, moment, with_attribution),
         line_chart(label, lines, " s", evaluated.unit),
     )
 
 
-def _moment_images(evaluated: Evaluated, moment: Moment, rows: Columns, with_attribution: bool) -> list[PageImage]:
-    dataset, frame = evaluated.inputs.dataset, moment.frame
-    where = f"episode {moment.episode.number}, {frame / evaluated.summary.fps:.2f} s"
-    seen = {camera: next(read_frames(dataset, moment.episode, camera, [frame])) for camera in evaluated.cameras}
+def _moment_images(evaluated: Evaluated, moment: Moment, with_attribution: bool) -> list[PageImage]:
+    where = f"episode {moment.episode.number}, {moment.frame / evaluated.summary.fps:.2f} s"
+    seen = _see(evaluated, moment)
     images = [jpeg(image, f"Camera {camera}, {where}", MOMENT_PX) for camera, image in seen.items()]
-    if with_attribution and seen:
-        state = {key: values[frame : frame + 1] for key, values in rows.items() if key.startswith("observation.")}
-        observation = state | {image_key(camera): image[None] for camera, image in seen.items()}
-        for camera, map_HW in saliency(evaluated.inputs.policy, observation).items():
-            alt = f"Input attribution, camera {camera}, {where}"
-            images.append(jpeg(over_image(seen[camera], map_HW), alt, MOMENT_PX))
+    if with_attribution:
+        for camera, image in attribute(evaluated, moment).items():
+            images.append(jpeg(image, f"Input attribution, camera {camera}, {where}", MOMENT_PX))
     return images
+
+
+def attribute(evaluated: Evaluated, moment: Moment) -> dict[str, Image]:
+    """Return camera -> its image at a moment under the input attribution; empty for a policy without cameras."""
+    seen, rows = _see(evaluated, moment), evaluated.rows(moment.episode)
+    if not seen:
+        return {}
+    state = {key: rows[key][[moment.frame]] for key in (STATE, ENVIRONMENT) if key in rows}
+    observation = state | {image_key(camera): image[None] for camera, image in seen.items()}
+    maps = saliency(evaluated.inputs.policy, observation)
+    return {camera: over_image(seen[camera], map_HW) for camera, map_HW in maps.items()}
+
+
+def _see(evaluated: Evaluated, moment: Moment) -> dict[str, Image]:
+    dataset = evaluated.inputs.dataset
+    return {camera: next(read_frames(dataset, moment.episode, camera, [moment.frame])) for camera in evaluated.cameras}
 
 
 def _draw_joints(evaluated: Evaluated, episode: Episode) -> tuple[list[Figure], list[Figure]]:

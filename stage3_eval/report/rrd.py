@@ -5,14 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from common.lerobot.metadata import ACTION, Episode, image_key
-from common.report.images import read_frames
+from common.lerobot.metadata import ACTION, Episode
 from common.report.rrd import Recording, encode_jpeg, jpeg_files, new_recording, part
 from stage3_eval.inputs import Inputs
 from stage3_eval.metrics.scores import EpisodeScores
 from stage3_eval.metrics.summary import Summary
-from stage3_eval.report.gallery import Evaluated
-from stage3_eval.report.saliency import over_image, saliency
+from stage3_eval.report.gallery import Evaluated, attribute
 
 
 def write_recording(
@@ -34,8 +32,10 @@ def write_recording(
             for camera in evaluated.cameras:
                 entity = f"{_entity(episode)}/cameras/{part(camera)}"
                 recording.images(entity, jpeg_files(inputs.dataset, episode, camera))
-            for frame in sorted(scores[episode.number].moment_M[:attention].tolist()):
-                _write_attention(recording, evaluated, episode, frame)
+            for moment in sorted(scores[episode.number].moments[:attention], key=lambda moment: moment.frame):
+                for camera, image in attribute(evaluated, moment).items():
+                    entity = f"{_entity(episode)}/attention/{part(camera)}"
+                    recording.images(entity, [encode_jpeg(image)], first=moment.frame)
 
 
 def _entity(episode: Episode) -> str:
@@ -51,13 +51,3 @@ def _write_joints(recording: Recording, evaluated: Evaluated, episode: Episode) 
         recording.numbers(f"{entity}/error", np.abs(scores.executed_TA - recorded_TA)[:, joint])
         for frame, chunk_CA in zip(scores.fan_F.tolist(), scores.fan_FCA, strict=True):
             recording.numbers(f"{entity}/chunk_{frame:05d}", chunk_CA[: episode.length - frame, joint], first=frame)
-
-
-def _write_attention(recording: Recording, evaluated: Evaluated, episode: Episode, frame: int) -> None:
-    inputs, rows = evaluated.inputs, evaluated.rows(episode)
-    seen = {camera: next(read_frames(inputs.dataset, episode, camera, [frame])) for camera in evaluated.cameras}
-    state = {key: values[frame : frame + 1] for key, values in rows.items() if key.startswith("observation.")}
-    observation = state | {image_key(camera): image[None] for camera, image in seen.items()}
-    for camera, map_HW in saliency(inputs.policy, observation).items():
-        overlay = encode_jpeg(over_image(seen[camera], map_HW))
-        recording.images(f"{_entity(episode)}/attention/{part(camera)}", [overlay], first=frame)

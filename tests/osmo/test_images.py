@@ -16,7 +16,7 @@ from tests.osmo.conftest import OSMO
 from tests.reliability.test_p17_no_code_runs_from_data import PRODUCT
 
 IMAGES = [OSMO / "Dockerfile", OSMO / "Dockerfile.eval"]
-EVAL_LACKS = ("rosbags", "wandb", "azure-storage-blob", "jsonschema")
+EVAL_LACKS = ("rosbags", "wandb", "azure-storage-blob", "jsonschema", "matplotlib")
 PYPROJECT, CONSTRAINTS = ((ROOT / name).read_text() for name in ("pyproject.toml", "constraints.txt"))
 
 
@@ -66,7 +66,7 @@ def test_every_package_is_installed_and_copied_into_its_images() -> None:
 
 
 def test_the_evaluation_needs_nothing_that_its_image_lacks() -> None:
-    absent = ["stage1_convert", "stage2_train", "demo", "rosbags", "wandb", "azure.storage", "jsonschema"]
+    absent = ["stage1_convert", "stage2_train", "demo", "rosbags", "wandb", "azure.storage", "jsonschema", "matplotlib"]
     script = f"import sys\nfor name in {absent}: sys.modules[name] = None\n"
     script += "import osmo.task.launch, stage3_eval.__main__, stage3_eval.evaluate\n"
     script += "import stage3_eval.report.console, stage3_eval.compare.compare\n"

@@ -21,7 +21,7 @@ from stage3_eval import export as exporting
 from stage3_eval.export import export, require_exportable
 from stage3_eval.inputs import Inputs, open_inputs
 from tests.browser import require
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN, ROOT
 from tests.stage3_eval.conftest import CONFIG, MAPPING, tiny_checkpoint
 
 pytestmark = pytest.mark.integration
@@ -61,7 +61,7 @@ def test_onnxruntime_agrees_with_the_policy_for_any_batch_size(batch: int, expor
 
 
 def test_policy_json_describes_the_policy_to_a_driver(exported: Path, inputs: Inputs) -> None:
-    assert sorted(path.name for path in exported.iterdir()) == ["README.md", "policy.json", "policy.onnx"]
+    assert sorted(path.name for path in exported.iterdir()) == ["policy.json", "policy.onnx"]
     about = json.loads((exported / "policy.json").read_text())
     assert about["joint_names"] == list(inputs.dataset.joint_names)
     assert (about["fps"], about["action_meaning"], about["chunk_size"]) == (30, "delta", 10)
@@ -71,8 +71,9 @@ def test_policy_json_describes_the_policy_to_a_driver(exported: Path, inputs: In
     assert 0 <= about["verified"]["largest_difference_normalized"] < 1e-5
 
 
-def test_the_lines_of_the_readme_run_as_written(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (lines,) = re.findall(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)
+def test_the_lines_of_the_documentation_run_as_written(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "evaluation.md").read_text()
+    (lines,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     monkeypatch.chdir(exported)
     names: dict[str, np.ndarray] = {}
     exec(lines, names)

@@ -141,7 +141,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(out: Path, sweep: Sweep,
     (tmp_path / "old" / "summary.json").write_text('{"format": "stage3_eval", "format_version": 1}')
     with pytest.raises(
         UserError,
-        match="not a summary of format version 2, evaluate again into another folder: format_version=1: expected 2",
+        match="not a summary of format version 3, evaluate again into another folder: format_version=1: expected 3",
     ):
         compare(results[0], tmp_path / "old", "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()

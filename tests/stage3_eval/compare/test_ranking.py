@@ -8,11 +8,9 @@ from common.cli.command import UserError
 from stage3_eval.compare.ranking import (
     compare_summaries,
     find_changed,
-    find_common_episodes,
     find_difference,
     look_up,
     measure_lead,
-    rank,
     read_metric,
     verdict,
 )
@@ -35,18 +33,9 @@ def test_a_metric_that_is_not_there_is_refused_naming_the_evaluation() -> None:
 
 
 def test_the_lowest_comes_first() -> None:
-    assert rank({"a": make_summary([2, 2]), "b": make_summary([1, 1]), "c": make_summary([3, 3])}, METRIC) == [
-        "b",
-        "a",
-        "c",
-    ]
-
-
-def test_evaluations_of_different_episodes_are_ranked_by_those_they_share() -> None:
-    hard = make_summary([1.0, 9.0], [0, 1])  # better on episode 0, but it also took a hard one
-    easy = make_summary([2.0], [0])
-    assert find_common_episodes([hard, easy], METRIC) == [0]
-    assert rank({"easy": easy, "hard": hard}, METRIC) == ["hard", "easy"]
+    three = {"a": make_summary([2, 2]), "b": make_summary([1, 1]), "c": make_summary([3, 3])}
+    comparison = compare_summaries(three, METRIC)
+    assert comparison.order == list(comparison.values) == ["b", "a", "c"]
 
 
 def test_a_steady_lead_is_larger_than_the_spread_and_a_lucky_one_is_not() -> None:
@@ -82,12 +71,25 @@ def test_two_episodes_are_too_few_and_so_is_a_metric_without_episodes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "other"), [("dataset_fingerprint", "other"), ("protocol", "queue"), ("action_meaning", "command")]
+    ("key", "other"),
+    [
+        ("dataset_fingerprint", "other"),
+        ("protocol", "queue"),
+        ("action_meaning", "command"),
+        ("action_meaning", None),
+        ("episodes", [0, 1, 2]),
+    ],
 )
-def test_evaluations_of_other_data_or_rules_have_no_common_winner(key: str, other: str) -> None:
-    assert find_difference({"a": make_summary([1]), "b": make_summary([1])}, METRIC) is None
-    reason = find_difference({"a": make_summary([1]), "b": make_summary([1], (), **{key: other})}, METRIC)
-    assert reason == f"a and b differ in {key.replace('_', ' ')}"
+def test_evaluations_of_other_data_or_rules_have_no_common_winner(key: str, other: object) -> None:
+    summaries = {"a": make_summary([3, 3]), "b": make_summary([3, 3]), "c": make_summary([1, 1], (), **{key: other})}
+    comparison = compare_summaries(summaries, METRIC)
+    assert verdict(comparison) == f"No winner: a and c differ in {key.replace('_', ' ')}"
+    assert (comparison.winner, comparison.lead) == (None, None)
+    assert comparison.values == {"c": 1, "a": 3, "b": 3}
+
+
+def test_the_order_of_the_episodes_makes_no_difference() -> None:
+    assert find_difference({"a": make_summary([1, 2], [0, 1]), "b": make_summary([2, 1], [1, 0])}) is None
 
 
 def test_a_tie_has_no_winner() -> None:
@@ -96,17 +98,6 @@ def test_a_tie_has_no_winner() -> None:
     assert verdict(comparison) == f"No winner: a and b have the same {METRIC}"
     ahead = compare_summaries({"a": make_summary([1, 2, 3]), "b": make_summary([1, 2, 2])}, METRIC)
     assert ahead.winner == "b"
-
-
-def test_errors_of_the_policy_are_compared_where_only_one_evaluation_knows_the_meaning_of_actions() -> None:
-    silent = make_summary([1], action_meaning=None)
-    both = {"a": make_summary([1]), "b": silent}
-    assert find_difference(both, METRIC) is None
-    for metric in ("ratio_to_best_baseline.valid_horizon", "baselines.repeat_last.first_step.mae"):
-        assert find_difference(both, metric) == "a and b differ in action meaning"
-        assert find_difference({"a": silent, "b": silent}, metric) is None
-    three = both | {"c": make_summary([1], action_meaning="command")}
-    assert find_difference(three, METRIC) == "a and c differ in action meaning"
 
 
 def test_only_hyperparameters_that_differ_are_listed() -> None:

@@ -10,10 +10,11 @@ import pytest
 from common.lerobot.metadata import Episode
 from common.report.formatting import MINUS, angle
 from stage3_eval.__main__ import main
+from stage3_eval.metrics.scores import Moment
 from stage3_eval.metrics.summary import VALID_HORIZON, Summary
 from stage3_eval.output import read_summary
 from stage3_eval.report.console import WIDTH, report
-from stage3_eval.report.gallery import BEST_DRAWN, MAX_DRAWN, Moment, choose_drawn
+from stage3_eval.report.gallery import BEST_DRAWN, MAX_DRAWN, choose_drawn
 from stage3_eval.report.player import LEAST_IMAGES, MOST_IMAGES, PAGE_IMAGES, images_per_episode
 from stage3_eval.report.verdict import describe_baseline, verdict
 from tests.browser import check_page, find_serious, visit
@@ -177,7 +178,7 @@ def test_the_small_images_of_a_page_are_bounded() -> None:
 
 
 def moment(number: int) -> Moment:
-    return Moment(Episode(number, 0, 2, (0, 0), {}), 0, 1.0, np.zeros((1, 1)))
+    return Moment(Episode(number, 0, 2, (0, 0), {}), 0, 1.0, np.zeros((1, 1), np.float32))
 
 
 def test_of_many_episodes_the_worst_a_few_of_the_best_and_those_of_the_moments_are_drawn() -> None:
