@@ -123,7 +123,7 @@ class Trainer:
         )
         self.saved_s, sigterm.deferred = time.monotonic(), True
         with self._outputs() as outputs, _garbage_collection_paused():
-            for step in range(self.first_step, training.steps):
+            for step in outputs[0].steps if outputs else range(self.first_step, training.steps):
                 result = self.stepper.step(batches, step)
                 done = step + 1
                 stop, save_now = flags.any(sigterm.received, self._save_timer_expired())
@@ -137,7 +137,8 @@ class Trainer:
                     self.saved_s = time.monotonic()
                 if outputs:
                     tracker, writer = outputs
-                    tracker.update(done, metrics)
+                    if metrics:
+                        tracker.log(done, metrics)
                     progress = TrainingStep(done, world.size, training.batch_size, training.grad_accumulation)
                     writer.save(progress, due.save, metrics.get("val_loss"))
                 if stop:
