@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from common.lerobot.frames import read_frames
 from common.lerobot.metadata import ACTION, Episode, image_key
-from common.report.images import read_frames
 from common.report.rrd import Recording, encode_jpeg, jpeg_files, new_recording, part
 from stage3_eval.inputs import Inputs
 from stage3_eval.metrics.scores import EpisodeScores
