@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 
 from common.act.checkpoint import TRAIN_CONFIG
 from common.act.network import Act
-from common.act.runs import PRETRAINED, WEIGHTS
+from common.act.runs import PRETRAINED, WEIGHTS, list_checkpoints
 from common.cli.command import UserError, one_line
 from common.storage.files import find_damage, read_json
-from stage2_train.checkpoints.writer import OPTIMIZER_STATE, STATE, STEP, TrainingStep, list_checkpoints
+from stage2_train.checkpoints.writer import OPTIMIZER_STATE, STATE, STEP, TrainingStep
 from stage2_train.config import TrainConfig
 from stage2_train.optimizer import Optimizer
 

@@ -5,7 +5,6 @@ The layout is LeRobot's, plus a manifest.
 
 import copy
 import logging
-import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -16,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from common.act.checkpoint import Checkpoint
-from common.act.runs import PRETRAINED
+from common.act.runs import PRETRAINED, list_checkpoints
 from common.storage.disk import require_free
 from common.storage.files import new_folder, read_json, remove_folder, write_json
 from stage2_train.checkpoints.card import write_card
@@ -49,12 +48,6 @@ class TrainingStep(NamedTuple):
 def checkpoint_name(step: int) -> str:
     """Return the folder name of a step's checkpoint."""
     return f"checkpoint_{step:06d}"
-
-
-def list_checkpoints(output_dir: Path) -> list[tuple[int, Path]]:
-    """Return (step, folder) of every numbered checkpoint, ordered by step."""
-    matches = ((re.fullmatch(r"checkpoint_(\d{6,})", path.name), path) for path in output_dir.glob("checkpoint_*"))
-    return sorted((int(match[1]), path) for match, path in matches if match)
 
 
 class CheckpointWriter:

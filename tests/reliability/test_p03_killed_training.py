@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stage2_train.checkpoints.writer import list_checkpoints
+from common.act.runs import list_checkpoints
 from tests.reliability.harness import Command, Warm, leftovers, loops
 from tests.stage2_train.tiny import content, finish, start, stderr, without_times, write_dataset
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from common.act.runs import list_checkpoints
 from common.cli.command import EXIT_TRANSIENT
-from stage2_train.checkpoints.writer import list_checkpoints
 from tests.reliability.harness import Warm, leftovers
 from tests.stage2_train.tiny import content, finish, metrics, start, stderr, train_as, without_times, write_dataset
 
