@@ -106,7 +106,6 @@ class Trainer:
             state = self.optimizer.tensors()
             self.world.broadcast(list(state.values()))
             self.optimizer.load(state)
-            self.averages.load(resume_point.averages() if resume_point else None, self.world)
         training, world = self.config.training, self.world
         if training.compile:
             self.network.compile(dynamic=False)  # every batch has the same shape
@@ -124,7 +123,7 @@ class Trainer:
         )
         self.saved_s, sigterm.deferred = time.monotonic(), True
         with self._outputs() as outputs, _garbage_collection_paused():
-            for step in range(self.first_step, training.steps):
+            for step in outputs[0].steps if outputs else range(self.first_step, training.steps):
                 result = self.stepper.step(batches, step)
                 done = step + 1
                 stop, save_now = flags.any(sigterm.received, self._save_timer_expired())
@@ -134,23 +133,24 @@ class Trainer:
                 metrics = self._metrics(done, result) if due.log else {}
                 if self.validation is not None and due.validate:
                     metrics["val_loss"] = self.validation.loss(self.loss_module, world)
-                averages = self.averages.state(world) if due.save else None
                 if due.save:
                     self.saved_s = time.monotonic()
                 if outputs:
                     tracker, writer = outputs
-                    tracker.update(done, metrics)
+                    if metrics:
+                        tracker.log(done, metrics)
                     progress = TrainingStep(done, world.size, training.batch_size, training.grad_accumulation)
-                    writer.save(progress, averages, metrics.get("val_loss"))
+                    writer.save(progress, due.save, metrics.get("val_loss"))
                 if stop:
                     self._stop(writer if outputs else None, done)
 
     def _due(self, done: int, save_now: bool) -> Due:
         training, is_last = self.config.training, done == self.config.training.steps
+        save = is_last or done % training.save_freq == 0 or save_now
         return Due(
-            log=is_last or done % training.log_freq == 0,
+            log=save or done % training.log_freq == 0,  # a resumed run begins with a new log line
             validate=self.validation is not None and (is_last or done % training.val_freq == 0),
-            save=is_last or done % training.save_freq == 0 or save_now,
+            save=save,
         )
 
     def _save_timer_expired(self) -> bool:

@@ -87,7 +87,8 @@ def cache_dir(config: TrainConfig) -> Path:
 def _open_frame_store(config: TrainConfig, dataset: Dataset, world: World) -> FrameStore:
     """Open columns and images: the first process of each machine fills the cache, the others wait for it."""
     folder = cache_dir(config)
-    _require_writable(folder)
+    if config.data.frame_cache != "none":
+        _require_writable(folder)
     store = FrameStore(dataset, open_frames(dataset, folder, config.data.frame_cache))
     world.barrier()  # machines take different times
     return store

@@ -2,12 +2,14 @@
 
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
-from common.cli.config import reference
+from common.cli.validation import show
 from stage1_convert.config import Config as ConvertConfig
 from stage2_train.config import TrainConfig
 from tests.conftest import ROOT
@@ -19,7 +21,19 @@ REFERENCES = {ROOT / "docs" / "conversion.md": ConvertConfig, ROOT / "docs" / "t
 
 def with_reference(text: str, cls: type[Any]) -> str:
     """The text of a README with the configuration table generated from the code."""
-    return REFERENCE.sub(lambda match: f"{match[1]}{reference(cls)}\n{match[2]}", text)
+    table = "\n".join(["| key | default | meaning |", "|---|---|---|", *setting_rows(cls)])
+    return REFERENCE.sub(lambda match: f"{match[1]}{table}\n{match[2]}", text)
+
+
+def setting_rows(cls: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """A Markdown row for every setting, in the order they are declared."""
+    for name, field in cls.model_fields.items():
+        key = f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from setting_rows(field.annotation, f"{key}.")
+        else:
+            assert field.description, key
+            yield f"| `{key}` | `{show(field.get_default(call_default_factory=True))}` | {field.description} |"
 
 
 def block(language: str, page: Path = README) -> str:

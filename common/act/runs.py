@@ -2,7 +2,6 @@
 
 import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -11,7 +10,7 @@ from common.cli.command import UserError, one_line
 from common.storage.files import MANIFEST, find_damage, read_json
 
 PRETRAINED, CONFIG, WEIGHTS = "pretrained_model", "config.json", "model.safetensors"
-_CHECKPOINT_NAME = re.compile(r"(?:checkpoint_)?(\d{6,})")  # ours, and LeRobot's below checkpoints/
+OUR_NAME, ANY_NAME = r"checkpoint_(\d{6,})", r"(?:checkpoint_)?(\d{6,})"  # LeRobot's are only numbers
 log = logging.getLogger(__name__)
 
 
@@ -25,7 +24,8 @@ def pretrained_folder(path: Path) -> Path:
     for folder in (path, path / PRETRAINED):
         if (folder / CONFIG).is_file():
             return folder
-    newest_first = sorted(_checkpoints(path), reverse=True)
+    found = [*list_checkpoints(path, ANY_NAME), *list_checkpoints(path / "checkpoints", ANY_NAME)]
+    newest_first = sorted(found, reverse=True)
     for _, folder in newest_first:
         problem = damage(folder)
         if problem is None:
@@ -34,6 +34,12 @@ def pretrained_folder(path: Path) -> Path:
         log.warning("%s is damaged and skipped: %s", folder, problem)
     what = f"none of its {len(newest_first)} checkpoints is complete" if newest_first else f"{CONFIG} is missing"
     raise UserError(f"no checkpoint in {path}: {what}; give a run, a checkpoint or a pretrained_model folder")
+
+
+def list_checkpoints(folder: Path, name: str = OUR_NAME) -> list[tuple[int, Path]]:
+    """Return (step, folder) of every numbered checkpoint in a folder, ordered by step; `name` is the pattern of their names."""
+    matches = ((re.fullmatch(name, path.name), path) for path in folder.glob("*"))
+    return sorted((int(match[1]), path) for match, path in matches if match)
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -47,11 +53,3 @@ def damage(checkpoint: Path) -> str | None:
             return None
     except (UserError, SafetensorError, OSError) as error:
         return one_line(error)
-
-
-def _checkpoints(run: Path) -> Iterator[tuple[int, Path]]:
-    for parent in (run, run / "checkpoints"):
-        for folder in parent.iterdir() if parent.is_dir() else ():
-            match = _CHECKPOINT_NAME.fullmatch(folder.name)
-            if match and folder.is_dir() and not folder.is_symlink():
-                yield int(match[1]), folder

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
@@ -62,21 +62,29 @@ def add_config_flags(parser: argparse.ArgumentParser, sections: str) -> None:
     parser.add_argument("--override", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=help_text)
 
 
-def progress(items: Iterable[T], total: int, label: str, unit: str = "it") -> Iterator[T]:
-    """Yield `items` and show rate and remaining time: a bar on a terminal, a line about every ten seconds in a log."""
+def progress(
+    items: Iterable[T], total: int, label: str, unit: str = "it", done: int = 0, note: Callable[[], str] | None = None
+) -> Generator[T]:
+    """Yield `items` and show rate and remaining time: a bar on a terminal, a line about every ten seconds in a log.
+
+    `done` of the `total` were done before. `note` returns what else to show; with it a log has a line at the end, too.
+    """
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        yield from tqdm(items, total=total, desc=label, unit=unit, dynamic_ncols=True)
+        with tqdm(items, total=total, initial=done, desc=label, unit=unit, dynamic_ncols=True) as bar:
+            for item in bar:
+                yield item
+                bar.set_postfix_str(note() if note else "", refresh=False)
         return
     start = last = time.monotonic()
-    for done, item in enumerate(items, 1):
+    for count, item in enumerate(items, 1):
         yield item
-        now = time.monotonic()
-        if now - last >= LOG_PERIOD_S:
-            rate = done / (now - start)
-            left_s = (total - done) / rate
-            log.info("%s: %d of %d, %.1f %s/s, about %.0f s left", label, done, total, rate, unit, left_s)
+        now, left = time.monotonic(), total - done - count
+        if now - last >= LOG_PERIOD_S or (note and not left):
+            rate = count / (now - start)
+            text = f"{done + count} of {total}, {rate:.1f} {unit}/s, about {left / rate:.0f} s left"
+            log.info("%s: %s%s", label, text, f", {note()}" if note else "")
             last = now
 
 

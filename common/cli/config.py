@@ -4,7 +4,7 @@ Values convert by the declared type of their field, never by YAML's guesses: YAM
 `12:30` as 750. Every field carries its default, its range and its description, from which the tables in docs/ are written.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, mod
 from pydantic_core import PydanticCustomError
 
 from common.cli.command import UserError
-from common.cli.validation import show, validate
+from common.cli.validation import validate
 
 NULLS = ("", "null", "~")
 
@@ -75,22 +75,6 @@ def load(cls: type[S], path: Path | None, overrides: Sequence[str] = ()) -> S:
 def changed(config: S, **values: Any) -> S:
     """Return a section with other values, checked like the first ones; raises UserError as `load` does."""
     return validate(type(config), {**dict(config), **values})
-
-
-def describe(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield (dotted key, default, description) of every setting, in the order they are declared."""
-    for name, field in cls.model_fields.items():
-        key = f"{prefix}{name}"
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from describe(field.annotation, f"{key}.")
-        else:
-            yield key, show(field.get_default(call_default_factory=True)), field.description or ""
-
-
-def reference(cls: type[BaseModel]) -> str:
-    """Return the table of all settings in Markdown."""
-    rows = [f"| `{key}` | `{default}` | {description} |" for key, default, description in describe(cls)]
-    return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])
 
 
 def _read(path: Path) -> dict[str, Any]:

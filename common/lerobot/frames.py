@@ -1,15 +1,18 @@
-"""The images of one camera by row: decoded ones in a memory map, or encoded ones that are decoded at every use."""
+"""Single images of a camera: from a memory map of decoded ones, or read from the dataset and decoded at every use."""
 
 import bisect
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from common.cli.command import UserError
+from common.cli.command import UserError, one_line
 from common.lerobot.images import Image, decode_image, image_file
+from common.lerobot.metadata import Episode, image_key
 
 if TYPE_CHECKING:  # batches need no pydantic
     from common.lerobot.dataset import Dataset
@@ -39,29 +42,56 @@ class MappedFrames:
 
 
 class DecodedFrames:
-    """Images that are decoded at every use, from memory-mapped cells {bytes, path} or from the dataset's videos."""
+    """Images that are read and decoded at every use."""
 
-    def __init__(self, dataset: "Dataset", camera: str, cells: Path | None) -> None:
-        """`cells` is an Arrow file with a cell for every row; None: they are in videos."""
+    def __init__(self, dataset: "Dataset", camera: str) -> None:
         self.shape = dataset.cameras[camera]
         self._dataset, self._camera = dataset, camera
-        self._cells = pa.ipc.open_file(pa.memory_map(str(cells))).read_all().column(0) if cells else None
         self._starts = [episode.start for episode in dataset.episodes]
 
     def take(self, rows: Rows, out: npt.NDArray[np.uint8]) -> None:
-        """Decode the images of `rows`; raises UserError naming episode and frame of a damaged one."""
+        """Decode the images of `rows` into `out`; raises UserError naming episode and frame of a damaged one."""
         for i, row in enumerate(rows.tolist()):
-            out[i] = self._image(row)
+            episode = self._dataset.episodes[bisect.bisect_right(self._starts, row) - 1]
+            (out[i],) = read_frames(self._dataset, episode, self._camera, [row - episode.start])
 
-    def _image(self, row: int) -> Image:
-        dataset, camera = self._dataset, self._camera
-        episode = dataset.episodes[bisect.bisect_right(self._starts, row) - 1]
-        frame = row - episode.start
+
+def read_frames(dataset: "Dataset", episode: Episode, camera: str, frames: Sequence[int]) -> Iterator[Image]:
+    """Yield a few frames of an episode, in rising order, without decoding those in between.
+
+    Raises UserError naming camera, episode and frame when an image is damaged or missing.
+    """
+    is_video = dataset.features[image_key(camera)].dtype == "video"
+    images = (_from_video if is_video else _from_rows)(dataset, episode, camera, frames)
+    for frame in frames:
         try:
-            if self._cells is not None:
-                image = decode_image(image_file(dataset.root, self._cells[row].as_py()))
-            else:
-                image = dataset.video_frame(episode, camera, frame)
-            return dataset.resized(image, camera)
+            image = dataset.resized(next(images), camera)
         except UserError as error:
             raise dataset.image_fault(episode, camera, frame, error) from error
+        yield image
+
+
+def _from_rows(dataset: "Dataset", episode: Episode, camera: str, frames: Sequence[int]) -> Iterator[Image]:
+    """Read only the row groups in which the frames are stored."""
+    path, key = dataset.rows_path(episode), dataset.stored[image_key(camera)]
+    try:
+        with pq.ParquetFile(path) as file:
+            first = episode.start - int(file.read_row_group(0, [dataset.stored["index"]]).column(0)[0].as_py())
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            starts = np.concatenate([[0], np.cumsum(sizes)])
+            held, column = -1, None
+            for row in (first + frame for frame in frames):
+                if not 0 <= row < starts[-1]:
+                    raise UserError("the file does not hold it")
+                group = int(np.searchsorted(starts, row, side="right")) - 1
+                if group != held:
+                    held, column = group, file.read_row_group(group, [key]).column(0)
+                assert column is not None
+                yield decode_image(image_file(dataset.root, column[row - int(starts[group])].as_py()))
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from error
+
+
+def _from_video(dataset: "Dataset", episode: Episode, camera: str, frames: Sequence[int]) -> Iterator[Image]:
+    for frame in frames:
+        yield dataset.video_frame(episode, camera, frame)

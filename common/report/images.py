@@ -1,18 +1,17 @@
-"""Images of a page: frames of a dataset, read one by one, and pixels as data URLs."""
+"""Images of a page: frames of a dataset, and pixels, as data URLs."""
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
-from common.cli.command import UserError, one_line
 from common.lerobot.dataset import Dataset
-from common.lerobot.images import Image, decode_image, image_file
-from common.lerobot.metadata import Episode, image_key
+from common.lerobot.frames import read_frames
+from common.lerobot.images import Image
+from common.lerobot.metadata import Episode
 
 FILM_FRAMES, FILM_PX = 8, 160
 JPEG_QUALITY = 78
@@ -51,21 +50,6 @@ def sheet(images: Iterable[Image], width: int) -> PageImage:
     return jpeg(np.hstack(small), "", width * len(small))._replace(width=width, height=height)
 
 
-def read_frames(dataset: Dataset, episode: Episode, camera: str, frames: Sequence[int]) -> Iterator[Image]:
-    """Yield a few frames of an episode, in rising order, without decoding those in between.
-
-    Raises UserError naming camera, episode and frame when an image is damaged or missing.
-    """
-    is_video = dataset.features[image_key(camera)].dtype == "video"
-    images = (_from_video if is_video else _from_rows)(dataset, episode, camera, frames)
-    for frame in frames:
-        try:
-            image = dataset.resized(next(images), camera)
-        except UserError as error:
-            raise UserError(f"camera {camera}, episode {episode.number}, frame {frame}: {one_line(error)}") from error
-        yield image
-
-
 def jpeg(image: Image, alt: str, max_width: int, caption: str = "") -> PageImage:
     """Return an RGB image (height, width, 3) as a JPEG file, made smaller when it is wider than `max_width`."""
     image = _smaller(image, max_width)
@@ -93,23 +77,3 @@ def _data_url(bgr: npt.NDArray[Any], kind: str, options: Sequence[int] = ()) -> 
     done, encoded = cv2.imencode(f".{kind}", np.ascontiguousarray(bgr), list(options))
     assert done, f"OpenCV cannot encode {kind}"
     return f"data:image/{kind};base64,{base64.b64encode(encoded.tobytes()).decode()}"
-
-
-def _from_rows(dataset: Dataset, episode: Episode, camera: str, frames: Sequence[int]) -> Iterator[Image]:
-    """Read only the row groups in which the frames are stored."""
-    with pq.ParquetFile(dataset.rows_path(episode)) as file:
-        first = episode.start - int(file.read_row_group(0, ["index"]).column(0)[0].as_py())
-        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        held, column = -1, None
-        for frame in frames:
-            group = int(np.searchsorted(starts, first + frame, side="right")) - 1
-            if group != held:
-                held, column = group, file.read_row_group(group, [dataset.stored[image_key(camera)]]).column(0)
-            assert column is not None
-            yield decode_image(image_file(dataset.root, column[first + frame - int(starts[group])].as_py()))
-
-
-def _from_video(dataset: Dataset, episode: Episode, camera: str, frames: Sequence[int]) -> Iterator[Image]:
-    for frame in frames:
-        yield dataset.video_frame(episode, camera, frame)

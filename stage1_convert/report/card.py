@@ -9,11 +9,12 @@ import cv2
 import numpy as np
 
 from common.lerobot.dataset import Dataset
+from common.lerobot.frames import read_frames
 from common.lerobot.images import Image
 from common.lerobot.metadata import VERSION
 from common.report import render
 from common.report.card import ACTIONS, CARD, front_matter
-from common.report.images import FILM_PX, JPEG_QUALITY, film_frames, read_frames
+from common.report.images import FILM_PX, JPEG_QUALITY, film_frames
 from common.storage.files import write_file
 from stage1_convert.dataset.record import RECORD_PATH, ConversionRecord, read_record
 from stage1_convert.report.issues import report_episodes, report_streams

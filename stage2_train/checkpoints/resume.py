@@ -14,13 +14,12 @@ from safetensors.torch import load_file
 
 from common.act.checkpoint import TRAIN_CONFIG
 from common.act.network import Act
-from common.act.runs import PRETRAINED, WEIGHTS
+from common.act.runs import PRETRAINED, WEIGHTS, list_checkpoints
 from common.cli.command import UserError, one_line
 from common.storage.files import find_damage, read_json
-from stage2_train.checkpoints.writer import LOG_WINDOW, OPTIMIZER_STATE, STATE, STEP, TrainingStep, list_checkpoints
+from stage2_train.checkpoints.writer import OPTIMIZER_STATE, STATE, STEP, TrainingStep
 from stage2_train.config import TrainConfig
 from stage2_train.optimizer import Optimizer
-from stage2_train.tracking.averages import AveragesState
 
 # Settings that change no step: paths, how often files are written, the device. The global batch is compared as a whole,
 # and the dataset by its `fingerprint`.
@@ -41,10 +40,6 @@ class ResumePoint(NamedTuple):
 
     folder: Path
     progress: TrainingStep
-
-    def averages(self) -> AveragesState:
-        """Return the sums for the next line of metrics.jsonl."""
-        return AveragesState(**read_json(self.folder / STATE / LOG_WINDOW))
 
     def load(self, network: Act, optimizer: Optimizer) -> None:
         """Load weights and optimizer state; raises UserError if they belong to another network."""

@@ -1,11 +1,10 @@
 """Writes `checkpoint_005000/` and `best/` in a thread while the training continues.
 
-The layout is LeRobot's, plus a manifest and `log_window.json`.
+The layout is LeRobot's, plus a manifest.
 """
 
 import copy
 import logging
-import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -16,19 +15,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from common.act.checkpoint import Checkpoint
-from common.act.runs import PRETRAINED
+from common.act.runs import PRETRAINED, list_checkpoints
 from common.storage.disk import require_free
 from common.storage.files import new_folder, read_json, remove_folder, write_json
 from stage2_train.checkpoints.card import write_card
 from stage2_train.config import TrainingConfig
 from stage2_train.optimizer import Optimizer
-from stage2_train.tracking.averages import AveragesState
 from stage2_train.tracking.tracker import METRICS
 
 BEST, BEST_RECORD = "best", "best.json"
 STATE = "training_state"
 OPTIMIZER_STATE, OPTIMIZER_GROUPS = "optimizer_state.safetensors", "optimizer_param_groups.json"
-STEP, LOG_WINDOW = "training_step.json", "log_window.json"
+STEP = "training_step.json"
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +48,6 @@ class TrainingStep(NamedTuple):
 def checkpoint_name(step: int) -> str:
     """Return the folder name of a step's checkpoint."""
     return f"checkpoint_{step:06d}"
-
-
-def list_checkpoints(output_dir: Path) -> list[tuple[int, Path]]:
-    """Return (step, folder) of every numbered checkpoint, ordered by step."""
-    matches = ((re.fullmatch(r"checkpoint_(\d{6,})", path.name), path) for path in output_dir.glob("checkpoint_*"))
-    return sorted((int(match[1]), path) for match, path in matches if match)
 
 
 class CheckpointWriter:
@@ -92,32 +84,32 @@ class CheckpointWriter:
             in_flight, self._in_flight = self._in_flight, None
             in_flight.result()
 
-    def save(self, done: TrainingStep, averages: AveragesState | None, val_loss: float | None) -> None:
-        """Start to write `best/` if no held-out loss so far was as low, and a numbered checkpoint if there are `averages`.
+    def save(self, done: TrainingStep, numbered: bool, val_loss: float | None) -> None:
+        """Start to write `best/` if no held-out loss so far was as low, and a numbered checkpoint if asked to.
 
         Returns as soon as weights and optimizer state are copied.
         """
         is_best = val_loss is not None and val_loss < self._best_loss
-        if not is_best and averages is None:
+        if not is_best and not numbered:
             return
         self.wait()
-        self._take_snapshot(with_optimizer=averages is not None)
+        self._take_snapshot(with_optimizer=numbered)
         if val_loss is not None and is_best:
             self._best_loss = val_loss
         groups = self._optimizer.groups()
-        self._in_flight = self._thread.submit(self._write, done, averages, val_loss if is_best else None, groups)
+        self._in_flight = self._thread.submit(self._write, done, numbered, val_loss if is_best else None, groups)
 
     def _write(
         self,
         done: TrainingStep,
-        averages: AveragesState | None,
+        numbered: bool,
         best_loss: float | None,
         groups: list[dict[str, object]],
     ) -> None:
         if best_loss is not None:  # first: once the numbered checkpoint exists, this step is never done again
             self._write_best(done.step, best_loss)
-        if averages is not None:
-            self._write_numbered(done, averages, groups)
+        if numbered:
+            self._write_numbered(done, groups)
             self._remove_old()
             self._after_save()
 
@@ -131,7 +123,7 @@ class CheckpointWriter:
             else:
                 self._optimizer_copy[name].copy_(tensor)
 
-    def _write_numbered(self, done: TrainingStep, averages: AveragesState, groups: list[dict[str, object]]) -> None:
+    def _write_numbered(self, done: TrainingStep, groups: list[dict[str, object]]) -> None:
         folder = self._folder / checkpoint_name(done.step)
         tensors = [*self._copy.network.state_dict().values(), *self._optimizer_copy.values()]
         require_free(self._folder, sum(tensor.nbytes for tensor in tensors), f"checkpoint {folder.name}")
@@ -142,7 +134,6 @@ class CheckpointWriter:
             save_file(self._optimizer_copy, training_state / OPTIMIZER_STATE)
             write_json(training_state / OPTIMIZER_GROUPS, groups)
             write_json(training_state / STEP, done._asdict())
-            write_json(training_state / LOG_WINDOW, averages._asdict())
         log.info("saved %s", folder)
 
     def _write_best(self, step: int, val_loss: float) -> None:

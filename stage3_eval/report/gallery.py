@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from common.lerobot.frames import read_frames
 from common.lerobot.images import Image
 from common.lerobot.metadata import ACTION, ENVIRONMENT, STATE, Episode, image_key
 from common.report.charts import Line, Plot, line_chart
 from common.report.formatting import angle
-from common.report.images import PageImage, film, heat_map, jpeg, read_frames
+from common.report.images import PageImage, film, heat_map, jpeg
 from stage3_eval.inputs import Inputs
 from stage3_eval.metrics.errors import Floats
 from stage3_eval.metrics.motion import chunk_positions

@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from common.lerobot.dataset import Dataset
+from common.lerobot.frames import read_frames
 from common.lerobot.metadata import Episode
 from common.report.charts import MAX_POINTS
-from common.report.images import PageImage, film_frames, read_frames, sheet
+from common.report.images import PageImage, film_frames, sheet
 from stage3_eval.metrics.errors import Floats
 
 # Small images of the whole page, and of a camera in one episode at most and at least; every worst moment adds its own.

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import pytest
 
+from common.act.runs import list_checkpoints
 from common.lerobot.dataset import Dataset
 from stage2_train.batches import ChunkDataset
-from stage2_train.checkpoints.writer import list_checkpoints
 from stage2_train.train import train
 from tests.azurite.transfer import impatient, service
 from tests.conftest import GOLDEN

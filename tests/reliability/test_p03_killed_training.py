@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from stage2_train.checkpoints.writer import list_checkpoints
+from common.act.runs import list_checkpoints
 from tests.reliability.harness import Command, Warm, leftovers, loops
 from tests.stage2_train.tiny import content, finish, start, stderr, without_times, write_dataset
 
-# Saves often, so that many a kill falls into a save; a log line spans several of them.
+# Saves often, so that many a kill falls into a save.
 OFTEN = (
     *("training.steps=20", "training.save_freq=2", "training.log_freq=5"),
     *("data.val_fraction=0.34", "training.val_freq=3"),

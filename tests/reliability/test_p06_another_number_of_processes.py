@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.act.runs import list_checkpoints
 from stage2_train.batches import BatchOrder, ChunkDataset
-from stage2_train.checkpoints.writer import list_checkpoints
 from tests.reliability.conftest import Resumed
 from tests.reliability.harness import Warm
 from tests.reliability.recorded_training import read_draws

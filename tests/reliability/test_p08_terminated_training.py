@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from common.act.runs import list_checkpoints
 from common.cli.command import EXIT_TRANSIENT
-from stage2_train.checkpoints.writer import list_checkpoints
 from tests.reliability.harness import Warm, leftovers
 from tests.stage2_train.tiny import content, finish, metrics, start, stderr, train_as, without_times, write_dataset
 
@@ -21,15 +21,15 @@ def test_sigterm_saves_and_exits_with_75(warm: Warm, dataset: Path, tmp_path: Pa
     commands[-1].signal(signal.SIGTERM)  # to one rank only
     assert finish(commands, timeout_s=25) == [EXIT_TRANSIENT] * world_size, stderr(out)
     ((step, folder),) = list_checkpoints(out)
-    assert step >= metrics(out)[-1]["step"]
+    assert step == metrics(out)[-1]["step"]
     output = "".join(stderr(out, rank) for rank in range(world_size))
     assert output.count(f"stopped by SIGTERM; saved at step {step}, the same command resumes from there") == 1
 
-    if world_size == 1:  # the saved state is that of a run of so many steps
+    if world_size == 1:  # weights and log are those of a run of so many steps
         whole = train_as(1, warm, dataset, tmp_path / "whole", *LONG, f"training.steps={step}")
         weights = f"{folder.name}/pretrained_model/model.safetensors"
         assert content(out)[weights] == content(whole)[weights]
-        assert without_times(out) == [row for row in without_times(whole) if row["step"] % 5 == 0]
+        assert without_times(out) == without_times(whole)
 
 
 def test_sigterm_while_images_are_decoded_stops_at_once(warm: Warm, tmp_path: Path) -> None:

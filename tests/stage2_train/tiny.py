@@ -37,7 +37,7 @@ TINY = [
     "training.num_workers=1",
 ]
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-# With TINY: held-out losses at 5, 10 and 12, checkpoints at 4, 8 and 12, log lines at 3, 6, 9 and 12.
+# With TINY: held-out losses at 5, 10 and 12, checkpoints at 4, 8 and 12, log lines at 3, 6, 9 and at each of these.
 VALIDATED = ("data.val_fraction=0.34", "training.val_freq=5")
 
 

@@ -1,6 +1,7 @@
 """Exceptions of a command become one line and an exit code."""
 
 import errno
+import logging
 import signal
 import subprocess
 import sys
@@ -63,6 +64,14 @@ def test_a_wrong_flag_is_one_line_naming_it() -> None:
 
 def test_progress_passes_every_item_through() -> None:
     assert list(progress(iter(range(5)), 5, "counting")) == [0, 1, 2, 3, 4]
+
+
+def test_progress_with_a_note_counts_on_from_what_was_done_and_logs_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert list(progress(range(3, 5), 5, "training", "step", done=3, note=lambda: "loss 0.5")) == [3, 4]
+    (line,) = caplog.messages
+    assert line.startswith("training: 5 of 5, ")
+    assert line.endswith(" step/s, about 0 s left, loss 0.5")
 
 
 def test_a_closed_pipe_is_no_error() -> None:

@@ -71,9 +71,8 @@ def test_a_null_number_of_an_episode_is_named(image_dataset: Path, tmp_path: Pat
     dataset = Dataset.open(image_dataset)
     with pytest.raises(UserError, match=f"{DATA}: row {ROW}: episode_index is null"):
         read_rows(dataset, dataset.episodes[1], [STATE])
-    for mode in ("mmap", "none"):
-        with pytest.raises(UserError, match=f"{DATA}: row {ROW}: episode_index is null"):
-            open_frames(dataset, tmp_path, mode)
+    with pytest.raises(UserError, match=f"{DATA}: row {ROW}: episode_index is null"):
+        open_frames(dataset, tmp_path)
 
 
 @pytest.mark.parametrize("kind", [pa.float64(), pa.int16()])

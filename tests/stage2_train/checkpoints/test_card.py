@@ -42,7 +42,7 @@ def test_losses_are_the_newest_of_the_metrics_up_to_its_step(run: Path) -> None:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     text = card_of(run, "checkpoint_000008").text
     assert "| steps | 8 of 12, 4 samples each on every process |" in text
-    for name, word, step in (("loss", "training loss", 6), ("val_loss", "held-out loss", 5)):
+    for name, word, step in (("loss", "training loss", 8), ("val_loss", "held-out loss", 5)):
         value = next(row[name] for row in rows if row["step"] == step and name in row)
         line = next(line for line in text.splitlines() if line.startswith(f"| {word} "))
         assert line.endswith(f"at step {step} |")

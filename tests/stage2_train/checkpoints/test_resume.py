@@ -1,6 +1,5 @@
 """Running the same command again resumes the training, or says in one line why it cannot."""
 
-import json
 import logging
 import re
 import shutil
@@ -14,7 +13,7 @@ from common.lerobot.dataset import Dataset
 from stage2_train.checkpoints.resume import find_resume_point
 from stage2_train.config import TrainConfig
 from stage2_train.train import train
-from tests.stage2_train.tiny import VALIDATED, content, metrics, stopped_at, tiny_config, without_times, write_dataset
+from tests.stage2_train.tiny import VALIDATED, content, stopped_at, tiny_config, without_times, write_dataset
 
 pytestmark = pytest.mark.integration
 
@@ -27,14 +26,6 @@ def test_a_resumed_run_is_the_uninterrupted_one(dataset: Path, whole: Path, tmp_
     train(tiny_config(dataset, out, *VALIDATED))
     assert content(out) == content(whole)
     assert without_times(out) == without_times(whole)
-
-
-def test_a_log_line_that_spans_a_checkpoint_counts_all_its_steps(dataset: Path, whole: Path, tmp_path: Path) -> None:
-    out = stopped_at(whole, 4, tmp_path / "out")
-    window = json.loads((out / "checkpoint_000004/training_state/log_window.json").read_text())
-    assert window["steps"] == 1  # step 4, of the line that ends with step 6
-    train(tiny_config(dataset, out, *VALIDATED))
-    assert [row["step"] for row in metrics(out)] == [3, 5, 6, 9, 10, 12]
 
 
 def test_a_finished_run_reports_so_and_changes_nothing(
