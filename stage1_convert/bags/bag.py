@@ -23,7 +23,7 @@ from stage1_convert.bags.compression import ZSTD_MAGIC, unpack, unpack_file
 from stage1_convert.bags.mcap import Mcap
 from stage1_convert.bags.message_files import MessageFile
 from stage1_convert.bags.message_types import typestore
-from stage1_convert.bags.ros1 import open_rosbag1
+from stage1_convert.bags.ros1 import Rosbag1
 from stage1_convert.bags.sqlite import RECOVER, Database
 from stage1_convert.bags.storage import (
     DAMAGED,
@@ -253,7 +253,7 @@ def _open(file: Path, scratch: Path, warnings: list[str]) -> Storage:
             warnings.append(f"{packed.name} is cut off ({one_line(error)}): its beginning is salvaged")
     if name.endswith(".mcap"):
         return Mcap(file, warnings)
-    return Database(file, scratch, warnings) if name.endswith(".db3") else open_rosbag1(file, warnings)
+    return Database(file, scratch, warnings) if name.endswith(".db3") else Rosbag1(file)
 
 
 def _check_content(file: Path) -> None:
