@@ -243,14 +243,7 @@ def _open(file: Path, scratch: Path, warnings: list[str]) -> Storage:
     name = file.name.removesuffix(".zstd")
     if name != file.name:
         packed, file = file, scratch / name
-        try:
-            unpack_file(packed, file)
-        except UserError:
-            raise
-        except Exception as error:
-            if not name.endswith(".mcap") or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
-                raise
-            warnings.append(f"{packed.name} is cut off ({one_line(error)}): its beginning is salvaged")
+        unpack_file(packed, file)
     if name.endswith(".mcap"):
         return Mcap(file, warnings)
     return Database(file, scratch, warnings) if name.endswith(".db3") else Rosbag1(file)

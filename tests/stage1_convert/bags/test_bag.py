@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+import zstandard
 from mcap.reader import make_reader
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
@@ -260,6 +261,14 @@ def test_a_storage_file_that_the_metadata_does_not_list_is_reported_and_not_read
 def test_a_file_of_zero_bytes_is_reported_as_empty_and_not_as_damaged(tmp_path: Path) -> None:
     (tmp_path / "nothing.mcap").touch()
     with pytest.raises(UserError, match="is empty"), open_bag(tmp_path / "nothing.mcap", tmp_path, "humble"):
+        pass
+
+
+def test_a_compressed_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    packed = zstandard.compress((cell().write(tmp_path / "bag") / "bag.mcap").read_bytes())
+    cut = tmp_path / "bag.mcap.zstd"
+    cut.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(UserError, match="copy or download it again"), open_bag(cut, tmp_path, "humble"):
         pass
 
 
