@@ -1,12 +1,11 @@
 """The state and action vectors of every frame of an episode, and the columns that trace a frame to its messages."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from common.cli.command import UserError
-from stage1_convert.align import conventions
 from stage1_convert.align.camera_rate import ImageCounts, count_images
 from stage1_convert.align.episodes import EpisodePlan
 from stage1_convert.align.split import Span
@@ -54,12 +53,10 @@ def states_actions(bag_streams: BagStreams, plan: EpisodePlan, span: Span, confi
     numbers, commands = _numbers(bag_streams, plan, span, config)
     actions = []
     if config.has_commands:
-        actions.append(conventions.to_states(_stack(commands, rules.joint_order), rules.signs, rules.wrap_angles))
+        actions.append(to_states(_stack(commands, rules.joint_order), rules.signs, rules.wrap_angles))
     elif rules.action != "command":
-        actions.append(conventions.to_actions(_joint_states(numbers, config)["position"], rules.action))
-    actions += [
-        conventions.to_actions(_stack(numbers, [name]), rules.action, are_angles=False) for name in rules.action_fields
-    ]
+        actions.append(to_actions(_joint_states(numbers, config)["position"], rules.action))
+    actions += [to_actions(_stack(numbers, [name]), rules.action, are_angles=False) for name in rules.action_fields]
     paths = [_stack(numbers, [name]) for name in data.action_paths]
     return StatesActions(state_vectors(numbers, config), np.concatenate([*actions, *paths], axis=1))
 
@@ -75,7 +72,7 @@ def _joint_states(numbers: Mapping[str, Float64], config: Config) -> dict[str, F
     rules, wanted = config.conventions, config.data.joint_fields
     joints = np.array(config.state_names[: len(wanted) * len(rules.joint_order)])
     return {
-        field: conventions.to_states(_stack(numbers, names), rules.signs, rules.wrap_angles and field == "position")
+        field: to_states(_stack(numbers, names), rules.signs, rules.wrap_angles and field == "position")
         for field, names in zip(wanted, np.split(joints, len(wanted)), strict=True)
     }
 
@@ -158,3 +155,26 @@ def _resampled(name: str, stream: Stream, plan: EpisodePlan, span: Span, config:
         ticks_ns = plan.ticks_ns[span.start : span.stop]
         return interpolate(stream.clock.stamps_ns, stream.values, ticks_ns, samples, is_angle(stream.names, config))
     return stream.values[samples]
+
+
+def wrap(angles: Float64) -> Float64:
+    """Return `angles`, in radians, wrapped to (-pi, pi]."""
+    wrapped: Float64 = angles - 2 * np.pi * np.ceil((angles - np.pi) / (2 * np.pi))
+    return wrapped
+
+
+def to_states(angles: Float64, signs: Sequence[float], wrapped: bool) -> Float64:
+    """Return the states (frames, joints) in radians: `angles` times `signs`, wrapped to (-pi, pi] if `wrapped`."""
+    states = angles * np.asarray(signs)
+    return wrap(states) if wrapped else states
+
+
+def to_actions(values: Float64, meaning: str, are_angles: bool = True) -> Float64:
+    """Return the actions (frames, dimensions) of one episode's states: angles in radians, or a field such as a gripper's.
+
+    delta: the step to the next state, of angles along the shortest arc, in (-pi, pi]; zero for the last frame.
+    next_position: the next state; the last frame's is its own. command: the value, which was commanded.
+    """
+    following = np.concatenate([values[1:], values[-1:]])
+    step = following - values
+    return {"delta": wrap(step) if are_angles else step, "next_position": following, "command": values}[meaning]

@@ -23,7 +23,7 @@ from stage1_convert.bags.compression import ZSTD_MAGIC, unpack, unpack_file
 from stage1_convert.bags.mcap import Mcap
 from stage1_convert.bags.message_files import MessageFile
 from stage1_convert.bags.message_types import typestore
-from stage1_convert.bags.ros1 import open_rosbag1
+from stage1_convert.bags.ros1 import Rosbag1
 from stage1_convert.bags.sqlite import RECOVER, Database
 from stage1_convert.bags.storage import (
     DAMAGED,
@@ -243,17 +243,10 @@ def _open(file: Path, scratch: Path, warnings: list[str]) -> Storage:
     name = file.name.removesuffix(".zstd")
     if name != file.name:
         packed, file = file, scratch / name
-        try:
-            unpack_file(packed, file)
-        except UserError:
-            raise
-        except Exception as error:
-            if not name.endswith(".mcap") or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
-                raise
-            warnings.append(f"{packed.name} is cut off ({one_line(error)}): its beginning is salvaged")
+        unpack_file(packed, file)
     if name.endswith(".mcap"):
         return Mcap(file, warnings)
-    return Database(file, scratch, warnings) if name.endswith(".db3") else open_rosbag1(file, warnings)
+    return Database(file, scratch, warnings) if name.endswith(".db3") else Rosbag1(file)
 
 
 def _check_content(file: Path) -> None:

@@ -1,6 +1,5 @@
 """Reads ROS 1 .bag files with rosbags: their channels, and their messages converted to the CDR form of ROS 2."""
 
-import contextlib
 import functools
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -8,26 +7,29 @@ from pathlib import Path
 from rosbags.rosbag1 import Reader, ReaderError
 from rosbags.rosbag1.reader import decompressors
 
+from common.cli.command import UserError, one_line
 from stage1_convert.bags.compression import unpack
 from stage1_convert.bags.message_types import ros1_to_cdr
-from stage1_convert.bags.ros1_unindexed import DAMAGE, UnindexedRosbag1, has_index
-from stage1_convert.bags.storage import Channel, Storage
+from stage1_convert.bags.storage import Channel
 
-
-def open_rosbag1(path: Path, warnings: list[str]) -> Storage:
-    """Open a .bag file by its index, or without one where it has none that can be read."""
-    if has_index(path):
-        with contextlib.suppress(ReaderError, *DAMAGE):
-            return Rosbag1(path)
-    return UnindexedRosbag1(path, warnings)
+MAGIC = b"#ROSBAG V2.0\n"
 
 
 class Rosbag1:
-    """An open .bag file that has an index."""
+    """An open .bag file; one without an index, as a recorder that is killed leaves it, is refused."""
 
     def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            if file.read(len(MAGIC)) != MAGIC:
+                raise UserError("is no ROS 1 bag of format 2.0: it does not begin like one; copy or download it again")
         self._reader = Reader(path)
-        self._reader.open()
+        try:
+            self._reader.open()
+        except ReaderError as error:
+            raise UserError(
+                f"has no index that can be read ({one_line(error)}): write one with `rosbag reindex {path.name}`, or leave "
+                "the bag out by data.exclude"
+            ) from error
         for position, chunk in self._reader.chunks.items():
             self._reader.chunks[position] = chunk._replace(decompressor=_bounded(chunk.decompressor))
         self.channels = {

@@ -4,9 +4,7 @@ The dataset is opened by the code that a training opens it with: what that refus
 refuses anything is the verdict. The rules below find what is wrong beyond that.
 """
 
-import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,16 +67,15 @@ def check(root: Path, rename: Mapping[str, str] | None = None, use_cameras: Coll
     """
     if not (root / "meta" / "info.json").is_file():
         raise UserError(f"no dataset in {root}: meta/info.json is missing")
+    try:
+        dataset = Dataset.open(root, rename, use_cameras)
+    except UserError as error:
+        return Report(0, 0, [_fault(root, error, is_refused=True)])
     findings: list[Finding] = []
-    with _logged_warnings(root, findings):
-        try:
-            dataset = Dataset.open(root, rename, use_cameras)
-        except UserError as error:
-            return Report(0, 0, [*findings, _fault(root, error, is_refused=True)])
-        columns = _read(dataset, findings)
-        findings += check_images(dataset)
-        for rule in RULES:
-            findings += _apply(rule, Opened(dataset, columns))
+    columns = _read(dataset, findings)
+    findings += check_images(dataset)
+    for rule in RULES:
+        findings += _apply(rule, Opened(dataset, columns))
     first = {finding.text: finding for finding in reversed(findings)}
     images = dataset.n_frames * len(readable_cameras(dataset))
     return Report(dataset.n_frames, images, list(reversed(first.values())))
@@ -124,30 +121,8 @@ def _apply(rule: Rule, opened: Opened) -> list[Finding]:
 
 
 def _fault(root: Path, error: UserError, is_refused: bool = False) -> Finding:
-    return Finding("fault", _relative(root, str(error)), is_refused)
-
-
-def _relative(root: Path, text: str) -> str:
-    """Return a message with its paths relative to the dataset."""
-    return text.replace(f"{root}/", "").replace(f"{root}: ", "")
-
-
-@contextmanager
-def _logged_warnings(root: Path, findings: list[Finding]) -> Iterator[None]:
-    """Make every warning of the reader a finding, instead of a line in the log."""
-
-    class Collect(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            findings.append(Finding("warning", _relative(root, record.getMessage())))
-
-    logger, handler = logging.getLogger("common.lerobot"), Collect(logging.WARNING)
-    logger.addHandler(handler)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = True
+    """Return an error as a finding, its paths relative to the dataset."""
+    return Finding("fault", str(error).replace(f"{root}/", "").replace(f"{root}: ", ""), is_refused)
 
 
 def print_report(report: Report) -> int:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,10 +89,7 @@ class DatasetWriter:
     def finish(self, workers: int) -> None:
         """Write the episodes and meta/: info.json, stats.json, tasks.parquet and episodes."""
         self._write_rows(workers)
-        episodes = _EpisodesFile(self._root / EPISODES_PATH.format(chunk_index=0, file_index=0))
-        for episode in self._placed:
-            episodes.add(self._write(episode))
-        episodes.close()
+        self._write_episodes()
         meta, totals = self._root / "meta", (self.n_episodes, self.n_frames, len(self._tasks))
         write_json(meta / "info.json", describe_info(self._features, self._fps, self._robot_type, totals))
         stats = {key: pooled(parts) for key, parts in self._image_stats.items()}
@@ -110,6 +108,18 @@ class DatasetWriter:
             for refusal, use in zip(progress(results, len(uses), "renumber", "file"), uses.values(), strict=True):
                 if refusal is not None:
                     raise UserError(f"the rows of episode {use[0][0].episode_index} cannot be renumbered: {refusal}")
+
+    def _write_episodes(self) -> None:
+        """Write meta/episodes, GROUP_EPISODES rows to a row group, and link the files that they tell of."""
+        path = self._root / EPISODES_PATH.format(chunk_index=0, file_index=0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = map(self._write, self._placed)
+        group = list(islice(rows, GROUP_EPISODES))
+        schema = pa.schema({key: _episode_type(key) for key in group[0]})
+        with pq.ParquetWriter(path, schema) as writer:
+            while group:
+                writer.write_table(pa.Table.from_pylist(group, schema=schema))
+                group = list(islice(rows, GROUP_EPISODES))
 
     def _rows_path(self, offset: EpisodeOffset) -> Path:
         chunk, file = data_file(offset.episode_index)
@@ -158,33 +168,6 @@ def _place_rows(use: tuple[Path, Sequence[tuple[EpisodeOffset, Path]]]) -> None:
             finally:
                 renumbered.unlink(missing_ok=True)
         link(rows, target)
-
-
-class _EpisodesFile:
-    """Writes rows, all with the same keys, to the file of meta/episodes, GROUP_EPISODES to a row group."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._waiting = path, list[dict[str, Any]]()
-        self._writer: pq.ParquetWriter | None = None
-
-    def add(self, row: dict[str, Any]) -> None:
-        self._waiting.append(row)
-        if len(self._waiting) == GROUP_EPISODES:
-            self._flush()
-
-    def close(self) -> None:
-        if self._waiting:
-            self._flush()
-        if self._writer is not None:
-            self._writer.close()
-
-    def _flush(self) -> None:
-        schema = pa.schema({key: _episode_type(key) for key in self._waiting[0]})
-        if self._writer is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(self._path, schema)
-        self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=schema))
-        self._waiting = []
 
 
 def read_image_stats(dataset: Path, cameras: Iterable[str]) -> list[dict[str, Stats]]:

@@ -33,16 +33,8 @@ STORED = ("jpeg", "png")  # formats of files that a dataset can hold
 EIGHTH = cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION
 BLUE_FIRST = ("bgr8", "bgra8", "8UC3", "8UC4")  # words for OpenCV's order of channels
 DEPTH = ("16UC1", "32FC1")
-OF_16_BITS = ("mono16", "16UC1", "bayer_rggb16", "bayer_bggr16", "bayer_gbrg16", "bayer_grbg16")
-OF_8_BITS = (
-    "rgb8",
-    "bgr8",
-    "rgba8",
-    "bgra8",
-    "mono8",
-    "8UC1",
-    *(f"bayer_{c}8" for c in ("rggb", "bggr", "gbrg", "grbg")),
-)
+OF_16_BITS = tuple(name for name, layout in LAYOUTS.items() if layout.dtype == "u2")
+OF_8_BITS = tuple(name for name, layout in LAYOUTS.items() if layout.dtype == "u1" and layout.channels != 2)
 
 
 def read_compressed(message: Any, rules: ImageRules, lazy: bool) -> CameraImage:
@@ -56,8 +48,8 @@ def read_compressed(message: Any, rules: ImageRules, lazy: bool) -> CameraImage:
     word = declared.split(";")[0].strip()
     if header.bits == 16:
         return _of_16_bits(data, header, word, rules)
-    if rules.encoding not in (None, word, *OF_8_BITS):
-        raise _useless(rules, f"a {header.file_format.upper()} file of 8 bits", OF_8_BITS)
+    if rules.encoding != word:
+        _check_encoding(rules, f"a {header.file_format.upper()} file of 8 bits", OF_8_BITS)
     mosaic = _bayer(rules.encoding or word, 8)
     if mosaic and (header.channels == 1 or rules.encoding not in (None, word)):
         plane = _decode(data, header, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -128,8 +120,7 @@ def _check_shape(pixels: Image, header: FileHeader, scale: int = 1) -> None:
 
 def _of_16_bits(data: bytes, header: FileHeader, word: str, rules: ImageRules) -> CameraImage:
     """Return depth, or what the word says of a PNG with 16 bits."""
-    if rules.encoding not in (None, *OF_16_BITS):
-        raise _useless(rules, "a PNG file of 16 bits", OF_16_BITS)
+    _check_encoding(rules, "a PNG file of 16 bits", OF_16_BITS)
     name = rules.encoding or _bayer(word, 16) or ("mono16" if word == "mono16" else "16UC1")
     return image_from_array(_read_16_bits(data, header)[..., None], name, rules)
 
@@ -145,8 +136,7 @@ def _read_16_bits(data: bytes, header: FileHeader) -> npt.NDArray[np.uint16]:
 
 def _compressed_depth(data: bytes, declared: str, rules: ImageRules) -> CameraImage:
     """Return depth: millimeters, or for 32FC1 the inverse a / (value - b) in meters; 0 was not measured."""
-    if rules.encoding not in (None, *DEPTH):
-        raise _useless(rules, "compressedDepth", DEPTH)
+    _check_encoding(rules, "compressedDepth", DEPTH)
     if len(data) < DEPTH_HEADER.size:
         raise cut_in_header(data)
     _, a, b = DEPTH_HEADER.unpack_from(data)
@@ -172,8 +162,9 @@ def _depth_numbers(data: bytes, declared: str) -> npt.NDArray[np.uint16]:
     return decode_rvl(data[RVL_SIZE.size :], height * width).reshape(height, width)
 
 
-def _useless(rules: ImageRules, what: str, expected: tuple[str, ...]) -> UserError:
-    return UserError(
-        f"data.encodings={{{rules.camera}: {rules.encoding}}} cannot describe {what}; expected one of {', '.join(expected)}, "
-        "or nothing"
-    )
+def _check_encoding(rules: ImageRules, what: str, possible: tuple[str, ...]) -> None:
+    if rules.encoding not in (None, *possible):
+        raise UserError(
+            f"data.encodings={{{rules.camera}: {rules.encoding}}} cannot describe {what}; expected one of "
+            f"{', '.join(possible)}, or nothing"
+        )

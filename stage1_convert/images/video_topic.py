@@ -41,40 +41,64 @@ def starts_video(packet: Any) -> bool:
     return any(first >> codec.shift & codec.mask in codec.key_types for first in units)
 
 
-class VideoDecoder:
-    """Decodes the packets of one topic, from a key frame on; `next` is the packet whose image comes next."""
+class FollowsDamageError(UserError):
+    """A packet of a video that is whole, but does not decode without a damaged one before it."""
+
+
+class VideoStream:
+    """Decodes the packets of one topic from a key frame on; behind one that is damaged or left out it waits for the next."""
 
     def __init__(self) -> None:
-        self._context: Any = None
+        self._context: Any = None  # none while it waits for a key frame
         self._decoded: dict[int, Image] = {}
-        self.next = 0
-        self._last = -1
+        self._next = self._last = -1  # the packet whose image comes next, and the one that was taken last
 
-    def add(self, number: int, packet: Any) -> Iterator[tuple[int, Image]]:
-        """Take packet `number`, one more than the last; yield the images that are ready, by packet, in order.
+    def add(self, number: int, packet: Any) -> Iterator[tuple[int, Image | UserError]]:
+        """Take packet `number`; yield the images that are ready, by packet, and in place of one what is wrong with it."""
+        try:
+            if self._context is None:
+                if not starts_video(packet):
+                    text = "it does not decode without the packets before it, which are left out"
+                    yield number, FollowsDamageError(text)
+                    return
+                self._open(number, packet)
+            data = packet.data.tobytes()
+            if not data:
+                raise UserError("the packet is empty")
+            unit = av.Packet(data)
+            unit.pts = unit.dts = self._last = number
+            yield from self._decode(unit)
+        except UserError as error:
+            yield from self.damaged(number, error)
 
-        Raises UserError when a packet is damaged or gives no image.
-        """
-        if self._context is None:
-            self._context = av.CodecContext.create(_codec(packet).name, "r")
-            self._context.thread_count = 1
-            self._context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
-            self.next = number
-        data = packet.data.tobytes()
-        if not data:
-            raise UserError("the packet is empty")
-        unit = av.Packet(data)
-        unit.pts = unit.dts = self._last = number
-        yield from self._decode(unit)
+    def damaged(self, number: int, error: UserError) -> Iterator[tuple[int, Image | UserError]]:
+        """Give up on packet `number` and those whose images have not come, and go on with the next key frame."""
+        first = number if self._context is None else min(self._next, number)
+        for held_back in range(first, number):
+            yield held_back, FollowsDamageError(f"its image has not come before packet {number}, which is damaged")
+        yield number, error
+        self._context = None
 
-    def end(self) -> Iterator[tuple[int, Image]]:
-        """Yield the images that were still held back."""
+    def end(self) -> Iterator[tuple[int, Image | UserError]]:
+        """Give what is still held back, as before a packet that is left out."""
         if self._context is not None:
-            yield from self._decode(None)
-            if self.next <= self._last:
-                raise UserError(f"packet {self.next} gave no image")
+            try:
+                yield from self._decode(None)
+                if self._next <= self._last:
+                    raise UserError(f"packet {self._next} gave no image")
+            except UserError as error:
+                yield from self.damaged(self._last, error)
+            self._context = None
+
+    def _open(self, number: int, packet: Any) -> None:
+        """Begin to decode with packet `number`."""
+        self._context = av.CodecContext.create(_codec(packet).name, "r")
+        self._context.thread_count = 1
+        self._context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
+        self._decoded, self._next = {}, number
 
     def _decode(self, unit: Any) -> Iterator[tuple[int, Image]]:
+        """Decode a packet, None for the end of the video; yield the images that are ready, by packet, in order."""
         try:
             for frame in self._context.decode(unit):
                 if frame.is_corrupt:
@@ -82,53 +106,11 @@ class VideoDecoder:
                 self._decoded[frame.pts] = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
         except av.FFmpegError as error:
             raise UserError(f"the packet does not decode: {one_line(error)}") from error
-        while self.next in self._decoded:
-            yield self.next, self._decoded.pop(self.next)
-            self.next += 1
+        while self._next in self._decoded:
+            yield self._next, self._decoded.pop(self._next)
+            self._next += 1
         if len(self._decoded) > MAX_REORDERED:
-            raise UserError(f"packet {self.next} gave no image")
-
-
-class FollowsDamageError(UserError):
-    """A packet of a video that is whole, but does not decode without a damaged one before it."""
-
-
-class VideoStream:
-    """Decodes all packets of one topic; behind one that is damaged or left out it waits for the next key frame."""
-
-    def __init__(self) -> None:
-        self._decoder: VideoDecoder | None = None
-        self._awaits_key_frame = True
-        self._last = -1
-
-    def add(self, number: int, packet: Any) -> Iterator[tuple[int, Image | UserError]]:
-        """Take packet `number`; yield the images that are ready, by packet, and in place of one what is wrong with it."""
-        try:
-            if self._awaits_key_frame and not starts_video(packet):
-                yield number, FollowsDamageError("it does not decode without the packets before it, which are left out")
-                return
-            self._awaits_key_frame = False
-            self._decoder, self._last = self._decoder or VideoDecoder(), number
-            yield from self._decoder.add(number, packet)
-        except UserError as error:
-            yield from self.damaged(number, error)
-
-    def damaged(self, number: int, error: UserError) -> Iterator[tuple[int, Image | UserError]]:
-        """Give up on packet `number` and those whose images have not come, and go on with the next key frame."""
-        first = number if self._decoder is None else min(self._decoder.next, number)
-        for held_back in range(first, number):
-            yield held_back, FollowsDamageError(f"its image has not come before packet {number}, which is damaged")
-        yield number, error
-        self._decoder, self._awaits_key_frame = None, True
-
-    def end(self) -> Iterator[tuple[int, Image | UserError]]:
-        """Give what is still held back, as before a packet that is left out."""
-        if self._decoder is not None:
-            try:
-                yield from self._decoder.end()
-            except UserError as error:
-                yield from self.damaged(self._last, error)
-            self._decoder, self._awaits_key_frame = None, True
+            raise UserError(f"packet {self._next} gave no image")
 
 
 def _codec(packet: Any) -> Codec:

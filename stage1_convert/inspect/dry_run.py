@@ -19,6 +19,7 @@ from stage1_convert.bags.storage import limits_for
 from stage1_convert.config import Config
 from stage1_convert.dataset.record import BagEntry
 from stage1_convert.images.encode import encode
+from stage1_convert.images.range_use import range_warnings
 from stage1_convert.pipeline.frames import BadImagesError, FrameReader
 from stage1_convert.pipeline.plan_bag import describe_final, open_by_settings, read_and_plan
 from stage1_convert.sources.folder import size_bytes
@@ -135,7 +136,7 @@ def _first_images(bag: Bag, bag_streams: BagStreams, plan: EpisodePlan, config: 
         with contextlib.suppress(BadImagesError):
             shown = next(reader.frames()).values()
             files = (image.data if image.image is None else encode(image.image, "jpeg", quality) for image in shown)
-            return sum(map(len, files)), list(reader.range_use.warnings(config.data))
+            return sum(map(len, files)), list(range_warnings(reader.ranges, config.data))
     camera, (message, *_) = next(iter(reader.bad.items()))
     raise UserError(
         f"camera {camera}: the images of the first {TRIED_FRAMES} frames are damaged, such as message {message.number} "

@@ -15,7 +15,7 @@ from common.cli.command import UserError
 from common.cli.config import Section
 from common.lerobot.images import resize
 from common.lerobot.metadata import STATE, image_key
-from stage1_convert.align.conventions import wrap
+from stage1_convert.align.state_action import wrap
 from stage1_convert.config import Config
 from stage1_convert.live.observe import Observation, Refusal
 

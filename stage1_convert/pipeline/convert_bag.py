@@ -28,6 +28,7 @@ from stage1_convert.dataset.image_column import ImageColumnWriter, StoredImage
 from stage1_convert.dataset.record import BagEntry, EpisodeEntry
 from stage1_convert.dataset.schema import describe_features
 from stage1_convert.dataset.stats import Stats
+from stage1_convert.images.range_use import range_warnings
 from stage1_convert.pipeline.cache import (
     ConvertedBag,
     episode_files,
@@ -145,7 +146,7 @@ class _BagConversion:
                 f"{odd[0].number} stamped {odd[0].stamp_ns} ns: {odd[0].reason}"
             )
         self._entry.compressed, self._entry.sizes = sorted(self._reader.compressed), self._reader.sizes
-        self._entry.warnings += self._reader.range_use.warnings(self._config.data)
+        self._entry.warnings += range_warnings(self._reader.ranges, self._config.data)
         self._entry.episodes = [episode for episode, _ in found]
         return [stats for _, stats in found]
 

@@ -16,7 +16,7 @@ from stage1_convert.dataset.stats import histogram, sample_frames
 from stage1_convert.images.compressed import verify_jpeg
 from stage1_convert.images.encode import encode
 from stage1_convert.images.image import CameraImage
-from stage1_convert.images.range_use import RangeUse
+from stage1_convert.images.shades import Measured
 from stage1_convert.images.video_topic import FollowsDamageError
 from stage1_convert.pipeline.camera import read_images
 from stage1_convert.streams.bad_messages import BadMessage
@@ -31,8 +31,8 @@ class FrameReader:
     """Reads the images of one bag, and adds the numbers of the messages that it looks at to `looked_at`, by camera.
 
     `sizes` holds each camera's (height, width) as soon as it has been seen, `compressed` the cameras of which an image
-    lost detail here, `range_use` how the ranges of the settings cover what was measured. `bad` are the messages that are
-    damaged, and `odd` those with something odd that is no damage.
+    lost detail here, `ranges` what was measured in images of more than 8 bits, by camera and whether it is depth. `bad` are
+    the messages that are damaged, and `odd` those with something odd that is no damage.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class FrameReader:
         self._trust, self._looked_at = trust_images, looked_at
         self.sizes: dict[str, tuple[int, int]] = {}
         self.compressed: set[str] = set()
-        self.range_use = RangeUse()
+        self.ranges: dict[tuple[str, bool], list[Measured]] = {}
         self.bad: dict[str, list[BadMessage]] = {}
         self.odd: dict[str, list[BadMessage]] = {}
         self._last: dict[str, CameraImage] = {}
@@ -138,7 +138,8 @@ class FrameReader:
 
     def _store(self, camera: str, image: CameraImage, is_measured: bool) -> StoredImage:
         last, self._last[camera] = self._last.get(camera), image
-        self.range_use.add(camera, image)
+        if image.measured is not None:
+            self.ranges.setdefault((camera, "depth" in image.kind), []).append(image.measured)
         identical = last is not None and _is_same(last, image)
         if image.file is not None and self._stays(image):
             return StoredImage(image.file, None, histogram(image.rgb()) if is_measured else None, identical)

@@ -8,7 +8,6 @@ from common.report.formatting import counted
 from stage1_convert.dataset.record import BagEntry, ConversionRecord, EpisodeEntry, Gap
 
 NS = 1_000_000_000
-STALE_SHARE = 0.75  # of a stream's limit: an older sample is an issue; at 30 Hz, a single lost image makes none
 TOLERATED_SHARE = 0.02  # of an episode's frames may lack a new image
 TOLERATED_IMAGES = 2  # so few images say nothing
 FROZEN_SHARE = 0.5  # of an episode's frames: up to here, identical images may be those of an arm at rest
@@ -148,11 +147,6 @@ def _stream(name: str, record: ConversionRecord, entries: Sequence[EpisodeEntry]
 def _issues(record: ConversionRecord, bag: BagEntry, entry: EpisodeEntry, fps: float) -> Iterator[Issue]:
     for camera in record.cameras:
         yield from _camera_issues(entry, camera)
-    for stream, age in entry.age_ms.items():
-        limit_ms = record.streams[stream].limit_ms
-        if limit_ms and age.max > STALE_SHARE * limit_ms:
-            text = f"{stream}: oldest sample {age.max:.0f} ms, limit {limit_ms:.0f} ms"
-            yield Issue("warn", text, age.max / limit_ms / 2)
     for gap in bag.gaps:
         if _touch(gap, entry, fps):
             text = f"gap of {gap.frames / fps:.2f} s next to it: nothing from {', '.join(gap.streams)}"

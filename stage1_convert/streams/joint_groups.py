@@ -19,8 +19,6 @@ MIN_LEAP_RAD = 0.05  # more than the noise of an encoder, whatever the time betw
 MIN_LEAPS = 3  # fewer are faults of single messages
 MIN_DIFFERENCES = 2  # of messages that name the joints in another order
 COMPARED_WITHIN_NS = SECOND_NS // 5
-# For numbers of any unit, such as a joystick's: leaps are faster than a hand's, and more than single faults.
-FAST_RANGES_PER_S, LEAPING_SHARE = 10.0, 0.02
 
 
 class JointGroup(NamedTuple):
@@ -74,15 +72,6 @@ def find_contradiction(stamps_ns: Int64, angles: Float64, labels: Int64, max_spe
             f"{np.count_nonzero(leaps)} times, between {first} messages of one and {second} of the other"
         )
     return _different_values(stamps_ns, angles, labels)
-
-
-def find_leaping(stamps_ns: Int64, values: Float64) -> str | None:
-    """Return how often numbers of any unit (samples, 1) leap and leap back as those of two publishers do, None if rarely."""
-    extent = np.ptp(values)
-    leaps = int(np.count_nonzero(_leaps(stamps_ns, values / extent, FAST_RANGES_PER_S))) if extent > 0 else 0
-    if leaps < max(MIN_LEAPS, LEAPING_SHARE * len(values)):
-        return None
-    return f"leap and leap back {leaps} times in {len(values)} messages"
 
 
 def _leaps(stamps_ns: Int64, angles: Float64, max_speed_rad_s: float) -> Bool:

@@ -20,7 +20,6 @@ from stage1_convert.streams.joint_fields import JOINT_STATE, TRAJECTORY, check_i
 from stage1_convert.streams.joint_groups import (
     JointGroup,
     find_contradiction,
-    find_leaping,
     group_joints,
     partly_missing,
 )
@@ -96,13 +95,7 @@ class StreamReader:
             return self._joint_streams((numbers, header_ns, receive_ns, labels), values)
         self._check_index()
         names = () if name in (MARKERS, *data.cameras) else (name,)
-        stream = self._stream(name, names, (numbers, header_ns, receive_ns), values)
-        if name in data.action_paths and (leaping := find_leaping(stream.clock.stamps_ns, stream.values)):
-            self._bag.warnings.append(
-                f"topic {self.topic}: the values of {name} {leaping}: two publishers may contradict each other; record one "
-                "of them alone"
-            )
-        return {name: stream}
+        return {name: self._stream(name, names, (numbers, header_ns, receive_ns), values)}
 
     def _stream(
         self, name: str, names: tuple[str, ...], columns: tuple[Int64, Int64, Int64], values: Float64

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from stage1_convert.align.camera_rate import ImageCounts, count_images, is_near_fps, mid_window_delay_ns, rate_of
@@ -99,23 +98,6 @@ def test_images_behind_the_last_one_are_lost_too() -> None:
     assert count_images(stamps_ns, samples, ticks_ns, 30) == ImageCounts(32, 2, 0, 2, 0, False)
 
 
-def unseen(stamps_ns: npt.NDArray[np.int64], ticks_ns: npt.NDArray[np.int64]) -> list[int]:
-    samples: list[int] = in_order(stamps_ns, ticks_ns, 10**9).samples.tolist()
-    return samples
-
-
-def test_a_late_image_delays_the_next_ones_and_none_is_lost() -> None:
-    ticks_ns = np.arange(6) * 33 * MS
-    stamps_ns = np.array([-12, 21, 67, 87, 120, 153]) * MS  # the third is late
-    assert unseen(stamps_ns, ticks_ns) == [0, 1, 1, 2, 3, 4]
-
-
-def test_an_image_older_than_one_and_a_half_periods_is_skipped_where_a_newer_one_has_come() -> None:
-    ticks_ns = np.arange(4) * 40 * MS
-    assert unseen(np.array([0, 5, 10, 70]) * MS, ticks_ns) == [0, 1, 3, 3]
-    assert unseen(np.array([0, 5, 10]) * MS, ticks_ns) == [0, 1, 2, 2]  # none newer has come
-
-
 def test_a_limit_shorter_than_one_and_a_half_periods_is_no_gap_where_a_newer_image_has_come() -> None:
     ticks_ns = np.arange(5) * 100 * MS
     stamps_ns = np.array([0, 101, 199, 299, 399]) * MS  # the second is late by a millisecond
@@ -125,7 +107,8 @@ def test_a_limit_shorter_than_one_and_a_half_periods_is_no_gap_where_a_newer_ima
 
 
 def test_of_equal_stamps_the_last_counts() -> None:
-    assert unseen(np.array([0, 0, 33, 33, 66]) * MS, np.arange(3) * 33 * MS + 10 * MS) == [1, 3, 4]
+    ticks_ns = np.arange(3) * 33 * MS + 10 * MS
+    assert in_order(np.array([0, 0, 33, 33, 66]) * MS, ticks_ns, 10**9).samples.tolist() == [1, 3, 4]
 
 
 def test_counts_explain_a_camera_at_twice_and_at_half_the_rate() -> None:

@@ -49,9 +49,10 @@ def test_images_outside_of_the_range_of_their_camera_are_a_warning(tmp_path: Pat
         message = raw_image(stamp_of(said), depth, "16UC1")
         message.width = 32
         recording.images[number] = said._replace(message=message)
-    recording.write(tmp_path / "bag")
-    (warning,) = estimate_bag(find_bags(tmp_path)[0], load(Config, None, [])).warnings
+    recording.write(tmp_path / "src" / "bag")
+    (warning,) = estimate_bag(find_bags(tmp_path / "src")[0], load(Config, None, [])).warnings
     assert "100% of the measured pixels lie outside data.depth_range_m" in warning
+    assert run(tmp_path / "src", tmp_path / "out").warnings == [("bag", warning)]
 
 
 @pytest.mark.parametrize(("storage", "low", "high"), [("jpeg", 0.5, 2), ("png", 0.5, 2), ("video", 1, 20)])

@@ -12,9 +12,7 @@ from tests.recordings.publishers import (
     ARRAY_TOPIC,
     FINGER,
     LEADER_TOPIC,
-    TWIST,
     TWIST_TOPIC,
-    VECTOR,
     commands_of_many_kinds,
     gripper_in_the_arms_message,
     gripper_with_publisher_of_its_own,
@@ -131,17 +129,6 @@ def test_two_publishers_of_commands_that_contradict_each_other_are_refused(tmp_p
     text = reason(tmp_path, recording, f"data.command_topic={ARRAY_TOPIC}", COMMAND)
     assert f"topic {ARRAY_TOPIC}: two publishers contradict each other about shoulder_pan_joint" in text
     assert "between 150 messages of one and 15 of the other" in text
-
-
-def test_actions_that_leap_back_and_forth_warn_of_a_second_publisher(tmp_path: Path) -> None:
-    recording = commands_of_many_kinds()
-    for said in [said for said in recording.others if said.topic == TWIST_TOPIC]:
-        nothing = TYPES.types["geometry_msgs/msg/Twist"](*[TYPES.types[VECTOR](0.0, 0.0, 0.0)] * 2)
-        still = TYPES.types[TWIST](said.message.header, nothing)
-        recording.others.append(said._replace(receive_ns=said.receive_ns + 1, message=still))
-    paths = f"data.action_paths={{vz: '{TWIST_TOPIC}:twist.linear.z'}}"
-    (warning,) = report(convert_one(tmp_path, recording, paths, COMMAND))["bags"][0]["warnings"]
-    assert warning.startswith(f"topic {TWIST_TOPIC}: the values of vz leap and leap back ")
 
 
 def test_vectors_of_one_number_are_stored_as_plain_numbers_as_lerobot_does(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from stage1_convert.config import Config
 from stage1_convert.streams.joint_groups import (
     JointGroup,
     find_contradiction,
-    find_leaping,
     group_joints,
     partly_missing,
 )
@@ -125,10 +124,3 @@ def test_a_fast_arm_with_noise_and_jitter_is_no_contradiction(seed: int, hz: int
     speeds = rng.uniform(-10, 10, 6)
     angles = stamps_ns[:, None] / 1e9 * speeds + rng.normal(0, 0.002, (2 * hz, 6))
     assert find_contradiction(stamps_ns, angles, np.zeros(2 * hz, np.int64), 30) is None
-
-
-@pytest.mark.parametrize("period_ms", [250, 1000])
-def test_a_gripper_that_is_told_to_open_and_close_is_not_leaping(period_ms: int) -> None:
-    opening = (np.arange(40) % 2).astype(np.float64)[:, None]
-    assert find_leaping(np.arange(40) * period_ms * MS, opening) is None
-    assert find_leaping(np.arange(400) * 10 * MS, np.repeat(opening[:16], 25, axis=0)) is None
