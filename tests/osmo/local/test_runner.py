@@ -125,11 +125,9 @@ def test_a_folder_without_a_run_is_not_restarted(tmp_path: Path) -> None:
 def test_exit_actions_decide_what_a_code_means(tmp_path: Path) -> None:
     actions = "exitActions: {COMPLETE: '3,5-7', RESCHEDULE: 75, FAIL: 0}\n"
     again = 'echo x >> "{{output}}/../tries"; test $(wc -l < "{{output}}/../tries") = 2 || exit 75; exit 6'
-    result = go(
-        tmp_path, task("a", again, actions), task("b", "exit 75", actions), task("c", "true", actions), retries=1
-    )
+    result = go(tmp_path, task("a", again, actions), task("b", "exit 75", actions), task("c", "true", actions))
     assert statuses(result) == {"a": "completed", "b": "failed", "c": "failed"}
-    assert [result.tasks[name].tries for name in "abc"] == [2, 2, 1]
+    assert [result.tasks[name].tries for name in "abc"] == [2, 3, 1]
 
 
 def test_independent_tasks_run_at_the_same_time(tmp_path: Path) -> None:
@@ -160,7 +158,7 @@ def group(scripts: list[str], ignore: bool = False) -> str:
 
 def go_group(tmp_path: Path, scripts: list[str], ignore: bool = False) -> Result:
     (tmp_path / "flow.yaml").write_text(TOP + "  groups:\n" + indent(group(scripts, ignore), "  ") + BOTTOM)
-    return run(tmp_path / "flow.yaml", work=tmp_path / "work", retries=0)
+    return run(tmp_path / "flow.yaml", work=tmp_path / "work")
 
 
 def test_each_group_has_a_free_port_on_loopback(tmp_path: Path) -> None:
