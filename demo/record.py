@@ -4,10 +4,9 @@ One bag per episode, in all four combinations of sqlite3 or mcap storage and JPE
 truth.json, with what no bag contains: targets, starts, lost frames. The folder appears when all of it is complete.
 """
 
-import argparse
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
-from common.cli.command import Parser, UserError, progress, run
+from common.cli.command import Parser, UserError, progress, run, whole_number
 from common.storage.files import new_folder, read_json, require_ours, write_json
 from common.storage.worker import Limits, map_isolated
 from demo.arm import JOINT_NAMES, Array
@@ -119,9 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and record."""
     parser = Parser(prog="python -m demo.record", description="Record the simulated cell into rosbag2 bags.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the bags: new or empty")
-    parser.add_argument("--episodes", type=_at_least(1), default=200, help="number of bags (%(default)s)")
-    parser.add_argument("--seed", type=_at_least(0), default=0, help="determines every recorded byte (%(default)s)")
-    parser.add_argument("--workers", type=_at_least(1), default=os.cpu_count() or 1, help="processes (%(default)s)")
+    parser.add_argument("--episodes", type=whole_number(1), default=200, help="number of bags (%(default)s)")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="determines every recorded byte (%(default)s)")
+    parser.add_argument("--workers", type=whole_number(1), default=os.cpu_count() or 1, help="processes (%(default)s)")
     parser.add_argument("--cell", choices=CELLS, default="front", help="which simulated cell (%(default)s)")
     args = parser.parse_args(argv)
     if record(args.out, args.episodes, args.seed, args.workers, args.cell):
@@ -227,18 +226,6 @@ def _record_episode(job: tuple[Path, int, int, str]) -> dict[str, Any]:
         "start_joints": dict(zip(JOINT_NAMES, episode.task.start.tolist(), strict=True)),
         "lost_frames": episode.lost_frames,
     }
-
-
-def _at_least(low: int) -> Callable[[str], int]:
-    """Return an argparse type for whole numbers of at least `low`."""
-
-    def whole_number(text: str) -> int:
-        value = int(text)
-        if value < low:
-            raise argparse.ArgumentTypeError(f"{value}: expected at least {low}")
-        return value
-
-    return whole_number
 
 
 if __name__ == "__main__":
