@@ -11,7 +11,6 @@ import pytest
 from common.cli.command import UserError
 from osmo.local.__main__ import restart, run
 from osmo.local.runner import Result
-from osmo.local.status_table import Row, Status, StatusTable
 from osmo.local.storage import transfer
 from osmo.local.task_graph import seconds
 from tests.conftest import run_module
@@ -356,14 +355,3 @@ def test_linked_files_are_transferred_as_files(tmp_path: Path) -> None:
 )
 def test_durations(text: str | int, expected: float) -> None:
     assert seconds(text) == expected
-
-
-def test_a_log_shows_the_last_line_of_a_running_task(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("osmo.local.status_table.LOG_PERIOD_S", 0.0)
-    table = StatusTable({})
-    for note in ("step 50 of 100", "step 100 of 100"):
-        table.show({"train-act": Row(Status.RUNNING, seconds=1.0, tries=1, note=note)})
-    said = capsys.readouterr().err.splitlines()
-    assert said[1:] == ["train-act: step 50 of 100", "train-act: step 100 of 100"]
