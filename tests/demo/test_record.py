@@ -152,14 +152,6 @@ def test_the_gaps_in_the_bags_are_the_lost_frames_of_the_truth(
     assert any(described["lost_frames"] for described in truth)
 
 
-def test_no_two_consecutive_frames_are_lost_nor_the_first_or_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("demo.record.LOST_SHARE", 0.3)  # so that it would happen often
-    lost = [plan_episode(0, index).lost_frames for index in range(20)]
-    assert sum(map(len, lost)) > 120
-    assert all(np.all(np.diff(frames) > 1) for frames in lost)
-    assert not any({0, IMAGES - 1} & set(frames) for frames in lost)
-
-
 @pytest.mark.parametrize(("index", "topic", "most"), [(2, RAW_TOPIC, 0), (0, JPEG_TOPIC, 3)])
 def test_an_image_shows_the_arm_when_it_was_taken_not_when_it_arrived(
     decoded: list[Decoded], index: int, topic: str, most: float

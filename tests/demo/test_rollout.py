@@ -17,7 +17,7 @@ from common.cli.command import UserError
 from common.policy import Policy
 from demo.arm import JOINT_NAMES, joints_pointing_down
 from demo.expert import Task, hover_point
-from demo.rollout import Rollouts, describe, draw_strip, held_out_tasks, main, rollout
+from demo.rollout import Rollouts, held_out_tasks, main, rollout
 from demo.scene import render
 
 pytestmark = pytest.mark.integration
@@ -126,20 +126,6 @@ def test_a_policy_for_another_robot_is_refused(tasks: list[Task]) -> None:
 def test_a_policy_with_actions_of_unknown_meaning_is_refused(tasks: list[Task]) -> None:
     with pytest.raises(UserError, match="meaning of the policy's actions is None"):
         drive(pilot_for(tasks, action_meaning=None), tasks)
-
-
-def test_the_table_has_a_line_per_target_and_the_count(driven: Rollouts) -> None:
-    lines = describe(driven).splitlines()
-    assert len(lines) == 22
-    assert lines[-1] == "20 of 20 within 3 cm"
-
-
-def test_the_strip_shows_the_images_the_policy_saw_enlarged(tasks: list[Task], driven: Rollouts) -> None:
-    strip = draw_strip(driven)
-    first = render(tasks[0].start, tasks[0].target_xy_m)
-    np.testing.assert_array_equal(strip[1:192:3, 1:288:3], first)
-    rows, columns = 4, 6
-    assert strip.shape == (rows * (192 + 20), columns * (288 + 4), 3)
 
 
 @pytest.fixture(scope="module")
