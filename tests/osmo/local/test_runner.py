@@ -139,11 +139,6 @@ def test_independent_tasks_run_at_the_same_time(tmp_path: Path) -> None:
     assert statuses(result) == {"a": "completed", "b": "completed"}
 
 
-def test_the_timeout_of_the_cluster_is_not_applied(tmp_path: Path) -> None:
-    path = flow(tmp_path, task("a", "sleep 0.5"), above="timeout: {exec_timeout: 100ms}\n")
-    assert run(path, work=tmp_path / "work").status == "completed"
-
-
 def test_no_more_tasks_run_than_jobs(tmp_path: Path) -> None:
     alone = 'mkdir "{{output}}/../../lock"; sleep 0.2; rmdir "{{output}}/../../lock"'
     result = go(tmp_path, *(task(name, alone) for name in "abc"), jobs=1)
