@@ -1,4 +1,4 @@
-"""Measures stage 1 on synthetic bags: its speed against bare JPEG coding and a pipeline of PNG files, memory, workers.
+"""Measures stage 1 on synthetic bags: its speed against bare JPEG coding, memory, workers.
 
 Bare coding keeps freed memory from image to image, so that no bar is won by a slow other side.
 
@@ -21,7 +21,6 @@ import cv2
 
 from bench import bags
 from bench.bars import fresh_cpu_seconds, print_bar, seconds
-from bench.png_pipeline import convert_with_png_files
 from common.lerobot.images import decode_image
 from common.storage.allocator import keep_freed_memory
 from stage1_convert.__main__ import main as convert_main
@@ -30,7 +29,6 @@ RESIZED = (240, 320)
 MAX_MB = 400
 SHORT_EPISODES = 300, 90  # frames; of each, LeRobot measures at least 100
 KEPT_BYTES = 32 << 20
-PNG_FRAMES = 600  # the pipeline of PNG files takes 0.1 s for each
 SAMPLE_S = 0.05
 
 
@@ -91,14 +89,6 @@ class Bench:
         folder = self.scratch / "many"
         one, two = seconds([self._convert(folder), self._convert(folder, workers=2)], self.rounds)
         self._print("two workers / one worker >= 1.85", two, one, 1.85, self.bags * self.frames)
-
-    def png(self) -> None:
-        """A pipeline of PNG files against stage 1, on the same frames."""
-        frames = min(self.frames, PNG_FRAMES)
-        bag = self._bag("few", frames)
-        png = partial(in_new_folder, self.scratch, partial(convert_with_png_files, bag))
-        ours, theirs = seconds([self._convert(bag), png], self.rounds)
-        self._print("stage 1 / a pipeline of PNG files >= 20", ours, theirs, 20, frames)
 
     def _bag(self, name: str, frames: int, raw: bool = False) -> Path:
         """Return the folder of a bag, which is written unless another bar has done so."""
@@ -193,7 +183,7 @@ def _arguments(src: Path, out: Path, workers: int, flags: Sequence[str]) -> list
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the selected bars; returns 0 whether they hold or not, the printed lines say which do."""
-    methods = (Bench.verified, Bench.trusted, Bench.resized, Bench.raw, Bench.png, Bench.workers, Bench.memory)
+    methods = (Bench.verified, Bench.trusted, Bench.resized, Bench.raw, Bench.workers, Bench.memory)
     bars = {method.__name__: method for method in methods}
     parser = argparse.ArgumentParser(prog="python -m bench.convert", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=bars, default=list(bars), help="bars (default: all)")

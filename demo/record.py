@@ -1,15 +1,12 @@
 """Records the simulated cell into rosbag2 bags, as a recorder on the ROS 2 network of a real cell would.
 
-One bag per episode, in all four combinations of sqlite3 or mcap storage and JPEG or raw images. Next to the bags are
-truth.json, with what no bag contains (targets, starts, lost frames), written first, and recording.json, written last.
+One bag per episode, in all four combinations of sqlite3 or mcap storage and JPEG or raw images. Next to the bags is
+truth.json, with what no bag contains: targets, starts, lost frames. The folder appears when all of it is complete.
 """
 
-import argparse
 import contextlib
-import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +18,8 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
-from common.cli.command import Parser, UserError, progress, run
-from common.storage.files import read_json, remove_stale, require_ours, sync, temporary_path, write_json
+from common.cli.command import Parser, UserError, progress, run, whole_number
+from common.storage.files import new_folder, read_json, require_ours, write_json
 from common.storage.worker import Limits, map_isolated
 from demo.arm import JOINT_NAMES, Array
 from demo.expert import EPISODE_S, RECORDING_STREAM, Task, motion, picture, sample_task, task_rng
@@ -32,7 +29,7 @@ Nanoseconds = npt.NDArray[np.int64]
 Message = tuple[int, str, bytes]  # receive time in ns, topic, CDR
 
 FORMAT_VERSION = 1
-TRUTH, RECORDING = "truth.json", "recording.json"
+TRUTH = "truth.json"
 
 JOINT_TOPIC, JOINT_TYPE = "/joint_states", "sensor_msgs/msg/JointState"
 RAW_TOPIC, RAW_TYPE = "/camera/color/image_raw", "sensor_msgs/msg/Image"
@@ -97,46 +94,33 @@ def messages(episode: Episode) -> list[Message]:
 def record(out: Path, episodes: int = 200, seed: int = 0, workers: int = 1, cell: str = "front") -> bool:
     """Record `episodes` bags into the folder `out`; return False when they were all there already.
 
-    An interrupted recording is completed. Raises UserError when `out` holds anything else.
+    Raises UserError when `out` holds anything else.
     """
-    remove_stale(out)
     recording = {"format_version": FORMAT_VERSION, "seed": seed, "episodes": episodes, "cell": cell}
-    wanted = f"seed {seed} with {episodes} episodes of the cell {cell}"
-    if (out / RECORDING).is_file():
-        if read_json(out / RECORDING) != recording:
+    if (out / TRUTH).is_file():
+        if not recording.items() <= read_json(out / TRUTH).items():
+            wanted = f"seed {seed} with {episodes} episodes of the cell {cell}"
             raise UserError(f"{out} holds another recording than {wanted}; give another --out")
         return False
-    planned = [plan_episode(seed, index, cell) for index in range(episodes)]
-    truth = recording | {"bags": [_truth(episode) for episode in planned]}
-    if (out / TRUTH).is_file():
-        if read_json(out / TRUTH) != json.loads(json.dumps(truth)):
-            raise UserError(f"{out} holds part of another recording than {wanted}; give another --out")
-    else:
-        require_ours(out, "recording", sign=TRUTH)
-    missing = [index for index, episode in enumerate(planned) if not (out / episode.name).exists()]
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / TRUTH, truth)
-    jobs = [(out, seed, index, cell) for index in missing]
-    try:
+    require_ours(out, "recording", names=())
+    with new_folder(out, manifest=False) as folder:
+        jobs, bags = [(folder, seed, index, cell) for index in range(episodes)], list[dict[str, Any]]()
         with contextlib.closing(map_isolated(_record_episode, jobs, workers, lambda _: LIMITS)) as results:
-            for error in progress(results, len(jobs), "recording", "bag"):
-                if error:
-                    raise error
-    finally:
-        remove_stale(out)  # of a worker that was stopped
-    write_json(out / RECORDING, recording)
+            for truth in progress(results, episodes, "recording", "bag"):
+                if isinstance(truth, UserError):
+                    raise truth
+                bags.append(truth)
+        write_json(folder / TRUTH, {**recording, "bags": bags})
     return True
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and record."""
     parser = Parser(prog="python -m demo.record", description="Record the simulated cell into rosbag2 bags.")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for the bags: new, empty, or of an interrupted recording"
-    )
-    parser.add_argument("--episodes", type=_at_least(1), default=200, help="number of bags (%(default)s)")
-    parser.add_argument("--seed", type=_at_least(0), default=0, help="determines every recorded byte (%(default)s)")
-    parser.add_argument("--workers", type=_at_least(1), default=os.cpu_count() or 1, help="processes (%(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the bags: new or empty")
+    parser.add_argument("--episodes", type=whole_number(1), default=200, help="number of bags (%(default)s)")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="determines every recorded byte (%(default)s)")
+    parser.add_argument("--workers", type=whole_number(1), default=os.cpu_count() or 1, help="processes (%(default)s)")
     parser.add_argument("--cell", choices=CELLS, default="front", help="which simulated cell (%(default)s)")
     args = parser.parse_args(argv)
     if record(args.out, args.episodes, args.seed, args.workers, args.cell):
@@ -224,31 +208,16 @@ def _cdr(msgtype: str, stamp_ns: int, frame_id: str, body: dict[str, Any]) -> by
     return bytes(store.serialize_cdr(store.types[msgtype](header=header, **body), msgtype))
 
 
-def _record_episode(job: tuple[Path, int, int, str]) -> None:
-    """Write one bag, (out, seed, index, cell), which appears under its name only when it is complete."""
-    out, episode = job[0], plan_episode(*job[1:])
-    # Within a temporary folder the bag has its final name, because rosbags names the storage file after the folder.
-    temporary = temporary_path(out / episode.name)
-    try:
-        bag = temporary / episode.name
-        _write_bag(bag, episode)
-        for path in (*bag.iterdir(), bag):
-            sync(path)
-        bag.rename(out / episode.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    sync(out)
-
-
-def _write_bag(bag: Path, episode: Episode) -> None:
+def _record_episode(job: tuple[Path, int, int, str]) -> dict[str, Any]:
+    """Write the bag of an episode, (folder, seed, index, cell), and return its part of truth.json."""
+    folder, seed, index, cell = job
+    episode = plan_episode(seed, index, cell)
+    bag = folder / episode.name
     with Writer(bag, version=Writer.VERSION_LATEST, storage_plugin=episode.storage) as writer:
         topics = (JOINT_TOPIC, episode.camera_topic)
         connections = {t: writer.add_connection(t, TYPES[t], typestore=_typestore()) for t in topics}
         for receive_ns, topic, cdr in messages(episode):
             writer.write(connections[topic], receive_ns, cdr)
-
-
-def _truth(episode: Episode) -> dict[str, Any]:
     return {
         "bag": episode.name,
         "storage": episode.storage.name.lower(),
@@ -257,18 +226,6 @@ def _truth(episode: Episode) -> dict[str, Any]:
         "start_joints": dict(zip(JOINT_NAMES, episode.task.start.tolist(), strict=True)),
         "lost_frames": episode.lost_frames,
     }
-
-
-def _at_least(low: int) -> Callable[[str], int]:
-    """Return an argparse type for whole numbers of at least `low`."""
-
-    def whole_number(text: str) -> int:
-        value = int(text)
-        if value < low:
-            raise argparse.ArgumentTypeError(f"{value}: expected at least {low}")
-        return value
-
-    return whole_number
 
 
 if __name__ == "__main__":

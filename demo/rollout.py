@@ -4,10 +4,10 @@ The policy sees images and joint angles only; its images are as old as those of 
 stream of random numbers that recordings never draw from (see demo.expert), so none of them is in the training data.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,32 +33,6 @@ STRIP_ROLLOUTS, STRIP_TIMES = 4, 6
 FILMED_ROLLOUTS = 4
 STRIP_TILE_PX = 192  # least height of a tile of the strip
 CAPTION_PX = 20
-
-
-class Driver(Protocol):
-    """The part of `common.policy.Policy` that a rollout uses."""
-
-    @property
-    def action_meaning(self) -> str | None:
-        """`delta` (added to the joint angles) or `next_position`."""
-
-    @property
-    def joint_names(self) -> list[str]:
-        """The order of states and actions."""
-
-    @property
-    def cameras(self) -> dict[str, tuple[int, int, int]]:
-        """Camera name -> (height, width, 3)."""
-
-    @property
-    def fps(self) -> int | None:
-        """Actions per second."""
-
-    def reset(self) -> None:
-        """Forget the previous episode."""
-
-    def select_action(self, observation: Mapping[str, Tensor], /) -> Tensor:
-        """Return actions (B, A) in robot units for B observations."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +67,7 @@ def held_out_tasks(seed: int, count: int, cell: str = "front") -> list[Task]:
     return [sample_task(task_rng(seed, ROLLOUT_STREAM, index), CELLS[cell]) for index in range(count)]
 
 
-def rollout(policy: Driver, tasks: Sequence[Task]) -> Rollouts:
+def rollout(policy: Policy, tasks: Sequence[Task]) -> Rollouts:
     """Drive the simulated arm with the policy for ROLLOUT_S seconds, all tasks as one batch.
 
     An image shows the arm CAMERA_LATENCY_S before the joint angles that come with it: what a live camera gives, and about
@@ -188,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _require_fit(policy: Driver) -> None:
+def _require_fit(policy: Policy) -> None:
     if sorted(policy.joint_names) != sorted(JOINT_NAMES):
         raise UserError(
             f"the policy moves the joints {', '.join(policy.joint_names)}; those of this cell are {', '.join(JOINT_NAMES)}"
@@ -201,7 +175,7 @@ def _require_fit(policy: Driver) -> None:
 
 
 def _observe(
-    policy: Driver, order: list[int], joints: Array, filmed: Array, tasks: Sequence[Task]
+    policy: Policy, order: list[int], joints: Array, filmed: Array, tasks: Sequence[Task]
 ) -> dict[str, Tensor]:
     """Return the observations of all tasks: the joint angles, and images of the arm as it was `filmed`, (tasks, 6) each."""
     observation = {STATE: torch.from_numpy(joints[:, order].astype(np.float32))}

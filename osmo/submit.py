@@ -26,14 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.add_argument("--pool", help="where to run (default: that of the site, or of your profile)")
     parser.add_argument("--site", type=Path, help="file with the addresses of a team, such as osmo/site.yaml")
-    parser.add_argument("--host", help="OSMO server for the login (default: that of the site)")
     parser.add_argument("--release", choices=RELEASES, help="of OSMO (default: any that accepts the file)")
     for flag in ("--set", "--set-string", "--set-env"):
         parser.add_argument(
             flag, action="extend", nargs="+", default=[], metavar="K=V", help="passed to osmo workflow submit"
         )
     parser.add_argument("--no-build", action="store_true", help="the images are in the registry already")
-    parser.add_argument("--base", help="base image of the training image")
     parser.add_argument("--dry-run", action="store_true", help="print the steps without running them")
     flags = parser.parse_args(argv)
     site = read_site(flags.site)
@@ -49,10 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         registry = template.defaults["registry"]
         print(f"registry {registry}, as {flags.file.name} says; another one by --site FILE or --set registry=NAME")
     images = sorted({str(task["image"]) for task in all_tasks(document)})
-    steps = [] if flags.no_build else [step for image in images for step in _build_steps(image, flags.base)]
+    steps = [] if flags.no_build else [step for image in images for step in _build_steps(image)]
     steps.append(_submit_step(flags.file.resolve(), flags.pool or site.pool, sets, flags.set_string, flags.set_env))
     if not flags.dry_run:
-        _require_tools(flags.host or site.host or "https://OSMO_HOST")
+        _require_tools(site.host or "https://OSMO_HOST")
         if flags.no_build:
             _require_images(images)
     for step in steps:
@@ -62,16 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _build_steps(image: str, base: str | None) -> Iterator[Command]:
+def _build_steps(image: str) -> Iterator[Command]:
     """Yield the commands that build and push an image of this project; none for any other image."""
     _, _, name = image.rpartition("/")
     dockerfile = DOCKERFILES.get(name.partition(":")[0])
-    if dockerfile is None:
-        return
-    arguments = ["--build-arg", f"BASE={base}"] if base and dockerfile == DOCKERFILES["ur10e-act-train"] else []
-    yield ["docker", "build", "-t", name, "-f", dockerfile, *arguments, "."]
-    yield ["docker", "tag", name, image]
-    yield ["docker", "push", image]
+    if dockerfile is not None:
+        yield ["docker", "build", "-t", name, "-f", dockerfile, "."]
+        yield ["docker", "tag", name, image]
+        yield ["docker", "push", image]
 
 
 def _submit_step(

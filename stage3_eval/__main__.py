@@ -4,11 +4,11 @@
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.cli.command import Parser, UserError, run
+from common.cli.command import Parser, UserError, run, whole_number
 from common.lerobot.keys import parse_renames
 from stage3_eval.output import require_evaluation
 from stage3_eval.report.console import report
@@ -64,13 +64,13 @@ def _parser() -> Parser:
     add("--action-meaning", choices=("delta", "next_position", "command"), help=meaning)
     renames = "LeRobot's names of the dataset's features, such as state=observation.state; default: as in the training"
     add("--rename", nargs="*", metavar="OLD=NEW", help=renames)
-    add("--batch-size", type=_count(1), default=32, metavar="N", help="frames predicted at once (32)")
+    add("--batch-size", type=whole_number(1), default=32, metavar="N", help="frames predicted at once (32)")
     timed = "predictions timed per episode (all on cuda, 50 on cpu)"
-    add("--latency-steps", type=_count(0), metavar="N", help=timed)
+    add("--latency-steps", type=whole_number(0), metavar="N", help=timed)
     speed = "joint speed in rad/s, one or one per joint: count the frames above it"
     add("--max-joint-speed", type=_positive, nargs="+", metavar="RAD_S", help=speed)
     attention = "show the input attribution of the N worst moments (0)"
-    add("--attention", type=_count(0), default=0, metavar="N", help=attention)
+    add("--attention", type=whole_number(0), default=0, metavar="N", help=attention)
     add("--rerun", type=Path, metavar="FILE.rrd", help="write the evaluated episodes for the viewer of Rerun")
     add("--export", type=Path, metavar="DIR", help="write the policy as ONNX, verified on the evaluated episodes")
     compared = "results, or (with --dataset) runs and checkpoints, to compare"
@@ -106,15 +106,6 @@ def _open(flags: argparse.Namespace, checkpoint: Path) -> "Inputs":
 
     rename = None if flags.rename is None else parse_renames(flags.rename)
     return open_inputs(checkpoint, flags.dataset, flags.episodes, flags.device, flags.action_meaning, rename)
-
-
-def _count(low: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {low} on, got {text!r}")
-        return int(text)
-
-    return parse
 
 
 def _positive(text: str) -> float:

@@ -62,6 +62,17 @@ def add_config_flags(parser: argparse.ArgumentParser, sections: str) -> None:
     parser.add_argument("--override", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=help_text)
 
 
+def whole_number(low: int) -> Callable[[str], int]:
+    """Return an argparse type for whole numbers from `low` on."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {low} on, got {text!r}")
+        return int(text)
+
+    return parse
+
+
 def progress(
     items: Iterable[T], total: int, label: str, unit: str = "it", done: int = 0, note: Callable[[], str] | None = None
 ) -> Generator[T]:

@@ -36,7 +36,6 @@ def run(
     maps: Mapping[str, Path] | None = None,
     environment: Mapping[str, str] | None = None,
     jobs: int | None = None,
-    retries: int = 2,
 ) -> Result:
     """Run a workflow file on this machine as `osmo workflow submit FILE --set values` would in the cluster.
 
@@ -51,7 +50,6 @@ def run(
         workflow_id=f"{name}-1",
         maps={key: path.resolve() for key, path in (maps or {}).items()},
         environment=dict(environment or {}),
-        retries=retries,
     )
     graph = read_graph(document, settings.workflow_id)
     storage = Storage(work, settings.maps, graph.written_urls)
@@ -108,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         values = parse_set(with_site(site, flags.file, flags.set, texts), texts)
         environment = dict(_pair(text, "--set-env") for text in flags.set_env)
         maps = {key: Path(folder) for key, folder in (_pair(text, "--map") for text in flags.map)}
-        return _report(run(flags.file, values, flags.work, maps, environment, flags.jobs, flags.retries))
+        return _report(run(flags.file, values, flags.work, maps, environment, flags.jobs))
     except TemplateError as error:
         raise UserError(one_line(error)) from error
 
@@ -127,7 +125,6 @@ def _parser() -> argparse.ArgumentParser:
         help="the folder on this machine for a url such as azure://ACCOUNT/CONTAINER, or for the name of a dataset",
     )  # fmt: skip
     run_.add_argument("--set-env", action="extend", nargs="+", default=[], metavar="K=V", help="for every task")
-    run_.add_argument("--retries", type=int, default=2, help="how often RESCHEDULE starts a group again (2)")
     again = commands.add_parser("restart", help="resume a run: completed tasks are not run again")
     again.add_argument("work", type=Path, metavar="FOLDER")
     for command in (run_, again):

@@ -28,6 +28,7 @@ from osmo.task.container_paths import CONTAINER_PATHS, moved
 STATE, SPEC, LOG = "run.json", "workflow.yaml", "log.txt"
 PACKAGES = Path(__file__).parents[2]
 TICK_S = 0.1
+RETRIES = 2  # how often RESCHEDULE starts a group again
 log = logging.getLogger(__name__)
 
 
@@ -45,7 +46,6 @@ class Run(BaseModel, frozen=True, extra="forbid"):
     workflow_id: str
     maps: dict[str, Path]  # --map: url or dataset name -> folder
     environment: dict[str, str]  # --set-env: for every task
-    retries: int  # how often RESCHEDULE starts a group again
     tasks: dict[str, Row] = {}
 
 
@@ -157,7 +157,7 @@ class Runner:
         seconds = {task.name: self._rows[task.name].seconds for task in group.tasks}
         if failed:
             first = min(failed, key=lambda task: seconds[task.name])
-            may_retry = self._rows[first.name].tries <= self._settings.retries
+            may_retry = self._rows[first.name].tries <= RETRIES
             wants_retry = first.action(codes[first.name]) == "RESCHEDULE"
             self._end(group, Status.WAITING if wants_retry and may_retry else Status.FAILED)
         elif len(codes) == len(group.tasks) or seconds[group.lead.name] + GRACE_S < max(seconds.values()):

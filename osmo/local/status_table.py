@@ -1,5 +1,6 @@
-"""Shows the state of every task: a table that redraws itself on a terminal; in a log one line per change, the last line of
-each running task now and then, and the table at the end."""
+"""Shows the state of every task: a table that redraws itself on a terminal; in a log one line per change, and the table
+at the end.
+"""
 
 import shutil
 import sys
@@ -8,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TextIO
-
-from common.cli.command import LOG_PERIOD_S
 
 REDRAW_S = 0.25
 
@@ -55,11 +54,6 @@ class StatusTable:
             if self._shown.get(name, (Status.WAITING, 0)) != (row.status, row.tries):
                 self._shown[name] = (row.status, row.tries)
                 self._print(f"{time.strftime('%H:%M:%S')} {name} {_describe(row)}")
-        if time.monotonic() - self._last_s >= LOG_PERIOD_S:
-            self._last_s = time.monotonic()
-            for name, row in rows.items():
-                if row.status == Status.RUNNING and row.note:
-                    self._print(f"{name}: {row.note}")
 
     def finish(self, rows: Mapping[str, Row]) -> None:
         """Show how everything ended."""

@@ -126,7 +126,7 @@ def check_run_and_submit(file: Path) -> Outcome:
     calls: list[tuple[Callable[[list[str]], int], list[str]]]
     calls = [(local.main, ["check", str(file)]), (submit.main, [str(file), "--dry-run"])]
     if file.name == "small.yaml":
-        calls.append((local.main, ["run", str(file), "--work", str(file.with_name("work")), "--retries", "0"]))
+        calls.append((local.main, ["run", str(file), "--work", str(file.with_name("work"))]))
     try:
         for main, arguments in calls:
             try:

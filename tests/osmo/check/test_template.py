@@ -31,13 +31,6 @@ LOOP = """\
     """
 
 
-def test_default_values_fill_the_file_and_set_changes_them(tmp_path: Path) -> None:
-    assert rendered(tmp_path, LOOP).document["workflow"]["name"] == "first"
-    tasks = rendered(tmp_path, LOOP, count=3).document["workflow"]["tasks"]
-    assert [task["name"] for task in tasks] == ["task-0", "task-1", "task-2"]
-    assert "default-values" not in rendered(tmp_path, LOOP).document
-
-
 def test_tokens_pass_through_both_renderings(tmp_path: Path) -> None:
     document = rendered(tmp_path, LOOP).document
     again = submitted(document, tmp_path, {})
@@ -52,37 +45,6 @@ def test_every_part_has_its_line_of_the_file(tmp_path: Path) -> None:
         assert found.line(("workflow", "tasks", task, "nothing")) == 5
 
 
-def test_a_localpath_is_inlined_and_rendered_without_the_default_values(tmp_path: Path) -> None:
-    text = """\
-        workflow:
-          name: "{{ name }}"
-          tasks:
-          - name: t
-            files:
-            - {path: /workspace/config.yaml, localpath: config.yaml}
-        default-values: {name: n}
-        """
-    (tmp_path / "config.yaml").write_text("steps: 3 # {{output}}\n")
-    (file,) = submitted(rendered(tmp_path, text).document, tmp_path, {})["workflow"]["tasks"][0]["files"]
-    assert file == {"path": "/workspace/config.yaml", "contents": "steps: 3 # {{output}}\n"}
-    (tmp_path / "config.yaml").write_text("steps: {{ name }}\n")
-    with pytest.raises(TemplateError, match="'name' is undefined"):
-        submitted(rendered(tmp_path, text).document, tmp_path, {})
-
-
-def test_a_token_built_by_a_loop_is_a_token_in_the_second_pass(tmp_path: Path) -> None:
-    text = """\
-        workflow:
-          name: n
-          tasks:
-          - name: t
-            args: ["{% for i in range(2) %}{{ '{{' }}input:{{ i }}{{ '}}' }} {% endfor %}{{ x }}"]
-        default-values: {x: 1}
-        """
-    document = rendered(tmp_path, text).document
-    assert submitted(document, tmp_path, {})["workflow"]["tasks"][0]["args"] == ["{{input:0}} {{input:1}} 1"]
-
-
 def test_only_the_section_workflow_is_rendered(tmp_path: Path) -> None:
     above = "# {{ nobody }}\n{# {{ output }} #}\nversion: 3\n"
     assert (
@@ -95,20 +57,6 @@ def test_only_the_section_workflow_is_rendered(tmp_path: Path) -> None:
         rendered(tmp_path, "default-values: {a: 1}\n")
     with pytest.raises(TemplateError, match="workflow: is given twice"):
         rendered(tmp_path, "workflow: {}\nworkflow: {}\n")
-
-
-def test_the_second_pass_has_the_values_of_set_but_not_the_default_values(tmp_path: Path) -> None:
-    text = """\
-        workflow:
-          name: n
-          tasks:
-          - {name: t, args: ["{% raw %}{{ x }}{% endraw %}"]}
-        default-values: {x: 1}
-        """
-    document = rendered(tmp_path, text).document
-    assert submitted(document, tmp_path, {"x": 2})["workflow"]["tasks"][0]["args"] == ["2"]
-    with pytest.raises(TemplateError, match="'x' is undefined"):
-        submitted(document, tmp_path, {})
 
 
 @pytest.mark.parametrize(
