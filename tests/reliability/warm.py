@@ -20,10 +20,12 @@ IMPORTS = (
     "stage2_train.train",
     "stage3_eval.evaluate",
     "stage3_eval.inputs",
-    "datasets",  # this and what follows are imported by the stages only when they are needed
-    "torch.distributed",
+    "torch.distributed",  # this and what follows are imported by the stages only when they are needed
     "torch._inductor",
+    "matplotlib.figure",
     "matplotlib.backends.backend_agg",
+    "pandas",  # pyarrow imports both where it finds them
+    "pyarrow.dataset",
 )
 # Audit events that change names or content; a kill happens right before one. Opening a file for writing counts, too.
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree"}
