@@ -41,11 +41,11 @@ def contents(out: Path) -> dict[str, str]:
     return {path.name: content(path) for path in out.glob("[!.]*")}
 
 
-def test_a_replacement_may_be_killed_at_every_change(warm: Warm, ram: Path) -> None:
+def test_a_replacement_may_be_killed_at_every_change(warm: Warm, tmp_path: Path) -> None:
     todo = [(kind, f"{number} " * LARGE_BYTES) for kind in ("file", "folder") for number in range(2)]
-    whole = warm.run(ram / "log", "tests.reliability.operations", ram / "whole", json.dumps(todo))
+    whole = warm.run(tmp_path / "log", "tests.reliability.operations", tmp_path / "whole", json.dumps(todo))
     assert whole.changes > 20
     for die_at in range(1, whole.changes + 1):
-        kill(warm, ram, todo, die_at)
+        kill(warm, tmp_path, todo, die_at)
         if SOAK or die_at % 3 == 0:  # many changes are followed by the same large write
-            kill(warm, ram, todo, -die_at)
+            kill(warm, tmp_path, todo, -die_at)
