@@ -99,13 +99,13 @@ def _start_python(path: bytes, args: Sequence[Any], passfds: Sequence[int]) -> i
 
 def _wait(pid: int) -> dict[str, int]:
     """Wait for the end of a command and, at most 20 s, of all other processes of its group."""
-    _, status, used = os.wait4(pid, 0)
+    _, status = os.waitpid(pid, 0)
     end_s = time.monotonic() + 20
     with contextlib.suppress(ChildProcessError):
         while time.monotonic() < end_s:
             if os.waitpid(-pid, os.WNOHANG) == (0, 0):
                 time.sleep(0.002)
-    return {"code": os.waitstatus_to_exitcode(status), "peak_bytes": used.ru_maxrss * 1024}
+    return {"code": os.waitstatus_to_exitcode(status)}
 
 
 class _Changes:
