@@ -1,10 +1,8 @@
 """Fixtures: the warm process, small disks, and a training that was killed and resumed."""
 
 import itertools
-import os
 import signal
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -32,16 +30,6 @@ def warm() -> Iterator[Warm]:
     process = Warm()
     yield process
     process.close()
-
-
-@pytest.fixture
-def ram(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory, where flushing is free, so that a kill hits the program at work and not waiting for a disk."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        yield Path(folder)
 
 
 @pytest.fixture

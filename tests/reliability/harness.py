@@ -28,11 +28,10 @@ def loops(short: int, soak: int) -> int:
 
 
 class Ended(NamedTuple):
-    """The result of a command: exit code (minus the number of the signal that killed it), output, peak memory and time."""
+    """The result of a command: exit code (minus the number of the signal that killed it), output and time."""
 
     code: int
     output: str
-    peak_bytes: int
     seconds: float
 
     @property
@@ -118,7 +117,7 @@ class Command:
         ended, seconds = self._warm.ask({"wait": self.pid}), time.monotonic() - self._started
         output = self.log.read_text(errors="replace")
         assert not hangs, f"no end within {timeout_s:g} s:\n{output}"
-        return Ended(ended["code"], output, ended["peak_bytes"], seconds)
+        return Ended(ended["code"], output, seconds)
 
 
 def kill_and_repeat(start: Callable[[int], Command], whole: Ended, kills: int, again: Callable[[], None]) -> int:

@@ -48,32 +48,32 @@ def test_an_evaluation(warm: Warm, tmp_path: Path, image_dataset: Path, act_tiny
     assert not leftovers(tmp_path)
 
 
-def test_a_conversion_at_any_moment(warm: Warm, ram: Path) -> None:
+def test_a_conversion_at_any_moment(warm: Warm, tmp_path: Path) -> None:
     for number in range(4):
-        cell(1.0, seed=number).write(ram / "src" / f"bag{number}")
+        cell(1.0, seed=number).write(tmp_path / "src" / f"bag{number}")
 
     def convert(out: Path) -> Command:
-        return warm.start(ram / "log", "stage1_convert", "--src", ram / "src", "--out", out, "--workers", 2)
+        return warm.start(tmp_path / "log", "stage1_convert", "--src", tmp_path / "src", "--out", out, "--workers", 2)
 
-    whole, chance, codes = convert(ram / "whole").join(), random.Random(0), list[int]()
+    whole, chance, codes = convert(tmp_path / "whole").join(), random.Random(0), list[int]()
     latest_s = whole.seconds / 2
     while len(codes) < loops(4, 200):
         presses = 1 + len(codes) % 2
         waits = [chance.uniform(0, latest_s), chance.choice([0, 0.001, 0.02])][:presses]
-        ended = interrupted(convert(ram / "out"), waits)
+        ended = interrupted(convert(tmp_path / "out"), waits)
         if ended.code == 0:  # too late
             latest_s *= 0.9
-            shutil.rmtree(ram / "out")
+            shutil.rmtree(tmp_path / "out")
             continue
         assert ended.code == 130 or (presses == 2 and ended.code == -signal.SIGINT), ended.output
-        assert not (ram / "out").exists()
+        assert not (tmp_path / "out").exists()
         if ended.code == 130:
             assert ended.output.count(STOPPED) == 1, ended.output
-            assert not leftovers(ram)
+            assert not leftovers(tmp_path)
         codes.append(ended.code)
-    is_begun = any(ram.glob(".out.parts/[!.]*/record.json"))
-    again = convert(ram / "out").join()
+    is_begun = any(tmp_path.glob(".out.parts/[!.]*/record.json"))
+    again = convert(tmp_path / "out").join()
     assert again.code == 0
     assert ("unchanged since they were converted before" in again.output) == is_begun
-    assert hashes(ram / "out") == hashes(ram / "whole")
-    assert not leftovers(ram)
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
+    assert not leftovers(tmp_path)

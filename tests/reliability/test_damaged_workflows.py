@@ -52,23 +52,6 @@ ODD: list[Any] = [
     "{{input:99999999999}}", "\0", "\u2028", "\ud7ff", "../../..", "/", "azure://", [], {}, [[]], [None], {"": None},
     {1: 2}, {"name": "a"}, [{"task": "a"}], "P" * 99, "9" * 5000, "[", "(?:", "75-", "-75", "a-b",
 ]  # fmt: skip
-SNIPPETS = [
-    "&a", "*a", "<<: *a", "? ", "- ", ": ", "|", ">", "\t", "---\n", "...\n", "%YAML 9.9\n", "!!python/object:os.system ",
-    "!!int ", "!!float ", "!!timestamp ", "!!binary ", "!!set ", "!!omap ", "2024-13-45", "12:30:61", "0b", "0x", "0o9",
-    "1e999",    "{{", "}}", "{%", "%}", "{#",
-    "{% for i in range(9) %}", "{% endfor %}", "{% set x = y %}", "{{ 1/0 }}", "{{ x.y.z }}",
-    "\ufeff", "\x07", "\u0085", "\ue000", "'", '"', "#", "@", "`", "default-values:\n", "workflow:\n",
-]  # fmt: skip
-# Values that need words of their own: what to replace in SMALL, by what, and words of the line that reports it.
-HOSTILE = {
-    "no default-values": ("  word: hello\n", "", "'word' is undefined"),
-    "half a command": ('["true"], lead', '["tr*ue"], lead', "cannot be started"),
-    "no base64": ('contents: "{{output}}"', 'contents: "x", base64: true', "cannot be started"),
-    "a file where a folder is": (
-        'contents: "{{output}}"}', 'contents: ""}, {path: /tmp/x/y, contents: ""}', "cannot be started"
-    ),
-    "no regular expression": ('regex: ".*"', 'regex: "("', "expected a regular expression"),
-}  # fmt: skip
 
 
 class Attempt(NamedTuple):
@@ -86,37 +69,15 @@ class Outcome(NamedTuple):
     cpu_s: float
 
 
-def mutate_lines(text: str, rng: random.Random) -> str:
-    """Drop, repeat, exchange, indent or spoil some lines."""
-    lines = text.splitlines(keepends=True)
-    for _ in range(rng.choice((1, 1, 2, 5))):
-        first, second = rng.randrange(len(lines)), rng.randrange(len(lines))
-        kind = rng.randrange(6)
-        if kind == 0 and len(lines) > 2:
-            del lines[first]
-        elif kind == 1:
-            lines.insert(second, lines[first])
-        elif kind == 2:
-            lines[first], lines[second] = lines[second], lines[first]
-        elif kind == 3:
-            lines[first] = " " * rng.randrange(9) + lines[first].lstrip(" ")
-        else:
-            column = rng.randrange(len(lines[first]))
-            end = column + rng.randrange(2)
-            lines[first] = lines[first][:column] + rng.choice(SNIPPETS) + lines[first][end:]
-    return "".join(lines)
-
-
 def mutate(file: Path, seed: int) -> None:
-    rng, text = random.Random(seed), file.read_text()
-    kind = seed % 4
-    if kind == 0:
-        damage(file, seed // 4)
-    elif kind == 1 and "{%" not in text:
-        document = change_values(yaml.safe_load(text), rng, ODD, ("name", "tasks", "x", "", "lead", "url", 7))
+    """Damage a file as disks do, or change values of the document; one with statements is no document before it is rendered."""
+    text = file.read_text()
+    if seed % 2 and "{%" not in text:
+        names = ("name", "tasks", "x", "", "lead", "url", 7)
+        document = change_values(yaml.safe_load(text), random.Random(seed), ODD, names)
         file.write_text(yaml.safe_dump(document, sort_keys=False))
     else:
-        file.write_text(mutate_lines(text, rng))
+        damage(file, seed // 2)
 
 
 def check_run_and_submit(file: Path) -> Outcome:
@@ -169,15 +130,3 @@ def test_a_mutated_workflow(name: str, tmp_path: Path) -> None:
             broken.append(f"seed {attempt.seed}: {outcome}")
     print(f"{name}: {dict(counts)}")
     assert not broken, "\n".join(broken)
-
-
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_a_hostile_workflow(kind: str, tmp_path: Path) -> None:
-    old, new, words = HOSTILE[kind]
-    assert SMALL.count(old) == 1
-    (tmp_path / "small.yaml").write_text(SMALL.replace(old, new))
-    (outcome,) = map_isolated(check_run_and_submit, [tmp_path / "small.yaml"], 1, lambda _: LIMITS)
-    assert isinstance(outcome, Outcome), outcome
-    assert not outcome.kind.isupper(), outcome
-    logs = "".join(path.read_text() for path in tmp_path.glob("work/*/log.txt"))
-    assert words in outcome.text + logs, outcome

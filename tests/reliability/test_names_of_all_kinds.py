@@ -1,13 +1,9 @@
-"""Names with spaces, other scripts and signs, and very long ones, work in every stage; too long a name is one line."""
+"""Names with spaces, other scripts and signs, and very long ones, work; too long a name is one line."""
 
 import os
 from pathlib import Path
 
-import pytest
-
-from osmo.local import __main__ as local
 from tests.reliability.harness import Ended, Warm, hashes
-from tests.reliability.test_damaged_workflows import SMALL
 from tests.stage1_convert.conversion import report
 from tests.stage1_convert.recording import cell
 
@@ -27,7 +23,6 @@ def convert(warm: Warm, log: Path, src: Path, out: Path) -> Ended:
     return warm.run(log, "stage1_convert", f"--src={src}", f"--out={out}")
 
 
-@pytest.mark.slow
 def test_a_conversion_of_bags_with_such_names_to_such_a_place(warm: Warm, tmp_path: Path) -> None:
     src, plain = tmp_path / "src ü", tmp_path / "plain"
     for number, name in enumerate(sorted((*NAMES, NOT_UTF8))):
@@ -42,30 +37,6 @@ def test_a_conversion_of_bags_with_such_names_to_such_a_place(warm: Warm, tmp_pa
     assert hashes(out / "data") == hashes(tmp_path / "out" / "data")
     assert {bag["bag"] for bag in report(out)["bags"]} >= set(NAMES)
     assert not warm.run(tmp_path / "log", "stage1_convert", f"--check={out}").code
-
-
-def test_an_evaluation_of_such_a_dataset_to_such_a_place(
-    warm: Warm, tmp_path: Path, image_dataset: Path, act_tiny: Path
-) -> None:
-    home = deep(tmp_path)
-    dataset, checkpoint = image_dataset.rename(home / "daten ü"), act_tiny.rename(tmp_path / "pretrained 🤖")
-    flags = (f"--dataset={dataset}", f"--checkpoint={checkpoint}", f"--out={home / 'out ロボット'}", "--episodes=0")
-    more = ("--device=cpu", "--latency-steps=1")
-    try:
-        ended = warm.run(tmp_path / "log", "stage3_eval", *flags, *more, XDG_CACHE_HOME=str(tmp_path / "cache ü"))
-    finally:
-        checkpoint.rename(act_tiny)  # it is the session's
-    assert ended.code == 0, ended.output
-    assert (home / "out ロボット" / "episode_000.parquet").is_file()
-
-
-def test_a_workflow_in_such_a_place(tmp_path: Path) -> None:
-    home = tmp_path / "arbeit ü 🤖"
-    home.mkdir()
-    (home / "wie auch immer.yaml").write_text(SMALL)
-    assert (
-        local.main(["run", str(home / "wie auch immer.yaml"), "--work", str(home / "läuft hier"), "--jobs", "2"]) == 0
-    )
 
 
 def test_a_name_that_is_too_long_is_one_line(warm: Warm, tmp_path: Path) -> None:

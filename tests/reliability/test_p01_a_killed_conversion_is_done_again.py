@@ -20,47 +20,47 @@ def bags(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("workers", "short", "soak"), [(1, 8, 150), (2, 4, 50)])
 def test_a_killed_conversion_gives_the_same_dataset_when_it_is_run_again(
-    bags: Path, warm: Warm, ram: Path, workers: int, short: int, soak: int
+    bags: Path, warm: Warm, tmp_path: Path, workers: int, short: int, soak: int
 ) -> None:
-    def convert(die_at: int = 0, to: Path = ram / "killed" / "out") -> Command:
+    def convert(die_at: int = 0, to: Path = tmp_path / "killed" / "out") -> Command:
         arguments = ("--src", bags, "--out", to, "--workers", workers)
-        return warm.start(ram / "log", "stage1_convert", *arguments, die_at=die_at)
+        return warm.start(tmp_path / "log", "stage1_convert", *arguments, die_at=die_at)
 
     def again() -> None:
         ended = convert().join()
         assert ended.code == 0, ended.output
-        assert hashes(ram / "killed" / "out") == expected
-        assert not leftovers(ram)
-        shutil.rmtree(ram / "killed")
+        assert hashes(tmp_path / "killed" / "out") == expected
+        assert not leftovers(tmp_path)
+        shutil.rmtree(tmp_path / "killed")
 
-    whole = convert(to=ram / "whole").join()
-    expected = hashes(ram / "whole")
+    whole = convert(to=tmp_path / "whole").join()
+    expected = hashes(tmp_path / "whole")
     assert len(expected) > 6, whole.output
     hits = kill_and_repeat(convert, whole, loops(short, soak), again)
     assert hits >= loops(short, soak) // 2, "too few kills came in time to show anything"
 
 
 def test_a_kill_while_a_dataset_is_replaced_leaves_the_old_one_or_the_new_one(
-    bags: Path, warm: Warm, ram: Path
+    bags: Path, warm: Warm, tmp_path: Path
 ) -> None:
     def convert(out: Path, die_at: int = 0) -> Ended:
-        arguments = ("--src", ram / "src", "--out", out, "--workers", 1)
-        return warm.run(ram / "log", "stage1_convert", *arguments, die_at=die_at)
+        arguments = ("--src", tmp_path / "src", "--out", out, "--workers", 1)
+        return warm.run(tmp_path / "log", "stage1_convert", *arguments, die_at=die_at)
 
-    out = ram / "out"
-    shutil.copytree(bags, ram / "src")
+    out = tmp_path / "out"
+    shutil.copytree(bags, tmp_path / "src")
     convert(out)
     old = hashes(out)
-    shutil.rmtree(ram / "src" / "bag2")
-    whole = convert(ram / "new")
-    new = hashes(ram / "new")
+    shutil.rmtree(tmp_path / "src" / "bag2")
+    whole = convert(tmp_path / "new")
+    new = hashes(tmp_path / "new")
     assert old.keys() > new.keys()
     die_at, code = whole.changes - loops(4, 60), -1
     while code:  # on until one run is not reached by the kill: the old dataset goes last
         code = convert(out, die_at).code
-        remove_stale(ram)  # as every start does: between its two renames the old one has another name
+        remove_stale(tmp_path)  # as every start does: between its two renames the old one has another name
         assert hashes(out) in (old, new), f"killed at change {die_at}: half of each"
         die_at += loops(3, 1)
     assert convert(out).code == 0
     assert hashes(out) == new
-    assert not leftovers(ram)
+    assert not leftovers(tmp_path)

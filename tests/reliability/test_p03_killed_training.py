@@ -19,8 +19,10 @@ OFTEN = (
 
 
 @pytest.mark.parametrize(("world_size", "short", "soak"), [(1, 4, 100), (2, 2, 50)])
-def test_kills_at_random_moments_change_nothing(warm: Warm, ram: Path, world_size: int, short: int, soak: int) -> None:
-    dataset, whole, out = write_dataset(ram / "dataset"), ram / "whole", ram / "out"
+def test_kills_at_random_moments_change_nothing(
+    warm: Warm, tmp_path: Path, world_size: int, short: int, soak: int
+) -> None:
+    dataset, whole, out = write_dataset(tmp_path / "dataset"), tmp_path / "whole", tmp_path / "out"
     args = (*OFTEN, f"training.batch_size={4 // world_size}")
     undisturbed = [command.join() for command in start(warm, dataset, whole, *args, world_size=world_size)]
     assert [ended.code for ended in undisturbed] == [0] * world_size, stderr(whole)

@@ -17,7 +17,7 @@ from stage3_eval.report.console import WIDTH, report
 from stage3_eval.report.gallery import BEST_DRAWN, MAX_DRAWN, choose_drawn
 from stage3_eval.report.player import LEAST_IMAGES, MOST_IMAGES, PAGE_IMAGES, images_per_episode
 from stage3_eval.report.verdict import describe_baseline, verdict
-from tests.browser import check_page, find_serious, visit
+from tests.browser import check_page, visit
 from tests.stage3_eval.conftest import Sweep
 from tests.stage3_eval.summaries import make_summary
 
@@ -162,12 +162,6 @@ def test_the_page_is_whole_without_its_script_and_on_paper(out: Path) -> None:
         assert opened.page.locator(".controls").first.is_visible()
         opened.page.emulate_media(media="print")
         assert not opened.page.locator(".controls").first.is_visible()
-
-
-@pytest.mark.browser
-@pytest.mark.slow
-def test_axe_core_finds_nothing_serious(out: Path) -> None:
-    assert find_serious(out / "report.html") == []
 
 
 def test_the_small_images_of_a_page_are_bounded() -> None:
