@@ -37,8 +37,15 @@ def depth_in_m(depth_m: Numbers, range_m: tuple[float, float]) -> tuple[Shades, 
 def depth_in_mm(depth_mm: Numbers, range_m: tuple[float, float]) -> tuple[Shades, Measured | None]:
     """Return the shades of depth in millimeters, uint16."""
     near_m, far_m = range_m
-    limits_mm = math.ceil(near_m * MM_PER_M), math.floor(far_m * MM_PER_M)
-    return _shade_of_every_mm(near_m, far_m)[depth_mm], _measured(depth_mm[depth_mm > 0], *limits_mm)
+    shades = _shade_of_every_mm(near_m, far_m)[depth_mm]
+    n_known = int(np.count_nonzero(depth_mm))
+    if not n_known:
+        return shades, None
+    lowest = int((depth_mm - np.uint16(1)).min()) + 1  # what was not measured wraps around to the highest
+    near = int(np.count_nonzero(depth_mm < math.ceil(near_m * MM_PER_M)))
+    far = int(np.count_nonzero(depth_mm > math.floor(far_m * MM_PER_M)))
+    outside = far + max(0, near - (depth_mm.size - n_known))
+    return shades, Measured(lowest, int(depth_mm.max()), outside / n_known)
 
 
 def gray(values: Numbers, low_high: tuple[int, int]) -> tuple[Shades, Measured | None]:
