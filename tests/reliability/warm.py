@@ -20,8 +20,7 @@ IMPORTS = (
     "stage2_train.train",
     "stage3_eval.evaluate",
     "stage3_eval.inputs",
-    "datasets",  # this and what follows are imported by the stages only when they are needed
-    "torch.distributed",
+    "torch.distributed",  # this and what follows are imported by the stages only when they are needed
     "torch._inductor",
     "matplotlib.backends.backend_agg",
 )
