@@ -46,19 +46,6 @@ def test_a_checkpoint_stands_for_itself(name: str, run: Path) -> None:
     assert pretrained_folder(run / name) == run / name.removesuffix("/pretrained_model") / "pretrained_model"
 
 
-def rewrite(path: Path, text: str) -> None:
-    path.unlink()
-    path.write_text(text)
-
-
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_damaged_checkpoint_is_skipped_with_a_warning(name: str, run: Path, caplog: pytest.LogCaptureFixture) -> None:
-    rewrite(run / "checkpoint_000010" / "pretrained_model" / name, "{}")
-    assert pretrained_folder(run) == run / "checkpoint_000002" / "pretrained_model"
-    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert f"pretrained_model/{name} is not what manifest.json says" in record.getMessage()
-
-
 def test_a_run_without_a_complete_checkpoint_is_refused(run: Path) -> None:
     shutil.rmtree(run / "checkpoint_000002")
     (run / "checkpoint_000010" / "pretrained_model" / "model.safetensors").unlink()

@@ -133,18 +133,6 @@ def test_one_process_fills_it_and_the_others_wait(
         assert opened.result(30)
 
 
-def test_a_read_only_dataset_is_read(image_dataset: Path, tmp_path: Path) -> None:
-    for path in [image_dataset, *image_dataset.rglob("*")]:
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    before = {path: path.stat().st_mtime_ns for path in image_dataset.rglob("*")}
-    try:
-        taken(open_frames(Dataset.open(image_dataset), tmp_path / "cache")["color"])
-        assert before == {path: path.stat().st_mtime_ns for path in image_dataset.rglob("*")}
-    finally:
-        for path in [image_dataset, *image_dataset.rglob("*")]:
-            path.chmod(0o755)
-
-
 def test_the_cache_is_listed_and_cleared_by_the_command(
     dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,19 +13,9 @@ from common.lerobot.dataset import Dataset
 from stage2_train.checkpoints.resume import find_resume_point
 from stage2_train.config import TrainConfig
 from stage2_train.train import train
-from tests.stage2_train.tiny import VALIDATED, content, stopped_at, tiny_config, without_times, write_dataset
+from tests.stage2_train.tiny import VALIDATED, stopped_at, tiny_config, without_times, write_dataset
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.mark.parametrize("step", [4, 8])
-def test_a_resumed_run_is_the_uninterrupted_one(dataset: Path, whole: Path, tmp_path: Path, step: int) -> None:
-    out = stopped_at(whole, step, tmp_path / "out")
-    with (out / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 99, "loss": 1')  # the process died while writing
-    train(tiny_config(dataset, out, *VALIDATED))
-    assert content(out) == content(whole)
-    assert without_times(out) == without_times(whole)
 
 
 def test_a_finished_run_reports_so_and_changes_nothing(
