@@ -7,7 +7,6 @@ import difflib
 import functools
 import json
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,11 +64,10 @@ def require_accepted(path: Path, releases: Sequence[str], values: Mapping[str, A
 
 
 def _unused_values(template: Template, values: Mapping[str, Any]) -> Iterator[Note]:
-    for name in values:
-        if not re.search(rf"\b{re.escape(name)}\b", template.text):
-            close = [] if name in template.defaults else difflib.get_close_matches(name, template.defaults, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            yield (), f"--set {name}: nothing in the workflow uses it{hint}"
+    for name in template.unused(values):
+        close = [] if name in template.defaults else difflib.get_close_matches(name, template.defaults, n=1)
+        hint = f"; did you mean {close[0]}?" if close else " with these values"
+        yield (), f"--set {name}: nothing in the workflow uses it{hint}"
 
 
 def _findings(

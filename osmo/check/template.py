@@ -83,6 +83,19 @@ class Template(NamedTuple):
             duplicates += [keys] if is_duplicate else []
         return Rendered(document, lines, duplicates)
 
+    def unused(self, values: Mapping[str, Any]) -> list[str]:
+        """Return the names of `values`, with which the file can be rendered, that change nothing when they are missing."""
+        everything = {**self.defaults, **values}
+        text = render_text(self.text, everything)
+        found = []
+        for name in values:
+            try:
+                same = render_text(self.text, {key: value for key, value in everything.items() if key != name}) == text
+            except TemplateError:
+                continue
+            found += [name] if same else []
+        return found
+
 
 def read(path: Path) -> Template:
     """Read a workflow file; raises TemplateError when it is no text or its sections are not those of a workflow.

@@ -27,6 +27,7 @@ values:
   steps: 7
   shm: true
   results_url: azure://acct/results
+  regsitry: ghcr.io/typo
 """
 
 
@@ -129,16 +130,31 @@ def test_a_file_that_osmo_would_refuse_is_refused_before_any_step(tools: Path) -
     assert asked(tools) == []
 
 
-def test_a_site_gives_the_login_the_pool_and_the_values_that_the_file_has(tools: Path, tmp_path: Path) -> None:
+def test_a_site_gives_the_login_the_pool_and_the_values_that_the_file_uses(tools: Path, tmp_path: Path) -> None:
     (tmp_path / "site.yaml").write_text(SITE)
     site = ("--site", tmp_path / "site.yaml")
     done = submit(tools, FILE, "--no-build", *site, "--set", "eval_device=cpu", "results=url")
     assert done.returncode == 0, done.stderr
-    values = "registry=ghcr.io/acme account=acct steps=7 results_url=azure://acct/results"
+    values = "registry=ghcr.io/acme account=acct steps=7 results_url=azure://acct/results regsitry=ghcr.io/typo"
     assert asked(tools)[-1] == f"osmo workflow submit {FILE} --pool arms --set {values} eval_device=cpu results=url"
-    own = ("--pool", "mine", "--set", "account=b", "registry=c", "--set-string", "steps=1", "results_url=d")
-    submit(tools, FILE, "--no-build", *site, *own)
-    assert asked(tools)[-1] == f"osmo workflow submit {FILE} {' '.join(own)}"
+    assert "hint: --set regsitry: nothing in the workflow uses it; did you mean registry?" in done.stderr
+    submit(
+        tools,
+        FILE,
+        "--no-build",
+        *site,
+        "--pool",
+        "mine",
+        "--set",
+        "account=b",
+        "registry=c",
+        "results=none",
+        "--set-string",
+        "steps=1",
+    )
+    assert asked(tools)[-1].startswith(
+        f"osmo workflow submit {FILE} --pool mine --set regsitry=ghcr.io/typo account=b registry=c results=none "
+    )
     (tmp_path / "fail").write_text("osmo pool list\n")
     assert "osmo login https://osmo.example.com" in submit(tools, FILE, *site).stderr
 
