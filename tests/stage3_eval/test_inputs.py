@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from common.cli.command import UserError
 from common.lerobot.dataset import Dataset
 from common.policy import Policy
 from stage3_eval.inputs import choose_device, choose_episodes, choose_meaning, open_inputs, require_match
+from stage3_eval.recording import read_rows
+from tests.common.lerobot.foreign import change_info
 from tests.conftest import GOLDEN
 from tests.stage3_eval.conftest import WriteCheckpoint, tiny_checkpoint
 
@@ -203,3 +206,11 @@ def test_whether_training_saw_an_episode_is_known_when_it_was_recorded(
 ) -> None:
     record = {} if val is None else {"dataset": {"fingerprint": golden.fingerprint}, "val_episodes": val}
     assert open_inputs(write_checkpoint(train_config=record), golden.root, ["all"], "cpu").held_out is held_out
+
+
+def test_a_column_that_the_dataset_does_not_declare_is_named(tmp_path: Path) -> None:
+    root = Path(shutil.copytree(GOLDEN / "dataset_image", tmp_path / "dataset"))
+    change_info(root, lambda info: info["features"].pop("timestamp"))
+    dataset = Dataset.open(root)
+    with pytest.raises(UserError, match=r"info\.json declares no timestamp; convert the dataset again"):
+        read_rows(dataset, dataset.episodes[0], ["timestamp"])
