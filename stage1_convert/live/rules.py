@@ -12,7 +12,7 @@ from stage1_convert.bags.message_files import MessageFile
 from stage1_convert.bags.message_types import typestore
 from stage1_convert.bags.storage import NO_DEFINITION
 from stage1_convert.config import JOINTS, Config, whole_of
-from stage1_convert.dataset.record import ConversionRecord
+from stage1_convert.dataset.record import BagEntry, ConversionRecord
 
 CAUSAL = ("hold", "in_order")
 
@@ -31,23 +31,24 @@ class LiveRules(NamedTuple):
 
     @classmethod
     def of(cls, record: ConversionRecord, bag: str | None = None) -> "LiveRules":
-        """Return the rules of the bag of that name, or of the first that was converted.
+        """Return the rules of one bag, or those that all bags have in common.
 
-        Raises UserError when there is no such bag, or when a stream looks ahead.
+        Raises UserError when there is no such bag, when the bags differ, or when a stream looks ahead.
         """
         config = validate(Config, record.config)
-        entry = next((entry for entry in record.bags if entry.is_converted and bag in (None, entry.bag)), None)
-        if entry is None:
+        chosen = [entry for entry in record.bags if entry.is_converted and bag in (None, entry.bag)]
+        if not chosen:
             raise UserError(f"the dataset holds no bag {bag}: it holds {', '.join(entry.bag for entry in record.bags)}")
-        resample = {name: entry.resample[name] for name in sorted(entry.resample) if _is_observed(name, config)}
+        observed = {name for entry in chosen for name in entry.resample if _is_observed(name, config)}
+        resample = {name: _common(name, {e.bag: e.resample.get(name) for e in chosen}) for name in sorted(observed)}
+        clock = {name: _common(name, {e.bag: _source(e, name) for e in chosen}) for name in sorted(observed)}
         for name, rule in resample.items():
             if rule not in CAUSAL:
                 raise UserError(
                     f"stream {name} was aligned by {rule}, which looks ahead: a robot cannot; convert the bags again with "
                     f"data.resample_by_stream={{{name.partition('.')[0]}: auto}}"
                 )
-        clock = {name: entry.clock[name].source for name in resample}
-        return cls(config, resample, clock, frozenset(entry.messages), entry.sizes)
+        return cls(config, resample, clock, frozenset(chosen[0].messages), chosen[0].sizes)
 
     def of_stream(self, stream: str) -> tuple[str, str]:
         """Return the rule and the clock of a stream; joints.NAME, where it was none when recorded, follows `joints`."""
@@ -69,3 +70,20 @@ class RobotTopics(NamedTuple):
 
 def _is_observed(stream: str, config: Config) -> bool:
     return whole_of(stream) == JOINTS or stream in config.data.cameras or stream in config.data.state_fields
+
+
+def _source(entry: BagEntry, stream: str) -> str | None:
+    return entry.clock[stream].source if stream in entry.clock else None
+
+
+def _common(stream: str, found: Mapping[str, str | None]) -> str:
+    """Return what all bags say of a stream that have it."""
+    known = {bag: value for bag, value in found.items() if value is not None}
+    bag, value = next(iter(known.items()))
+    other = next((bag for bag in known if known[bag] != value), None)
+    if other:
+        raise UserError(
+            f"stream {stream} was aligned by {value} in bag {bag} and by {known[other]} in bag {other}: choose the bag that "
+            "the robot is like"
+        )
+    return value

@@ -242,13 +242,14 @@ def test_a_stream_that_looks_ahead_is_refused_by_name(tmp_path: Path, rule: str,
         read_recorded(tmp_path / "out", None)
 
 
-def test_a_robot_follows_the_bag_that_is_named_or_the_first_that_was_converted(tmp_path: Path) -> None:
+def test_bags_that_were_aligned_otherwise_must_be_told_apart(tmp_path: Path) -> None:
     recorded().write(tmp_path / "src" / "a")
     without_stamps().write(tmp_path / "src" / "b")
     run(tmp_path / "src", tmp_path / "out")
     record = read_record(tmp_path / "out")
     assert record
-    assert LiveRules.of(record).clock["color"] == "header"
+    with pytest.raises(UserError, match="stream color was aligned by header in bag a and by receive in bag b: choose"):
+        LiveRules.of(record)
     assert LiveRules.of(record, "b").clock["color"] == "receive"
     with pytest.raises(UserError, match="the dataset holds no bag c: it holds a, b"):
         LiveRules.of(record, "c")
