@@ -279,6 +279,9 @@ def _listed_files(folder: Path, metadata: Metadata) -> list[Path]:
 
 
 def _read_metadata(path: Path) -> Metadata:
+    if not path.exists():
+        fault = f"{path.name} is missing: files whose names and times follow each other were joined"
+        return Metadata([], {}, {}, [fault])
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)  # noqa: S506
         information = tree["rosbag2_bagfile_information"]

@@ -13,6 +13,7 @@ from stage1_convert.bags.storage import content_files, is_storage, storage_files
 from stage1_convert.sources.checksum_cache import ChecksumCache
 from stage1_convert.sources.join import describe_parallel, join_parallel
 from stage1_convert.sources.source import BagInfo, BagPath, FetchedBag, IsDone
+from stage1_convert.sources.split_files import is_one_recording
 
 CHECKSUMS = "checksums.json"
 
@@ -63,7 +64,8 @@ class LocalBags:
 def find_bags(src: Path) -> list[BagPath]:
     """Return the bags below `src` at any depth, sorted by relative path; `src` may be a bag itself.
 
-    A bag is a folder with metadata.yaml, or a storage file in any other folder. Raises UserError when there is none.
+    A bag is a folder with metadata.yaml, a folder whose storage files are the parts of one recording, or a storage file
+    in any other folder. Raises UserError when there is none.
     """
     if src.is_file() and is_storage(src.name):
         return [BagPath(src.name, src)]
@@ -109,7 +111,7 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
     if metadata.is_file() and (files or b"rosbag2_bagfile_information" in metadata.read_bytes()):
         yield folder
         return
-    yield from files
+    yield from [folder] if is_one_recording(files) else files
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.name.startswith("."):
             yield from _walk(path, seen)

@@ -428,6 +428,7 @@ class TestPublicBags:
         with pytest.raises(RefusedError, match=f"none of the {len(bags)} bags could be converted") as caught:
             run(SHARED, tmp_path / "out")
         assert [bag for bag, _ in caught.value.refused] == [bag.name for bag in bags]
+        assert "rb2hist_file_compression" in dict(caught.value.refused), "its four parts are one bag"
         for bag, text in caught.value.refused:
             expected = {"damaged/db3_pageflip": "is malformed", "rb2_empty_db3": "is empty"}
             assert re.search(
