@@ -26,9 +26,9 @@ class Rosbag1:
         try:
             self._reader.open()
         except ReaderError as error:
+            reason = one_line(error)
             raise UserError(
-                f"has no index that can be read ({one_line(error)}): write one with `rosbag reindex {path.name}`, or leave "
-                "the bag out by data.exclude"
+                f"cannot be read ({reason}): {_way_out(path, reason)}, or leave it out by data.exclude"
             ) from error
         for position, chunk in self._reader.chunks.items():
             self._reader.chunks[position] = chunk._replace(decompressor=_bounded(chunk.decompressor))
@@ -47,6 +47,14 @@ class Rosbag1:
     def close(self) -> None:
         """Close the file."""
         self._reader.close()
+
+
+def _way_out(path: Path, reason: str) -> str:
+    """Return what makes a bag readable, by why rosbags cannot read it."""
+    if "not indexed" in reason:
+        left = f" and remove {path.stem}.orig.bag, which that leaves" if path.suffix == ".bag" else ""
+        return f"write its index with `rosbag reindex {path.name}`{left}"
+    return "decrypt it first" if "encryption" in reason else "copy or download it again"
 
 
 def _bounded(decompress: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:

@@ -44,11 +44,11 @@ class AzureBags:
         self._keep = keep
         self._stop = threading.Event()
         self._client = open_container(address, environment, self._stop)
+        self._oddities = describe_oddities(environment)
         try:
             blobs = list_blobs(self._client, address)
         except DeniedError as error:
-            odd = describe_oddities(environment)
-            raise DeniedError(f"{error}; {odd}" if odd else str(error)) from error
+            raise DeniedError("; ".join(filter(None, (str(error), self._oddities)))) from error
         self._blobs = group_bags(_with_own_name(blobs, address))
         self._address, self._checksums = address, ChecksumCache(self.root / CHECKSUMS)
         self.bags = [BagInfo(name, sum(blob.size_bytes for blob in blobs)) for name, blobs in self._blobs.items()]
@@ -139,6 +139,9 @@ class AzureBags:
                 download(self._client, blob, self.root)
         except BlobError as error:
             return FetchedBag(source, fault=one_line(error))
+        except DeniedError as error:
+            way_out = f"or leave bag {bag.name} out by data.exclude"
+            raise DeniedError("; ".join(filter(None, (str(error), self._oddities, way_out)))) from error
         return FetchedBag(source, sums)
 
 

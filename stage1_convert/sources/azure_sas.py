@@ -12,8 +12,8 @@ from common.cli.command import UserError
 SAS, CONNECTION = "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_CONNECTION_STRING"
 QUOTES = " '\"`\u2018\u2019\u201c\u201d"
 WHOLE = (
-    "looks whole: it may belong to another account, the key or policy behind it may have been changed, or this machine's "
-    "clock is wrong"
+    "shows no fault: its signature may have been cut off or changed in copying, it may belong to another account, the key or "
+    "policy behind it may have been changed, or this machine's clock is wrong"
 )
 
 
@@ -67,7 +67,7 @@ def _named_token(environment: Mapping[str, str]) -> tuple[str, str]:
 def _token_oddities(token: str) -> Iterator[str]:
     fields = _fields(token)
     if not fields.get("sig"):
-        yield "has no sig: it was cut off, perhaps by the shell at an &; put it in quotes"
+        yield "has no sig: it was cut off, perhaps by the shell at an &, so put it in quotes, or it is no access signature"
     permissions = fields.get("sp", "rl")
     if lacking := [word for letter, word in (("r", "Read"), ("l", "List")) if letter not in permissions]:
         yield f"permits sp={permissions}: {' and '.join(lacking)} missing"

@@ -279,7 +279,7 @@ def test_a_ros_1_recording_whose_recorder_was_killed_is_refused_with_the_command
     (tmp_path / "src").mkdir()
     killed = ros1.kill_recorder(ros1.write_bag(cell(), tmp_path / "whole.bag"), tmp_path / "src" / name)
     assert [source.name for source in find_bags(tmp_path / "src")] == [name]
-    for stop in (None, -5000, 13):  # as it was left, cut off, and hardly begun
+    for stop in (None, -5000):  # as it was left, and cut off
         killed.write_bytes(killed.read_bytes()[:stop])
         with (
             pytest.raises(UserError, match=re.escape(f"`rosbag reindex {name}`")),
@@ -291,7 +291,7 @@ def test_a_ros_1_recording_whose_recorder_was_killed_is_refused_with_the_command
 def test_a_ros_1_bag_that_was_copied_in_part_is_refused(tmp_path: Path) -> None:
     bag = ros1.write_bag(cell(), tmp_path / "take.bag")
     bag.write_bytes(bag.read_bytes()[:-5000])
-    with pytest.raises(UserError, match=r"`rosbag reindex take\.bag`"), open_bag(bag, tmp_path, "humble"):
+    with pytest.raises(UserError, match="copy or download it again"), open_bag(bag, tmp_path, "humble"):
         pass
 
 
