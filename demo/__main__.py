@@ -18,6 +18,7 @@ from typing import Any
 from common.cli import config as configuration
 from common.cli.command import Parser, UserError, run
 from common.storage.files import read_json, require_ours, write_json
+from demo.record import TRUTH, is_complete
 from demo.scene import CELLS
 from stage2_train.config import TrainConfig, TrainingConfig
 
@@ -90,9 +91,10 @@ def _prepare(out: Path, episodes: int, cell: str) -> None:
     require_ours(out, "demo run", sign=MARK)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / MARK, {"made_by": "python -m demo"})
-    truth = out / "bags" / "truth.json"
-    recorded = read_json(truth) if truth.exists() else {"episodes": episodes, "cell": cell}
-    stale = ["bags"] if (recorded["episodes"], recorded.get("cell")) != (episodes, cell) else []
+    bags = out / "bags"
+    recorded = read_json(bags / TRUTH) if (bags / TRUTH).exists() else {}
+    is_kept = (recorded.get("episodes"), recorded.get("cell")) == (episodes, cell) and is_complete(bags)
+    stale = [] if is_kept else ["bags"]
     for name in ("workflow", "rollout", "rollout-untrained", *stale):
         shutil.rmtree(out / name, ignore_errors=True)
 

@@ -96,11 +96,14 @@ def record(out: Path, episodes: int = 200, seed: int = 0, workers: int = 1, cell
 
     Raises UserError when `out` holds anything else.
     """
+    out = out.resolve()
     recording = {"format_version": FORMAT_VERSION, "seed": seed, "episodes": episodes, "cell": cell}
     if (out / TRUTH).is_file():
         if not recording.items() <= read_json(out / TRUTH).items():
             wanted = f"seed {seed} with {episodes} episodes of the cell {cell}"
             raise UserError(f"{out} holds another recording than {wanted}; give another --out")
+        if not is_complete(out):
+            raise UserError(f"{out} lacks bags of its recording; remove it or give another --out")
         return False
     require_ours(out, "recording", names=())
     with new_folder(out, manifest=False) as folder:
@@ -112,6 +115,11 @@ def record(out: Path, episodes: int = 200, seed: int = 0, workers: int = 1, cell
                 bags.append(truth)
         write_json(folder / TRUTH, {**recording, "bags": bags})
     return True
+
+
+def is_complete(folder: Path) -> bool:
+    """Return whether all bags of the recording in a folder are there."""
+    return all((folder / bag["bag"]).is_dir() for bag in read_json(folder / TRUTH)["bags"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

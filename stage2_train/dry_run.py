@@ -50,6 +50,10 @@ def dry_run(config: TrainConfig) -> None:
     samples, global_batch = len(trainer.dataset), trainer.order.global_batch
     cameras = ", ".join(f"{name} {'x'.join(map(str, frame.shape[:2]))}" for name, frame in frames.items()) or "none"
     folder = cache_dir(config)
+    free = f"{free_bytes(folder) / 1e9:.2f} GB are free"
+    cache = f"{cache_bytes(dataset) / 1e9:.2f} GB of decoded images in {folder}, where {free}"
+    if config.data.frame_cache == "none":
+        cache = "none: every image is decoded at every use"
     print(
         f"dataset     {counted(len(episodes), 'episode')} to train on, {len(held_out)} held out; {samples} samples, "
         f"{dataset.fps} fps; cameras: {cameras}\n"
@@ -57,8 +61,7 @@ def dry_run(config: TrainConfig) -> None:
         f"batch       {global_batch} samples a step, {samples / global_batch:.1f} steps an epoch, "
         f"{training.steps * global_batch / samples:.1f} epochs\n"
         f"memory      {4 * weights_gb:.2f} GB for weights, gradients and optimizer state, plus the activations\n"
-        f"cache       {cache_bytes(dataset) / 1e9:.2f} GB of decoded images in {folder}, "
-        f"where {free_bytes(folder) / 1e9:.2f} GB are free\n"
+        f"cache       {cache}\n"
         f"checkpoint  {3 * weights_gb:.2f} GB each\n"
         f"time        {step_s:.3f} s a step on {world.device}, {training.steps * step_s / 3600:.2f} h for all of them"
     )

@@ -97,7 +97,7 @@ def require_exportable(folder: Path) -> None:
             importlib.import_module(name)
         except ImportError:
             raise UserError(f"--export needs {', '.join(PACKAGES)}: pip install 'bag2act[onnx]'") from None
-    require_ours(folder, "export", "--export", sign=ABOUT, names=(ONNX, ABOUT))
+    require_ours(folder, "export", "--export", sign=ABOUT, names=(ONNX, ABOUT, "README.md"))
 
 
 def export(inputs: Inputs, folder: Path, batch_size: int) -> str:

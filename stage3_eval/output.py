@@ -17,7 +17,13 @@ from stage3_eval.metrics.summary import FORMAT_VERSION, Header, Summary
 SUMMARY, PAGE, ALL_EPISODES = "summary.json", "report.html", "all_episodes.parquet"
 WORK = ".unfinished"
 _PLACES = ("checkpoint", "dataset")  # copies elsewhere have the same results
-_RESULTS = ("episode_[0-9][0-9][0-9]*.parquet", ALL_EPISODES, SUMMARY, PAGE)
+_RESULTS = (
+    "episode_[0-9][0-9][0-9]*.parquet",
+    ALL_EPISODES,
+    SUMMARY,
+    PAGE,
+    "curves.png",
+)  # the last of earlier versions
 
 
 def require_evaluation(out: Path) -> None:
@@ -28,9 +34,11 @@ def require_evaluation(out: Path) -> None:
 
 def read_summary(folder: Path) -> Summary:
     """Read the summary in `folder`; raises UserError when it is missing, damaged, or of another version."""
-    path = folder / SUMMARY
-    where = f"{path} is not a summary of format version {FORMAT_VERSION}, evaluate again into another folder: "
-    return validate(Summary, read_json(path), where)
+    path, found = folder / SUMMARY, read_json(folder / SUMMARY)
+    where = f"{path} is not a summary of format version {FORMAT_VERSION}, evaluate again into another folder"
+    if not isinstance(found, dict) or found.get("format_version") != FORMAT_VERSION:
+        raise UserError(where)
+    return validate(Summary, found, f"{where}: ")
 
 
 def read_finished(out: Path, header: Header) -> Summary | None:

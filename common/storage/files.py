@@ -87,6 +87,8 @@ def new_folder(path: Path, manifest: bool = True) -> Iterator[Path]:
     An existing `path` is replaced: call `require_ours` first. With `manifest`, size and sha256 of every file are recorded.
     Raises UserError when the folder cannot be created.
     """
+    if path.is_mount():  # such as a volume of a container
+        raise UserError(f"{path} is a mount point, which cannot be replaced; choose a folder below it")
     temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,7 @@ class Result(NamedTuple):
     work: Path
 
 
-class Run(BaseModel, frozen=True, extra="forbid"):
+class Run(BaseModel, frozen=True):
     """A run of a workflow on this machine, as run.json keeps it: all that `restart` needs."""
 
     workflow_id: str

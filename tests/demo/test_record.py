@@ -1,6 +1,7 @@
 """The recorder: what other readers find in its bags, and what it does with a folder that has something in it."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -178,6 +179,14 @@ def test_another_recording_is_refused(bags: Path, other: dict[str, Any]) -> None
     wanted: dict[str, Any] = {"episodes": COUNT, "seed": SEED} | other
     with pytest.raises(UserError, match="another recording than"):
         record(bags, **wanted)
+
+
+def test_a_recording_that_lacks_a_bag_is_not_taken_for_complete(bags: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bags, tmp_path / "bags"))
+    assert not record(folder, COUNT, SEED)
+    shutil.rmtree(next(folder.glob("episode_*")))
+    with pytest.raises(UserError, match="lacks bags of its recording; remove it or give another --out"):
+        record(folder, COUNT, SEED)
 
 
 def test_a_folder_of_other_files_or_a_file_is_refused_and_not_touched(tmp_path: Path) -> None:

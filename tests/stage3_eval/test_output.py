@@ -38,14 +38,22 @@ def test_a_folder_with_anything_else_is_refused_by_name(name: str, text: str, tm
         require_evaluation(tmp_path)
 
 
-@pytest.mark.parametrize("format_name", [FORMAT, "another"])
-def test_a_foreign_or_damaged_summary_is_refused_by_its_key(format_name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("summary", "words"),
+    [
+        ({"format": FORMAT, "format_version": 2}, "$"),
+        ([], "$"),
+        ({"format": FORMAT, "format_version": 3}, ": protocol is missing"),
+        ({"format": "another", "format_version": 3}, ": format=another: "),
+    ],
+)
+def test_a_foreign_damaged_or_earlier_summary_is_refused(summary: object, words: str, tmp_path: Path) -> None:
     assert read_finished(tmp_path / "out", make_summary([1.0])) is None
     fill(tmp_path / "out", 2)
-    (tmp_path / "out" / SUMMARY).write_text(json.dumps({"format": format_name}))
+    (tmp_path / "out" / "curves.png").touch()
+    (tmp_path / "out" / SUMMARY).write_text(json.dumps(summary))
     with pytest.raises(
-        UserError,
-        match=r"summary\.json is not a summary of format version 3, .*: (protocol is missing|format=another: )",
+        UserError, match=f"not a summary of format version 3, evaluate again into another folder{words}"
     ):
         read_finished(tmp_path / "out", make_summary([1.0]))
 

@@ -46,6 +46,15 @@ def test_a_failed_folder_leaves_the_old_folder_and_no_temporary(tmp_path: Path) 
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.skipif(not Path("/dev/shm").is_mount(), reason="/dev/shm is no mount point here")
+def test_a_mount_point_is_refused_before_the_work() -> None:
+    with (
+        pytest.raises(UserError, match="/dev/shm is a mount point, which cannot be replaced"),
+        new_folder(Path("/dev/shm")),
+    ):
+        pytest.fail("the work was done")
+
+
 def test_the_manifest_holds_size_and_hash_of_every_file(tmp_path: Path) -> None:
     with new_folder(tmp_path / "run") as folder:
         (folder / "sub").mkdir()

@@ -272,9 +272,10 @@ def test_ctrl_c_stops_everything_and_the_run_can_be_resumed(tmp_path: Path) -> N
 
 
 def test_a_second_ctrl_c_kills_the_tasks_that_do_not_stop(tmp_path: Path) -> None:
-    process = start("run", flow(tmp_path, task("a", "trap '' INT TERM; sleep 64.5")), "--work", tmp_path / "work")
-    state = tmp_path / "work" / "run.json"
-    while not (state.exists() and '"running"' in state.read_text()):
+    ready = tmp_path / "ready"
+    script = f"trap '' INT TERM; touch {ready}; sleep 64.5"
+    process = start("run", flow(tmp_path, task("a", script)), "--work", tmp_path / "work")
+    while not ready.exists():
         assert process.poll() is None
     assert process.stderr
     process.send_signal(signal.SIGINT)
