@@ -35,10 +35,11 @@ def require_evaluation(out: Path) -> None:
 def read_summary(folder: Path) -> Summary:
     """Read the summary in `folder`; raises UserError when it is missing, damaged, or of another version."""
     path, found = folder / SUMMARY, read_json(folder / SUMMARY)
-    where = f"{path} is not a summary of format version {FORMAT_VERSION}, evaluate again into another folder"
-    if not isinstance(found, dict) or found.get("format_version") != FORMAT_VERSION:
-        raise UserError(where)
-    return validate(Summary, found, f"{where}: ")
+    where = f"{path} is not a summary of format version {FORMAT_VERSION}, evaluate again into another folder: "
+    version = found.get("format_version") if isinstance(found, dict) else None
+    if version != FORMAT_VERSION:  # before its other keys
+        raise UserError(f"{where}format_version={version}: expected {FORMAT_VERSION}")
+    return validate(Summary, found, where)
 
 
 def read_finished(out: Path, header: Header) -> Summary | None:

@@ -41,8 +41,8 @@ def test_a_folder_with_anything_else_is_refused_by_name(name: str, text: str, tm
 @pytest.mark.parametrize(
     ("summary", "words"),
     [
-        ({"format": FORMAT, "format_version": 2}, "$"),
-        ([], "$"),
+        ({"format": FORMAT, "format_version": 2}, ": format_version=2: expected 3$"),
+        ([], ": format_version=None: expected 3$"),
         ({"format": FORMAT, "format_version": 3}, ": protocol is missing"),
         ({"format": "another", "format_version": 3}, ": format=another: "),
     ],
