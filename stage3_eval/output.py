@@ -17,13 +17,8 @@ from stage3_eval.metrics.summary import FORMAT_VERSION, Header, Summary
 SUMMARY, PAGE, ALL_EPISODES = "summary.json", "report.html", "all_episodes.parquet"
 WORK = ".unfinished"
 _PLACES = ("checkpoint", "dataset")  # copies elsewhere have the same results
-_RESULTS = (
-    "episode_[0-9][0-9][0-9]*.parquet",
-    ALL_EPISODES,
-    SUMMARY,
-    PAGE,
-    "curves.png",
-)  # the last of earlier versions
+# curves.png is of earlier versions.
+_RESULTS = ("episode_[0-9][0-9][0-9]*.parquet", ALL_EPISODES, SUMMARY, PAGE, "curves.png")
 
 
 def require_evaluation(out: Path) -> None:

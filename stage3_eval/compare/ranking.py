@@ -142,7 +142,7 @@ def verdict(comparison: Comparison) -> str:
     if winner is None:
         return f"No winner: {comparison.order[0]} and {second} have the same {comparison.metric}"
     if lead is None:
-        return f"{winner} is ahead of {second}, but there are too few episodes to tell whether by chance"
+        return f"{winner} is ahead of {second}, but too few episodes have this number to tell whether by chance"
     if lead.larger_than_spread:
         return f"{winner} wins: its lead over {second} is larger than the spread over {lead.episodes} episodes"
     return f"{winner} is ahead of {second}, but not by more than the spread over {lead.episodes} episodes"
