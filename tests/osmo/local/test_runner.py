@@ -275,7 +275,8 @@ def test_a_second_ctrl_c_kills_the_tasks_that_do_not_stop(tmp_path: Path) -> Non
     ready = tmp_path / "ready"
     script = f"trap '' INT TERM; touch {ready}; sleep 64.5"
     process = start("run", flow(tmp_path, task("a", script)), "--work", tmp_path / "work")
-    while not ready.exists():
+    state = tmp_path / "work" / "run.json"
+    while not (ready.exists() and state.exists() and '"running"' in state.read_text()):
         assert process.poll() is None
     assert process.stderr
     process.send_signal(signal.SIGINT)
