@@ -1,6 +1,6 @@
 """Converted bags in a folder beside the dataset, each named by a key of what made it, so that none is converted twice.
 
-A converted bag holds its episodes before they have an offset in a dataset: `record.json`, and for each episode its rows,
+A converted bag holds its episodes under any offset, as a rule the one they will have: `record.json`, and of each its rows,
 the messages its frames show, and its videos. A finished dataset contains all of its converted bags, and gives them back
 as hard links: nothing is stored twice.
 """

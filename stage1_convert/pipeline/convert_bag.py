@@ -1,4 +1,4 @@
-"""The conversion of one bag into the cache: its episodes on disk, before they have an offset in a dataset.
+"""The conversion of one bag into the cache: its episodes on disk, under the offset that they will probably have in a dataset.
 
 The bag is read twice: first all but its images, which decides what each frame shows, then the images, one at a time. When
 some of these are damaged, the frames are planned again without them and the images read again, until all are whole.
@@ -6,6 +6,7 @@ some of these are damaged, the frames are planned again without them and the ima
 
 import itertools
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,12 +24,13 @@ from stage1_convert.align import state_action
 from stage1_convert.bags.bag import Bag
 from stage1_convert.bags.storage import content_files, storage_format
 from stage1_convert.config import Config
-from stage1_convert.dataset.episode_file import GROUP_BYTES, EpisodeWriter, data_schema
+from stage1_convert.dataset.episode_file import GROUP_BYTES, EpisodeOffset, EpisodeWriter, data_schema
 from stage1_convert.dataset.image_column import ImageColumnWriter, StoredImage
 from stage1_convert.dataset.record import BagEntry, EpisodeEntry
 from stage1_convert.dataset.schema import describe_features
 from stage1_convert.dataset.stats import Stats
 from stage1_convert.images.range_use import range_warnings
+from stage1_convert.pipeline.assemble import task_of
 from stage1_convert.pipeline.cache import (
     ConvertedBag,
     episode_files,
@@ -74,14 +76,15 @@ def convert_bag(source: BagPath, number: int, job: Job, sums: Mapping[str, str] 
         if not (job.cache / entry.key).exists():
             _require_space(source, job.cache)
             _convert_new(source, number, job, entry)
-        frames = sum(episode.frames for episode in read_converted(job.cache / entry.key).entry.episodes)
+        converted = read_converted(job.cache / entry.key).entry
     except DiskFullError:
         raise  # no fault of the bag's
     except UserError as error:
         progress.plan(number, 0)
         entry.status, entry.reason, entry.episodes = "refused", one_line(error), []
         return entry
-    progress.plan(number, frames)
+    task = task_of(source.name, converted.custom_data, job.config)
+    progress.plan(number, sum(episode.frames for episode in converted.episodes), len(converted.episodes), task)
     return entry
 
 
@@ -128,7 +131,9 @@ class _BagConversion:
         self._progress = Progress(job.progress)
         self._written = 0
         self._looked_at: dict[str, set[int]] = {name: set() for name in job.config.data.cameras}
+        started_s = time.monotonic()
         self._streams, self._plan = read_and_plan(bag, job.config, entry)
+        self._plan_s = time.monotonic() - started_s
         self._start()
 
     def run(self) -> list[dict[str, Stats]]:
@@ -152,7 +157,11 @@ class _BagConversion:
 
     def _start(self) -> None:
         """Begin to read the images of the frames as they are planned now."""
-        self._progress.plan(self._number, sum(span.frames for span in self._plan.episodes))
+        lengths = [span.frames for span in self._plan.episodes]
+        task = task_of(self._entry.bag, self._bag.custom, self._config)
+        self._progress.plan(self._number, sum(lengths), len(lengths), task)
+        # Bags that were begun together are planned at about the same time.
+        self._offset = self._progress.offset(self._number, wait_s=self._plan_s)
         self._images = state_action.describe_images(self._streams.clocks, self._plan, self._config.data)
         trust, looked_at = self._job.trust_images, self._looked_at
         self._reader = FrameReader(self._bag, self._streams, self._plan, self._config, trust, looked_at)
@@ -207,12 +216,15 @@ class _BagConversion:
             batch = {name: column[first:stop] for name, column in columns.items()}
             batch |= {key: column for key, column in stored.items() if column is not None}
             if rows is None:  # the images' sizes are known from the first frame on
-                rows = EpisodeWriter(path, data_schema(describe_features(self._config, self._reader.sizes)))
+                schema = data_schema(describe_features(self._config, self._reader.sizes))
+                rows = EpisodeWriter(path, schema, self._offset)
             rows.add(pa.record_batch(batch))
             self._progress.add(self._number, stop - first)
             self._written += stop - first
         assert rows is not None
         rows.close()
+        episode, frame, task = self._offset
+        self._offset = EpisodeOffset(episode + 1, frame + length, task)
 
 
 def _batches(

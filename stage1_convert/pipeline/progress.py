@@ -1,6 +1,7 @@
-"""Progress of a conversion: a bar on a terminal, a line about every ten seconds in a log."""
+"""Progress of a conversion: a bar on a terminal, a line about every ten seconds in a log; and where each bag's rows will be."""
 
 import contextlib
+import hashlib
 import logging
 import sys
 import threading
@@ -13,9 +14,12 @@ import numpy as np
 from tqdm import tqdm
 
 from common.cli.command import LOG_PERIOD_S
+from stage1_convert.dataset.episode_file import UNPLACED, EpisodeOffset
 
 BAR_PERIOD_S = 0.5
+POLL_S = 0.01
 UNKNOWN = -1
+FRAMES, WRITTEN, BYTES, EPISODES, TASK = range(5)
 
 log = logging.getLogger(__name__)
 
@@ -36,22 +40,41 @@ class Progress:
 
     def __init__(self, path: Path, sizes_bytes: Sequence[int] | None = None) -> None:
         if sizes_bytes is not None:
-            count = len(sizes_bytes)
-            path.write_bytes(np.array([[UNKNOWN] * count, [0] * count, sizes_bytes], np.int64).tobytes())
+            cells = np.zeros((5, len(sizes_bytes)), np.int64)
+            cells[FRAMES], cells[BYTES] = UNKNOWN, sizes_bytes
+            path.write_bytes(cells.tobytes())
         has_bags = path.stat().st_size > 0  # an empty file cannot be mapped
-        self._cells = np.memmap(path, np.int64, "r+").reshape(3, -1) if has_bags else np.zeros((3, 0), np.int64)
+        self._cells = np.memmap(path, np.int64, "r+").reshape(5, -1) if has_bags else np.zeros((5, 0), np.int64)
 
-    def plan(self, bag: int, frames: int) -> None:
-        """Note how many frames a bag gives; none when it is refused."""
-        self._cells[0, bag] = frames
+    def plan(self, bag: int, frames: int, episodes: int = 0, task: str = "") -> None:
+        """Note how many frames and episodes a bag gives, none when it is refused, and their task."""
+        digest = hashlib.sha256(task.encode()).digest()
+        self._cells[EPISODES, bag], self._cells[TASK, bag] = episodes, int.from_bytes(digest[:8], "little", signed=True)
+        self._cells[FRAMES, bag] = frames
+
+    def offset(self, bag: int, wait_s: float) -> EpisodeOffset:
+        """Return the offset of a planned bag's first episode, if all bags before it give what they are planned to give.
+
+        Waits so long until all of these are planned; UNPLACED when they are not. A wrong offset costs that the rows are
+        written again.
+        """
+        stop_s = time.monotonic() + wait_s
+        while (self._cells[FRAMES, :bag] == UNKNOWN).any():
+            if time.monotonic() > stop_s:
+                return UNPLACED
+            time.sleep(POLL_S)
+        before = self._cells[:, :bag][:, self._cells[FRAMES, :bag] > 0]
+        task = int(self._cells[TASK, bag])
+        tasks = list(dict.fromkeys([*before[TASK].tolist(), task]))
+        return EpisodeOffset(int(before[EPISODES].sum()), int(before[FRAMES].sum()), tasks.index(task))
 
     def add(self, bag: int, frames: int) -> None:
         """Note that so many more frames of a bag are written."""
-        self._cells[1, bag] += frames
+        self._cells[WRITTEN, bag] += frames
 
     def totals(self) -> Totals:
         """Return the sums over all bags."""
-        frames, written, size = np.array(self._cells)
+        frames, written, size = np.array(self._cells[[FRAMES, WRITTEN, BYTES]])
         begun = frames != UNKNOWN
         planned, planned_bytes = int(frames[begun].sum()), int(size[begun].sum())
         expected = planned * int(size.sum()) / planned_bytes if planned_bytes else 0.0

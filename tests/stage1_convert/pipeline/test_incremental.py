@@ -12,6 +12,7 @@ from common.cli.config import load
 from common.storage.files import write_json
 from stage1_convert.__main__ import main
 from stage1_convert.config import Config
+from stage1_convert.dataset.episode_file import read_offset
 from stage1_convert.dataset.record import RECORD_PATH
 from stage1_convert.pipeline import cache
 from stage1_convert.pipeline.cache import locked_cache
@@ -177,6 +178,18 @@ def test_the_same_recording_under_two_names_is_reported(bags: Path, tmp_path: Pa
     run(src, tmp_path / "out")
     run(src, tmp_path / "fresh")
     assert tree(tmp_path / "out") == tree(tmp_path / "fresh")
+
+
+def test_rows_are_written_under_the_numbers_that_they_keep(bags: Path, tmp_path: Path) -> None:
+    src = copied(bags, tmp_path / "src", *"abcd")
+    (src / "z.mcap").touch()
+    with pytest.raises(UserError, match="1 of 5 bags are refused and --strict"):  # which leaves the converted bags
+        run(src, tmp_path / "out", *TASKS, strict=True)
+    found = sorted(read_offset(path) for path in cache.cache_path(tmp_path / "out").glob("*/[0-9][0-9][0-9].parquet"))
+    run(src, tmp_path / "out", *TASKS)
+    groups = rows(tmp_path / "out").groupby("episode_index")
+    assert found == [(number, group["index"].min(), group["task_index"].min()) for number, group in groups]
+    assert [offset.task_index for offset in found] == [0, 1, 1, 2, 3]
 
 
 def test_rows_that_a_process_was_renumbering_when_it_was_stopped_take_no_room(tmp_path: Path) -> None:
