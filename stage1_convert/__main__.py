@@ -77,7 +77,8 @@ def _parser() -> Parser:
     )
     parser.add_argument("--out", type=Path, help="the dataset; one made by this command is brought up to date")
     add_config_flags(parser, "data and conventions")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--workers", type=int, default=cores, help="processes (default: all cores that may be used)")
     parser.add_argument("--strict", action="store_true", help="one refused bag refuses the whole dataset")
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="every N-th bag only, from the I-th on")
     parser.add_argument(
