@@ -11,7 +11,8 @@ from stage1_convert.streams.shortage import MAX_LIMIT_MS, patient_limit_ms
 
 GRIPPER = re.compile(r"finger|gripper|jaw|hand", re.IGNORECASE)
 PASSIVE = re.compile(r"knuckle|mimic|inner|_tip|_pad", re.IGNORECASE)  # parts of a gripper that follow its one joint
-COMMANDED = re.compile(r"leader|command|target|desired|reference|master", re.IGNORECASE)
+DRIVEN = re.compile(r"robotiq_85_left_knuckle_joint$")  # that one joint, of a Robotiq 2F-85 in ROS 2
+COMMANDED = re.compile(r"leader|command|target|desired|reference|master|gello|teleop", re.IGNORECASE)
 SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
 DEFAULT_AGE_MS = DataConfig().max_age_ms
 ON_CHANGE_MS = 1000  # between two messages; a slower joint is taken for one that publishes on change
@@ -65,7 +66,8 @@ def choose_joints(survey: Survey, topic: TopicStats, taken: Collection[str] = ()
     remarks = [f"joints that are left out: {text}" for text in told]
     if told:
         remarks.append(
-            "add them to conventions.joint_order, or to data.state_fields as {name: 'TOPIC:position[JOINT]'}"
+            f"add them to conventions.joint_order where they are of {topic.name}, else to data.state_fields as "
+            "{name: 'TOPIC:position[JOINT]'}, and what the policy moves to conventions.action_fields"
         )
     return JointChoice(order, fields, limits, bool(arms), remarks)
 
@@ -89,7 +91,7 @@ def _ur_arms(topic: TopicStats) -> list[str]:
 
 
 def _is_gripper(name: str) -> bool:
-    return bool(GRIPPER.search(name)) and not PASSIVE.search(name)
+    return bool(DRIVEN.search(name) or (GRIPPER.search(name) and not PASSIVE.search(name)))
 
 
 def _further(other: TopicStats, topic: TopicStats, order: Sequence[str]) -> dict[str, str]:
@@ -101,7 +103,8 @@ def _further(other: TopicStats, topic: TopicStats, order: Sequence[str]) -> dict
         return {}
     side, main = SIDE.search(other.name), SIDE.search(topic.name)
     is_other_side = bool(side and main and side[1].lower() != main[1].lower())
-    names = [name for name in joint_names(other) if is_other_side or (name not in order and _is_gripper(name))]
+    ordered = dict.fromkeys([*_ur_arms(other), *joint_names(other)])
+    names = [name for name in ordered if is_other_side or (name not in order and _is_gripper(name))]
     prefix = f"{side[1].lower()}_" if side and is_other_side else ""
     return {re.sub(r"\W+", "_", prefix + name, flags=re.ASCII): name for name in names}
 

@@ -19,7 +19,8 @@ FPS, MAX_FPS = 30, 33  # for a camera whose stamps do not tell its rate; the fas
 KIND_WORDS = re.compile(
     r"(image|video)(_?(raw|rect|color|mono|compressed|transport))*|compressed(depth)?|ffmpeg|rgb|raw"
 )
-TWISTS = ("geometry_msgs/msg/Twist", "geometry_msgs/msg/TwistStamped")
+TWISTS = {"geometry_msgs/msg/Twist": "linear.x", "geometry_msgs/msg/TwistStamped": "twist.linear.x"}
+GRIPPER_COMMAND = "control_msgs/msg/GripperCommand"
 NUMBER_TYPES = re.compile(r"std_msgs/msg/(Float32|Float64|U?Int(8|16|32|64)|Bool)")
 
 
@@ -96,12 +97,17 @@ def _fps(rate_hz: float) -> int:
 def _remarks(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) -> list[str]:
     rates = [f"{name} {_rate_hz(stats):.1f} Hz" for name, stats in {"joints": joints, **cameras}.items()]
     lines = [f"proposed from bag {survey.name}: {', '.join(rates)}"]
-    twists = [f.name for f in survey.topics if f.type in TWISTS and f.read]
+    twists = [f"{f.name}:{TWISTS[f.type]}" for f in survey.topics if f.type in TWISTS and f.read]
     if twists:
-        lines.append(f"twists to take actions from (data.action_paths: {{vx: 'TOPIC:PATH'}}): {', '.join(twists)}")
-    numbers = [f.name for f in survey.topics if NUMBER_TYPES.fullmatch(f.type) and f.read]
+        settings = f"data.action_paths: {{vx: '{twists[0]}'}}, conventions.action: command"
+        lines.append(f"twists to take actions from ({settings}): {', '.join(twists)}")
+    numbers = [f"{f.name}:data" for f in survey.topics if NUMBER_TYPES.fullmatch(f.type) and f.read]
+    numbers += [f"{f.name}:position" for f in survey.topics if f.type == GRIPPER_COMMAND and f.read]
     if numbers:
-        lines.append(f"numbers for the state (data.state_fields: {{name: 'TOPIC:data'}}): {', '.join(numbers)}")
+        lines.append(f"numbers that are left out: {', '.join(numbers)}")
+        lines.append(
+            "add them to data.state_fields as {name: 'TOPIC:PATH'}, and what the policy moves to conventions.action_fields"
+        )
     lines += [
         f"camera {name} sends {stats.camera.encoding}, which does not name its channels: {stats.camera.guess} is a guess, "
         "see its thumbnail"

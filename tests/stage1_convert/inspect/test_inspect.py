@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rosbags.typesys import get_types_from_msg
 
 from common.cli.config import load
 from common.lerobot.images import decode_image
@@ -23,6 +24,8 @@ from tests.stage1_convert.recording import (
     JPEG_TOPIC,
     RAW_TOPIC,
     START_NS,
+    TYPES,
+    RecordedMessage,
     Recording,
     cell,
     compressed_image,
@@ -33,7 +36,7 @@ from tests.stage1_convert.recording import (
     stamp_of,
 )
 
-CONFIG = "proposed.yaml"
+CONFIG, GRIPPER_COMMAND = "proposed.yaml", "control_msgs/msg/GripperCommand"
 
 
 def survey_bag(path: Path) -> Survey:
@@ -200,6 +203,12 @@ def test_a_gripper_next_to_a_ur_arm_is_a_further_joint_and_what_is_left_out_is_n
     assert "add them to conventions.joint_order" in text
 
 
+@pytest.mark.parametrize("passive", [[], ["robotiq_85_left_inner_knuckle_joint", "robotiq_85_right_knuckle_joint"]])
+def test_the_driven_joint_of_a_robotiq_gripper_is_proposed(passive: list[str], tmp_path: Path) -> None:
+    config = proposed(with_joints([*DRIVER_JOINTS, "robotiq_85_left_knuckle_joint", *passive]), tmp_path)
+    assert config.conventions.joint_order == [*UR_JOINTS, "robotiq_85_left_knuckle_joint"]
+
+
 @pytest.mark.parametrize(("hz", "limits"), [(50, {}), (10, {"joints.finger_joint": 250.0})])
 def test_a_gripper_with_a_publisher_of_its_own_is_a_further_joint(
     hz: int, limits: dict[str, float], tmp_path: Path
@@ -228,7 +237,7 @@ def test_both_arms_on_topics_of_their_own_are_proposed(tmp_path: Path) -> None:
     recording.others = [recorded._replace(topic="/right/joint_states") for recorded in recording.joints]
     config = proposed(recording, tmp_path)
     assert config.data.joint_topic == "/left/joint_states"
-    assert set(config.data.state_fields) == {f"right_{name}" for name in UR_JOINTS}
+    assert list(config.data.state_fields) == [f"right_{name}" for name in UR_JOINTS]
     assert config.data.state_fields["right_elbow_joint"] == "/right/joint_states:position[elbow_joint]"
 
 
@@ -238,7 +247,37 @@ def test_a_leader_arm_is_no_state_but_named_as_left_out_and_as_commands(tmp_path
     text = (tmp_path / "out" / CONFIG).read_text()
     assert "# joints that are left out: /leader/joint_states: leader_shoulder_lift_joint" in text
     assert "conventions.action: command): /commands, /leader/joint_states\n" in text
-    assert "(data.action_paths: {vx: 'TOPIC:PATH'}): /servo/twist\n" in text
+    settings = "data.action_paths: {vx: '/servo/twist:twist.linear.x'}, conventions.action: command"
+    assert f"# twists to take actions from ({settings}): /servo/twist:twist.linear.x\n" in text
+    paths = "data.action_paths={vx: '/servo/twist:twist.linear.x'}"
+    config = load(Config, tmp_path / "out" / CONFIG, [paths, "conventions.action=command"])
+    assert convert(LocalBags(tmp_path / "src"), tmp_path / "twists", config, Options(0)).refused == []
+
+
+def test_a_gello_with_more_joints_than_the_arm_is_its_leader(tmp_path: Path) -> None:
+    recording = cell(size=(16, 64))
+    for said in recording.joints:
+        leader = joint_state(stamp_of(said), [*said.message.name, "gripper"], [*said.message.position, 0.5])
+        recording.others.append(RecordedMessage(said.receive_ns, "/gello/joint_states", JOINT_STATE, leader))
+    config = proposed(recording, tmp_path)
+    assert (config.data.joint_topic, config.data.state_fields) == (JOINT_TOPIC, {})
+    assert "conventions.action: command): /gello/joint_states\n" in (tmp_path / "out" / CONFIG).read_text()
+
+
+def test_numbers_are_named_as_left_out_with_their_paths(tmp_path: Path) -> None:
+    TYPES.register(get_types_from_msg("float64 position\nfloat64 max_effort", GRIPPER_COMMAND))
+    recording = cell(size=(16, 64))
+    for said in recording.joints:
+        gripper = TYPES.types[GRIPPER_COMMAND](0.04, 40.0)
+        recording.others.append(RecordedMessage(said.receive_ns, "/gripper/command", GRIPPER_COMMAND, gripper))
+        number = TYPES.types["std_msgs/msg/Float64"](0.5)
+        recording.others.append(RecordedMessage(said.receive_ns, "/gripper/width", "std_msgs/msg/Float64", number))
+    proposed(recording, tmp_path)
+    text = (tmp_path / "out" / CONFIG).read_text()
+    assert "# numbers that are left out: /gripper/width:data, /gripper/command:position\n# add them to" in text
+    fields = ["data.state_fields={width: '/gripper/width:data', grip: '/gripper/command:position'}"]
+    config = load(Config, tmp_path / "out" / CONFIG, [*fields, "conventions.action_fields=[grip]"])
+    assert convert(LocalBags(tmp_path / "src"), tmp_path / "numbers", config, Options(0)).refused == []
 
 
 def test_cameras_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
