@@ -95,7 +95,7 @@ def progress(
         if now - last >= LOG_PERIOD_S or (note and not left):
             rate = count / (now - start)
             text = f"{done + count} of {total}, {rate:.1f} {unit}/s, about {left / rate:.0f} s left"
-            log.info("%s: %s%s", label, text, f", {note()}" if note else "")
+            log.info("%s: %s", label, ", ".join(filter(None, (text, note() if note else ""))))
             last = now
 
 

@@ -66,12 +66,15 @@ def test_progress_passes_every_item_through() -> None:
     assert list(progress(iter(range(5)), 5, "counting")) == [0, 1, 2, 3, 4]
 
 
-def test_progress_with_a_note_counts_on_from_what_was_done_and_logs_the_end(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("note", "end"), [("loss 0.5", "left, loss 0.5"), ("", "left")])
+def test_progress_with_a_note_counts_on_from_what_was_done_and_logs_the_end(
+    note: str, end: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO):
-        assert list(progress(range(3, 5), 5, "training", "step", done=3, note=lambda: "loss 0.5")) == [3, 4]
+        assert list(progress(range(3, 5), 5, "training", "step", done=3, note=lambda: note)) == [3, 4]
     (line,) = caplog.messages
     assert line.startswith("training: 5 of 5, ")
-    assert line.endswith(" step/s, about 0 s left, loss 0.5")
+    assert line.endswith(f" step/s, about 0 s {end}")
 
 
 def test_a_closed_pipe_is_no_error() -> None:
