@@ -157,7 +157,7 @@ class StreamReader:
                 held = ", ".join(dict.fromkeys(joint for names in self._given_names() for joint in names))
                 raise UserError(
                     f"topic {self.topic}: joint {joints[group.joints[0]]} is missing; its messages name {held}; name the "
-                    "joints in conventions.joint_order"
+                    "joints in conventions.joint_order, and those of another topic in data.state_fields"
                 )
         for group in partly_missing(groups):
             named = ", ".join(joints[joint] for joint in group.joints)

@@ -34,6 +34,7 @@ def test_a_missing_joint_is_refused_by_name(tmp_path: Path) -> None:
     text = reason(tmp_path, with_joints(cell(), 0, 999, shortened))
     assert "joint shoulder_pan_joint is missing" in text
     assert "shoulder_lift_joint, elbow_joint, wrist_1_joint, wrist_2_joint" in text
+    assert "those of another topic in data.state_fields" in text
     assert JOINT_TOPIC in text
 
 
