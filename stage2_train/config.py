@@ -21,7 +21,9 @@ class DataConfig(Section):
     use_cameras: list[str] | None = Field(
         default=None, description="the cameras to train with, by their short or full names; null: all"
     )
-    fps: int = Field(default=30, ge=1, description="frames per second the dataset must have")
+    fps: int | None = Field(
+        default=None, ge=1, description="frames per second the dataset must have; null: those that it has"
+    )
     episodes: list[Annotated[int, Field(ge=0)]] | None = Field(
         default=None, description="train on these episodes only; null: all"
     )

@@ -65,7 +65,7 @@ def open_dataset(config: TrainConfig) -> tuple[Dataset, list[Episode], list[Epis
     data = config.data
     dataset = Dataset.open(Path(data.dataset), data.rename, data.use_cameras).in_size(data.image_size)
     episodes, held_out = split_episodes(dataset, data.episodes, data.val_fraction)
-    if dataset.fps != data.fps:
+    if data.fps is not None and dataset.fps != data.fps:
         raise UserError(f"data.fps={data.fps}, but {dataset.root} has {dataset.fps} frames per second; set data.fps")
     chunk_size, lengths = config.model.chunk_size, [episode.length for episode in episodes]
     if chunk_size > max(lengths):

@@ -24,7 +24,8 @@ from stage2_train.optimizer import Optimizer
 # Settings that change no step: paths, how often files are written, the device. The global batch is compared as a whole,
 # and the dataset by its `fingerprint`.
 FREE_KEYS = {
-    *("data.dataset", "data.frame_cache", "data.cache_dir", "model.n_action_steps", "model.temporal_ensemble_coeff"),
+    *("data.dataset", "data.fps", "data.frame_cache", "data.cache_dir"),
+    *("model.n_action_steps", "model.temporal_ensemble_coeff"),
     *("training.batch_size", "training.grad_accumulation", "training.ddp_bucket_mb", "training.num_workers"),
     *("training.save_freq", "training.save_every_min", "training.keep_last", "training.val_freq", "training.log_freq"),
     *("training.device", "training.compile", "training.deterministic", "training.output_dir", "training.resume"),

@@ -47,6 +47,16 @@ def test_a_camera_with_depth_is_left_out_when_asked_to(tmp_path: Path) -> None:
     assert list(dataset.cameras) == ["front"]
 
 
+def test_any_rate_is_taken_unless_one_is_asked_for(tmp_path: Path) -> None:
+    root, out = write_dataset(tmp_path / "dataset"), tmp_path / "out"
+    change_info(root, lambda info: info.update(fps=15))
+    train(tiny_config(root, out, "training.steps=2", "training.save_freq=1"))
+    with pytest.raises(UserError, match=r"data\.fps=30, but .* has 15 frames per second"):
+        open_dataset(tiny_config(root, out, "data.fps=30"))
+    train(tiny_config(root, out, "training.steps=3", "data.fps=15"))  # resumes: it changes no step
+    assert Checkpoint.read(out / "checkpoint_000003" / "pretrained_model").robot.fps == 15
+
+
 def test_a_single_joint_is_trained_and_evaluated(tmp_path: Path) -> None:
     root, out = write_dataset(tmp_path / "dataset", sizes=(1, 1)), tmp_path / "out"
     train(tiny_config(root, out, "training.steps=2"))
