@@ -19,8 +19,9 @@ def baseline_chunks(
 
     `position_TA` holds the measured position of the joint of each action, None where the dataset has none. At frame t a
     baseline knows only the recording before t: the last action is the one at t-1, at t=0 it is standing still. That is
-    `zero_action` for deltas and `hold_still` for absolute positions (next_position, command). Without a meaning of actions
-    nobody knows what standing still or the current speed is: there are two baselines, and at t=0 the last action is the mean.
+    `zero_action` for deltas and `hold_still` for absolute positions (next_position, command). Where no position was measured,
+    the last action at t=0 is the mean, and a speed is known from t=2 on. Without a meaning of actions nobody knows what
+    standing still or the current speed is either: there are two baselines.
     """
     mean_TA = np.broadcast_to(mean_A, recorded_TA.shape)
     if action_meaning is None:
@@ -28,7 +29,7 @@ def baseline_chunks(
         yield "dataset_mean", _repeat(mean_TA, n_steps)
         return
     is_delta = action_meaning == DELTA
-    still_TA = np.zeros_like(recorded_TA) if is_delta or position_TA is None else position_TA
+    still_TA = np.zeros_like(recorded_TA) if is_delta else mean_TA if position_TA is None else position_TA
     last_TA = np.concatenate([still_TA[:1], recorded_TA[:-1]])
     if is_delta:
         yield "zero_action", _repeat(still_TA, n_steps)
@@ -40,6 +41,8 @@ def baseline_chunks(
         yield "linear_extrapolation", _repeat(last_TA, n_steps)
     else:
         speed_TA = np.diff(last_TA, axis=0, prepend=last_TA[:1])
+        if position_TA is None:
+            speed_TA[:2] = 0  # at t=1, the way from the mean to the first action
         step_C1 = np.arange(1, n_steps + 1)[:, None]
         yield "linear_extrapolation", last_TA[:, None] + step_C1 * speed_TA[:, None]
 

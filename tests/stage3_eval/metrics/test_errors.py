@@ -113,8 +113,12 @@ def test_a_joint_that_moves_evenly_is_extrapolated_without_error() -> None:
     assert chunk_errors(chunks["repeat_last"], ramp).largest_CA.max() == 3
 
 
-def test_without_one_position_per_action_nothing_is_held() -> None:
-    assert list(baselines("next_position")) == ["repeat_last", "dataset_mean", "linear_extrapolation"]
+def test_without_one_position_per_action_nothing_is_held_and_no_motion_from_zero_is_made_up() -> None:
+    chunks = baselines("command", n_steps=2)
+    assert list(chunks) == ["repeat_last", "dataset_mean", "linear_extrapolation"]
+    assert first(chunks["repeat_last"]) == [[5, 6], [0, 10], [0, 11]]
+    extrapolated = chunks["linear_extrapolation"].tolist()
+    assert extrapolated == [[[5, 6]] * 2, [[0, 10]] * 2, [[0, 12], [0, 13]]]
 
 
 def test_without_a_meaning_there_are_baselines_that_need_none_and_nothing_is_added_to_a_position() -> None:
