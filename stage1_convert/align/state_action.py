@@ -56,7 +56,9 @@ def states_actions(bag_streams: BagStreams, plan: EpisodePlan, span: Span, confi
         actions.append(to_states(_stack(commands, rules.joint_order), rules.signs, rules.wrap_angles))
     elif rules.action != "command":
         actions.append(to_actions(_joint_states(numbers, config)["position"], rules.action))
-    actions += [to_actions(_stack(numbers, [name]), rules.action, are_angles=False) for name in rules.action_fields]
+    # Nobody commanded a field: as it is, it would ask for no motion.
+    meaning = "next_position" if rules.action == "command" else rules.action
+    actions += [to_actions(_stack(numbers, [name]), meaning, are_angles=False) for name in rules.action_fields]
     paths = [_stack(numbers, [name]) for name in data.action_paths]
     return StatesActions(state_vectors(numbers, config), np.concatenate([*actions, *paths], axis=1))
 
@@ -173,8 +175,8 @@ def to_actions(values: Float64, meaning: str, are_angles: bool = True) -> Float6
     """Return the actions (frames, dimensions) of one episode's states: angles in radians, or a field such as a gripper's.
 
     delta: the step to the next state, of angles along the shortest arc, in (-pi, pi]; zero for the last frame.
-    next_position: the next state; the last frame's is its own. command: the value, which was commanded.
+    next_position: the next state; the last frame's is its own.
     """
     following = np.concatenate([values[1:], values[-1:]])
     step = following - values
-    return {"delta": wrap(step) if are_angles else step, "next_position": following, "command": values}[meaning]
+    return {"delta": wrap(step) if are_angles else step, "next_position": following}[meaning]

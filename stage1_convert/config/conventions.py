@@ -27,7 +27,8 @@ class ConventionsConfig(Section):
         ),
     )
     action_fields: list[str] = Field(
-        default=[], description="names of data.state_fields that are part of the action, too"
+        default=[],
+        description="names of data.state_fields that are part of the action, too; with command, their next values",
     )
     image_resize: list[Annotated[int, Field(ge=8, le=4096)]] | None = Field(
         default=None, description="[height, width] of the stored images; null: as recorded"

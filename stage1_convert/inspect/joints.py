@@ -1,5 +1,6 @@
 """Choose the joints that a configuration proposes, and name those that it leaves out. Pure."""
 
+import math
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
@@ -14,6 +15,9 @@ PASSIVE = re.compile(r"knuckle|mimic|inner|_tip|_pad", re.IGNORECASE)  # parts o
 DRIVEN = re.compile(r"robotiq_85_left_knuckle_joint$")  # that one joint, of a Robotiq 2F-85 in ROS 2
 COMMANDED = re.compile(r"leader|command|target|desired|reference|master|gello|teleop", re.IGNORECASE)
 SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
+GRIPPER_TOPIC = re.compile(r"gripper|robotiq", re.IGNORECASE)
+NUMBERS = re.compile(r"std_msgs/msg/(Float32|Float64|U?Int(8|16|32|64)|Bool)")
+GRIPPER_COMMAND = "control_msgs/msg/GripperCommand"
 DEFAULT_AGE_MS = DataConfig().max_age_ms
 ON_CHANGE_MS = 1000  # between two messages; a slower joint is taken for one that publishes on change
 
@@ -40,7 +44,7 @@ def choose_joint_topic(survey: Survey) -> TopicStats | None:
 
 
 def choose_joints(survey: Survey, topic: TopicStats, taken: Collection[str] = ()) -> JointChoice:
-    """Return which joints of a bag to propose: arms and grippers, those of other topics as state fields.
+    """Return which joints of a bag to propose: arms and grippers, those of other topics and messages as state fields.
 
     Names that are `taken`, such as a camera's, become no names of fields.
     """
@@ -62,6 +66,13 @@ def choose_joints(survey: Survey, topic: TopicStats, taken: Collection[str] = ()
             if (limit_ms := _limit_ms(other.read, survey.seconds)) is not None:
                 limits[name] = limit_ms
         left_out[other.name] = [name for name in joint_names(other) if name not in further.values()]
+    if not any(map(GRIPPER.search, [*order, *fields.values()])):
+        for name, number in _gripper_numbers(survey).items():
+            if name not in (*order, *taken):
+                fields[name] = number_path(number)
+                limit_ms = patient_limit_ms(_longest_ms(number))
+                if limit_ms > DEFAULT_AGE_MS:
+                    limits[name] = limit_ms
     told = [f"{name}: {', '.join(joints)}" for name, joints in left_out.items() if joints]
     remarks = [f"joints that are left out: {text}" for text in told]
     if told:
@@ -107,6 +118,32 @@ def _further(other: TopicStats, topic: TopicStats, order: Sequence[str]) -> dict
     names = [name for name in ordered if is_other_side or (name not in order and _is_gripper(name))]
     prefix = f"{side[1].lower()}_" if side and is_other_side else ""
     return {re.sub(r"\W+", "_", prefix + name, flags=re.ASCII): name for name in names}
+
+
+def number_path(topic: TopicStats) -> str:
+    """Return TOPIC:PATH of the number that the messages of a topic hold; "" when they hold none, or more than one."""
+    path = "position" if topic.type == GRIPPER_COMMAND else "data" if NUMBERS.fullmatch(topic.type) else ""
+    return f"{topic.name}:{path}" if path and topic.read else ""
+
+
+def _gripper_numbers(survey: Survey) -> dict[str, TopicStats]:
+    """Return the topics of plain numbers that are certainly the opening of a gripper, by the names of their state fields.
+
+    They publish at a rate and are the only ones of their side: what is measured, or else what is commanded.
+    """
+    numbers = [topic for topic in survey.topics if number_path(topic) and not topic.type.endswith("/Bool")]
+    found = [topic for topic in numbers if GRIPPER_TOPIC.search(topic.name) and _longest_ms(topic) < ON_CHANGE_MS]
+    measured = [topic for topic in found if topic.type != GRIPPER_COMMAND and not COMMANDED.search(topic.name)]
+    by_name: dict[str, list[TopicStats]] = {}
+    for topic in measured or found:
+        side = SIDE.search(topic.name)
+        by_name.setdefault(f"{side[1].lower()}_gripper" if side else "gripper", []).append(topic)
+    return {name: topics[0] for name, topics in by_name.items() if len(topics) == 1}
+
+
+def _longest_ms(topic: TopicStats) -> float:
+    """Return the longest time between two messages of a topic."""
+    return float(topic.intervals_ms.max(initial=0.0)) if topic.read > 1 else math.inf
 
 
 def _slow_joints(survey: Survey, topic: TopicStats, order: Sequence[str]) -> Iterator[tuple[str, float]]:

@@ -9,7 +9,14 @@ import yaml
 
 from common.cli.command import UserError, one_line
 from stage1_convert.align.camera_rate import rate_of
-from stage1_convert.inspect.joints import DEFAULT_AGE_MS, choose_joint_topic, choose_joints, is_commanded, joint_names
+from stage1_convert.inspect.joints import (
+    DEFAULT_AGE_MS,
+    choose_joint_topic,
+    choose_joints,
+    is_commanded,
+    joint_names,
+    number_path,
+)
 from stage1_convert.inspect.survey import Survey, TopicStats
 from stage1_convert.streams.joint_fields import ARRAYS, TRAJECTORY
 from stage1_convert.streams.shortage import patient_limit_ms, require_commands_at_a_rate
@@ -20,8 +27,6 @@ KIND_WORDS = re.compile(
     r"(image|video)(_?(raw|rect|color|mono|compressed|transport))*|compressed(depth)?|ffmpeg|rgb|raw"
 )
 TWISTS = {"geometry_msgs/msg/Twist": "linear.x", "geometry_msgs/msg/TwistStamped": "twist.linear.x"}
-GRIPPER_COMMAND = "control_msgs/msg/GripperCommand"
-NUMBER_TYPES = re.compile(r"std_msgs/msg/(Float32|Float64|U?Int(8|16|32|64)|Bool)")
 
 
 class Proposal(NamedTuple):
@@ -81,7 +86,11 @@ def _yaml(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) ->
     if changing:
         conventions["image_resize"] = list(changing[0][0])
     text = yaml.safe_dump({"data": data, "conventions": conventions}, sort_keys=False, allow_unicode=True, width=100)
-    remarks = [*_remarks(survey, joints, cameras), *_command_remarks(survey, chosen.order, fps), *chosen.remarks]
+    remarks = [
+        *_remarks(survey, joints, cameras, chosen.fields),
+        *_command_remarks(survey, chosen.order, fps),
+        *chosen.remarks,
+    ]
     return "".join(f"# {line}\n" for line in remarks) + text
 
 
@@ -94,15 +103,14 @@ def _fps(rate_hz: float) -> int:
     return max(1, round(rate_hz / math.ceil(rate_hz / MAX_FPS)))
 
 
-def _remarks(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) -> list[str]:
+def _remarks(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats], fields: dict[str, str]) -> list[str]:
     rates = [f"{name} {_rate_hz(stats):.1f} Hz" for name, stats in {"joints": joints, **cameras}.items()]
     lines = [f"proposed from bag {survey.name}: {', '.join(rates)}"]
     twists = [f"{f.name}:{TWISTS[f.type]}" for f in survey.topics if f.type in TWISTS and f.read]
     if twists:
         settings = f"data.action_paths: {{vx: '{twists[0]}'}}, conventions.action: command"
         lines.append(f"twists to take actions from ({settings}): {', '.join(twists)}")
-    numbers = [f"{f.name}:data" for f in survey.topics if NUMBER_TYPES.fullmatch(f.type) and f.read]
-    numbers += [f"{f.name}:position" for f in survey.topics if f.type == GRIPPER_COMMAND and f.read]
+    numbers = [path for path in map(number_path, survey.topics) if path and path not in fields.values()]
     if numbers:
         lines.append(f"numbers that are left out: {', '.join(numbers)}")
         lines.append(

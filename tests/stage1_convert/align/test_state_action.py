@@ -50,8 +50,8 @@ def test_signs_are_multiplied_before_wrapping() -> None:
     np.testing.assert_allclose(states, [[4 - 2 * np.pi, 2 * np.pi - 4]])
 
 
-def test_a_field_is_no_angle_and_a_commanded_one_is_its_own_action() -> None:
+def test_a_field_is_no_angle() -> None:
     opening = np.array([[0.0], [4.0], [1.0]])
-    expected = {"delta": [4.0, -3.0, 0.0], "next_position": [4.0, 1.0, 1.0], "command": [0.0, 4.0, 1.0]}
+    expected = {"delta": [4.0, -3.0, 0.0], "next_position": [4.0, 1.0, 1.0]}
     for meaning, values in expected.items():
         assert state_action.to_actions(opening, meaning, are_angles=False)[:, 0].tolist() == values

@@ -264,18 +264,46 @@ def test_a_gello_with_more_joints_than_the_arm_is_its_leader(tmp_path: Path) -> 
     assert "conventions.action: command): /gello/joint_states\n" in (tmp_path / "out" / CONFIG).read_text()
 
 
-def test_numbers_are_named_as_left_out_with_their_paths(tmp_path: Path) -> None:
+def with_numbers(*topics: str, every: int = 1) -> Recording:
+    """Return a recording with numbers beside every n-th message of the joints; a command's in a GripperCommand."""
     TYPES.register(get_types_from_msg("float64 position\nfloat64 max_effort", GRIPPER_COMMAND))
-    recording = cell(size=(16, 64))
-    for said in recording.joints:
-        gripper = TYPES.types[GRIPPER_COMMAND](0.04, 40.0)
-        recording.others.append(RecordedMessage(said.receive_ns, "/gripper/command", GRIPPER_COMMAND, gripper))
-        number = TYPES.types["std_msgs/msg/Float64"](0.5)
-        recording.others.append(RecordedMessage(said.receive_ns, "/gripper/width", "std_msgs/msg/Float64", number))
-    proposed(recording, tmp_path)
+    recording = cell(seconds=3.0, size=(16, 64))
+    for topic in topics:
+        msgtype = GRIPPER_COMMAND if topic == "/gripper/command" else "std_msgs/msg/Float64"
+        number = TYPES.types[msgtype](*((0.04, 40.0) if msgtype == GRIPPER_COMMAND else (0.5,)))
+        times_ns = [said.receive_ns for said in recording.joints[::every]]
+        recording.others += [RecordedMessage(time_ns, topic, msgtype, number) for time_ns in times_ns]
+    return recording
+
+
+@pytest.mark.parametrize(
+    ("topics", "fields"),
+    [
+        (["/gripper/width", "/gripper/command"], {"gripper": "/gripper/width:data"}),
+        (["/gripper/command", "/battery"], {"gripper": "/gripper/command:position"}),
+        (
+            ["/left/gripper", "/right/gripper"],
+            {"left_gripper": "/left/gripper:data", "right_gripper": "/right/gripper:data"},
+        ),
+        (["/gripper/width", "/gripper/current"], {}),  # nothing tells which of them it is
+    ],
+)
+def test_a_gripper_in_plain_numbers_is_a_field_of_state_and_action(
+    topics: list[str], fields: dict[str, str], tmp_path: Path
+) -> None:
+    config = proposed(with_numbers(*topics, every=20), tmp_path)
+    assert (config.data.state_fields, config.conventions.action_fields) == (fields, list(fields))
+    assert config.data.max_age_ms_by_stream == dict.fromkeys(fields, pytest.approx(500, rel=0.2))
+
+
+def test_numbers_are_named_as_left_out_with_their_paths(tmp_path: Path) -> None:
+    proposed(
+        with_numbers("/gripper/width", "/gripper/command", every=150), tmp_path
+    )  # on change, as far as one can see
     text = (tmp_path / "out" / CONFIG).read_text()
-    assert "# numbers that are left out: /gripper/width:data, /gripper/command:position\n# add them to" in text
+    assert "# numbers that are left out: /gripper/command:position, /gripper/width:data\n# add them to" in text
     fields = ["data.state_fields={width: '/gripper/width:data', grip: '/gripper/command:position'}"]
+    fields.append("data.max_age_ms_by_stream={width: 60000, grip: 60000}")
     config = load(Config, tmp_path / "out" / CONFIG, [*fields, "conventions.action_fields=[grip]"])
     assert convert(LocalBags(tmp_path / "src"), tmp_path / "numbers", config, Options(0)).refused == []
 

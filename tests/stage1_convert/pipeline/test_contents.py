@@ -119,6 +119,14 @@ def test_commands_are_stored_as_they_were_published(src: Path, tmp_path: Path) -
     assert info == {"action_meaning": "command", "wrapped": False, "unit": "radian", "topic": COMMANDS}
 
 
+def test_a_measured_field_beside_commands_asks_for_its_next_value(src: Path, tmp_path: Path) -> None:
+    fields = FIELD, "conventions.action_fields=[gripper]", "conventions.action=command"
+    run(src, tmp_path / "out", *fields, f"data.command_topic={COMMANDS}")
+    opening, asked = states_of(tmp_path / "out")[:, -1], actions_of(tmp_path / "out")[:, -1]
+    assert np.ptp(opening) > 0
+    assert asked.tolist() == [*opening[1:], opening[-1]]
+
+
 def tagged(bag: Path, **custom: str) -> None:
     path = bag / "metadata.yaml"
     text = "".join(f"\n    {key}: '{value}'" for key, value in custom.items())
