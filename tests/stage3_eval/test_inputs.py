@@ -131,7 +131,7 @@ def test_episodes_are_named_by_number_range_or_all(
 
 @pytest.mark.parametrize("flag", [["2"], ["0-3"], ["0", "7"]])
 def test_a_named_episode_that_does_not_exist_is_refused(flag: list[str], golden: Dataset, trained: Checkpoint) -> None:
-    with pytest.raises(UserError, match=r"episode [27] does not exist: .* has 2 episodes, 0 to 1"):
+    with pytest.raises(UserError, match=r"episode [27] does not exist: .* has episodes 0 to 1"):
         choose_episodes(flag, Policy(trained), golden)
 
 

@@ -322,7 +322,11 @@ def test_cameras_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
 
 
 def test_a_slow_camera_sets_the_rate(tmp_path: Path) -> None:
-    config = proposed(cell(seconds=3, camera_hz=5), tmp_path)
+    recording = cell(seconds=3, camera_hz=5)
+    recording.others = [said._replace(topic="/scene/color/compressed") for said in cell(seconds=3).images]
+    config = proposed(recording, tmp_path)
+    text = (tmp_path / "out" / CONFIG).read_text()
+    assert "# camera camera_color sets data.fps: without it, 30 frames per second show more images of the others\n" in text
     assert config.data.fps == 5
     assert config.data.max_age_ms == pytest.approx(500, rel=0.05)
     assert len(rows(tmp_path / "dataset")) == 14
