@@ -100,9 +100,7 @@ def choose_episodes(flag: Sequence[str] | None, policy: Policy, dataset: Dataset
     numbers = list(dict.fromkeys(number for word in words for number in _parse_episodes(word, policy, n_episodes)))
     missing = [number for number in numbers if number >= n_episodes]
     if missing and (from_flag or len(missing) == len(numbers)):
-        raise UserError(
-            f"episode {missing[0]} does not exist: {dataset.root} has episodes 0 to {n_episodes - 1}"
-        )
+        raise UserError(f"episode {missing[0]} does not exist: {dataset.root} has episodes 0 to {n_episodes - 1}")
     if missing and from_environment:
         log.warning("%s has only %d episodes: leaving out %s", dataset.root, n_episodes, ", ".join(map(str, missing)))
     chosen = [dataset.episodes[number] for number in numbers if number < n_episodes]

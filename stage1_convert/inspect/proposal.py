@@ -128,7 +128,9 @@ def _remarks(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats],
         lines.append(f"images that cannot be converted: {', '.join(others)}")
     slowest, *faster = sorted(cameras, key=lambda name: _rate_hz(cameras[name]) or FPS)
     if faster and (fps := _fps(_rate_hz(cameras[faster[0]]) or FPS)) > _fps(_rate_hz(cameras[slowest]) or FPS):
-        lines.append(f"camera {slowest} sets data.fps: without it, {fps} frames per second show more images of the others")
+        lines.append(
+            f"camera {slowest} sets data.fps: without it, {fps} frames per second show more images of the others"
+        )
     return lines
 
 

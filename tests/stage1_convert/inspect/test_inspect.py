@@ -326,7 +326,9 @@ def test_a_slow_camera_sets_the_rate(tmp_path: Path) -> None:
     recording.others = [said._replace(topic="/scene/color/compressed") for said in cell(seconds=3).images]
     config = proposed(recording, tmp_path)
     text = (tmp_path / "out" / CONFIG).read_text()
-    assert "# camera camera_color sets data.fps: without it, 30 frames per second show more images of the others\n" in text
+    assert (
+        "# camera camera_color sets data.fps: without it, 30 frames per second show more images of the others\n" in text
+    )
     assert config.data.fps == 5
     assert config.data.max_age_ms == pytest.approx(500, rel=0.05)
     assert len(rows(tmp_path / "dataset")) == 14
