@@ -82,6 +82,7 @@ def _header(inputs: Inputs, settings: Settings) -> Header:
         action_meaning=inputs.action_meaning,
         left_out=None if inputs.action_meaning else MEANING_UNKNOWN,
         units=_units(inputs),
+        other_units=_other_units(inputs),
         fps=dataset.fps,
         chunk_size=policy.chunk_size,
         n_action_steps=policy.n_action_steps,
@@ -106,15 +107,22 @@ def _units(inputs: Inputs) -> str:
     return "rad" if ours and is_radian else "the dataset's units"
 
 
-def _speed_limits(inputs: Inputs, speed: Sequence[float] | None) -> list[float] | None:
-    n_joints = len(inputs.dataset.joint_names)
+def _other_units(inputs: Inputs) -> list[str]:
+    """Return the dimensions that are no angles, where others are."""
+    found = inputs.dataset.other_units if _units(inputs) == "rad" else ()
+    return [] if len(found) == len(inputs.dataset.joint_names) else list(found)
+
+
+def _speed_limits(inputs: Inputs, speed: Sequence[float] | None) -> list[float | None] | None:
+    """Return the limit of each joint; a single one, in rad/s, is none for dimensions that are no angles."""
+    names, other_units = inputs.dataset.joint_names, _other_units(inputs)
     if speed is None:
         return None
     if inputs.action_meaning is None:
         raise UserError(f"--max-joint-speed {speed[0]:g}: {MEANING_UNKNOWN}")
-    if len(speed) not in (1, n_joints):
-        raise UserError(f"--max-joint-speed: {len(speed)} values for {n_joints} joints; give one, or one per joint")
-    return list(speed) * (n_joints if len(speed) == 1 else 1)
+    if len(speed) not in (1, len(names)):
+        raise UserError(f"--max-joint-speed: {len(speed)} values for {len(names)} joints; give one, or one per joint")
+    return [None if name in other_units else speed[0] for name in names] if len(speed) == 1 else list(speed)
 
 
 def _evaluate_episode(

@@ -132,6 +132,12 @@ class Dataset:
         wrapped = self.features[ACTION].info.get("wrapped")
         return wrapped if isinstance(wrapped, bool) else None
 
+    @property
+    def other_units(self) -> tuple[str, ...]:
+        """Names of the action's dimensions that are no angles as the others are; none when the dataset does not say."""
+        found = self.features[ACTION].info.get("other_units")
+        return tuple(name for name in self.joint_names if isinstance(found, list) and name in found)
+
     @functools.cached_property
     def stats(self) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
         """meta/stats.json as arrays, of the features: feature -> min, max, mean, std, count, q01 ... -> values."""

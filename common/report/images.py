@@ -58,9 +58,9 @@ def jpeg(image: Image, alt: str, max_width: int, caption: str = "") -> PageImage
     return PageImage(url, width, height, alt, caption)
 
 
-def heat_map(values_RC: npt.NDArray[Any], top: float, alt: str) -> PageImage:
-    """Return values (rows, columns) as a PNG file, a pixel each: black is 0 and yellow is `top` or more."""
-    scaled = np.clip(values_RC / (top or 1.0), 0, 1) * 255
+def heat_map(values_RC: npt.NDArray[Any], top_R: npt.NDArray[Any], alt: str) -> PageImage:
+    """Return values (rows, columns) as a PNG file, a pixel each: black is 0 and yellow is `top_R` of the row or more."""
+    scaled = np.clip(values_RC / np.where(top_R > 0, top_R, 1)[:, None], 0, 1) * 255
     url = _data_url(cv2.applyColorMap(scaled.astype(np.uint8), cv2.COLORMAP_INFERNO), "png")
     return PageImage(url, values_RC.shape[1], values_RC.shape[0], alt)
 

@@ -8,7 +8,7 @@ from common.cli.config import Section
 from stage1_convert.config.by_stream import ResampleRule, rule_of, time_source_of, whole_of
 from stage1_convert.config.conventions import ConventionsConfig
 from stage1_convert.config.data import DataConfig
-from stage1_convert.config.names import COMMAND, FIELD_PATH, JOINTS, MONO16, UR_JOINTS, Encoding
+from stage1_convert.config.names import COMMAND, FIELD_PATH, JOINT_POSITION, JOINTS, MONO16, UR_JOINTS, Encoding
 
 __all__ = [
     "COMMAND",
@@ -87,3 +87,11 @@ class Config(Section):
         """Return the names of the action's dimensions, in order."""
         joints = self.conventions.joint_order if self.conventions.action != "command" or self.has_commands else ()
         return (*joints, *self.conventions.action_fields, *self.data.action_paths)
+
+    @property
+    def other_units(self) -> list[str]:
+        """Return the names of the action's dimensions that are no positions of joints, such as a gripper's opening."""
+        named = [
+            (name, self.data.paths[name].partition(":")[2]) for name in self.action_names if name in self.data.paths
+        ]
+        return [name for name, path in named if not JOINT_POSITION.fullmatch(path)]

@@ -23,4 +23,5 @@ Encoding = Literal[
     "yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv12", "nv21",
 ]  # fmt: skip
 MONO16 = (0, 65535)  # the numbers of 16 bits
+JOINT_POSITION = re.compile(r"position(\.(?![xyz]$)\w+|\[[^\]]+\])", re.ASCII)  # x, y, z: those of a pose
 FIELD_PATH = re.compile(r"(?P<topic>/?[^:\s]+):(?P<path>\w+(\.\w+)*(\[[^\]]+\])?)", re.ASCII)

@@ -40,6 +40,8 @@ def action_info(config: Config) -> dict[str, Any]:
     }
     if config.has_commands:
         info["topic"] = data.command_topic
+    if of_joints and config.other_units:
+        info["other_units"] = config.other_units
     if data.action_paths:
         info["paths"] = data.action_paths
     return info

@@ -59,6 +59,8 @@ def _draw_losses(ordered: Sequence[Result]) -> Plot | None:
 
 def _metric_units(ordered: Sequence[Result], metric: str) -> str:
     """Return the units of a metric: errors and drifts have those of the dataset, ratios and seconds are plain numbers."""
+    own = {name for result in ordered for name in result.summary.other_units}
     is_angle = metric.startswith(("policy.", "baselines.", "drift.")) or "_step." in metric
     units = {result.summary.units for result in ordered}
-    return units.pop() if is_angle and len(units) == 1 else ""
+    of_own = any(f".{name}." in f"{metric}." for name in own)
+    return units.pop() if is_angle and not of_own and len(units) == 1 else ""

@@ -63,14 +63,15 @@ def add_errors(episodes: Sequence[Errors]) -> Errors:
     return Errors(np.sum(absolute, axis=0), np.sum(square, axis=0), np.max(largest, axis=0), np.sum(pairs, axis=0))
 
 
-def summarize(errors: Errors, joints: Sequence[str]) -> ChunkErrors:
+def summarize(errors: Errors, joints: Sequence[str], overall: Sequence[int]) -> ChunkErrors:
     """Return mae, rmse and max, overall and per joint, of the first step and over the valid horizon.
 
-    The overall values are over all joints. `mae_by_step` ends with the last step that any episode is long enough for.
+    The overall values, `mae_by_step` too, are over the dimensions `overall`; it ends with the last step that any episode is
+    long enough for.
     """
     compared = errors.pairs_C > 0
-    by_step_C = errors.absolute_CA[compared].mean(axis=1) / errors.pairs_C[compared]
-    first, horizon = _summarize_steps(errors, joints, 1), _summarize_steps(errors, joints, len(compared))
+    by_step_C = errors.absolute_CA[compared].take(overall, axis=1).mean(axis=1) / errors.pairs_C[compared]
+    first, horizon = (_summarize_steps(errors, joints, overall, steps) for steps in (1, len(compared)))
     return ChunkErrors(first_step=first, valid_horizon=horizon, mae_by_step=by_step_C.tolist())
 
 
@@ -83,15 +84,15 @@ def compare_to_best(
     return name, policy.scope(scope).mae / best if best > 0 else None
 
 
-def _summarize_steps(errors: Errors, joints: Sequence[str], n_steps: int) -> JointErrors:
+def _summarize_steps(errors: Errors, joints: Sequence[str], overall: Sequence[int], n_steps: int) -> JointErrors:
     pairs = errors.pairs_C[:n_steps].sum()
     mae_A = errors.absolute_CA[:n_steps].sum(axis=0) / pairs
     mean_square_A = errors.square_CA[:n_steps].sum(axis=0) / pairs
     max_A = errors.largest_CA[:n_steps].max(axis=0)
     stats = zip(joints, mae_A.tolist(), np.sqrt(mean_square_A).tolist(), max_A.tolist(), strict=True)
     return JointErrors(
-        mae=float(mae_A.mean()),
-        rmse=float(np.sqrt(mean_square_A.mean())),
-        max=float(max_A.max()),
+        mae=float(mae_A.take(overall).mean()),
+        rmse=float(np.sqrt(mean_square_A.take(overall).mean())),
+        max=float(max_A.take(overall).max()),
         per_joint={joint: ErrorStats(mae=mae, rmse=rmse, max=largest) for joint, mae, rmse, largest in stats},
     )

@@ -90,10 +90,15 @@ def add_steps(episodes: Sequence[Steps]) -> Steps:
     return Steps(np.max(largest, axis=0), np.sum(over, axis=0), sum(frames))
 
 
-def describe_drifts(drifts: Mapping[str, Drift], joints: Sequence[str]) -> Drifts:
-    """Return start -> time -> mean and max, overall and per joint; None where no chunk or episode was long enough."""
+def describe_drifts(drifts: Mapping[str, Drift], joints: Sequence[str], overall: Sequence[int]) -> Drifts:
+    """Return start -> time -> mean and max, overall and per joint; None where no chunk or episode was long enough.
+
+    The overall values are over the dimensions `overall`.
+    """
     return {
-        start: {f"{seconds}s": _describe_drift(drifts.get(f"{start}.{seconds}"), joints) for seconds in AFTER_S}
+        start: {
+            f"{seconds}s": _describe_drift(drifts.get(f"{start}.{seconds}"), joints, overall) for seconds in AFTER_S
+        }
         for start in STARTS
     }
 
@@ -111,13 +116,13 @@ def _windows(error_TA: Floats, frames: int, action_meaning: str) -> Floats:
     return ends
 
 
-def _describe_drift(drift: Drift | None, joints: Sequence[str]) -> JointDrift | None:
+def _describe_drift(drift: Drift | None, joints: Sequence[str], overall: Sequence[int]) -> JointDrift | None:
     if drift is None:
         return None
     mean_A = drift.sum_A / drift.windows
     stats = zip(joints, mean_A.tolist(), drift.largest_A.tolist(), strict=True)
     return JointDrift(
-        mean=float(mean_A.mean()),
-        max=float(drift.largest_A.max()),
+        mean=float(mean_A.take(overall).mean()),
+        max=float(drift.largest_A.take(overall).max()),
         per_joint={joint: DriftStats(mean=mean, max=largest) for joint, mean, largest in stats},
     )

@@ -77,7 +77,7 @@ def score_episode(
         errors[name] = chunk_errors(chunk_TCA[start_S], recorded_TA, start_S)
     error_SA = frame_errors(chunk_SCA, recorded_TA, start_S)
     heat_TA = error_SA if header.protocol == OPEN_LOOP else np.abs(executed_TA - recorded_TA)
-    error_S = error_SA.mean(axis=1)
+    error_S = error_SA.take(header.overall, axis=1).mean(axis=1)
     worst = _worst(error_S, start_S, n_moments, round(APART_S * header.fps))
     fans = np.flatnonzero(np.diff(start_S // max(1, n_steps // FANS), prepend=-1))
     return EpisodeScores(
@@ -97,7 +97,7 @@ def _motion(
 ) -> Motion:
     start_S, chunk_SCA, executed_TA, _ = prediction
     speed = header.max_joint_speed
-    limit_A = None if speed is None else np.asarray(speed) / header.fps
+    limit_A = None if speed is None else np.array([np.inf if one is None else one for one in speed]) / header.fps
     return Motion(
         drifts(chunk_SCA, start_S, executed_TA, recorded_TA, meaning, header.fps),
         steps(executed_TA, position_TA, meaning, limit_A),

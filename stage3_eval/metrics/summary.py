@@ -12,6 +12,7 @@ FORMAT_VERSION: Literal[3] = 3
 Protocol = Literal["open_loop", "queue"]
 OPEN_LOOP: Protocol = "open_loop"
 QUEUE: Protocol = "queue"
+OWN_UNIT = "its own unit"
 MEANING_UNKNOWN = (
     "neither the dataset nor the checkpoint says what an action means: drift, how far the joints move and how to apply the "
     "actions are left out; --action-meaning delta (added to the joint positions), next_position (where to go) or command "
@@ -34,7 +35,7 @@ class ErrorStats(Record):
 
 
 class JointErrors(ErrorStats):
-    """The same over all joints, and of each joint by its name."""
+    """The same over all joints of one unit, and of each joint by its name."""
 
     per_joint: dict[str, ErrorStats]
 
@@ -59,7 +60,7 @@ class DriftStats(Record):
 
 
 class JointDrift(DriftStats):
-    """The same over all joints, and of each joint by its name."""
+    """The same over all joints of one unit, and of each joint by its name."""
 
     per_joint: dict[str, DriftStats]
 
@@ -73,7 +74,7 @@ class RobotFacts(Record):
     apply: str
     largest_step: dict[str, float]
     largest_speed_per_s: dict[str, float]
-    speed_limit_per_s: dict[str, float] | None
+    speed_limit_per_s: dict[str, float | None] | None
     share_over_limit: dict[str, float] | None
 
 
@@ -93,7 +94,7 @@ class Latency(Record):
 
 
 class EpisodeSummary(Record):
-    """The numbers of one episode, over all joints."""
+    """The overall numbers of one episode."""
 
     episode_index: int
     frames: int
@@ -126,6 +127,7 @@ class Header(Record):
     action_meaning: str | None
     left_out: str | None = None  # why there is no drift and nothing about the robot, and how to add it
     units: str
+    other_units: list[str] = []  # dimensions with units of their own: no overall number is over them
     fps: int = Field(gt=0)
     chunk_size: int = Field(gt=0)
     n_action_steps: int = Field(gt=0)
@@ -138,8 +140,17 @@ class Header(Record):
     device: str
     batch_size: int
     latency_steps: int | None
-    max_joint_speed: list[float] | None  # of each joint
+    max_joint_speed: list[float | None] | None  # of each joint
     attention: int
+
+    @property
+    def overall(self) -> list[int]:
+        """The dimensions that the overall numbers are over."""
+        return [place for place, name in enumerate(self.joint_names) if name not in self.other_units]
+
+    def units_of(self, joint: str) -> str:
+        """Return the units of a dimension."""
+        return OWN_UNIT if joint in self.other_units else self.units
 
 
 class Summary(Header):

@@ -2,7 +2,7 @@
 
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,11 +49,10 @@ def summarize_evaluation(
     header: Header, episodes: Sequence[Episode], scores: Sequence[EpisodeScores], first_call_s: float
 ) -> Summary:
     """Return the whole summary; `scores` are those of `episodes`, in the same order."""
-    joints = header.joint_names
     errors = {name: add_errors([episode.errors[name] for episode in scores]) for name in scores[0].errors}
     motions = [episode.motion for episode in scores if episode.motion]
-    drift = _add_drifts(motions, joints) if motions else None
-    compared = _compare(errors, joints)
+    drift = _add_drifts(motions, header) if motions else None
+    compared = _compare(errors, header)
     latency_s = np.concatenate([episode.latency_s for episode in scores]).tolist()
     return Summary(
         **dict(header),
@@ -62,10 +61,10 @@ def summarize_evaluation(
         best_baseline=compared.best,
         ratio_to_best_baseline=compared.ratio,
         drift=drift,
-        degrees=_in_degrees(compared, drift) if drift and header.units == "rad" else None,
+        degrees=_in_degrees(compared, drift, header.other_units) if drift and header.units == "rad" else None,
         robot=_robot(header, header.action_meaning, motions) if header.action_meaning else None,
         latency=describe_latency(latency_s, first_call_s, header.device),
-        by_episode=[_summarize_episode(*pair, joints) for pair in zip(episodes, scores, strict=True)],
+        by_episode=[_summarize_episode(*pair, header) for pair in zip(episodes, scores, strict=True)],
     )
 
 
@@ -86,23 +85,23 @@ def describe_latency(seconds: list[float], first_call_s: float, device: str) -> 
     )
 
 
-def _compare(errors: Mapping[str, Errors], joints: Sequence[str]) -> _Comparison:
-    baselines = {name: summarize(summed, joints) for name, summed in errors.items()}
+def _compare(errors: Mapping[str, Errors], header: Header) -> _Comparison:
+    baselines = {name: summarize(summed, header.joint_names, header.overall) for name, summed in errors.items()}
     policy = baselines.pop(POLICY)
     best = {scope: compare_to_best(policy, baselines, scope) for scope in SCOPES}
     names = {scope: name for scope, (name, _) in best.items()}
     return _Comparison(policy, baselines, names, {scope: ratio for scope, (_, ratio) in best.items()})
 
 
-def _add_drifts(motions: Sequence[Motion], joints: Sequence[str]) -> Drifts:
+def _add_drifts(motions: Sequence[Motion], header: Header) -> Drifts:
     names = {name for motion in motions for name in motion.drift}
     added = {name: add_drifts([motion.drift[name] for motion in motions if name in motion.drift]) for name in names}
-    return describe_drifts(added, joints)
+    return describe_drifts(added, header.joint_names, header.overall)
 
 
-def _summarize_episode(episode: Episode, scores: EpisodeScores, joints: Sequence[str]) -> EpisodeSummary:
-    compared = _compare(scores.errors, joints)
-    drift = describe_drifts(scores.motion.drift, joints) if scores.motion else None
+def _summarize_episode(episode: Episode, scores: EpisodeScores, header: Header) -> EpisodeSummary:
+    compared = _compare(scores.errors, header)
+    drift = describe_drifts(scores.motion.drift, header.joint_names, header.overall) if scores.motion else None
     return EpisodeSummary(
         episode_index=episode.number,
         frames=episode.length,
@@ -120,16 +119,20 @@ def _summarize_episode(episode: Episode, scores: EpisodeScores, joints: Sequence
     )
 
 
-def _in_degrees(compared: _Comparison, drift: Drifts) -> Degrees:
+def _in_degrees(compared: _Comparison, drift: Drifts, other_units: Collection[str]) -> Degrees:
     radians = Degrees(policy=compared.policy, baselines=compared.baselines, drift=drift)
-    return Degrees.model_validate(_to_degrees(radians.model_dump()))
+    return Degrees.model_validate(_to_degrees(radians.model_dump(), other_units))
 
 
-def _to_degrees(value: Any) -> Any:
+def _to_degrees(value: Any, kept: Collection[str], by_joint: bool = False) -> Any:
+    """Convert the numbers in a tree, but for what `per_joint` holds of the joints that are `kept`."""
     if isinstance(value, dict):
-        return {key: _to_degrees(child) for key, child in value.items()}
+        return {
+            key: child if by_joint and key in kept else _to_degrees(child, kept, key == "per_joint")
+            for key, child in value.items()
+        }
     if isinstance(value, list):
-        return [_to_degrees(child) for child in value]
+        return [_to_degrees(child, kept) for child in value]
     return math.degrees(value) if isinstance(value, float) else value
 
 
@@ -144,7 +147,7 @@ def _robot(header: Header, meaning: str, motions: Sequence[Motion]) -> RobotFact
         apply=APPLY[meaning],
         largest_step=by_joint(executed.largest_A),
         largest_speed_per_s=by_joint(executed.largest_A * header.fps),
-        speed_limit_per_s=None if limit is None else by_joint(limit),
+        speed_limit_per_s=None if limit is None else dict(zip(header.joint_names, limit, strict=True)),
         share_over_limit=None if limit is None else by_joint(executed.over_A / executed.frames),
     )
 

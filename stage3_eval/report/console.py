@@ -7,7 +7,7 @@ from itertools import zip_longest
 from common.report.formatting import counted
 from stage3_eval.metrics.motion import FROM_COMMANDED, FROM_MEASURED
 from stage3_eval.metrics.summary import FIRST_STEP, VALID_HORIZON, Drifts, Latency, Summary
-from stage3_eval.report.verdict import describe_baseline, verdict
+from stage3_eval.report.verdict import coverage, describe_baseline, verdict
 
 WIDTH = 15  # of a column
 
@@ -21,6 +21,7 @@ def report(summary: Summary) -> str:
             "",
             f"mean absolute error over the chunk's valid horizon, in {summary.units}",
             *_table(summary),
+            *filter(None, [coverage(summary)]),
             "",
             f"first step only: {verdict(summary, FIRST_STEP).answer}",
             _drift(summary.drift, summary.units) if summary.drift else f"{summary.left_out}",

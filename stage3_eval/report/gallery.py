@@ -49,14 +49,14 @@ class Evaluated(NamedTuple):
         has_environment = self.inputs.policy.checkpoint.shape.environment_dim
         return read_rows(self.inputs.dataset, episode, [STATE, ACTION, *([ENVIRONMENT] if has_environment else [])])
 
-    def shown(self, values: Floats) -> npt.NDArray[np.float64]:
-        """Return values as they are shown: radians in degrees."""
-        return np.degrees(values) if self.summary.units == "rad" else np.asarray(values, np.float64)
+    def shown(self, values: Floats, joint: str | None = None) -> npt.NDArray[np.float64]:
+        """Return values of a joint, or of all of one unit, as they are shown: radians in degrees."""
+        return np.degrees(values) if self.unit(joint) else np.asarray(values, np.float64)
 
-    @property
-    def unit(self) -> str:
-        """The unit sign after a shown value; empty for unknown units."""
-        return "°" if self.summary.units == "rad" else ""
+    def unit(self, joint: str | None = None) -> str:
+        """Return the unit sign after a shown value; empty for other units than radians."""
+        units = self.summary.units if joint is None else self.summary.units_of(joint)
+        return "°" if units == "rad" else ""
 
 
 class Figure(NamedTuple):
@@ -107,27 +107,34 @@ def choose_drawn(by_episode: Sequence[EpisodeSummary], moments: Sequence[Moment]
     return [number for number in numbers if number in chosen] + best
 
 
-def heat_limit(evaluated: Evaluated, drawn: Sequence[int]) -> float:
-    """Return the error at the brightest color of the heat maps: at least 98 % are smaller."""
-    return max(float(np.quantile(evaluated.scores[number].heat_TA, 0.98)) for number in drawn)
+def heat_limits(evaluated: Evaluated, drawn: Sequence[int]) -> Floats:
+    """Return the error (A,) at the brightest color of each row of the heat maps: at least 98 % are smaller.
+
+    All rows have the same but those with units of their own.
+    """
+    heats, overall = [evaluated.scores[number].heat_TA for number in drawn], evaluated.summary.overall
+    top_A: Floats = np.max([np.quantile(heat_TA, 0.98, axis=0) for heat_TA in heats], axis=0).astype(np.float32)
+    top_A[overall] = max(float(np.quantile(heat_TA.take(overall, axis=1), 0.98)) for heat_TA in heats)
+    return top_A
 
 
 def view_episode(
-    evaluated: Evaluated, number: int, top: float, n_images: int, moments: Sequence[Moment]
+    evaluated: Evaluated, number: int, top_A: Floats, n_images: int, moments: Sequence[Moment]
 ) -> EpisodeView:
     """Return the films, the heat map, the curves and the player of an episode, with `n_images` and those of its moments."""
-    inputs, fps = evaluated.inputs, evaluated.summary.fps
+    inputs, summary = evaluated.inputs, evaluated.summary
     episode = next(episode for episode in inputs.episodes if episode.number == number)
     scores = evaluated.scores[number]
-    frame, joint = np.unravel_index(int(scores.heat_TA.argmax()), scores.heat_TA.shape)
-    error = angle(float(scores.heat_TA.max()), evaluated.summary.units)
-    largest = f"largest {error} in {evaluated.summary.joint_names[int(joint)]} at {int(frame) / fps:.1f} s"
+    heat_TA = scores.heat_TA.take(summary.overall, axis=1)
+    frame, place = np.unravel_index(int(heat_TA.argmax()), heat_TA.shape)
+    joint = summary.joint_names[summary.overall[int(place)]]
+    largest = f"largest {angle(float(heat_TA.max()), summary.units)} in {joint} at {int(frame) / summary.fps:.1f} s"
     actions, paths = _draw_joints(evaluated, episode)
     return EpisodeView(
-        next(found for found in evaluated.summary.by_episode if found.episode_index == number),
-        episode.length / fps,
+        next(found for found in summary.by_episode if found.episode_index == number),
+        episode.length / summary.fps,
         {camera: film(inputs.dataset, episode, camera) for camera in evaluated.cameras},
-        heat_map(scores.heat_TA.T, top, f"Heat map of the error by joint and time: {largest}"),
+        heat_map(scores.heat_TA.T, top_A, f"Heat map of the error by joint and time: {largest}"),
         largest,
         actions,
         paths,
@@ -137,9 +144,14 @@ def view_episode(
 
 def _view_player(evaluated: Evaluated, episode: Episode, n_images: int, moments: Sequence[Moment]) -> Player:
     dataset, executed_TA = evaluated.inputs.dataset, evaluated.scores[episode.number].executed_TA
-    values = {"recorded": evaluated.shown(evaluated.rows(episode)[ACTION]), "predicted": evaluated.shown(executed_TA)}
+    joints = evaluated.summary.joint_names
+    values = {
+        name: [evaluated.shown(column, joint) for joint, column in zip(joints, rows_TA.T, strict=True)]
+        for name, rows_TA in (("recorded", evaluated.rows(episode)[ACTION]), ("predicted", executed_TA))
+    }
+    units = [evaluated.unit(joint) for joint in joints]
     frames = [moment.frame for moment in moments if moment.episode.number == episode.number]
-    return view_player(dataset, episode, evaluated.cameras, n_images, frames, values, evaluated.unit)
+    return view_player(dataset, episode, evaluated.cameras, n_images, frames, values, units)
 
 
 def find_moments(evaluated: Evaluated, attention: int) -> list[Moment]:
@@ -154,12 +166,12 @@ def find_moments(evaluated: Evaluated, attention: int) -> list[Moment]:
 
 def view_moment(evaluated: Evaluated, moment: Moment, with_attribution: bool) -> MomentView:
     """Return a moment with its images, with input attribution or without, and the curve of its worst joint."""
-    fps, joints = evaluated.summary.fps, evaluated.summary.joint_names
+    fps, joints, overall = evaluated.summary.fps, evaluated.summary.joint_names, evaluated.summary.overall
     rows = evaluated.rows(moment.episode)
     recorded_CA = rows[ACTION][moment.frame : moment.frame + len(moment.chunk_CA)]
     predicted_CA = moment.chunk_CA[: len(recorded_CA)]
     error_A = np.abs(predicted_CA - recorded_CA).mean(axis=0)
-    worst = int(error_A.argmax())
+    worst = overall[int(error_A.take(overall).argmax())]
     start = moment.frame
     if len(recorded_CA) < 2:  # one step is no curve: show what was executed around it
         half = max(1, fps // 2)
@@ -167,14 +179,14 @@ def view_moment(evaluated: Evaluated, moment: Moment, with_attribution: bool) ->
         executed_TA = evaluated.scores[moment.episode.number].executed_TA
         start, recorded_CA, predicted_CA = around.start, rows[ACTION][around], executed_TA[around]
     seconds = (start + np.arange(len(recorded_CA))) / fps
-    lines = _compared(evaluated, seconds, recorded_CA[:, worst], predicted_CA[:, worst])
+    lines = _compared(evaluated, joints[worst], seconds, recorded_CA[:, worst], predicted_CA[:, worst])
     label = f"{joints[worst]}: recorded and predicted action"
     return MomentView(
         moment,
         joints[worst],
         float(error_A[worst]),
         _moment_images(evaluated, moment, with_attribution),
-        line_chart(label, lines, " s", evaluated.unit),
+        line_chart(label, lines, " s", evaluated.unit(joints[worst])),
     )
 
 
@@ -211,31 +223,33 @@ def _draw_joints(evaluated: Evaluated, episode: Episode) -> tuple[list[Figure], 
     seconds = np.arange(episode.length) / summary.fps
     actions, paths = [], []
     for joint, name in enumerate(summary.joint_names):
-        lines = _compared(evaluated, seconds, rows[ACTION][:, joint], scores.executed_TA[:, joint])
+        unit = evaluated.unit(name)
+        lines = _compared(evaluated, name, seconds, rows[ACTION][:, joint], scores.executed_TA[:, joint])
         label = f"{name}: recorded and predicted action"
-        actions.append(Figure(name, line_chart(label, lines, " s", evaluated.unit)))
+        actions.append(Figure(name, line_chart(label, lines, " s", unit)))
         if position_TA is not None and summary.action_meaning:
-            lines = [Line("recorded", seconds, evaluated.shown(position_TA[:, joint]), "recorded")]
+            lines = [Line("recorded", seconds, evaluated.shown(position_TA[:, joint], name), "recorded")]
             lines += _fans(evaluated, scores, position_TA, joint, summary.action_meaning)
             label = f"{name}: recorded position and where predicted chunks lead"
-            paths.append(Figure(name, line_chart(label, lines, " s", evaluated.unit)))
+            paths.append(Figure(name, line_chart(label, lines, " s", unit)))
     return actions, paths
 
 
 def _fans(
     evaluated: Evaluated, scores: EpisodeScores, position_TA: Floats, joint: int, action_meaning: str
 ) -> list[Line]:
-    fps, last, lines = evaluated.summary.fps, len(position_TA) - 1, []  # nothing was recorded beyond the last frame
+    fps, name = evaluated.summary.fps, evaluated.summary.joint_names[joint]
+    last, lines = len(position_TA) - 1, []  # nothing was recorded beyond the last frame
     for start, chunk_CA in zip(scores.fan_F.tolist(), scores.fan_FCA, strict=True):
         if start < last:
             path = chunk_positions(position_TA[start], chunk_CA, action_meaning)
             path = path[: last - start + 1, joint]
-            lines.append(Line("predicted", (start + np.arange(len(path))) / fps, evaluated.shown(path), "fan"))
+            lines.append(Line("predicted", (start + np.arange(len(path))) / fps, evaluated.shown(path, name), "fan"))
     return lines
 
 
-def _compared(evaluated: Evaluated, seconds: Floats, recorded: Floats, predicted: Floats) -> list[Line]:
+def _compared(evaluated: Evaluated, joint: str, seconds: Floats, recorded: Floats, predicted: Floats) -> list[Line]:
     return [
-        Line("recorded", seconds, evaluated.shown(recorded), "recorded"),
-        Line("predicted", seconds, evaluated.shown(predicted), "policy"),
+        Line("recorded", seconds, evaluated.shown(recorded, joint), "recorded"),
+        Line("predicted", seconds, evaluated.shown(predicted, joint), "policy"),
     ]

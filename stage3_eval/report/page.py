@@ -17,12 +17,12 @@ from stage3_eval.report.gallery import (
     Evaluated,
     choose_drawn,
     find_moments,
-    heat_limit,
+    heat_limits,
     view_episode,
     view_moment,
 )
 from stage3_eval.report.player import images_per_episode
-from stage3_eval.report.verdict import describe_baseline, verdict
+from stage3_eval.report.verdict import coverage, describe_baseline, verdict
 
 PROTOCOLS = {
     "open_loop": "a new chunk from every recorded observation; its step k is compared with the action recorded k frames "
@@ -44,21 +44,22 @@ def write_page(
     moments = find_moments(evaluated, attention)
     drawn = choose_drawn(summary.by_episode, moments)
     n_images = images_per_episode(len(drawn), len(evaluated.cameras))
-    top = heat_limit(evaluated, drawn)
+    top_A = heat_limits(evaluated, drawn)
     page = render(
         "stage3_eval.report",
         "evaluation.html.j2",
         summary=summary,
         title=run_name(Path(summary.checkpoint)),
         verdict=verdict(summary, VALID_HORIZON),
+        coverage=coverage(summary),
         protocol=PROTOCOLS[summary.protocol],
         baseline_names={name: describe_baseline(name) for name in summary.baselines},
         horizon=draw_horizon(evaluated),
         best_by_joint=_best_by_joint(summary),
         moments=[view_moment(evaluated, moment, index < attention) for index, moment in enumerate(moments)],
         attention=attention,
-        drawn=[view_episode(evaluated, number, top, n_images, moments) for number in drawn],
-        heat_top=top,
+        drawn=[view_episode(evaluated, number, top_A, n_images, moments) for number in drawn],
+        heat_tops=dict(zip(summary.joint_names, top_A.tolist(), strict=True)),
         files={episode.episode_index: episode_file(episode.episode_index) for episode in summary.by_episode},
         latency=_draw_latency(evaluated),
         starts=STARTS,
@@ -94,7 +95,7 @@ def draw_horizon(evaluated: Evaluated) -> tuple[list[tuple[str, str]], Plot] | N
         for kind, name, errors in curves
     ]
     label = "Mean error by how far ahead the action lies, of the policy and of each baseline"
-    plot = line_chart(label, lines, " s", evaluated.unit, height=220, from_zero=True)
+    plot = line_chart(label, lines, " s", evaluated.unit(), height=220, from_zero=True)
     return [(kind, name) for kind, name, _ in curves[::-1]], plot
 
 

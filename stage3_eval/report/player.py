@@ -44,17 +44,18 @@ def view_player(
     cameras: Sequence[str],
     n_images: int,
     moments: Collection[int],
-    values: Mapping[str, Floats],
-    unit: str,
+    values: Mapping[str, Sequence[Floats]],
+    units: Sequence[str],
 ) -> Player:
     """Return the player of an episode, with images of evenly spaced frames and of `moments`.
 
-    `values` (T, A) are named recorded and predicted, in `unit`; it holds those at up to MAX_POINTS times and at the images.
+    `values` of each joint (T,) are named recorded and predicted, in its unit of `units`; it holds those at up to MAX_POINTS
+    times and at the images.
     """
     frames = sorted({*film_frames(episode.length, n_images), *moments})
     times = sorted({*film_frames(episode.length, MAX_POINTS), *frames})
-    shown = {name: [_rounded(column) for column in rows_TA[times].T] for name, rows_TA in values.items()}
-    tree = {"times": times, "images": frames, "last": episode.length - 1, "fps": dataset.fps, "unit": unit, **shown}
+    shown = {name: [_rounded(column[times]) for column in columns] for name, columns in values.items()}
+    tree = {"times": times, "images": frames, "last": episode.length - 1, "fps": dataset.fps, "units": units, **shown}
     sheets = {camera: sheet(read_frames(dataset, episode, camera, frames), IMAGE_PX) for camera in cameras}
     return Player(sheets, len(frames), len(times), json.dumps(tree, separators=(",", ":")))
 

@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-from common.report.formatting import words
+from common.report.formatting import counted, words
 from stage3_eval.metrics.summary import FIRST_STEP, Scope, Summary
 
 BASELINE_WORDS = {
@@ -24,6 +24,17 @@ class Verdict(NamedTuple):
 def describe_baseline(name: str) -> str:
     """Return what people call a baseline; its name with spaces where BASELINE_WORDS has none."""
     return BASELINE_WORDS.get(name, words(name))
+
+
+def coverage(summary: Summary) -> str:
+    """Return what the overall error is of, where that is not every dimension; else nothing."""
+    if not summary.other_units:
+        return ""
+    *first, last = summary.other_units
+    others = f"{last} has its own unit and its own row"
+    if first:
+        others = f"{', '.join(first)} and {last} have their own units and their own rows"
+    return f"The overall error is of the {counted(len(summary.overall), 'joint')}; {others}."
 
 
 def verdict(summary: Summary, scope: Scope) -> Verdict:

@@ -22,7 +22,7 @@ def test_a_heat_map_has_a_pixel_per_value_brighter_where_it_is_larger() -> None:
     values = np.zeros((3, 20))
     values[1, 7] = 2.0
     values[2, 3] = 9.0  # more than the top
-    pixels = decode(heat_map(values, 2.0, "errors")).sum(axis=2)
+    pixels = decode(heat_map(values, np.full(3, 2.0), "errors")).sum(axis=2)
     assert pixels.shape == (3, 20)
     assert pixels[1, 7] == pixels[2, 3] == pixels.max()
     assert (pixels[0] == pixels.min()).all()

@@ -11,7 +11,9 @@ from common.cli.command import UserError
 from common.cli.config import load
 from common.lerobot.dataset import Dataset
 from common.storage.files import read_json
+from stage1_convert.check import check
 from stage1_convert.config import Config
+from stage1_convert.dataset.schema import action_info
 from stage1_convert.pipeline.convert import Options, RefusedError, convert
 from stage1_convert.sources.folder import LocalBags
 from tests.stage1_convert.conversion import (
@@ -83,6 +85,35 @@ def test_velocities_and_fields_of_other_topics_join_the_state(full: Path) -> Non
     np.testing.assert_allclose(states[:, 7], traced["joints.message"])
     np.testing.assert_allclose(states[:, 12], traced["gripper.message"] * 2 / 100, rtol=1e-6)
     np.testing.assert_allclose(actions[:-1, 6], np.diff(states[:, 12]), atol=1e-6)
+
+
+def test_the_info_of_the_action_names_what_is_no_joints_position(full: Path) -> None:
+    info = read_json(full / "meta/info.json")["features"]["action"]["info"]
+    assert info == {"action_meaning": "delta", "wrapped": False, "unit": "radian", "other_units": ["gripper"]}
+    assert "in radians, but for gripper |" in (full / "README.md").read_text()
+    assert not check(full).findings
+
+
+@pytest.mark.parametrize(
+    ("path", "is_other"),
+    [
+        ("/joint_states:position.finger_joint", False),
+        ("/joint_states:position[arm/7]", False),
+        ("/joint_states:position.6", False),
+        ("/joint_states:velocity.finger_joint", True),
+        ("/gripper:position", True),
+        ("/gripper:command.position", True),
+        ("/pose:position.x", True),
+        ("/twist:twist.linear.x", True),
+    ],
+)
+def test_only_the_position_of_a_joint_is_an_angle_beside_joints(path: str, is_other: bool) -> None:
+    names = ["other"] if is_other else None
+    field = f"data.state_fields={{other: '{path}', unused: '/x:data'}}", "conventions.action_fields=[other]"
+    for overrides in (field, (f"data.action_paths={{other: '{path}'}}", "conventions.action=next_position")):
+        assert action_info(load(Config, None, overrides)).get("other_units") == names
+    alone = "conventions.action=command", f"data.action_paths={{other: '{path}'}}"
+    assert "other_units" not in action_info(load(Config, None, alone))
 
 
 def test_the_age_of_every_sample_is_a_column_on_demand(full: Path) -> None:

@@ -24,7 +24,7 @@ RECORDED = np.array([[0.0, 10.0], [0.0, 11.0], [0.0, 12.0]])
 def test_the_numbers_equal_those_computed_by_hand() -> None:
     chunk_TCA = np.stack([RECORDED + np.array([1, 0]), RECORDED + np.array([0, 3])], axis=1)
     # joint a: step 0 errs by 1 in three frames, step 1 by 0 in two. joint b: step 0 by 0, step 1 by |3 - 1| in two.
-    summary = summarize(chunk_errors(chunk_TCA, RECORDED), ["a", "b"])
+    summary = summarize(chunk_errors(chunk_TCA, RECORDED), ["a", "b"], [0, 1])
     assert summary.first_step.mae == 0.5
     assert summary.first_step.per_joint["a"] == ErrorStats(mae=1.0, rmse=1.0, max=1.0)
     horizon = summary.valid_horizon
@@ -35,7 +35,7 @@ def test_the_numbers_equal_those_computed_by_hand() -> None:
 
 
 def test_steps_no_episode_is_long_enough_for_are_left_out() -> None:
-    summary = summarize(chunk_errors(np.ones((2, 5, 1)), np.zeros((2, 1))), ["a"])
+    summary = summarize(chunk_errors(np.ones((2, 5, 1)), np.zeros((2, 1))), ["a"], [0])
     assert summary.mae_by_step == [1.0, 1.0]
     assert summary.valid_horizon.mae == 1.0
 
@@ -47,7 +47,8 @@ def test_errors_equal_a_double_loop_over_frames_and_steps(frames: int, steps: in
     pairs = [
         np.abs(chunk_TCA[t, k] - recorded_TA[t + k]) for t in range(frames) for k in range(steps) if t + k < frames
     ]
-    horizon = summarize(chunk_errors(chunk_TCA, recorded_TA), [str(i) for i in range(joints)]).valid_horizon
+    names = [str(i) for i in range(joints)]
+    horizon = summarize(chunk_errors(chunk_TCA, recorded_TA), names, range(joints)).valid_horizon
     assert horizon.mae == pytest.approx(np.mean(pairs))
     assert horizon.rmse == pytest.approx(np.mean(np.square(pairs)) ** 0.5)
     assert horizon.max == np.max(pairs)
@@ -58,10 +59,10 @@ def test_episodes_together_weigh_every_pair_alike() -> None:
         chunk_errors(np.ones((1, 2, 1)), np.zeros((1, 1))),
         chunk_errors(np.zeros((3, 2, 1)), np.zeros((3, 1))),
     )
-    both = summarize(add_errors([short, long]), ["a"])
+    both = summarize(add_errors([short, long]), ["a"], [0])
     assert both.first_step.mae == 1 / 4
     assert both.valid_horizon.mae == 1 / 6
-    assert summarize(add_errors([short, short]), ["a"]).valid_horizon.max == 1
+    assert summarize(add_errors([short, short]), ["a"], [0]).valid_horizon.max == 1
 
 
 def baselines(meaning: str | None, states: Floats | None = None, n_steps: int = 1) -> dict[str, Floats]:

@@ -18,7 +18,7 @@ def every_frame(n: int) -> np.ndarray:
 
 def describe(found: dict[str, Drift]) -> dict[str, Any]:
     """Return "start.time" -> the numbers of the drift of one joint, a."""
-    drift_by_start = describe_drifts(found, ["a"])
+    drift_by_start = describe_drifts(found, ["a"], [0])
     return {
         f"{start}.{time}": drift and drift.model_dump()
         for start, times in drift_by_start.items()
