@@ -7,13 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from common.cli.command import UserError
+from common.cli.command import EXIT_USER, UserError
 from common.cli.config import load
 from common.lerobot.dataset import Dataset
 from stage2_train.checkpoints.resume import find_resume_point
 from stage2_train.config import TrainConfig
 from stage2_train.train import train
-from tests.stage2_train.tiny import VALIDATED, stopped_at, tiny_config, without_times, write_dataset
+from tests.reliability.harness import Warm
+from tests.stage2_train.tiny import (
+    VALIDATED,
+    finish,
+    start,
+    stderr,
+    stopped_at,
+    tiny_config,
+    without_times,
+    write_dataset,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -49,6 +59,21 @@ def test_a_setting_that_would_have_changed_steps_already_done_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         train(tiny_config(dataset, whole, *VALIDATED, *changes))
+
+
+def test_a_refusal_names_the_way_out(dataset: Path, whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"choose another training\.output_dir, where model\.init_from=") as refusal:
+        train(tiny_config(dataset, whole, *VALIDATED, "training.lr=2e-3"))
+    base = re.search(r"model\.init_from=\S+", str(refusal.value))
+    assert base
+    train(tiny_config(dataset, tmp_path / "out", *VALIDATED, "training.lr=2e-3", base[0]))
+
+
+def test_two_processes_are_refused_by_one_line(warm: Warm, dataset: Path, whole: Path, tmp_path: Path) -> None:
+    out = stopped_at(whole, 12, tmp_path / "out")
+    assert finish(start(warm, dataset, out, *VALIDATED, "training.lr=2e-3", world_size=2)) == [EXIT_USER, EXIT_USER]
+    assert "training.lr 0.001 -> 0.002" in stderr(out)
+    assert "error" not in stderr(out, 1)
 
 
 def test_another_or_changed_dataset_is_refused_but_a_copy_is_not(dataset: Path, whole: Path, tmp_path: Path) -> None:
