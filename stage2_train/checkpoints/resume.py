@@ -109,7 +109,7 @@ def refuse_changes(point: ResumePoint, config: TrainConfig, fingerprint: str, wo
     if changes:
         raise UserError(
             f"{point.folder} cannot be resumed with changes that affect the steps already done: {'; '.join(changes)}; set "
-            f"them back, choose another training.output_dir, or start from these weights with model.init_from={point.folder}"
+            f"them back, or choose another training.output_dir, where model.init_from={point.folder} starts from these weights"
         )
 
 
