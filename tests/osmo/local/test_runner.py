@@ -240,6 +240,16 @@ def test_a_missing_input_is_refused_before_anything_runs(tmp_path: Path, more: s
     assert not (tmp_path / "work").exists()
 
 
+def test_a_folder_of_map_that_does_not_exist_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"--map makes it {tmp_path}/bgas/a, which does not exist"):
+        go(
+            tmp_path,
+            task("a", "true", "inputs: [{url: azure://acct/c/a}]\n"),
+            maps={"azure://acct/c": tmp_path / "bgas"},
+        )
+    assert not (tmp_path / "work").exists()
+
+
 def test_credentials_come_from_the_environment_and_are_masked_in_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
