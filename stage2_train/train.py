@@ -61,6 +61,8 @@ def open_dataset(config: TrainConfig) -> tuple[Dataset, list[Episode], list[Epis
     data = config.data
     dataset = Dataset.open(Path(data.dataset), data.rename, data.use_cameras).in_size(data.image_size)
     episodes, held_out = split_episodes(dataset, data.episodes, data.val_fraction)
+    if data.val_fraction and not held_out:
+        log.warning("data.val_fraction=%g of %d episodes rounds to none held out", data.val_fraction, len(episodes))
     if dataset.fps != data.fps:
         raise UserError(f"data.fps={data.fps}, but {dataset.root} has {dataset.fps} frames per second; set data.fps")
     chunk_size, lengths = config.model.chunk_size, [episode.length for episode in episodes]
