@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from common.act.runs import list_checkpoints
 from common.cli.command import EXIT_USER, UserError
 from common.cli.config import load
 from common.lerobot.dataset import Dataset
@@ -21,6 +22,7 @@ from tests.stage2_train.tiny import (
     stderr,
     stopped_at,
     tiny_config,
+    train_as,
     without_times,
     write_dataset,
 )
@@ -95,6 +97,12 @@ def test_settings_that_change_no_step_may_differ(dataset: Path, whole: Path, tmp
     free = ("training.save_freq=3", "training.num_workers=0", "data.frame_cache=none", "wandb.project=other")
     train(tiny_config(dataset, out, *VALIDATED, *free))
     assert {p.name for p in out.glob("checkpoint_*")} >= {"checkpoint_000009", "checkpoint_000012"}
+
+
+def test_two_processes_save_once_when_the_time_has_come(warm: Warm, dataset: Path, tmp_path: Path) -> None:
+    every_step = ("training.save_every_min=1e-9", "training.save_freq=100", "training.steps=7")
+    out = train_as(2, warm, dataset, tmp_path / "out", *every_step)
+    assert [step for step, _ in list_checkpoints(out)] == [2, 4, 6, 7]  # the processes agree one step later
 
 
 def test_resume_never_refuses_a_folder_with_checkpoints(dataset: Path, whole: Path) -> None:
