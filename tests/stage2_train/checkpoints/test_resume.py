@@ -116,6 +116,15 @@ def test_resume_from_a_path_branches_off_into_another_folder(dataset: Path, whol
     assert without_times(branch) == [row for row in without_times(whole) if row["step"] > 8]
 
 
+def test_a_branch_resumes_from_what_it_has_saved_itself(dataset: Path, whole: Path, tmp_path: Path) -> None:
+    branch = stopped_at(whole, 8, tmp_path / "branch")
+    fingerprint = Dataset.open(dataset).fingerprint
+    for origin, found in ((whole / "checkpoint_000004", 8), (branch / "checkpoint_000004", 4)):
+        point = find_resume_point(tiny_config(dataset, branch, *VALIDATED, f"training.resume={origin}"), fingerprint, 1)
+        assert point is not None
+        assert point.folder == branch / f"checkpoint_{found:06d}"
+
+
 @pytest.mark.parametrize(("word", "meaning"), [("true", "auto"), ("false", "never"), ("auto", "auto")])
 def test_true_and_false_stand_for_auto_and_never(word: str, meaning: str) -> None:
     assert load(TrainConfig, None, [f"training.resume={word}"]).training.resume == meaning
