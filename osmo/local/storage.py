@@ -75,6 +75,10 @@ class Storage:
                 f"input task {entry.task} is of an earlier run in the cluster, which is not on this machine"
             )
 
+    def holds(self, url: str) -> bool:
+        """Whether there is something on this machine at a url."""
+        return (self._mapped(url) or self._own_folder(url)).exists()
+
     def fetch(self, entry: Entry, target: Path) -> None:
         """Fill `target` with what an input holds."""
         target.mkdir(parents=True)
