@@ -273,5 +273,8 @@ def split_episodes(
     held_out = {int((i + 0.5) * len(episodes) / count) for i in range(count)}
     train = [episode for i, episode in enumerate(episodes) if i not in held_out]
     if not train:
-        raise UserError(f"no episode is left to train on: {len(episodes)} chosen, {count} of them held out")
+        raise UserError(
+            f"no episode is left to train on: {len(episodes)} chosen, {count} of them held out; lower data.val_fraction or "
+            "choose more by data.episodes"
+        )
     return train, [episode for i, episode in enumerate(episodes) if i in held_out]

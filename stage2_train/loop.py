@@ -121,13 +121,15 @@ class Trainer:
         batches = load_batches(
             self.dataset, self.order, self.first_step, training.steps, training.num_workers, world.device
         )
-        self.saved_s, sigterm.deferred = time.monotonic(), True
+        self.saved_s, sigterm.deferred, due = time.monotonic(), True, Due(log=False, validate=False, save=False)
         with self._outputs() as outputs, _garbage_collection_paused():
             for step in outputs[0].steps if outputs else range(self.first_step, training.steps):
                 result = self.stepper.step(batches, step)
                 done = step + 1
-                stop, save_now = flags.any(sigterm.received, self._save_timer_expired())
-                due = self._due(done, save_now=stop or save_now)
+                stop, expired = flags.any(sigterm.received, self._save_timer_expired())
+                # With several processes the answer is of the step before, whose save may have come in between.
+                answered = due.save and world.size > 1
+                due = self._due(done, save_now=stop or (expired and not answered))
                 if any(due):
                     self.finite_check.require()
                 metrics = self._metrics(done, result) if due.log else {}

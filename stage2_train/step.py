@@ -45,7 +45,7 @@ class FiniteCheck:
             self._world.exit_with(
                 UserError(
                     f"{problem}, and no checkpoint was written since; lower training.lr={self._lr:g} or check the data, "
-                    "and start from the last checkpoint with model.init_from"
+                    "and start from the last checkpoint with model.init_from and another training.output_dir"
                 )
             )
 

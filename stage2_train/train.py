@@ -5,7 +5,7 @@ import logging
 import os
 from pathlib import Path
 
-from common.cli.command import UserError
+from common.cli.command import EXIT_USER, UserError
 from common.lerobot.dataset import Dataset
 from common.lerobot.frame_cache import open_frames
 from common.lerobot.metadata import Episode
@@ -14,13 +14,14 @@ from common.storage.disk import default_cache_dir
 from common.storage.files import locked, remove_stale
 from stage2_train.batches import FrameStore, split_episodes
 from stage2_train.checkpoints.initial import initial_checkpoint
-from stage2_train.checkpoints.resume import find_resume_point
+from stage2_train.checkpoints.resume import ResumePoint, find_resume_point
 from stage2_train.checkpoints.writer import checkpoint_name
 from stage2_train.config import TrainConfig
 from stage2_train.device import set_up_device
 from stage2_train.distributed import World, init_distributed
 from stage2_train.loop import SigtermHandler, Trainer
 
+REFUSED = -1  # instead of the steps done
 log = logging.getLogger(__name__)
 
 
@@ -41,12 +42,7 @@ def train(config: TrainConfig) -> Path:
             logging.getLogger().setLevel(logging.WARNING)
         set_up_device(config.training, world.device)
         checkpoint = initial_checkpoint(config, dataset, held_out)
-        resume_point = None
-        if world.is_main:
-            stack.enter_context(locked(output_dir))
-            remove_stale(output_dir)
-            resume_point = find_resume_point(config, dataset.fingerprint, world.size)
-        first_step = world.broadcast_int(resume_point.progress.step if resume_point else 0)
+        resume_point, first_step = _claim_output(config, dataset, world, stack)
         if first_step >= config.training.steps:
             log.info("already finished: %s has step %d of %d", output_dir, first_step, config.training.steps)
             return resume_point.folder if resume_point else output_dir / checkpoint_name(first_step)
@@ -65,6 +61,8 @@ def open_dataset(config: TrainConfig) -> tuple[Dataset, list[Episode], list[Epis
     data = config.data
     dataset = Dataset.open(Path(data.dataset), data.rename, data.use_cameras).in_size(data.image_size)
     episodes, held_out = split_episodes(dataset, data.episodes, data.val_fraction)
+    if data.val_fraction and not held_out:
+        log.warning("data.val_fraction=%g of %d episodes rounds to none held out", data.val_fraction, len(episodes))
     if data.fps is not None and dataset.fps != data.fps:
         raise UserError(f"data.fps={data.fps}, but {dataset.root} has {dataset.fps} frames per second; set data.fps")
     chunk_size, lengths = config.model.chunk_size, [episode.length for episode in episodes]
@@ -77,6 +75,28 @@ def open_dataset(config: TrainConfig) -> tuple[Dataset, list[Episode], list[Epis
         log.warning("model.chunk_size=%d is longer than %d of %d episodes", chunk_size, shorter, len(lengths))
     require_trainable(dataset)
     return dataset, episodes, held_out
+
+
+def _claim_output(
+    config: TrainConfig, dataset: Dataset, world: World, stack: contextlib.ExitStack
+) -> tuple[ResumePoint | None, int]:
+    """Lock the output folder in the main process, and return where to resume and the steps done before.
+
+    Where the main process refuses, the others exit silently with its exit code: to them it would look lost.
+    """
+    output_dir, resume_point = Path(config.training.output_dir), None
+    try:
+        if world.is_main:
+            stack.enter_context(locked(output_dir))
+            remove_stale(output_dir)
+            resume_point = find_resume_point(config, dataset.fingerprint, world.size)
+    except UserError:
+        world.broadcast_int(REFUSED)
+        raise
+    first_step = world.broadcast_int(resume_point.progress.step if resume_point else 0)
+    if first_step == REFUSED:
+        raise SystemExit(EXIT_USER)
+    return resume_point, first_step
 
 
 def cache_dir(config: TrainConfig) -> Path:

@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -20,7 +19,7 @@ from common.lerobot.dataset import Dataset
 from common.lerobot.frames import DecodedFrames, Frames, MappedFrames
 from common.lerobot.metadata import Episode
 from common.storage.disk import require_free
-from common.storage.files import exclusive_lock, new_folder, read_json, remove_stale, write_json
+from common.storage.files import exclusive_lock, new_folder, read_json, remove_folder, remove_stale, write_json
 
 CACHE_VERSION = 6  # part of the key: a cache that other code wrote is never misread
 MAPS, ABOUT = "frames", "about.json"
@@ -50,13 +49,23 @@ def list_cache(cache_dir: Path) -> list[str]:
     """Return a line for each folder of the cache: its size, its path and its dataset."""
     return [
         f"{_folder_bytes(folder) / 1e9:8.2f} GB  {folder}  {read_json(folder / ABOUT)['dataset']}"
-        for folder in sorted((cache_dir / MAPS).glob("*/"))
+        for folder in _complete(cache_dir)
     ]
 
 
 def clear_cache(cache_dir: Path) -> None:
-    """Remove what `list_cache` lists; a training that has mapped it continues, and the space is freed when it ends."""
-    shutil.rmtree(cache_dir / MAPS, ignore_errors=True)
+    """Remove what `list_cache` lists, and what killed trainings left.
+
+    A training that has mapped a folder continues, and the space is freed when it ends; one that is being filled stays.
+    """
+    remove_stale(cache_dir / MAPS)
+    for folder in _complete(cache_dir):
+        remove_folder(folder)
+
+
+def _complete(cache_dir: Path) -> list[Path]:
+    """Return the folders that have their final names."""
+    return sorted((cache_dir / MAPS).glob("[!.]*/"))
 
 
 def _key(dataset: Dataset) -> str:

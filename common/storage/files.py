@@ -163,7 +163,8 @@ def locked(folder: Path, refusal: str | None = None) -> Iterator[None]:
                 refusal or f"{folder} is in use by process {{holder}}; wait for it, stop it, or choose another folder"
             )
             raise UserError(text.replace("{holder}", path.read_text().strip() or "?")) from None
-        path.write_text(f"{os.getpid()} on {socket.gethostname()}")
+        with full_disk_named(path):
+            path.write_text(f"{os.getpid()} on {socket.gethostname()}")
         yield
 
 

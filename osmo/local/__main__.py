@@ -4,6 +4,7 @@ The file is the one that `osmo workflow submit` takes. `image` becomes this Pyth
 """
 
 import argparse
+import itertools
 import os
 import signal
 import sys
@@ -46,10 +47,9 @@ def run(
     work = (work or _next_folder(name)).resolve()
     if work.exists() and any(work.iterdir()):
         raise UserError(f"{work} is not empty; python -m osmo.local restart {work} resumes the run that is there")
+    folders = {key: path.resolve() for key, path in (maps or {}).items()}
     settings = Run(
-        workflow_id=f"{name}-1",
-        maps={key: path.resolve() for key, path in (maps or {}).items()},
-        environment=dict(environment or {}),
+        workflow_id=_unused_id(document, work, folders, 1), maps=folders, environment=dict(environment or {})
     )
     graph = read_graph(document, settings.workflow_id)
     storage = Storage(work, settings.maps, graph.written_urls)
@@ -66,9 +66,21 @@ def restart(work: Path, jobs: int | None = None) -> Result:
     """Resume a run: completed tasks are not run again, the others start again with what their folders hold."""
     work = work.resolve()
     settings = validate(Run, read_json(work / STATE), f"{work / STATE}: ")
-    name, _, number = settings.workflow_id.rpartition("-")
-    workflow_id = f"{name}-{int(number) + 1}"  # a restart is a new workflow, as in the cluster
+    document, number = yaml.safe_load((work / SPEC).read_text()), int(settings.workflow_id.rpartition("-")[2])
+    # A restart is a new workflow, as in the cluster.
+    workflow_id = _unused_id(document, work, settings.maps, number + 1)
     return _run(work, settings.model_copy(update={"workflow_id": workflow_id}), jobs)
+
+
+def _unused_id(document: Any, work: Path, maps: Mapping[str, Path], first: int) -> str:
+    """Return the first id NAME-N, from `first` on, under which no results are kept: those of two runs would be mixed."""
+    storage = Storage(work, maps, ())
+    ids = (f"{document['workflow']['name']}-{number}" for number in itertools.count(first))
+    return next(
+        workflow_id
+        for workflow_id in ids
+        if not any(workflow_id in url and storage.holds(url) for url in read_graph(document, workflow_id).written_urls)
+    )
 
 
 def _run(work: Path, settings: Run, jobs: int | None) -> Result:

@@ -59,14 +59,25 @@ class Storage:
         """Raise UserError, before anything runs, when an input cannot be found on this machine."""
         if entry.url:
             url = entry.url.rstrip("/")
-            if self._mapped(url) is None and not self._is_written_here(url) and not os.environ.get(CONNECTION):
+            folder = self._mapped(url)
+            if self._is_written_here(url) or (folder is None and os.environ.get(CONNECTION)):
+                return
+            if folder is None:
                 raise UserError(f"input {entry.url} is not on this machine: give its folder with --map {url}=FOLDER")
+            if not folder.exists():
+                raise UserError(
+                    f"input {entry.url} is not on this machine: --map makes it {folder}, which does not exist"
+                )
         elif entry.dataset:
             self._dataset(entry.dataset)
         elif entry.task and ":" in entry.task:
             raise UserError(
                 f"input task {entry.task} is of an earlier run in the cluster, which is not on this machine"
             )
+
+    def holds(self, url: str) -> bool:
+        """Whether there is something on this machine at a url."""
+        return (self._mapped(url) or self._own_folder(url)).exists()
 
     def fetch(self, entry: Entry, target: Path) -> None:
         """Fill `target` with what an input holds."""

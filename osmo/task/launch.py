@@ -63,7 +63,8 @@ def _train(flags: argparse.Namespace, rest: list[str]) -> int:
     settings = [f"data.dataset={dataset}", f"training.output_dir={run_folder}"]
     # A repeated --override adds to the list, and the last value of a key wins: the task's own settings come last.
     arguments = ["--config", str(container_path("CONFIG_FILE")), "--override", *settings, *rest]
-    nodes, rank, processes = _count("NNODES", 1), _count("NODE_RANK", 0), _count("GPUS", 1)
+    nodes, rank = _count("NNODES", 1), _count("NODE_RANK", 0)
+    processes = max(_count("GPUS", 1), 1)  # a machine without a GPU trains on its CPU
     if nodes * processes == 1:
         code = _supervise(_python("stage2_train", arguments))
     else:

@@ -67,6 +67,11 @@ def find_resume_point(config: TrainConfig, fingerprint: str, world_size: int) ->
             )
         return None
     candidates = newest_first if mode == "auto" else _candidates(Path(mode))
+    if not all(folder.resolve().is_relative_to(output_dir.resolve()) for folder in candidates):
+        candidates = [
+            *newest_first,
+            *candidates,
+        ]  # the same command again: what the branch itself has saved comes first
     point = next((point for point in map(_open, candidates) if point is not None), None)
     if point is not None:
         refuse_changes(point, config, fingerprint, world_size)
@@ -110,7 +115,7 @@ def refuse_changes(point: ResumePoint, config: TrainConfig, fingerprint: str, wo
     if changes:
         raise UserError(
             f"{point.folder} cannot be resumed with changes that affect the steps already done: {'; '.join(changes)}; set "
-            f"them back, choose another training.output_dir, or start from these weights with model.init_from={point.folder}"
+            f"them back, or choose another training.output_dir, where model.init_from={point.folder} starts from these weights"
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from common.cli.command import LOG_PERIOD_S, progress
+from common.storage.disk import full_disk_named
 from common.storage.files import write_file
 from stage2_train.config import TrainConfig
 from stage2_train.tracking.averages import Metrics
@@ -44,7 +45,7 @@ class Tracker:
     def log(self, step: int, metrics: Metrics) -> None:
         """Log the metrics of a step."""
         row = {"step": step, **metrics}
-        with self._path.open("a") as file:
+        with full_disk_named(self._path), self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         for service in self._services:
             service.log(row)

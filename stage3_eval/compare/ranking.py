@@ -12,6 +12,11 @@ from stage3_eval.metrics.summary import Record, Summary
 RESAMPLES, SEED = 10_000, 0
 MIN_EPISODES = 3  # with fewer, the spread cannot be estimated
 EXAMPLES = "policy.first_step.mae, drift.from_commanded.1.0s.mean or latency.p50_s"
+# Endings of the keys of a training's configuration that shape no result.
+WITHOUT_EFFECT = (
+    *("_dir", ".device", ".num_workers", ".frame_cache", ".tensorboard"),
+    *("_freq", ".save_every_min", ".keep_last", ".resume"),
+)
 # Columns of a comparison: heading -> dotted path in summary.json.
 COLUMNS = {
     "mean error": "policy.valid_horizon.mae",
@@ -109,6 +114,10 @@ def find_difference(summaries: Mapping[str, Summary]) -> str | None:
         for label, found in others:
             if found[key] != wanted[key]:
                 return f"{first} and {label} differ in {key}"
+    seen = {label: _seen_in_training(summary) for label, summary in summaries.items() if summary.held_out is not None}
+    for label, numbers in seen.items():
+        if numbers != next(iter(seen.values())):
+            return f"{next(iter(seen))} and {label} differ in which of the episodes they were trained on"
     return None
 
 
@@ -157,6 +166,15 @@ def _conditions(summary: Summary) -> dict[str, object]:
     }
 
 
+def _seen_in_training(summary: Summary) -> list[int]:
+    """Return which of the episodes a training on this dataset saw: their errors say little about others."""
+    training: Any = summary.training
+    held_out, chosen = training.get("val_episodes", []), look_up(training, "config.data.episodes")
+    return sorted(
+        number for number in summary.episodes if number not in held_out and (chosen is None or number in chosen)
+    )
+
+
 def _config(summary: Summary) -> Mapping[str, JsonValue]:
     config = summary.training.get("config")
     return config if isinstance(config, dict) else {}
@@ -178,4 +196,4 @@ def _flatten(config: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tupl
 
 def _matters(key: str) -> bool:
     """Whether a key shapes the result: folders, tracking, saving and data loading do not."""
-    return not key.startswith("wandb.") and not key.endswith(("_dir", ".device", ".num_workers", "_freq"))
+    return not key.startswith("wandb.") and not key.endswith(WITHOUT_EFFECT)

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from common.cli.command import UserError
+from stage2_train.tracking.tracker import Tracker
 from tests import azurite
 from tests.azurite.gate import Answer, Gate
 from tests.reliability.conftest import SmallDisk
 from tests.reliability.harness import Ended, Warm, hashes, leftovers, loops
 from tests.stage1_convert.recording import RAW_TOPIC, cell
-from tests.stage2_train.tiny import TINY, write_dataset
+from tests.stage2_train.tiny import TINY, tiny_config, write_dataset
 
 KB = 1 << 10
 LINE = re.compile(r"^error: .*[\d,]+ bytes", re.MULTILINE)
@@ -176,6 +178,19 @@ def test_a_training(warm: Warm, tmp_path: Path, small_disk: SmallDisk, image_dat
     is_one_line(
         train(tmp_path / "other", small_disk(100 * KB), "data.frame_cache=mmap", f"data.dataset={image_dataset}")
     )
+    full = small_disk(16 * KB)
+    (full / "ballast").write_bytes(bytes(16 * KB))
+    ended = train(full / "out")
+    is_one_line(ended)
+    assert str(full) in ended.output
+
+
+def test_a_line_of_metrics(dataset: Path, small_disk: SmallDisk) -> None:
+    disk = small_disk(16 * KB)
+    with Tracker(tiny_config(dataset, disk), 0) as tracker:
+        (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free))
+        with pytest.raises(UserError, match=f"disk full: {disk}/metrics.jsonl "):
+            tracker.log(1, {"loss": 1.0})
 
 
 def test_an_evaluation(warm: Warm, tmp_path: Path, small_disk: SmallDisk, image_dataset: Path, act_tiny: Path) -> None:

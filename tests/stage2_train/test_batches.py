@@ -125,7 +125,8 @@ def test_held_out_episodes_are_spread_and_disjoint() -> None:
 
 
 @pytest.mark.parametrize(
-    ("chosen", "fraction", "message"), [([2], 0.0, "names episode 2"), ([], 0.0, "no episode is left")]
+    ("chosen", "fraction", "message"),
+    [([2], 0.0, "names episode 2"), ([], 0.0, "choose more by data.episodes"), ([1], 0.9, "lower data.val_fraction")],
 )
 def test_a_split_without_training_episodes_is_refused(chosen: list[int], fraction: float, message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -165,6 +165,13 @@ def test_several_cameras_an_environment_state_and_resized_images_are_trained_on(
     assert policy.checkpoint.act.n_decoder_layers == 2
 
 
+def test_a_fraction_that_rounds_to_no_episode_is_a_warning(
+    dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tiny_config(dataset, tmp_path / "out", "data.val_fraction=0.1", "training.steps=1"))
+    assert "data.val_fraction=0.1 of 3 episodes rounds to none held out" in caplog.text
+
+
 @pytest.mark.parametrize(("overrides", "message"), MISTAKES, ids=str)
 def test_a_mistake_is_refused_before_anything_is_written(
     dataset: Path, tmp_path: Path, overrides: list[str], message: str

@@ -36,5 +36,6 @@ def make_summary(values: Sequence[float], numbers: Sequence[int] = (), **changes
         "checkpoint": "c",
         "training": {},
         "left_out": None,
+        "held_out": None,
     }
     return Summary.model_construct(**(fields | changes))

@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import os
 import shutil
 import subprocess
 import time
@@ -143,8 +144,18 @@ def test_the_cache_is_listed_and_cleared_by_the_command(
     assert "nothing is cached" in show("list")
     open_frames(dataset, tmp_path)
     assert show("list").count(str(dataset.root)) == 1
+    with subprocess.Popen(["true"]) as dead:
+        pass
+    killed, filling = (
+        tmp_path / "frames" / f".tmp-{name}-{pid}" for name, pid in (("a", dead.pid), ("b", os.getpid()))
+    )
+    for unfinished in (killed, filling):  # by a training that was killed, and by one that runs
+        unfinished.mkdir()
+    assert len(show("list").splitlines()) == 1
     show("clear")
     assert "nothing is cached" in show("list")
+    assert filling.exists()
+    assert not killed.exists()
 
 
 def test_reading_a_large_map_takes_no_memory(tmp_path: Path) -> None:

@@ -221,6 +221,18 @@ def test_checkpoints_are_copied_to_their_url_and_read_from_it(tmp_path: Path) ->
     assert log_of(restart(tmp_path / "work"), "a").read_text() == "step\n"
 
 
+def test_the_results_of_two_runs_are_not_mixed(tmp_path: Path) -> None:
+    outputs = 'outputs: [{url: "azure://acct/out/{{workflow_id}}"}]\n'
+    for name in ("first", "second"):
+        path = flow(tmp_path, task("a", f'touch "{{{{output}}}}/{name}"', outputs))
+        run(path, work=tmp_path / name, maps={"azure://acct": tmp_path / "store"})
+    restart(tmp_path / "first")
+    kept = {
+        path.relative_to(tmp_path / "store").as_posix() for path in (tmp_path / "store").rglob("*") if path.is_file()
+    }
+    assert kept == {"out/toy-1/first", "out/toy-2/second"}
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -237,6 +249,16 @@ def test_checkpoints_are_copied_to_their_url_and_read_from_it(tmp_path: Path) ->
 def test_a_missing_input_is_refused_before_anything_runs(tmp_path: Path, more: str, words: str) -> None:
     with pytest.raises(UserError, match=re.escape(words)):
         go(tmp_path, task("a", "true", more))
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_folder_of_map_that_does_not_exist_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"--map makes it {tmp_path}/bgas/a, which does not exist"):
+        go(
+            tmp_path,
+            task("a", "true", "inputs: [{url: azure://acct/c/a}]\n"),
+            maps={"azure://acct/c": tmp_path / "bgas"},
+        )
     assert not (tmp_path / "work").exists()
 
 

@@ -97,6 +97,15 @@ def test_numbers_in_the_environment_are_checked(tmp_path: Path, monkeypatch: pyt
         main(words)
 
 
+def test_a_machine_without_a_gpu_trains_on_its_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "train-rosbag-act"
+    for name, value in {"GPUS": "0", "CONFIG_FILE": "/dev/null", "OUTPUT_DIR": str(run)}.items():
+        monkeypatch.setenv(name, value)
+    words = ["--dataset", write_dataset(tmp_path / "dataset"), "--to", tmp_path / "output", "--override", *TINY]
+    assert main(["train", *map(str, words)]) == 0
+    assert (run / "checkpoint_000012").is_dir()
+
+
 def test_sigterm_while_waiting_for_the_lead_is_a_temporary_failure(tmp_path: Path) -> None:
     environment = {**os.environ, "NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "no-such-host.invalid"}
     words = ["train", "--dataset", str(GOLDEN / "dataset_image"), "--to", str(tmp_path)]

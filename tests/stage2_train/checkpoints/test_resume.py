@@ -7,13 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from common.cli.command import UserError
+from common.act.runs import list_checkpoints
+from common.cli.command import EXIT_USER, UserError
 from common.cli.config import load
 from common.lerobot.dataset import Dataset
 from stage2_train.checkpoints.resume import find_resume_point
 from stage2_train.config import TrainConfig
 from stage2_train.train import train
-from tests.stage2_train.tiny import VALIDATED, stopped_at, tiny_config, without_times, write_dataset
+from tests.reliability.harness import Warm
+from tests.stage2_train.tiny import (
+    VALIDATED,
+    finish,
+    start,
+    stderr,
+    stopped_at,
+    tiny_config,
+    train_as,
+    without_times,
+    write_dataset,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -51,6 +63,21 @@ def test_a_setting_that_would_have_changed_steps_already_done_is_refused(
         train(tiny_config(dataset, whole, *VALIDATED, *changes))
 
 
+def test_a_refusal_names_the_way_out(dataset: Path, whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"choose another training\.output_dir, where model\.init_from=") as refusal:
+        train(tiny_config(dataset, whole, *VALIDATED, "training.lr=2e-3"))
+    base = re.search(r"model\.init_from=\S+", str(refusal.value))
+    assert base
+    train(tiny_config(dataset, tmp_path / "out", *VALIDATED, "training.lr=2e-3", base[0]))
+
+
+def test_two_processes_are_refused_by_one_line(warm: Warm, dataset: Path, whole: Path, tmp_path: Path) -> None:
+    out = stopped_at(whole, 12, tmp_path / "out")
+    assert finish(start(warm, dataset, out, *VALIDATED, "training.lr=2e-3", world_size=2)) == [EXIT_USER, EXIT_USER]
+    assert "training.lr 0.001 -> 0.002" in stderr(out)
+    assert "error" not in stderr(out, 1)
+
+
 def test_another_or_changed_dataset_is_refused_but_a_copy_is_not(dataset: Path, whole: Path, tmp_path: Path) -> None:
     out = stopped_at(whole, 8, tmp_path / "out")
     other = write_dataset(tmp_path / "other", lengths=(9, 12, 11))
@@ -72,6 +99,12 @@ def test_settings_that_change_no_step_may_differ(dataset: Path, whole: Path, tmp
     assert {p.name for p in out.glob("checkpoint_*")} >= {"checkpoint_000009", "checkpoint_000012"}
 
 
+def test_two_processes_save_once_when_the_time_has_come(warm: Warm, dataset: Path, tmp_path: Path) -> None:
+    every_step = ("training.save_every_min=1e-9", "training.save_freq=100", "training.steps=7")
+    out = train_as(2, warm, dataset, tmp_path / "out", *every_step)
+    assert [step for step, _ in list_checkpoints(out)] == [2, 4, 6, 7]  # the processes agree one step later
+
+
 def test_resume_never_refuses_a_folder_with_checkpoints(dataset: Path, whole: Path) -> None:
     with pytest.raises(UserError, match=r"already holds checkpoint_000012 and training\.resume=never"):
         train(tiny_config(dataset, whole, *VALIDATED, "training.resume=never"))
@@ -81,6 +114,15 @@ def test_resume_from_a_path_branches_off_into_another_folder(dataset: Path, whol
     branch = tmp_path / "branch"
     train(tiny_config(dataset, branch, *VALIDATED, f"training.resume={whole / 'checkpoint_000008'}"))
     assert without_times(branch) == [row for row in without_times(whole) if row["step"] > 8]
+
+
+def test_a_branch_resumes_from_what_it_has_saved_itself(dataset: Path, whole: Path, tmp_path: Path) -> None:
+    branch = stopped_at(whole, 8, tmp_path / "branch")
+    fingerprint = Dataset.open(dataset).fingerprint
+    for origin, found in ((whole / "checkpoint_000004", 8), (branch / "checkpoint_000004", 4)):
+        point = find_resume_point(tiny_config(dataset, branch, *VALIDATED, f"training.resume={origin}"), fingerprint, 1)
+        assert point is not None
+        assert point.folder == branch / f"checkpoint_{found:06d}"
 
 
 @pytest.mark.parametrize(("word", "meaning"), [("true", "auto"), ("false", "never"), ("auto", "auto")])

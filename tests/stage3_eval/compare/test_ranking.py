@@ -14,6 +14,7 @@ from stage3_eval.compare.ranking import (
     read_metric,
     verdict,
 )
+from stage3_eval.metrics.summary import Summary
 from tests.stage3_eval.summaries import make_summary
 
 METRIC = "policy.valid_horizon.mae"
@@ -88,6 +89,21 @@ def test_evaluations_of_other_data_or_rules_have_no_common_winner(key: str, othe
     assert comparison.values == {"c": 1, "a": 3, "b": 3}
 
 
+def test_a_policy_that_was_trained_on_the_episodes_does_not_win_against_one_that_was_not() -> None:
+    def trained(values: list[float], val_episodes: list[JsonValue], chosen: list[JsonValue] | None = None) -> Summary:
+        training: dict[str, JsonValue] = {"val_episodes": val_episodes, "config": {"data": {"episodes": chosen}}}
+        return make_summary(values, training=training, held_out=set(val_episodes) == {0, 1, 2})
+
+    fair, saw_one, saw_all = trained([2, 2, 2], [0, 1, 2]), trained([1, 1, 1], [1, 2]), trained([1, 1, 1], [])
+    for other in (saw_one, saw_all):
+        comparison = compare_summaries({"a": fair, "b": other}, METRIC)
+        assert verdict(comparison) == "No winner: a and b differ in which of the episodes they were trained on"
+    assert find_difference({"a": saw_one, "b": saw_all}) is not None
+    assert find_difference({"a": saw_one, "b": trained([3, 3, 3], [1, 2])}) is None
+    assert find_difference({"a": fair, "b": trained([3, 3, 3], [], [7, 8])}) is None  # of other episodes
+    assert find_difference({"a": saw_all, "b": make_summary([3, 3, 3])}) is None  # nobody knows of the second
+
+
 def test_the_order_of_the_episodes_makes_no_difference() -> None:
     assert find_difference({"a": make_summary([1, 2], [0, 1]), "b": make_summary([2, 1], [1, 0])}) is None
 
@@ -102,12 +118,28 @@ def test_a_tie_has_no_winner() -> None:
 
 def test_only_hyperparameters_that_differ_are_listed() -> None:
     first: dict[str, JsonValue] = {
-        "training": {"lr": 1e-4, "steps": 20, "output_dir": "a"},
+        "training": {
+            "lr": 1e-4,
+            "steps": 20,
+            "output_dir": "a",
+            "keep_last": 2,
+            "save_every_min": 0,
+            "resume": "auto",
+            "tensorboard": False,
+        },
         "model": {"dim_model": 64},
         "wandb": {"tags": ["x"]},
     }
     second: dict[str, JsonValue] = {
-        "training": {"lr": 1e-3, "steps": 20, "output_dir": "b"},
+        "training": {
+            "lr": 1e-3,
+            "steps": 20,
+            "output_dir": "b",
+            "keep_last": 0,
+            "save_every_min": 5,
+            "resume": "never",
+            "tensorboard": True,
+        },
         "model": {},
         "wandb": {"tags": ["y"]},
     }
