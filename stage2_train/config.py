@@ -194,8 +194,8 @@ class WandbConfig(Section):
     project: str = Field(default="ur10e-act-train", description="project name")
     run_name: str | None = Field(default=None, description="run name; null: generated")
     tags: list[str] = Field(default=["osmo"], description="tags of the run")
-    mode: Literal["online", "offline", "disabled"] = Field(
-        default="online", description="online, offline (a local folder) or disabled"
+    mode: Literal["online", "offline", "disabled"] | None = Field(
+        default=None, description="online, offline (a local folder) or disabled; null: $WANDB_MODE, else online"
     )
 
 

@@ -1,15 +1,29 @@
 """PyTorch's process-wide options for the device of a training."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 
-from common.cli.command import UserError
+from common.cli.command import UserError, one_line
 from common.storage.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     from stage2_train.config import TrainingConfig
+
+
+@contextlib.contextmanager
+def full_memory_named(training: "TrainingConfig") -> Iterator[None]:
+    """Turn the lack of a GPU's memory into UserError, which says what takes less."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{one_line(error).partition('. ')[0]}: lower training.batch_size={training.batch_size} and raise "
+            "training.grad_accumulation by as much, which keeps the global batch, or set a smaller data.image_size"
+        ) from error
 
 
 def set_up_device(training: "TrainingConfig", device: torch.device) -> None:

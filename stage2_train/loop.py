@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import logging
+import os
 import resource
 import signal
 import time
@@ -12,7 +13,7 @@ from typing import NamedTuple, Self
 import torch
 
 from common.act.checkpoint import Checkpoint
-from common.cli.command import TransientError
+from common.cli.command import EXIT_INTERRUPTED, TransientError
 from common.lerobot.dataset import Dataset
 from common.lerobot.metadata import Episode
 from common.report.formatting import counted
@@ -29,6 +30,7 @@ from stage2_train.tracking.averages import Averages, Metrics
 from stage2_train.tracking.tracker import Tracker
 from stage2_train.validate import Validation
 
+SAVING = b"\nstopping after this step, with a checkpoint; Ctrl-C again stops at once\n"
 log = logging.getLogger(__name__)
 
 
@@ -40,22 +42,35 @@ class Due(NamedTuple):
     save: bool
 
 
-class SigtermHandler:
-    """Handles SIGTERM in a `with` block: raises TransientError until a loop defers it, then only sets `received`."""
+class StopSignals:
+    """Handles SIGTERM and Ctrl-C in a `with` block: both stop at once until a loop defers them, then only set `received`.
+
+    A second Ctrl-C ends the process at once.
+    """
 
     def __init__(self) -> None:
-        self.received = self.deferred = False
+        self.received: int | None = None
+        self.deferred = False
 
     def __enter__(self) -> Self:
-        self._previous = signal.signal(signal.SIGTERM, self._handle)
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):  # in the background of a shell
+            numbers.remove(signal.SIGINT)
+        self._previous = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
-    def _handle(self, *_: object) -> None:
-        self.received = True
-        if not self.deferred:
+    def _handle(self, number: int, _: object) -> None:
+        self.received = self.received or number  # torchrun answers Ctrl-C with SIGTERM to its processes
+        if number == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
+            if not self.deferred:
+                raise KeyboardInterrupt
+            os.write(2, SAVING)  # a log may be in the middle of a line
+        elif not self.deferred:
             raise TransientError("stopped by SIGTERM before the first step")
 
 
@@ -115,18 +130,21 @@ class Trainer:
         self.loss_module = LossModule(self.network, model, normalizer, self.cameras, self.config)
         self.stepper = Stepper(self.order, world, self.loss_module, self.optimizer, self.finite_check, self.averages)
 
-    def run(self, sigterm: SigtermHandler) -> None:
-        """Train to the last step; after SIGTERM on any rank, save and raise TransientError (SystemExit on other ranks)."""
+    def run(self, signals: StopSignals) -> None:
+        """Train to the last step; after a signal to any rank, save and raise TransientError, or KeyboardInterrupt for Ctrl-C.
+
+        The other ranks raise SystemExit.
+        """
         training, world, flags = self.config.training, self.world, AsyncFlags(self.world)
         batches = load_batches(
             self.dataset, self.order, self.first_step, training.steps, training.num_workers, world.device
         )
-        self.saved_s, sigterm.deferred, due = time.monotonic(), True, Due(log=False, validate=False, save=False)
+        self.saved_s, signals.deferred, due = time.monotonic(), True, Due(log=False, validate=False, save=False)
         with self._outputs() as outputs, _garbage_collection_paused():
             for step in outputs[0].steps if outputs else range(self.first_step, training.steps):
                 result = self.stepper.step(batches, step)
                 done = step + 1
-                stop, expired = flags.any(sigterm.received, self._save_timer_expired())
+                stop, expired = flags.any(signals.received is not None, self._save_timer_expired())
                 # With several processes the answer is of the step before, whose save may have come in between.
                 answered = due.save and world.size > 1
                 due = self._due(done, save_now=stop or (expired and not answered))
@@ -144,7 +162,7 @@ class Trainer:
                     progress = TrainingStep(done, world.size, training.batch_size, training.grad_accumulation)
                     writer.save(progress, due.save, metrics.get("val_loss"))
                 if stop:
-                    self._stop(writer if outputs else None, done)
+                    self._stop(writer if outputs else None, done, signals.received)
 
     def _due(self, done: int, save_now: bool) -> Due:
         training, is_last = self.config.training, done == self.config.training.steps
@@ -171,10 +189,13 @@ class Trainer:
             "memory_gb": _peak_memory_bytes(self.world.device) / 1e9,
         }
 
-    def _stop(self, writer: CheckpointWriter | None, done: int) -> None:
+    def _stop(self, writer: CheckpointWriter | None, done: int, received: int | None) -> None:
         if writer:
             writer.wait()
         self.world.barrier()  # torchrun ends the other processes as soon as one has exited
+        if received == signal.SIGINT:
+            log.info("saved at step %d", done)
+            raise KeyboardInterrupt if self.world.is_main else SystemExit(EXIT_INTERRUPTED)
         self.world.exit_with(
             TransientError(f"stopped by SIGTERM; saved at step {done}, the same command resumes from there")
         )

@@ -17,9 +17,9 @@ from stage2_train.checkpoints.initial import initial_checkpoint
 from stage2_train.checkpoints.resume import ResumePoint, find_resume_point
 from stage2_train.checkpoints.writer import checkpoint_name
 from stage2_train.config import TrainConfig
-from stage2_train.device import set_up_device
+from stage2_train.device import full_memory_named, set_up_device
 from stage2_train.distributed import World, init_distributed
-from stage2_train.loop import SigtermHandler, Trainer
+from stage2_train.loop import StopSignals, Trainer
 
 REFUSED = -1  # instead of the steps done
 log = logging.getLogger(__name__)
@@ -29,13 +29,14 @@ def train(config: TrainConfig) -> Path:
     """Train to the last step and return the folder of the last checkpoint.
 
     Raises UserError for what the user can fix, before the first step wherever possible, and TransientError where
-    the same command resumes from what is saved: after SIGTERM, or when another process is lost.
+    the same command resumes from what is saved: after SIGTERM, or when another process is lost; KeyboardInterrupt after Ctrl-C.
     """
     dataset, episodes, held_out = open_dataset(config)
     output_dir = Path(config.training.output_dir)
     with (
-        SigtermHandler() as sigterm,
+        StopSignals() as signals,
         init_distributed(config.training.device) as world,
+        full_memory_named(config.training),
         contextlib.ExitStack() as stack,
     ):
         if not world.is_main:
@@ -49,7 +50,7 @@ def train(config: TrainConfig) -> Path:
         store = _open_frame_store(config, dataset, world)
         trainer = Trainer(config, dataset, store, episodes, held_out, checkpoint, world)
         trainer.start_from(resume_point, first_step)
-        trainer.run(sigterm)
+        trainer.run(signals)
         return output_dir / checkpoint_name(config.training.steps)
 
 

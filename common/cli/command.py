@@ -21,6 +21,7 @@ from common.cli.redact import RedactingFormatter, install_hooks, redact
 
 EXIT_USER = 2
 EXIT_TRANSIENT = 75
+EXIT_INTERRUPTED = 130  # as shells count Ctrl-C
 LOG_PERIOD_S = 10.0
 STOPPED = "stopped; run the same command again to continue"
 # Refusals of the operating system that its user can resolve; any other OSError is an internal error.

@@ -203,8 +203,8 @@ class Runner:
 
     def _stop_all(self) -> None:
         processes = [process for group in self._running.values() for process in group.values()]
-        log.info("stopping %d tasks", len(processes))
         with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C only ends the wait
+            log.info("stopping %d tasks", len(processes))
             stop(processes)
         for group in self._graph.groups:
             if group.name in self._running:

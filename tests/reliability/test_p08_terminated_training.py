@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.act.runs import list_checkpoints
-from common.cli.command import EXIT_TRANSIENT
+from common.cli.command import EXIT_INTERRUPTED, EXIT_TRANSIENT, STOPPED
 from tests.reliability.harness import Warm, leftovers
 from tests.stage2_train.tiny import content, finish, metrics, start, stderr, train_as, without_times, write_dataset
 
@@ -30,6 +30,17 @@ def test_sigterm_saves_and_exits_with_75(warm: Warm, dataset: Path, tmp_path: Pa
         weights = f"{folder.name}/pretrained_model/model.safetensors"
         assert content(out)[weights] == content(whole)[weights]
         assert without_times(out) == without_times(whole)
+
+
+def test_ctrl_c_saves_and_exits_with_130(warm: Warm, dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (command,) = start(warm, dataset, out, *LONG)
+    command.wait_for(lambda: len(metrics(out)) >= 2)
+    command.signal(signal.SIGINT)
+    assert finish([command], timeout_s=25) == [EXIT_INTERRUPTED], stderr(out)
+    ((step, _),) = list_checkpoints(out)
+    assert step == metrics(out)[-1]["step"]
+    assert f"saved at step {step}\n{STOPPED}\n" in stderr(out)
 
 
 def test_sigterm_while_images_are_decoded_stops_at_once(warm: Warm, tmp_path: Path) -> None:

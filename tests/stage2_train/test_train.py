@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from common.lerobot.dataset import Dataset
 from common.policy import Policy
 from stage2_train.__main__ import main
 from stage2_train.checkpoints.initial import statistics
-from stage2_train.config import TrainConfig
+from stage2_train.config import TrainConfig, TrainingConfig
+from stage2_train.device import full_memory_named
+from stage2_train.loop import StopSignals
 from stage2_train.train import train
 from tests.conftest import GOLDEN, TINY_TRAINING, run_module
 from tests.reliability.harness import Warm
@@ -263,3 +266,20 @@ def test_a_compiled_network_gives_the_losses_of_an_eager_one(alone: Path, cache:
     for compiled, eager in zip(metrics(tmp_path), metrics(alone), strict=True):
         assert compiled["loss"] == pytest.approx(eager["loss"], rel=1e-4)
         assert compiled["grad_norm"] == pytest.approx(eager["grad_norm"], rel=1e-3)
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignals() as signals:
+        signals.deferred = True
+        signal.raise_signal(signal.SIGINT)
+        assert (signals.received, signal.getsignal(signal.SIGINT)) == (signal.SIGINT, signal.SIG_DFL)
+    assert signal.getsignal(signal.SIGINT) == before
+    assert "Ctrl-C again stops at once" in capfd.readouterr().err
+
+
+def test_a_gpu_without_memory_is_told_what_takes_less() -> None:
+    text = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.77 GiB."
+    expected = r"CUDA out of memory: lower training.batch_size=8 and raise training.grad_accumulation"
+    with pytest.raises(UserError, match=expected), full_memory_named(TrainingConfig(batch_size=8)):
+        raise torch.OutOfMemoryError(text)
