@@ -32,6 +32,7 @@ _REMEDIES = {
     errno.EPERM: "change its permissions or choose another path",
     errno.EROFS: "choose a path on a writable file system",
     errno.ENOTDIR: "choose another path",
+    errno.EEXIST: "choose another path",  # a file where a folder has to be
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOLCK: "choose a path on a file system that supports locks",
 }

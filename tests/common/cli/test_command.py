@@ -33,6 +33,11 @@ from tests.conftest import ROOT
             2,
             "error: /data/x: Read-only file system; choose a path on a writable file system\n",
         ),
+        (
+            OSError(errno.EEXIST, "File exists", "/data/x"),
+            2,
+            "error: /data/x: File exists; choose another path\n",
+        ),
     ],
 )
 def test_an_expected_failure_is_one_line_and_its_exit_code(
