@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -91,12 +92,21 @@ class Bench:
             print_bar("convert", bar, peak_mb / MAX_MB, peak_mb < MAX_MB)
 
     def workers(self) -> None:
-        """Two processes against one, over several bags."""
+        """Two processes against one, over several bags, and how much two gain where nothing but decoding is done."""
         for number in range(self.bags):
             self._bag(f"many/bag{number}", self.frames)
-        folder = self.scratch / "many"
-        one, two = seconds([self._convert(folder), self._convert(folder, workers=2)], self.rounds)
-        self._print("two workers / one worker >= 1.85", two, one, 1.85, self.bags * self.frames)
+        folder, decoding = self.scratch / "many", partial(decode, bags.jpegs())
+        with ProcessPoolExecutor(1) as pool_of_one, ProcessPoolExecutor(2) as pool_of_two:
+            bare = [partial(in_pool, pool, decoding, [self.frames] * 2) for pool in (pool_of_one, pool_of_two)]
+            sides = [self._convert(folder), self._convert(folder, workers=2), *bare]
+            one, two, bare_one, bare_two = seconds(sides, self.rounds)
+        frames, gain = self.bags * self.frames, bare_one / bare_two
+        print(
+            f"  two workers and one: {frames / two:,.0f} and {frames / one:,.0f} frames/s, {one / two:.2f} times as many"
+        )
+        bar, ratio = "what two workers gain / what two processes of bare decoding gain >= 0.93", one / two / gain
+        print(f"  two processes of bare decoding: {gain:.2f} times as many")
+        print_bar("convert", bar, ratio, ratio >= 0.93)
 
     def _bag(self, name: str, frames: int, raw: bool = False) -> Path:
         """Return the folder of a bag, which is written unless another bar has done so."""
@@ -162,6 +172,11 @@ def decode(jpegs: Sequence[bytes], frames: int) -> None:
     _prepare_bare()
     for number in range(frames):
         decode_image(jpegs[number % len(jpegs)])
+
+
+def in_pool(pool: ProcessPoolExecutor, work: Callable[[int], None], items: Sequence[int]) -> None:
+    """Do some work on every item in the processes of a pool."""
+    list(pool.map(work, items))
 
 
 def resize_jpegs(jpegs: Sequence[bytes], frames: int) -> None:
