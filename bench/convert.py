@@ -98,8 +98,8 @@ class Bench:
         folder, decoding = self.scratch / "many", partial(decode, bags.jpegs())
         with ProcessPoolExecutor(1) as pool_of_one, ProcessPoolExecutor(2) as pool_of_two:
             bare = [partial(in_pool, pool, decoding, [self.frames] * 2) for pool in (pool_of_one, pool_of_two)]
-            sides = [self._convert(folder), self._convert(folder, workers=2), *bare]
-            one, two, bare_one, bare_two = seconds(sides, self.rounds)
+            converted = [self._convert(folder), self._convert(folder, workers=2)]
+            one, two, bare_one, bare_two = seconds([*converted, *bare], self.rounds)
         frames, gain = self.bags * self.frames, bare_one / bare_two
         print(
             f"  two workers and one: {frames / two:,.0f} and {frames / one:,.0f} frames/s, {one / two:.2f} times as many"
