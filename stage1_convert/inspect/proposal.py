@@ -154,6 +154,12 @@ def _command_remarks(survey: Survey, joints: Sequence[str], fps: int) -> list[st
     if commands:
         settings = "data.command_topic, conventions.action: command"
         lines.insert(0, f"commands to take actions from ({settings}): {', '.join(commands)}")
+    if len(commands) > 1:
+        lines.insert(
+            1,
+            "data.command_topic takes one of them; those of a second arm are added to data.action_paths as "
+            "{NAME: 'TOPIC:position[JOINT]'}, in place of its conventions.action_fields",
+        )
     return lines
 
 
