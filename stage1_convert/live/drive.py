@@ -41,7 +41,9 @@ class DriveConfig(Section):
         default=50.0, ge=0, le=1000, description="a tick is answered this long after it, when its messages have come"
     )
     max_speed: float = Field(
-        default=0.3, gt=0, description="limit for each joint in rad/s (m/s of a finger in JointState messages), from where it is now"
+        default=0.3,
+        gt=0,
+        description="limit for each joint in rad/s (m/s of a finger in JointState messages), from where it is now",
     )
     max_speed_by_name: dict[str, float] = Field(
         default={},
