@@ -174,8 +174,13 @@ def test_a_gripper_that_is_no_better_than_a_baseline_is_named(own: float, baseli
         found = JointErrors(**stats(joint).model_dump(), per_joint={"a": stats(joint), "gripper": stats(gripper)})
         return ChunkErrors(first_step=found, valid_horizon=found, mae_by_step=[joint])
 
-    names = {"joint_names": ["a", "gripper"], "other_units": ["gripper"]}
-    summary = make_summary([0.1], **names, policy=errors(0.1, own), baselines={"zero_action": errors(0.9, baseline)})
+    summary = make_summary(
+        [0.1],
+        joint_names=["a", "gripper"],
+        other_units=["gripper"],
+        policy=errors(0.1, own),
+        baselines={"zero_action": errors(0.9, baseline)},
+    )
     assert coverage(summary).endswith(" Not better than the best baseline there: gripper.") == is_told
 
 
