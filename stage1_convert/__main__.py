@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = load(Config, args.config, args.override)
     read_message_files(tuple(config.data.msg_paths))  # a wrong path is no fault of the bags'
     if args.inspect:
-        return inspect(args.inspect, args.out, config.data)
+        return inspect(args.inspect, args.out, config.data, args.join)
     if args.dry_run:
         return _dry_run(args, config)
     if args.rerun:

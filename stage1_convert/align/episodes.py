@@ -1,6 +1,6 @@
 """Plans a bag: the grid, which sample of each stream every frame shows, and which frames make the episodes.
 
-Only stamps, joint angles and settings decide: no image is looked at.
+Only stamps, numbers and settings decide: no image is looked at.
 """
 
 from collections.abc import Collection, Mapping
@@ -52,15 +52,19 @@ class EpisodePlan(NamedTuple):
 
 
 def make_plan(
-    clocks: Mapping[str, Clock], angles: Mapping[str, Float64], markers_ns: Int64, config: Config
+    clocks: Mapping[str, Clock],
+    angles: Mapping[str, Float64],
+    others: Mapping[str, Float64],
+    markers_ns: Int64,
+    config: Config,
 ) -> EpisodePlan:
     """Lay the grid over the time in which every stream publishes, and divide it into episodes.
 
     It begins data.grid_delay_ms after every stream has published at least one message. Where that is null, the images of the
     first camera with about one image for each frame, unless it looks ahead, are half a period old at the ticks. `angles`
-    (samples, joints) are those of each stream of joints, in radians; at each of `markers_ns` an episode begins. Raises
-    UserError when the streams do not overlap, when nothing long enough is left, or when there is a gap and
-    data.on_gap=fail.
+    (samples, joints) are those of each stream of joints, in radians, and `others` (samples,) the numbers of the
+    action that are none; at each of `markers_ns` an episode begins. Raises UserError when the streams do not overlap, when
+    nothing long enough is left, or when there is a gap and data.on_gap=fail.
     """
     data = config.data
     first_ns, last_ns = overlap(clocks, data)
@@ -83,8 +87,8 @@ def make_plan(
             "data.on_gap=split makes two episodes of it, data.max_age_ms_by_stream bridges it"
         )
     stretches = [Span(start, stop, "gap" if start else "start") for start, stop in runs(complete)]
-    shown = [values[picks[stream]] for stream, values in angles.items()]
-    resting = at_rest(np.concatenate(shown, axis=1), data.fps)
+    turning = np.concatenate([values[picks[stream]] for stream, values in angles.items()], axis=1)
+    resting = at_rest(turning, [values[picks[stream]] for stream, values in others.items()], data.fps)
     division = divide(stretches, np.searchsorted(ticks_ns, markers_ns).tolist(), resting, data)
     if not division.episodes:
         limits_ns = {stream: rule_of(stream, data).limit_ns for stream in clocks}

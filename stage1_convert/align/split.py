@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,9 @@ from stage1_convert.streams.arrays import Bool, Float64
 # An arm is at rest while no joint turns faster than half a degree per second: above the noise of an encoder, below any
 # motion that somebody meant.
 REST_RAD_S = 0.01
+# A number in a unit of its own, such as a gripper's opening, is at rest while it stays within this share of its range in the
+# bag for a quarter of a second: above the flicker of a sensor, below a gripper that takes ten seconds to close.
+REST_SHARE, REST_WINDOW_S = 0.02, 0.25
 
 
 class Span(NamedTuple):
@@ -67,15 +70,26 @@ def shortest_frames(data: DataConfig) -> int:
     return max(2, math.ceil(data.min_episode_s * data.fps - 1e-9))
 
 
-def at_rest(angles: Float64, fps: int) -> Bool:
-    """Return for each of the frames `angles` (frames, joints), in radians, whether no joint moves until the next frame.
+def at_rest(angles: Float64, others: Sequence[Float64], fps: int) -> Bool:
+    """Return for each frame whether no joint moves until the next one, and no other number of the action soon after.
 
-    Steps are taken along the shortest arc. The last frame leads nowhere and does not rest; neither do unknown angles
-    (NaN).
+    Steps of the `angles` (frames, joints), in radians, are taken along the shortest arc; each of `others` (frames,) is in a
+    unit of its own. The last frame leads nowhere and does not rest; neither do unknown angles (NaN).
     """
     with np.errstate(invalid="ignore"):  # infinite angles, which are refused where a frame shows them
         step = shortest(np.diff(angles, axis=0))
-    return np.append(np.all(np.abs(step) * fps < REST_RAD_S, axis=1), False)[: len(angles)]
+    resting: Bool = np.append(np.all(np.abs(step) * fps < REST_RAD_S, axis=1), False)[: len(angles)]
+    for values in others:
+        resting &= _keeps_still(values, fps)
+    return resting
+
+
+def _keeps_still(values: Float64, fps: int) -> Bool:
+    """Return for each of the frames `values` (frames,) whether what follows stays within REST_SHARE of the whole range."""
+    frames = math.ceil(REST_WINDOW_S * fps)
+    ahead = np.lib.stride_tricks.sliding_window_view(np.append(values, np.repeat(values[-1:], frames)), frames + 1)
+    still: Bool = np.ptp(ahead, axis=1) <= REST_SHARE * np.ptp(values)
+    return still
 
 
 def runs(flags: Bool) -> list[tuple[int, int]]:

@@ -38,9 +38,16 @@ def check_numbers(bag_streams: BagStreams, plan: EpisodePlan, config: Config) ->
 
 
 def joint_angles(bag_streams: BagStreams, config: Config) -> dict[str, Float64]:
-    """Return the angles (samples, joints) of each stream of joints, in radians as recorded."""
-    joints = {name: stream for name, stream in bag_streams.streams.items() if whole_of(name) == JOINTS}
-    return {name: stream.values[:, is_angle(stream.names, config)] for name, stream in joints.items()}
+    """Return the angles (samples, joints) of each stream of joints, in radians as recorded; the second arm's may be fields."""
+    streams = bag_streams.streams
+    joints = {name: stream for name, stream in streams.items() if whole_of(name) == JOINTS}
+    angles = {name: stream.values[:, is_angle(stream.names, config)] for name, stream in joints.items()}
+    return angles | {name: streams[name].values for name in config.data.state_fields if name not in config.other_units}
+
+
+def other_numbers(bag_streams: BagStreams, config: Config) -> dict[str, Float64]:
+    """Return the numbers (samples,) of the action that are no positions of joints, such as a gripper's opening, by stream."""
+    return {name: bag_streams.streams[name].values[:, 0] for name in config.other_units}
 
 
 def states_actions(bag_streams: BagStreams, plan: EpisodePlan, span: Span, config: Config) -> StatesActions:

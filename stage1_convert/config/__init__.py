@@ -91,7 +91,8 @@ class Config(Section):
     @property
     def other_units(self) -> list[str]:
         """Return the names of the action's dimensions that are no positions of joints, such as a gripper's opening."""
-        named = [
-            (name, self.data.paths[name].partition(":")[2]) for name in self.action_names if name in self.data.paths
-        ]
-        return [name for name, path in named if not JOINT_POSITION.fullmatch(path)]
+        return [name for name in self.action_names if name in self.data.paths and not self.is_joint_position(name)]
+
+    def is_joint_position(self, name: str) -> bool:
+        """Tell whether a number that is read by its path is the position of a joint, as a JointState names it."""
+        return JOINT_POSITION.fullmatch(self.data.paths[name].partition(":")[2]) is not None

@@ -73,9 +73,14 @@ def choose_joints(survey: Survey, topic: TopicStats, taken: Collection[str] = ()
                 limit_ms = patient_limit_ms(_longest_ms(number))
                 if limit_ms > DEFAULT_AGE_MS:
                     limits[name] = limit_ms
-    told = [f"{name}: {', '.join(joints)}" for name, joints in left_out.items() if joints]
-    remarks = [f"joints that are left out: {text}" for text in told]
-    if told:
+    told = {name: joints for name, joints in left_out.items() if joints}
+    remarks = [f"joints that are left out: {name}: {', '.join(joints)}" for name, joints in told.items()]
+    commanded = {other.name for other in _joint_topics(survey) if is_commanded(other)} - {topic.name}
+    if leaders := [name for name in told if name in commanded]:
+        remarks.append(
+            f"by their names, those of {', '.join(leaders)} are commands of an operator, which no policy sees"
+        )
+    if set(told) - commanded:
         remarks.append(
             f"add them to conventions.joint_order where they are of {topic.name}, else to data.state_fields as "
             "{name: 'TOPIC:position[JOINT]'}, and what the policy moves to conventions.action_fields"
@@ -117,6 +122,8 @@ def _further(other: TopicStats, topic: TopicStats, order: Sequence[str]) -> dict
     ordered = dict.fromkeys([*_ur_arms(other), *joint_names(other)])
     names = [name for name in ordered if is_other_side or (name not in order and _is_gripper(name))]
     prefix = f"{side[1].lower()}_" if side and is_other_side else ""
+    if all(name.lower().startswith(prefix) for name in names):
+        prefix = ""  # its joints say already of which arm they are
     return {re.sub(r"\W+", "_", prefix + name, flags=re.ASCII): name for name in names}
 
 

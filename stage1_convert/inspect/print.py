@@ -22,7 +22,7 @@ from stage1_convert.images.encode import encode
 from stage1_convert.inspect.dry_run import BagEstimate, estimate_bag
 from stage1_convert.inspect.proposal import describe_missing, propose
 from stage1_convert.inspect.survey import Camera, Survey, TopicStats, changes, survey
-from stage1_convert.sources.folder import find_bags, size_bytes
+from stage1_convert.sources.folder import list_bags, size_bytes
 from stage1_convert.sources.join import describe_parallel
 from stage1_convert.sources.source import BagPath
 from stage1_convert.streams.joint_fields import COMMANDS
@@ -32,13 +32,13 @@ CONFIG_NAME = "proposed.yaml"
 DATA = DataConfig()
 
 
-def inspect(path: Path, out: Path | None = None, data: DataConfig = DATA) -> int:
+def inspect(path: Path, out: Path | None = None, data: DataConfig = DATA, join: bool = False) -> int:
     """Print what the bag at `path`, or each bag below it, holds; thumbnails and the configuration go into `out`.
 
-    `out` is created if it is missing; without it a new temporary folder is used. Returns the exit code: 2 when a bag cannot
-    be read.
+    `out` is created if it is missing; without it a new temporary folder is used. With `join`, bags that were recorded side by
+    side are one. Returns the exit code: 2 when a bag cannot be read.
     """
-    sources = find_bags(path)
+    sources = list_bags(path, join)
     folder = out or Path(tempfile.mkdtemp(prefix="inspect-"))
     folder.mkdir(parents=True, exist_ok=True)
     surveys, refused = [], 0
@@ -58,7 +58,8 @@ def inspect(path: Path, out: Path | None = None, data: DataConfig = DATA) -> int
         text = _describe_trial(next(source for source in sources if source.name == proposal.bag), proposal.text)
         write_file(folder / CONFIG_NAME, text.encode())
         print(f"proposed configuration, saved as {folder / CONFIG_NAME}:\n\n{text}")
-        print(f"convert with: python -m stage1_convert --src {path} --out DATASET --config {folder / CONFIG_NAME}")
+        flags = f"--config {folder / CONFIG_NAME}{' --join' if join else ''}"
+        print(f"convert with: python -m stage1_convert --src {path} --out DATASET {flags}")
     return 2 if refused or any(found.error for found in surveys) else 0
 
 

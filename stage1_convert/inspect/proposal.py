@@ -79,6 +79,8 @@ def _yaml(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) ->
         data["max_age_ms"] = limit_ms
     conventions: dict[str, Any] = {"joint_order": chosen.order, "action": "delta"}
     if chosen.fields:
+        # A gripper moves in few frames: a policy learns where it goes far sooner than how far it goes in each of them.
+        conventions["action"] = "next_position"
         data["state_fields"], conventions["action_fields"] = chosen.fields, list(chosen.fields)
     if chosen.max_age_ms:
         data["max_age_ms_by_stream"] = chosen.max_age_ms
@@ -114,7 +116,8 @@ def _remarks(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats],
     if numbers:
         lines.append(f"numbers that are left out: {', '.join(numbers)}")
         lines.append(
-            "add them to data.state_fields as {name: 'TOPIC:PATH'}, and what the policy moves to conventions.action_fields"
+            "add what is measured to data.state_fields as {name: 'TOPIC:PATH'}, and what the policy moves to "
+            "conventions.action_fields"
         )
     lines += [
         f"camera {name} sends {stats.camera.encoding}, which does not name its channels: {stats.camera.guess} is a guess, "
@@ -154,6 +157,12 @@ def _command_remarks(survey: Survey, joints: Sequence[str], fps: int) -> list[st
     if commands:
         settings = "data.command_topic, conventions.action: command"
         lines.insert(0, f"commands to take actions from ({settings}): {', '.join(commands)}")
+    if len(commands) > 1:
+        lines.insert(
+            1,
+            "data.command_topic takes one of them; those of a second arm are added to data.action_paths as "
+            "{NAME: 'TOPIC:position[JOINT]'}, in place of its conventions.action_fields",
+        )
     return lines
 
 

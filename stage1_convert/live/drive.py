@@ -41,10 +41,14 @@ class DriveConfig(Section):
         default=50.0, ge=0, le=1000, description="a tick is answered this long after it, when its messages have come"
     )
     max_speed: float = Field(
-        default=0.3, gt=0, description="limit for each joint in rad/s (m/s of a gripper's finger), from where it is now"
+        default=0.3,
+        gt=0,
+        description="limit for each joint in rad/s (m/s of a finger in JointState messages), from where it is now",
     )
     max_speed_by_name: dict[str, float] = Field(
-        default={}, description="limit of single joints or fields in place of max_speed, per second in their own unit"
+        default={},
+        description="limit of single joints or fields in place of max_speed, per second in their own unit; needed for those "
+        "that are no positions in JointState messages, such as a gripper from 0 to 255",
     )
     commands: dict[str, CommandTopic] = Field(description="topic -> what is published there; each name on one topic")
 
@@ -116,6 +120,12 @@ def require_fit(policy: "Policy", config: Config, drive: DriveConfig) -> None:
     published = [name for command in drive.commands.values() for name in command.names]
     if sorted(published) != sorted(names):
         raise UserError(f"commands: they publish {', '.join(published)}; expected each of {', '.join(names)} once")
+    unlimited = [name for name in config.other_units if name not in drive.max_speed_by_name]
+    if unlimited:
+        raise UserError(
+            f"max_speed_by_name.{unlimited[0]}: missing; max_speed={drive.max_speed:g} is of joints, in rad/s, and "
+            f"{unlimited[0]} is in a unit of its own: expected its limit per second, such as 500 for a gripper from 0 to 255"
+        )
 
 
 def to_targets(action: npt.NDArray[np.float32], current: Mapping[str, float], config: Config) -> dict[str, float]:

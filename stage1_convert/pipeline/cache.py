@@ -33,7 +33,7 @@ from stage1_convert.dataset.writer import EpisodeFiles, link, read_image_stats
 
 # Increase it with every change of the code that changes a byte of a converted bag: those of the version before are then
 # converted again. tests/stage1_convert/pipeline/test_conversion_version.py notices such a change.
-CONVERSION_VERSION = 3
+CONVERSION_VERSION = 4
 RECORD = "record.json"
 # Settings that are applied when the dataset is assembled, and shape no converted bag.
 ASSEMBLY_SETTINGS = (

@@ -47,7 +47,9 @@ def plan_streams(bag_streams: BagStreams, config: Config, entry: BagEntry) -> Ep
     """Plan the episodes of a bag's usable messages, and fill in what the entry says of them."""
     streams, clocks = bag_streams.streams, bag_streams.clocks
     _describe_clocks(streams, entry)
-    plan = make_plan(clocks, state_action.joint_angles(bag_streams, config), bag_streams.markers_ns, config)
+    angles = state_action.joint_angles(bag_streams, config)
+    others = state_action.other_numbers(bag_streams, config)
+    plan = make_plan(clocks, angles, others, bag_streams.markers_ns, config)
     if entry.bag in config.data.episodes:
         plan = choose(plan, config.data.episodes[entry.bag])
     _describe_plan(plan, streams, entry)

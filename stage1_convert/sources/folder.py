@@ -23,14 +23,9 @@ class LocalBags:
 
     def __init__(self, src: Path, join: bool = False) -> None:
         self.root = src.resolve()
-        bags = find_bags(src)
-        self._found = {source.name: source for source in bags}
-        if join:
-            folder = Path(tempfile.mkdtemp(prefix="join-"))
-            atexit.register(shutil.rmtree, folder, ignore_errors=True)
-            self._found = {source.name: source for source in join_parallel(bags, folder)}
+        self._found = {source.name: source for source in list_bags(src, join)}
         # A joined bag is a new folder in every run: what is remembered of it would never be found again.
-        self._lasting = self._found.keys() & {source.name for source in bags}
+        self._lasting = {source.name for source in self._found.values() if source.path.is_relative_to(src)}
         self._checksums = ChecksumCache(default_cache_dir() / CHECKSUMS)
         self._versions: dict[str, list[Any]] = {}
         self.bags = [BagInfo(source.name, size_bytes(source.path)) for source in self._found.values()]
@@ -59,6 +54,16 @@ class LocalBags:
     def close(self) -> None:
         """Keep what was learned of the bags for the next run."""
         self._checksums.save()
+
+
+def list_bags(src: Path, join: bool) -> list[BagPath]:
+    """Return the bags below `src`; with `join`, those that were recorded side by side as one, in a temporary folder."""
+    bags = find_bags(src)
+    if not join:
+        return bags
+    folder = Path(tempfile.mkdtemp(prefix="join-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return join_parallel(bags, folder)
 
 
 def find_bags(src: Path) -> list[BagPath]:

@@ -22,7 +22,7 @@ from stage3_eval.report.gallery import (
     view_moment,
 )
 from stage3_eval.report.player import images_per_episode
-from stage3_eval.report.verdict import coverage, describe_baseline, verdict
+from stage3_eval.report.verdict import best_by_joint, coverage, describe_baseline, verdict
 
 PROTOCOLS = {
     "open_loop": "a new chunk from every recorded observation; its step k is compared with the action recorded k frames "
@@ -55,7 +55,7 @@ def write_page(
         protocol=PROTOCOLS[summary.protocol],
         baseline_names={name: describe_baseline(name) for name in summary.baselines},
         horizon=draw_horizon(evaluated),
-        best_by_joint=_best_by_joint(summary),
+        best_by_joint=best_by_joint(summary),
         moments=[view_moment(evaluated, moment, index < attention) for index, moment in enumerate(moments)],
         attention=attention,
         drawn=[view_episode(evaluated, number, top_A, n_images, moments) for number in drawn],
@@ -97,12 +97,6 @@ def draw_horizon(evaluated: Evaluated) -> tuple[list[tuple[str, str]], Plot] | N
     label = "Mean error by how far ahead the action lies, of the policy and of each baseline"
     plot = line_chart(label, lines, " s", evaluated.unit(), height=220, from_zero=True)
     return [(kind, name) for kind, name, _ in curves[::-1]], plot
-
-
-def _best_by_joint(summary: Summary) -> dict[str, float]:
-    """Return the error of the best baseline for each joint."""
-    horizons = [errors.valid_horizon.per_joint for errors in summary.baselines.values()]
-    return {joint: min(horizon[joint].mae for horizon in horizons) for joint in summary.joint_names}
 
 
 def _draw_latency(evaluated: Evaluated) -> Plot | None:

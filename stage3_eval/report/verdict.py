@@ -27,14 +27,25 @@ def describe_baseline(name: str) -> str:
 
 
 def coverage(summary: Summary) -> str:
-    """Return what the overall error is of, where that is not every dimension; else nothing."""
+    """Return what the overall error is of, where that is not every dimension, and which of the others are no better than a
+    baseline: a gripper that never closes can hide behind joints that move well."""
     if not summary.other_units:
         return ""
     *first, last = summary.other_units
     others = f"{last} has its own unit and its own row"
     if first:
         others = f"{', '.join(first)} and {last} have their own units and their own rows"
-    return f"The overall error is of the {counted(len(summary.overall), 'joint')}; {others}."
+    overall = f"The overall error is of the {counted(len(summary.overall), 'joint')}; {others}."
+    policy, best = summary.policy.valid_horizon.per_joint, best_by_joint(summary)
+    # A baseline without an error is that of a number that never moves, which nothing can beat.
+    worse = [name for name in summary.other_units if 0 < best.get(name, 0) <= policy[name].mae]
+    return f"{overall} Not better than the best baseline there: {', '.join(worse)}." if worse else overall
+
+
+def best_by_joint(summary: Summary) -> dict[str, float]:
+    """Return the error of the best baseline for each joint."""
+    horizons = [errors.valid_horizon.per_joint for errors in summary.baselines.values()]
+    return {joint: min(horizon[joint].mae for horizon in horizons) for joint in summary.joint_names if horizons}
 
 
 def verdict(summary: Summary, scope: Scope) -> Verdict:

@@ -230,7 +230,7 @@ def test_whatever_the_stamps_do_no_frame_shows_what_its_rule_forbids(one: Any, t
     config = load(Config, None, [f"data.resample={rule}", "data.min_episode_s=0"])
     angles = np.zeros((len(one), 1))
     try:
-        plan = make_plan(clocks, {"joints": angles}, np.zeros(0, np.int64), config)
+        plan = make_plan(clocks, {"joints": angles}, {}, np.zeros(0, np.int64), config)
     except UserError as error:
         assert any(words in str(error) for words in ("too short", "never overlap", "a clock jumped"))
         return

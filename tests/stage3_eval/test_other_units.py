@@ -16,6 +16,7 @@ import pytest
 
 from common.lerobot.dataset import Dataset
 from stage3_eval.__main__ import main
+from stage3_eval.metrics.summary import ChunkErrors, JointErrors
 from stage3_eval.output import read_summary
 from stage3_eval.report.verdict import coverage
 from tests.browser import check_page, visit
@@ -23,7 +24,7 @@ from tests.common.lerobot.foreign import change_info
 from tests.stage1_convert.conversion import convert_one
 from tests.stage1_convert.recording import TYPES, RecordedMessage, cell
 from tests.stage3_eval.conftest import tiny_checkpoint
-from tests.stage3_eval.summaries import make_summary
+from tests.stage3_eval.summaries import make_summary, stats
 
 pytestmark = pytest.mark.integration
 
@@ -159,12 +160,28 @@ def test_moments_and_heat_are_those_of_the_joints(grasp: Evaluation) -> None:
 
 
 def test_the_console_says_what_the_overall_error_is_of(grasp: Evaluation) -> None:
-    assert grasp.printed.splitlines().count(SENTENCE) == 1
+    assert grasp.printed.count(SENTENCE) == 1
     assert coverage(make_summary([1.0])) == ""
-    several = make_summary([1.0], joint_names=["a", "b", "c", "d"], other_units=["b", "c", "d"])
+    several = make_summary([1.0], joint_names=["a", "b", "c", "d"], other_units=["b", "c", "d"], baselines={})
     assert coverage(several) == (
         "The overall error is of the 1 joint; b, c and d have their own units and their own rows."
     )
+
+
+@pytest.mark.parametrize(("own", "baseline", "is_told"), [(1.0, 1.0, True), (0.5, 1.0, False), (0.1, 0.0, False)])
+def test_a_gripper_that_is_no_better_than_a_baseline_is_named(own: float, baseline: float, is_told: bool) -> None:
+    def errors(joint: float, gripper: float) -> ChunkErrors:
+        found = JointErrors(**stats(joint).model_dump(), per_joint={"a": stats(joint), "gripper": stats(gripper)})
+        return ChunkErrors(first_step=found, valid_horizon=found, mae_by_step=[joint])
+
+    summary = make_summary(
+        [0.1],
+        joint_names=["a", "gripper"],
+        other_units=["gripper"],
+        policy=errors(0.1, own),
+        baselines={"zero_action": errors(0.9, baseline)},
+    )
+    assert coverage(summary).endswith(" Not better than the best baseline there: gripper.") == is_told
 
 
 @pytest.mark.browser

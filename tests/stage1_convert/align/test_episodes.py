@@ -44,7 +44,7 @@ def planned(
 ) -> EpisodePlan:
     clocks = {"joints": clock(joints_ns), "color": clock(images_ns)}
     angles = moving(len(joints_ns)) if angles is None else angles
-    return make_plan(clocks, {"joints": angles}, markers_ns, load(Config, None, overrides))
+    return make_plan(clocks, {"joints": angles}, {}, markers_ns, load(Config, None, overrides))
 
 
 def spans(plan: EpisodePlan) -> list[tuple[int, int, str]]:
@@ -238,7 +238,7 @@ def test_the_rate_of_a_camera_decides_its_rule_and_the_place_of_the_grid(
 def test_the_second_of_two_cameras_sets_the_grid_where_the_first_is_far_from_fps() -> None:
     config = load(Config, None, ["data.cameras={fast: /fast, color: /color}"])
     clocks = {"joints": clock(steady(4)), "fast": clock(steady(4, 90)), "color": clock(steady(4, 30, T0 + 9 * MS))}
-    plan = make_plan(clocks, {"joints": moving(400)}, NO_MARKERS, config)
+    plan = make_plan(clocks, {"joints": moving(400)}, {}, NO_MARKERS, config)
     assert plan.rules == {"joints": "hold", "fast": "hold", "color": "in_order"}
     assert (plan.ticks_ns[0] - T0) / MS == pytest.approx(9 + 16.667, abs=0.01)
 

@@ -241,6 +241,41 @@ def test_both_arms_on_topics_of_their_own_are_proposed(tmp_path: Path) -> None:
     assert config.data.state_fields["right_elbow_joint"] == "/right/joint_states:position[elbow_joint]"
 
 
+@pytest.mark.parametrize("of_arm", ["", "right_"])
+def test_a_second_arm_whose_joints_name_it_already_gets_no_second_prefix(of_arm: str, tmp_path: Path) -> None:
+    recording = cell(size=(16, 64))
+    for said in recording.joints:
+        for topic, prefix in (("/left/joint_states", "left_"), ("/right/joint_states", of_arm)):
+            names = [prefix + name for name in ("waist", "left_finger")]
+            told = joint_state(stamp_of(said), names, [0.1, 0.2])
+            recording.others.append(RecordedMessage(said.receive_ns, topic, JOINT_STATE, told))
+    recording.joints = []
+    assert list(proposed(recording, tmp_path).data.state_fields) == ["right_waist", "right_left_finger"]
+
+
+def test_leaders_of_two_arms_are_no_state_and_the_second_one_has_a_setting(tmp_path: Path) -> None:
+    recording = cell(size=(16, 64))
+    for said in recording.joints:
+        for topic in ("/leader_left/joint_states", "/leader_right/joint_states"):
+            recording.others.append(RecordedMessage(said.receive_ns, topic, JOINT_STATE, said.message))
+    proposed(recording, tmp_path)
+    text = (tmp_path / "out" / CONFIG).read_text()
+    assert "# by their names, those of /leader_left/joint_states, /leader_right/joint_states are commands" in text
+    assert "# data.command_topic takes one of them; those of a second arm are added to data.action_paths" in text
+    assert "add them to conventions.joint_order" not in text
+
+
+def test_bags_of_two_recorders_are_proposed_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recording = cell()
+    Recording(joints=recording.joints).write(tmp_path / "src" / "arm")
+    Recording(images=recording.images).write(tmp_path / "src" / "camera")
+    assert inspect(tmp_path / "src", tmp_path / "out", join=True) == 0
+    assert capsys.readouterr().out.rstrip().endswith(f"--config {tmp_path / 'out' / CONFIG} --join")
+    config = load(Config, tmp_path / "out" / CONFIG)
+    summary = convert(LocalBags(tmp_path / "src", join=True), tmp_path / "dataset", config, Options(0))
+    assert (summary.bags, summary.refused) == (1, [])
+
+
 def test_a_leader_arm_is_no_state_but_named_as_left_out_and_as_commands(tmp_path: Path) -> None:
     config = proposed(commands_of_many_kinds(), tmp_path)
     assert (config.data.joint_topic, config.data.state_fields) == (JOINT_TOPIC, {})
@@ -301,7 +336,7 @@ def test_numbers_are_named_as_left_out_with_their_paths(tmp_path: Path) -> None:
         with_numbers("/gripper/width", "/gripper/command", every=150), tmp_path
     )  # on change, as far as one can see
     text = (tmp_path / "out" / CONFIG).read_text()
-    assert "# numbers that are left out: /gripper/command:position, /gripper/width:data\n# add them to" in text
+    assert "# numbers that are left out: /gripper/command:position, /gripper/width:data\n# add what is measured to" in text
     fields = ["data.state_fields={width: '/gripper/width:data', grip: '/gripper/command:position'}"]
     fields.append("data.max_age_ms_by_stream={width: 60000, grip: 60000}")
     config = load(Config, tmp_path / "out" / CONFIG, [*fields, "conventions.action_fields=[grip]"])

@@ -128,3 +128,11 @@ def test_every_joint_must_be_on_one_topic(policy: Policy) -> None:
         load(DriveConfig, None, ["commands={/x: {names: [j0]}, /y: {names: [j0]}}"])
     with pytest.raises(UserError, match=r"max_speed_by_name\.j9=1: expected a speed above 0 of one of"):
         load(DriveConfig, None, ["commands={/x: {names: [j0]}}", "max_speed_by_name={j9: 1}"])
+
+
+def test_a_gripper_in_its_own_unit_needs_a_limit_of_its_own(policy: Policy) -> None:
+    fitting = Policy(replace(policy.checkpoint, robot=Robot((*JOINTS, "gripper"), 30, "delta", False)))
+    topics = {"/x": CommandTopic(names=[*JOINTS, "gripper"])}
+    with pytest.raises(UserError, match=r"max_speed_by_name\.gripper: missing; max_speed=0\.3 is of joints"):
+        Driver(fitting, six(*FIELD), DriveConfig(commands=topics))
+    Driver(fitting, six(*FIELD), DriveConfig(commands=topics, max_speed_by_name={"gripper": 500}))
