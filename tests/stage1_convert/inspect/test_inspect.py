@@ -328,6 +328,7 @@ def test_a_gripper_in_plain_numbers_is_a_field_of_state_and_action(
 ) -> None:
     config = proposed(with_numbers(*topics, every=20), tmp_path)
     assert (config.data.state_fields, config.conventions.action_fields) == (fields, list(fields))
+    assert config.conventions.action == ("next_position" if fields else "delta")
     assert config.data.max_age_ms_by_stream == dict.fromkeys(fields, pytest.approx(500, rel=0.2))
 
 
@@ -336,7 +337,9 @@ def test_numbers_are_named_as_left_out_with_their_paths(tmp_path: Path) -> None:
         with_numbers("/gripper/width", "/gripper/command", every=150), tmp_path
     )  # on change, as far as one can see
     text = (tmp_path / "out" / CONFIG).read_text()
-    assert "# numbers that are left out: /gripper/command:position, /gripper/width:data\n# add what is measured to" in text
+    assert (
+        "# numbers that are left out: /gripper/command:position, /gripper/width:data\n# add what is measured to" in text
+    )
     fields = ["data.state_fields={width: '/gripper/width:data', grip: '/gripper/command:position'}"]
     fields.append("data.max_age_ms_by_stream={width: 60000, grip: 60000}")
     config = load(Config, tmp_path / "out" / CONFIG, [*fields, "conventions.action_fields=[grip]"])
