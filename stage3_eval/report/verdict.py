@@ -3,7 +3,7 @@
 from typing import Literal, NamedTuple
 
 from common.report.formatting import counted, words
-from stage3_eval.metrics.summary import FIRST_STEP, Scope, Summary
+from stage3_eval.metrics.summary import FIRST_STEP, VALID_HORIZON, Scope, Summary
 
 BASELINE_WORDS = {
     "zero_action": "not moving",
@@ -27,19 +27,14 @@ def describe_baseline(name: str) -> str:
 
 
 def coverage(summary: Summary) -> str:
-    """Return what the overall error is of, where that is not every dimension, and which of the others are no better than a
-    baseline: a gripper that never closes can hide behind joints that move well."""
+    """Return what the overall error is of, where that is not every dimension; else nothing."""
     if not summary.other_units:
         return ""
     *first, last = summary.other_units
     others = f"{last} has its own unit and its own row"
     if first:
         others = f"{', '.join(first)} and {last} have their own units and their own rows"
-    overall = f"The overall error is of the {counted(len(summary.overall), 'joint')}; {others}."
-    policy, best = summary.policy.valid_horizon.per_joint, best_by_joint(summary)
-    # A baseline without an error is that of a number that never moves, which nothing can beat.
-    worse = [name for name in summary.other_units if 0 < best.get(name, 0) <= policy[name].mae]
-    return f"{overall} Not better than the best baseline there: {', '.join(worse)}." if worse else overall
+    return f"The overall error is of the {counted(len(summary.overall), 'joint')}; {others}."
 
 
 def best_by_joint(summary: Summary) -> dict[str, float]:
@@ -54,6 +49,20 @@ def verdict(summary: Summary, scope: Scope) -> Verdict:
     if ratio is None:
         return Verdict("warn", f"No verdict: {best} makes no error at all; do these episodes move?")
     compared = f"{ratio:.2f} times the error of {best}{' at the first step' if scope == FIRST_STEP else ''}"
-    if ratio < 1:
-        return Verdict("good", f"Better than every baseline: {compared}")
-    return Verdict("bad", f"Not better than the best baseline: {compared}")
+    if ratio >= 1:
+        return Verdict("bad", f"Not better than the best baseline: {compared}")
+    if scope == VALID_HORIZON and (worse := _worse(summary)):
+        return Verdict("warn", f"Better than every baseline, but not for {', '.join(worse)}: {compared}")
+    return Verdict("good", f"Better than every baseline: {compared}")
+
+
+def _worse(summary: Summary) -> list[str]:
+    """Return the dimensions outside of the overall error for which the policy is not better than the best baseline.
+
+    A gripper that never closes can hide behind joints that move well.
+    """
+    if not summary.other_units:
+        return []
+    policy, best = summary.policy.valid_horizon.per_joint, best_by_joint(summary)
+    # A baseline without an error is that of a number that never moves, which nothing can beat.
+    return [name for name in summary.other_units if 0 < best.get(name, 0) <= policy[name].mae]

@@ -16,9 +16,9 @@ import pytest
 
 from common.lerobot.dataset import Dataset
 from stage3_eval.__main__ import main
-from stage3_eval.metrics.summary import ChunkErrors, JointErrors
+from stage3_eval.metrics.summary import VALID_HORIZON, ChunkErrors, JointErrors
 from stage3_eval.output import read_summary
-from stage3_eval.report.verdict import coverage
+from stage3_eval.report.verdict import coverage, verdict
 from tests.browser import check_page, visit
 from tests.common.lerobot.foreign import change_info
 from tests.stage1_convert.conversion import convert_one
@@ -180,8 +180,12 @@ def test_a_gripper_that_is_no_better_than_a_baseline_is_named(own: float, baseli
         other_units=["gripper"],
         policy=errors(0.1, own),
         baselines={"zero_action": errors(0.9, baseline)},
+        best_baseline={VALID_HORIZON: "zero_action"},
+        ratio_to_best_baseline={VALID_HORIZON: 0.1 / 0.9},
     )
-    assert coverage(summary).endswith(" Not better than the best baseline there: gripper.") == is_told
+    found = verdict(summary, VALID_HORIZON)
+    text = "Better than every baseline, but not for gripper: " if is_told else "Better than every baseline: "
+    assert (found.level, found.answer.startswith(text)) == ("warn" if is_told else "good", True)
 
 
 @pytest.mark.browser
