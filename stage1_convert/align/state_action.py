@@ -42,7 +42,7 @@ def joint_angles(bag_streams: BagStreams, config: Config) -> dict[str, Float64]:
     streams = bag_streams.streams
     joints = {name: stream for name, stream in streams.items() if whole_of(name) == JOINTS}
     angles = {name: stream.values[:, is_angle(stream.names, config)] for name, stream in joints.items()}
-    return angles | {name: streams[name].values for name in config.data.state_fields if name not in config.other_units}
+    return angles | {name: streams[name].values for name in config.data.state_fields if config.is_joint_position(name)}
 
 
 def other_numbers(bag_streams: BagStreams, config: Config) -> dict[str, Float64]:

@@ -65,3 +65,10 @@ def test_what_moves_while_the_arm_rests_stays(field: str, settings: list[str], r
     assert 0.15 < before <= 0.5
     assert 0.9 < after <= 1.05
     assert np.abs(steps).max() < 0.15 * range_of, "none of its motion is left out"
+
+
+def test_a_number_that_is_no_part_of_the_action_may_move_while_the_arm_rests(tmp_path: Path) -> None:
+    resting(GRIPPER, 200.0).write(tmp_path / "src" / "bag")
+    run(tmp_path / "src", tmp_path / "out", GRIPPER, "data.split_pause_s=0.2")
+    (pause,) = report(tmp_path / "out")["bags"][0]["left_out"]
+    assert pause["frames"] / 30 == pytest.approx(2.0, abs=0.2)
