@@ -16,6 +16,7 @@ from common.lerobot.dataset import Dataset
 from common.lerobot.metadata import ACTION, ENVIRONMENT, STATE, Episode, image_key
 from common.policy import Policy
 from common.storage.files import describe_folder
+from stage3_eval.metrics.summary import seen_in_training
 
 DEFAULT_EPISODES = ["0-3"]
 MEANINGS = ("delta", "next_position", "command")
@@ -171,6 +172,5 @@ def _seen_in_training(chosen: Sequence[Episode], policy: Policy, dataset: Datase
     training = policy.checkpoint.training
     if training.dataset.fingerprint != dataset.fingerprint:
         return None
-    trained_on = training.config.data.episodes  # None: all that were not held out
-    seen = [episode.number for episode in chosen if episode.number not in training.val_episodes]
-    return [number for number in seen if trained_on is None or number in trained_on]
+    numbers = [episode.number for episode in chosen]
+    return seen_in_training(numbers, training.val_episodes, training.config.data.episodes)

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from common.cli.command import UserError
-from stage3_eval.metrics.summary import Record, Summary
+from stage3_eval.metrics.summary import Record, Summary, seen_in_training
 
 RESAMPLES, SEED = 10_000, 0
 MIN_EPISODES = 3  # with fewer, the spread cannot be estimated
@@ -169,10 +169,8 @@ def _conditions(summary: Summary) -> dict[str, object]:
 def _seen_in_training(summary: Summary) -> list[int]:
     """Return which of the episodes a training on this dataset saw: their errors say little about others."""
     training: Any = summary.training
-    held_out, chosen = training.get("val_episodes", []), look_up(training, "config.data.episodes")
-    return sorted(
-        number for number in summary.episodes if number not in held_out and (chosen is None or number in chosen)
-    )
+    trained_on = look_up(training, "config.data.episodes")
+    return sorted(seen_in_training(summary.episodes, training.get("val_episodes", []), trained_on))
 
 
 def _config(summary: Summary) -> Mapping[str, JsonValue]:

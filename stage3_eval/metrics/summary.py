@@ -1,5 +1,6 @@
 """The records of summary.json, as they are computed, written and read again."""
 
+from collections.abc import Collection, Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -151,6 +152,13 @@ class Header(Record):
     def units_of(self, joint: str) -> str:
         """Return the units of a dimension."""
         return OWN_UNIT if joint in self.other_units else self.units
+
+
+def seen_in_training(
+    episodes: Iterable[int], held_out: Collection[int], trained_on: Collection[int] | None
+) -> list[int]:
+    """Return which of the episodes a training on their dataset saw; `trained_on` None: all that were not held out."""
+    return [number for number in episodes if number not in held_out and (trained_on is None or number in trained_on)]
 
 
 class Summary(Header):
