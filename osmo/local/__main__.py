@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from common.cli.command import EXIT_TRANSIENT, Parser, UserError, one_line
+from common.cli.command import EXIT_INTERRUPTED, EXIT_TRANSIENT, Parser, UserError, one_line
 from common.cli.command import run as run_command
 from common.cli.validation import validate
 from common.storage.files import locked, read_json, write_file
@@ -184,7 +184,7 @@ def _report(result: Result) -> int:
     if result.status != Status.COMPLETED:
         print(f"resume with: python -m osmo.local restart {result.work}", file=sys.stderr)
     if result.status != Status.FAILED:
-        return 0 if result.status == Status.COMPLETED else 130
+        return 0 if result.status == Status.COMPLETED else EXIT_INTERRUPTED
     codes = {row.exit_code for row in result.tasks.values() if row.status == Status.FAILED}
     return EXIT_TRANSIENT if codes == {EXIT_TRANSIENT} else 1 if 1 in codes else 2
 
