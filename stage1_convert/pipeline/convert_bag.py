@@ -76,15 +76,15 @@ def convert_bag(source: BagPath, number: int, job: Job, sums: Mapping[str, str] 
         if not (job.cache / entry.key).exists():
             _require_space(source, job.cache)
             _convert_new(source, number, job, entry)
-        converted = read_converted(job.cache / entry.key).entry
+        else:
+            known = read_converted(job.cache / entry.key).entry
+            task = task_of(source.name, known.custom_data, job.config)
+            progress.plan(number, sum(episode.frames for episode in known.episodes), len(known.episodes), task)
     except DiskFullError:
         raise  # no fault of the bag's
     except UserError as error:
         progress.plan(number, 0)
         entry.status, entry.reason, entry.episodes = "refused", one_line(error), []
-        return entry
-    task = task_of(source.name, converted.custom_data, job.config)
-    progress.plan(number, sum(episode.frames for episode in converted.episodes), len(converted.episodes), task)
     return entry
 
 
