@@ -62,7 +62,7 @@ def describe_missing(surveys: Sequence[Survey]) -> str:
 
 def _yaml(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats]) -> str:
     chosen = choose_joints(survey, joints, cameras)
-    slowest_hz = min(_rate_hz(stats) or FPS for stats in cameras.values())
+    slowest_hz = min(map(_frame_hz, cameras.values()))
     fps = _fps(slowest_hz)
     data: dict[str, Any] = {
         "joint_topic": joints.name,
@@ -100,6 +100,11 @@ def _rate_hz(stats: TopicStats) -> float:
     return rate_of(stats.clock.stamps_ns) if stats.clock else 0.0
 
 
+def _frame_hz(stats: TopicStats) -> float:
+    """Return the rate of a camera, as far as its stamps tell it."""
+    return _rate_hz(stats) or FPS
+
+
 def _fps(rate_hz: float) -> int:
     """Return the rate of the frames for a camera: its own, or of a fast one every second, third, ... image."""
     return max(1, round(rate_hz / math.ceil(rate_hz / MAX_FPS)))
@@ -129,8 +134,9 @@ def _remarks(survey: Survey, joints: TopicStats, cameras: dict[str, TopicStats],
     others = [f.name for f in survey.topics if f.camera and f.read and _plain(f.name) not in converted]
     if others:
         lines.append(f"images that cannot be converted: {', '.join(others)}")
-    slowest, *faster = sorted(cameras, key=lambda name: _rate_hz(cameras[name]) or FPS)
-    if faster and (fps := _fps(_rate_hz(cameras[faster[0]]) or FPS)) > _fps(_rate_hz(cameras[slowest]) or FPS):
+    rates_hz = {name: _frame_hz(stats) for name, stats in cameras.items()}
+    slowest, *faster = sorted(rates_hz, key=lambda name: rates_hz[name])
+    if faster and (fps := _fps(rates_hz[faster[0]])) > _fps(rates_hz[slowest]):
         lines.append(
             f"camera {slowest} sets data.fps: without it, {fps} frames per second show more images of the others"
         )
