@@ -68,10 +68,8 @@ def find_resume_point(config: TrainConfig, fingerprint: str, world_size: int) ->
         return None
     candidates = newest_first if mode == "auto" else _candidates(Path(mode))
     if not all(folder.resolve().is_relative_to(output_dir.resolve()) for folder in candidates):
-        candidates = [
-            *newest_first,
-            *candidates,
-        ]  # the same command again: what the branch itself has saved comes first
+        # The same command again: what the branch itself has saved comes first.
+        candidates = [*newest_first, *candidates]
     point = next((point for point in map(_open, candidates) if point is not None), None)
     if point is not None:
         refuse_changes(point, config, fingerprint, world_size)
